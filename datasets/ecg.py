@@ -1,0 +1,160 @@
+"""The ECG record as every part of the portal knows it, and the dictionary of lead names.
+
+A record's signal is float32 millivolt with shape ``(leads, samples)``; missing samples
+are NaN, never zero. Lead names are canonical (``I II III aVR aVL aVF V1..V6``) where the
+name is known.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ecgportal.errors import InvalidInput
+
+LEADS_12: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+LIMB_DERIVED: tuple[str, ...] = ("III", "aVR", "aVL", "aVF")
+OTHER_LEADS: tuple[str, ...] = (
+    "V7", "V8", "V9", "V3R", "V4R", "V5R", "V6R", "V7R", "X", "Y", "Z", "MLII", "MLI", "MLIII", "ES", "AS", "AI",
+)
+
+_KNOWN = {name.upper(): name for name in (*LEADS_12, *OTHER_LEADS)}
+_ALIASES = {
+    "DI": "I", "DII": "II", "DIII": "III", "L1": "I", "L2": "II", "L3": "III", "1": "I", "2": "II", "3": "III",
+    "AVR": "aVR", "AVL": "aVL", "AVF": "aVF", "R": "aVR", "L": "aVL", "F": "aVF",
+    "VX": "X", "VY": "Y", "VZ": "Z", "C1": "V1", "C2": "V2", "C3": "V3", "C4": "V4", "C5": "V5", "C6": "V6",
+}  # fmt: skip
+_PREFIXES = ("MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG", "CHANNEL", "CH")
+
+
+def canonical_lead(name: str) -> str | None:
+    """Return the canonical name of a lead, or None when the name is not an ECG lead's.
+
+    Accepts vendor spellings: case, blanks, NUL padding, ``Lead I``, ``ECG V1``,
+    ``MDC_ECG_LEAD_AVR``, ``aVR (augmented)``, ``DII``, ``C1``. Augmented-lead letters
+    ``R L F`` stand alone only (as in CardioSoft).
+    """
+    text = name.replace("\x00", " ").strip()
+    text = re.sub(r"[\(\[].*?[\)\]]", "", text).strip().upper()
+    # A prefix may itself be followed by another one ("ECG Lead I").
+    for _ in range(3):
+        for prefix in _PREFIXES:
+            if text.startswith(prefix) and len(text) > len(prefix):
+                text = text[len(prefix) :].strip(" _-:.")
+    text = re.sub(r"[\s_\-:.]", "", text)
+    if text.startswith("+"):
+        text = text[1:]
+    return _KNOWN.get(text) or _ALIASES.get(text)
+
+
+@dataclass(frozen=True)
+class SourceLabel:
+    """A label as the source states it: code in a named system, with its likelihood in [0, 1] or None.
+
+    ``system`` is one of ``snomed``, ``scp``, ``icd10``, ``aha``, ``name``.
+    """
+
+    code: str
+    system: str
+    likelihood: float | None = None
+
+
+@dataclass(frozen=True)
+class RecordMeta:
+    """What a file says beside the signal. ``None`` means that the file does not say it.
+
+    ``subject`` is the source's subject key, ``printed`` the measurements the device printed
+    (``heart_rate_bpm``, ``pr_ms``, ``qrs_ms``, ``qt_ms``, ``qtc_ms``, ``rr_ms``), ``annotations``
+    a tuple of ``(time_s, symbol, lead or None, note)``, ``notes`` sentences about what reading changed.
+    """
+
+    subject: str | None = None
+    age: float | None = None
+    sex: str | None = None
+    labels: tuple[SourceLabel, ...] = ()
+    printed: dict[str, float] = field(default_factory=dict)
+    annotations: tuple[tuple[float, str, str | None, str], ...] = ()
+    dropped_channels: tuple[str, ...] = ()
+    device: str | None = None
+    recorded_at: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One ECG.
+
+    signal: float32 millivolt ``(len(leads), samples)``, NaN where nothing was recorded.
+    fs_hz: samples per second, > 0.
+    leads: canonical names in the signal's row order, without repeats.
+    computed: names of the leads that were computed from others, not recorded.
+    """
+
+    signal: np.ndarray
+    fs_hz: float
+    leads: tuple[str, ...]
+    computed: tuple[str, ...] = ()
+    meta: RecordMeta = field(default_factory=RecordMeta)
+
+    def __post_init__(self) -> None:
+        signal = np.ascontiguousarray(self.signal, dtype=np.float32)
+        object.__setattr__(self, "signal", signal)
+        object.__setattr__(self, "leads", tuple(self.leads))
+        if signal.ndim != 2 or signal.shape[0] != len(self.leads) or signal.shape[1] == 0:
+            raise InvalidInput(f"A record needs one row of samples per lead; got shape {signal.shape} for {len(self.leads)} leads.")
+        if len(set(self.leads)) != len(self.leads):
+            raise InvalidInput(f"A lead is named twice: {', '.join(self.leads)}.")
+        if not (np.isfinite(self.fs_hz) and self.fs_hz > 0):
+            raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {self.fs_hz}.")
+
+    @property
+    def n_samples(self) -> int:
+        return int(self.signal.shape[1])
+
+    @property
+    def duration_s(self) -> float:
+        return self.n_samples / self.fs_hz
+
+    def lead(self, name: str) -> np.ndarray:
+        """Return one lead's samples, shape ``(samples,)``; KeyError when it is not there."""
+        try:
+            return self.signal[self.leads.index(name)]
+        except ValueError:
+            raise KeyError(name) from None
+
+
+def derive_limb_leads(record: Record) -> Record:
+    """Add those of III, aVR, aVL, aVF that are missing, computed from I and II.
+
+    Einthoven: III = II - I. Goldberger: aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2.
+    Without both I and II the record is returned as it is.
+    """
+    missing = [name for name in LIMB_DERIVED if name not in record.leads]
+    if not missing or "I" not in record.leads or "II" not in record.leads:
+        return record
+    i, ii = record.lead("I"), record.lead("II")
+    formulas = {"III": ii - i, "aVR": -(i + ii) / 2, "aVL": i - ii / 2, "aVF": ii - i / 2}
+    rows = [record.signal] + [formulas[name][None] for name in missing]
+    return replace(
+        record,
+        signal=np.concatenate(rows),
+        leads=(*record.leads, *missing),
+        computed=(*record.computed, *missing),
+    )
+
+
+def order_leads(record: Record) -> Record:
+    """Put the twelve standard leads first, in their order; other leads keep theirs behind them."""
+    order = [name for name in LEADS_12 if name in record.leads]
+    order += [name for name in record.leads if name not in LEADS_12]
+    if tuple(order) == record.leads:
+        return record
+    rows = [record.leads.index(name) for name in order]
+    return replace(record, signal=record.signal[rows], leads=tuple(order))
+
+
+def normalise(record: Record) -> Record:
+    """Return the canonical form: limb leads derived, standard order."""
+    return order_leads(derive_limb_leads(record))
