@@ -1,0 +1,74 @@
+"""What all networks share: the interface, global pooling, the fully connected head.
+
+Layers are written so that the same ``forward`` works on ``(batch, channels, samples)`` and, in the fast form of
+``fast.py``, on ``(batch, channels, 1, samples)``: only the last axis is time, the second is channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class EcgNetwork(nn.Module):
+    """A network from ECG to logits.
+
+    ``forward`` takes float32 ``(batch, n_leads, n_samples)`` in the unit of the model's contract and returns logits
+    ``(batch, n_classes)``.
+    """
+
+    #: False where the forward pass cannot run with a height axis of one.
+    has_2d_form = True
+
+    def __init__(self, *, n_leads: int, n_samples: int, n_classes: int) -> None:
+        super().__init__()
+        self.n_leads = n_leads
+        self.n_samples = n_samples
+        self.n_classes = n_classes
+
+    def head_modules(self) -> list[nn.Module]:
+        """Return the layers that turn features into classes; training "head only" leaves the others as they are."""
+        raise NotImplementedError
+
+    def replace_head(self, n_classes: int) -> None:
+        """Put a freshly initialised classification layer for ``n_classes`` outputs in place of the present one."""
+        raise NotImplementedError
+
+
+class LinearHeadNetwork(EcgNetwork):
+    """A network whose class layer is one linear layer called ``head``."""
+
+    head: nn.Linear
+
+    def head_modules(self) -> list[nn.Module]:
+        return [self.head]
+
+    def replace_head(self, n_classes: int) -> None:
+        old = self.head
+        self.head = nn.Linear(old.in_features, n_classes, bias=old.bias is not None, device=old.weight.device)
+        self.n_classes = n_classes
+
+
+def mean_over_time(x: Tensor) -> Tensor:
+    """Average the last axis: ``(batch, channels[, 1], samples)`` -> ``(batch, channels)``."""
+    return x.flatten(2).mean(-1)
+
+
+def max_over_time(x: Tensor) -> Tensor:
+    """Take the maximum of the last axis: ``(batch, channels[, 1], samples)`` -> ``(batch, channels)``."""
+    return x.flatten(2).amax(-1)
+
+
+def append_zero_channels(x: Tensor, before: int, after: int) -> Tensor:
+    """Add channels of zeros in front of and behind those of ``x``."""
+    parts = [x]
+    if before:
+        parts.insert(0, torch.zeros_like(x[:, :1]).repeat_interleave(before, dim=1))
+    if after:
+        parts.append(torch.zeros_like(x[:, :1]).repeat_interleave(after, dim=1))
+    return torch.cat(parts, dim=1) if len(parts) > 1 else x
+
+
+def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, *, groups: int = 1, bias: bool = False) -> nn.Conv1d:
+    """Return a convolution padded by half its kernel on both sides."""
+    return nn.Conv1d(n_in, n_out, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias)

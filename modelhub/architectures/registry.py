@@ -1,0 +1,134 @@
+"""Networks by name. This module imports torch: only jobs import it; pages use ``catalog``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ecgportal.errors import InvalidInput, NotFound
+from modelhub.architectures import catalog
+from modelhub.architectures.base import EcgNetwork
+from modelhub.architectures.catalog import ArchitectureFacts
+
+_COMMON = ("n_leads", "n_samples", "fs_hz", "n_classes")
+_BUILDERS: dict[str, Architecture] = {}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registered network: its facts and the function that builds it."""
+
+    facts: ArchitectureFacts
+    build: Callable[..., EcgNetwork]
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def title(self) -> str:
+        return self.facts.title
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's own settings with their defaults."""
+        parameters = inspect.signature(self.build).parameters
+        return {name: p.default for name, p in parameters.items() if name not in _COMMON}
+
+
+def architecture(**facts: Any) -> Callable[[Callable[..., EcgNetwork]], Callable[..., EcgNetwork]]:
+    """Register a build function. The arguments are the fields of ``ArchitectureFacts`` and must be literals."""
+    known = ArchitectureFacts(**facts)
+
+    def register(function: Callable[..., EcgNetwork]) -> Callable[..., EcgNetwork]:
+        if known.name in _BUILDERS:
+            raise ValueError(f"Two networks are called {known.name!r}.")
+        _BUILDERS[known.name] = Architecture(known, function)
+        return function
+
+    return register
+
+
+@cache
+def architectures() -> dict[str, Architecture]:
+    """Return every registered network by name."""
+    for module in catalog.modules():
+        importlib.import_module(f"modelhub.architectures.{module}")
+    return dict(sorted(_BUILDERS.items()))
+
+
+def build(
+    name: str,
+    *,
+    n_leads: int,
+    n_samples: int,
+    fs_hz: float,
+    n_classes: int,
+    seed: int | None = None,
+    **config: Any,
+) -> EcgNetwork:
+    """Build a network with fresh weights.
+
+    The same seed gives the same weights bit for bit on the CPU; the caller's random state is not touched when a seed
+    is given. NotFound for an unknown name, InvalidInput for settings the network does not have or sizes it refuses.
+    """
+    entry = architectures().get(name)
+    if entry is None:
+        raise NotFound(
+            f"There is no network called {name!r}. Choose one of: {', '.join(architectures())}.",
+            code="unknown_architecture",
+        )
+    unknown = sorted(set(config) - set(entry.options))
+    if unknown:
+        offered = ", ".join(entry.options) or "none"
+        raise InvalidInput(f"{entry.title} has no setting {', '.join(unknown)}; it has: {offered}.", code="bad_config")
+    for label, value in (("leads", n_leads), ("samples", n_samples), ("classes", n_classes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidInput(f"{entry.title} needs a positive whole number of {label}, not {value!r}.")
+    if not (math.isfinite(fs_hz) and fs_hz > 0):
+        raise InvalidInput(f"{entry.title} needs a positive sampling rate in hertz, not {fs_hz!r}.")
+    sizes = {"n_leads": n_leads, "n_samples": n_samples, "fs_hz": fs_hz, "n_classes": n_classes}
+    if seed is None:
+        return entry.build(**sizes, **config)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return entry.build(**sizes, **config)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of trainable parameters; shared tensors count once, complex numbers as two."""
+    return sum(p.numel() * (2 if p.is_complex() else 1) for p in module.parameters() if p.requires_grad)
+
+
+def mac_count(module: nn.Module, n_leads: int, n_samples: int) -> int:
+    """Return multiply-accumulates of convolutions and linear layers for one ECG of the given size."""
+    total = 0
+
+    def count(layer: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv1d):
+            kernel = layer.kernel_size[0] * layer.in_channels // layer.groups
+            total += kernel * layer.out_channels * output.shape[-1]
+        elif isinstance(layer, nn.Linear):
+            total += layer.in_features * output.numel()
+
+    handles = [layer.register_forward_hook(count) for layer in module.modules()]
+    was_training = module.training
+    device = next(module.parameters()).device
+    try:
+        module.eval()
+        with torch.no_grad():
+            module(torch.zeros(1, n_leads, n_samples, device=device))
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return total
