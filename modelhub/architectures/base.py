@@ -51,12 +51,17 @@ class LinearHeadNetwork(EcgNetwork):
 
 def mean_over_time(x: Tensor) -> Tensor:
     """Average the last axis: ``(batch, channels[, 1], samples)`` -> ``(batch, channels)``."""
-    return x.flatten(2).mean(-1)
+    return drop_height(x).mean(-1)
 
 
 def max_over_time(x: Tensor) -> Tensor:
     """Take the maximum of the last axis: ``(batch, channels[, 1], samples)`` -> ``(batch, channels)``."""
-    return x.flatten(2).amax(-1)
+    return drop_height(x).amax(-1)
+
+
+def drop_height(x: Tensor) -> Tensor:
+    """Return ``(batch, channels, samples)`` whether or not there is a height axis of one."""
+    return x if x.dim() == 3 else x.squeeze(2)
 
 
 def append_zero_channels(x: Tensor, before: int, after: int) -> Tensor:

@@ -1,0 +1,159 @@
+"""Write a network as an ONNX file that any runtime can run and that can be trained further."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from ecgportal.errors import InvalidInput, ParityError
+from modelhub.contract import ModelContract
+from modelhub.onnx.metadata import metadata_of
+from modelhub.onnx.passes import publishable, set_tensors
+
+OPSET = 17
+TOLERANCE = 1e-4
+INPUT_NAME = "signal"
+OUTPUT_NAME = "logits"
+PRODUCER = "ECG Portal"
+
+
+def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np.ndarray | None = None) -> bytes:
+    """Return the bytes of an ONNX file (opset 17) of ``module`` under ``contract``.
+
+    The batch is free; the length is free unless the contract says ``fixed_length``. BatchNorm and Dropout stay in the
+    graph and every weight has its parameter's name. ``check_signals`` are real ECGs, float32 ``(n, leads, samples)``
+    as the network gets them. ParityError unless onnxruntime and torch agree within 1e-4 on random and the given
+    signals, at two batch sizes.
+    """
+    if contract.output != "logits":
+        raise InvalidInput("A network is exported with logits as its output; the task's activation follows outside.")
+    working = copy.deepcopy(module).cpu()
+    state = {name: value.detach().cpu().numpy().copy() for name, value in working.state_dict().items()}
+    model = publishable(_traced(working, contract))
+    _name_check(set_tensors(model, {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}), module)
+    _describe(model, contract)
+    onnx.checker.check_model(model, full_check=True)
+    data = model.SerializeToString()
+    check_parity(module, data, contract, check_signals=check_signals)
+    return data
+
+
+def check_parity(
+    module: nn.Module, data: bytes, contract: ModelContract, *, check_signals: np.ndarray | None = None
+) -> float:
+    """Return the largest absolute difference between torch and onnxruntime; ParityError above 1e-4 or if not finite."""
+    session = onnxruntime.InferenceSession(data, _quiet_options(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    worst = 0.0
+    was_training = module.training
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        module.eval()
+        for signals in _probes(contract, check_signals):
+            with torch.no_grad():
+                expected = module(torch.from_numpy(signals).to(device)).cpu().numpy()
+            got = np.asarray(session.run(None, {name: signals})[0])
+            if got.shape != expected.shape:
+                raise ParityError(
+                    f"The exported model gives outputs of shape {got.shape}, torch gives {expected.shape}. "
+                    "The file was not written."
+                )
+            difference = float(np.max(np.abs(got - expected))) if np.isfinite(expected).all() else float("nan")
+            if not difference < TOLERANCE:
+                raise ParityError(
+                    f"The exported model differs from torch by {difference:.2g} for a batch of {len(signals)} "
+                    f"(allowed: {TOLERANCE:g}). The file was not written; exchange this model as safetensors instead."
+                )
+            worst = max(worst, difference)
+    finally:
+        module.train(was_training)
+    return worst
+
+
+def _probes(contract: ModelContract, check_signals: np.ndarray | None) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(20)
+    shape = (contract.n_leads, contract.n_samples)
+    for batch in (1, 3):
+        yield generator.standard_normal((batch, *shape), dtype=np.float32)
+    if check_signals is not None and len(check_signals):
+        contract.check_batch(check_signals)
+        yield np.ascontiguousarray(check_signals[:1])
+        if len(check_signals) > 1:
+            yield np.ascontiguousarray(check_signals[:64])
+    if not contract.fixed_length:
+        yield generator.standard_normal((2, contract.n_leads, contract.n_samples * 3 // 2), dtype=np.float32)
+
+
+def _traced(module: nn.Module, contract: ModelContract) -> onnx.ModelProto:
+    # Two records: a batch of one would let BatchNorm and shape arithmetic be specialised to it.
+    example = torch.zeros(2, contract.n_leads, contract.n_samples)
+    axes = {INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}}
+    if not contract.fixed_length:
+        axes[INPUT_NAME][2] = "samples"
+    buffer = io.BytesIO()
+    module.train()
+    with _quiet():
+        torch.onnx.export(
+            module,
+            (example,),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            training=torch.onnx.TrainingMode.TRAINING,
+            do_constant_folding=False,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_axes=axes,
+        )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _name_check(missing: list[str], module: nn.Module) -> None:
+    if missing:
+        raise ParityError(
+            f"The export of {type(module).__name__} lost {len(missing)} of its tensors, the first is {missing[0]}. "
+            "The file was not written; exchange this model as safetensors instead."
+        )
+
+
+def _describe(model: onnx.ModelProto, contract: ModelContract) -> None:
+    model.producer_name = PRODUCER
+    model.producer_version = ""
+    model.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+    model.graph.name = contract.architecture or "ecg_model"
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata_of(contract))
+
+
+def _quiet_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return options
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's deprecation notices and tracing remarks out of the job's log."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
