@@ -157,9 +157,10 @@ def embedded_socket_dir() -> Path:
     return embedded_dir() / "s"
 
 
-def embedded_url() -> str:
+def embedded_url(socket_dir: Path | None = None) -> str:
     """Return the URL of the embedded server's database (whether it runs or not)."""
-    return f"postgresql://{DATABASE_ROLE}@/{DATABASE_NAME}?host={quote(str(embedded_socket_dir()), safe='')}"
+    host = quote(str(socket_dir or embedded_socket_dir()), safe="")
+    return f"postgresql://{DATABASE_ROLE}@/{DATABASE_NAME}?host={host}"
 
 
 def uses_embedded() -> bool:
@@ -206,3 +207,7 @@ def database_settings(url: str | None = None) -> dict[str, Any]:
         "PORT": str(options.pop("port", port or "")),
         "OPTIONS": options,
     }
+
+
+# At import, so that every process of the portal sees the same environment from its first line on.
+load_env()

@@ -1,0 +1,51 @@
+"""What every test can count on: a database that starts with the first test that asks for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+# The synchronous driver of the browser tests runs an event loop in the thread that also uses the ORM.
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+
+def _embedded_server():
+    from ecgportal.embedded_pg import EmbeddedServer
+
+    return EmbeddedServer(Path(os.environ["PORTAL_TEST_HOME"]) / "postgres", durable=False)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix):
+    """Start the tests' own PostgreSQL before Django makes its test database."""
+    if os.environ.get("PORTAL_TEST_EMBEDDED"):
+        _embedded_server().start()
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        _sweep_homes_of_killed_runs()
+
+
+def pytest_unconfigure(config):
+    home = os.environ.get("PORTAL_TEST_HOME")
+    if hasattr(config, "workerinput") or not home or f"-test-{os.getpid()}-" not in home:
+        return
+    if os.environ.get("PORTAL_TEST_EMBEDDED"):
+        _embedded_server().stop(5.0)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _sweep_homes_of_killed_runs():
+    """Stop the servers and remove the folders of test runs whose process is gone."""
+    from ecgportal.embedded_pg import EmbeddedServer
+
+    for folder in Path("/tmp").glob("ecgportal-test-*"):
+        match = re.fullmatch(r"ecgportal-test-(\d+)-\w+", folder.name)
+        if match and folder.stat().st_uid == os.geteuid() and not Path(f"/proc/{match[1]}").exists():
+            EmbeddedServer(folder / "postgres").stop(1.0)
+            shutil.rmtree(folder, ignore_errors=True)

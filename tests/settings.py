@@ -1,0 +1,29 @@
+"""The portal's settings over a throw-away home, and a throw-away database unless ``DATABASE_URL`` names one.
+
+The database itself is started by ``tests/conftest.py`` when the first test asks for it.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+# A developer's .env must not reach the tests, nor the tests a developer's data.
+os.environ["PORTAL_ENV_FILE"] = os.devnull
+os.environ["PORTAL_ENV"] = "test"
+if "PORTAL_TEST_HOME" not in os.environ:
+    # Short and in /tmp: the database's socket must lie inside. The processes of pytest-xdist inherit the name.
+    os.environ["PORTAL_TEST_HOME"] = tempfile.mkdtemp(prefix=f"ecgportal-test-{os.getpid()}-", dir="/tmp")
+TEST_HOME = Path(os.environ["PORTAL_TEST_HOME"])
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+os.environ["PORTAL_HOME"] = str(TEST_HOME / _worker)
+os.environ.pop("PORTAL_RUN", None)
+
+from ecgportal import home  # noqa: E402
+
+if home.uses_embedded():
+    os.environ["PORTAL_TEST_EMBEDDED"] = "1"
+    os.environ["DATABASE_URL"] = home.embedded_url(TEST_HOME / "postgres" / "s")
+
+from ecgportal.settings import *  # noqa: E402, F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
