@@ -65,7 +65,9 @@ class ModelContract:
         problems = self.problems()
         if problems:
             raise InvalidInput(
-                "The model's contract cannot be used: " + " ".join(problems.values()), code="bad_contract", fields=problems
+                "The model's contract cannot be used: " + " ".join(problems.values()),
+                code="bad_contract",
+                fields=problems,
             )
 
     @property

@@ -1,0 +1,18 @@
+"""Audit verbs of datasets."""
+
+from ecgportal.audit.actions import register
+
+register(
+    dataset__created="created the dataset {object}",
+    dataset__changed="changed the dataset {object}",
+    dataset__deleted="deleted the dataset {object}",
+    dataset__exported="exported from the dataset {object}",
+    upload__received="uploaded files to {object}",
+    upload__ingested="took in an upload to {object}",
+    record__deleted="deleted the record {object}",
+    record__downloaded="downloaded the signal of {object}",
+    labels__imported="imported labels into {object}",
+    label_map__created="created the label map {object}",
+    label_map__changed="changed the label map {object}",
+    label_map__exported="exported the label map {object}",
+)

@@ -1,0 +1,263 @@
+"""Datasets, their records and labels, uploads, label maps and recipes."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models.functions import Lower
+
+from ecgportal.base_models import UUIDModel
+from ecgportal.jobs.models import Job
+from ecgportal.projects.models import Project, ProjectOwned
+
+
+class Dataset(ProjectOwned):
+    """A named collection of records. ``record_count`` is kept by the services that add and remove records."""
+
+    name = models.CharField(max_length=120)
+    description = models.TextField(blank=True, default="", max_length=4000)
+
+    class Meta:
+        ordering = ["name", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                "project", Lower("name"), name="dataset_name_unique",
+                violation_error_message="The project has a dataset with this name already.",
+            ),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Subject(UUIDModel):
+    """A person within one dataset, known by a key that is a pseudonym."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="subjects")
+    key = models.CharField(max_length=120)
+
+    project_path = "dataset__project"
+
+    class Meta:
+        ordering = ["key"]
+        constraints = [models.UniqueConstraint(fields=["dataset", "key"], name="subject_once_per_dataset")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Ingest(UUIDModel):
+    """One upload: its files, the answers given for files that do not say their rate or unit, and its job."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="ingests")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    job = models.OneToOneField(Job, on_delete=models.PROTECT, null=True, related_name="ingest")
+    options = models.JSONField(default=dict)
+    files = models.JSONField(default=list)
+
+    project_path = "dataset__project"
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        indexes = [models.Index(fields=["dataset", "-created_at"], name="ingest_of_dataset")]
+
+    def __str__(self) -> str:
+        return f"upload of {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class Outcome(models.TextChoices):
+    ACCEPTED = "accepted", "Accepted"
+    DUPLICATE = "duplicate", "Duplicate"
+    REFUSED = "refused", "Refused"
+    COMPANION = "companion", "Companion"
+
+
+class Record(UUIDModel):
+    """One ECG. The native-rate signal (float32 mV, ``(leads, samples)``) lies in the pack file ``pack`` at byte ``offset``."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="records")
+    subject = models.ForeignKey(Subject, on_delete=models.SET_NULL, null=True, related_name="records")
+    key = models.CharField(max_length=200)
+    format = models.CharField(max_length=40)
+    fs_hz = models.FloatField()
+    n_samples = models.PositiveIntegerField()
+    leads = ArrayField(models.CharField(max_length=20))
+    leads_computed = ArrayField(models.CharField(max_length=20), default=list)
+    age = models.FloatField(null=True)
+    sex = models.CharField(max_length=1, blank=True, default="")
+    fold = models.SmallIntegerField(null=True)
+    quality = models.JSONField(default=dict)
+    quality_score = models.FloatField(null=True)
+    content_sha256 = models.CharField(max_length=64)
+    fingerprint = models.CharField(max_length=64, blank=True, default="")
+    meta = models.JSONField(default=dict)
+    pack = models.UUIDField()
+    offset = models.BigIntegerField()
+    search_text = models.TextField(blank=True, default="", editable=False)
+
+    project_path = "dataset__project"
+
+    class Meta:
+        ordering = ["key", "id"]
+        indexes = [
+            models.Index(fields=["dataset", "format"], name="record_format"),
+            models.Index(fields=["dataset", "fingerprint"], name="record_fingerprint"),
+            models.Index(fields=["subject"], name="record_subject"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "key"], name="record_key_once"),
+            models.UniqueConstraint(fields=["dataset", "content_sha256"], name="record_content_once"),
+            models.CheckConstraint(condition=models.Q(fs_hz__gt=0), name="record_fs_positive"),
+            models.CheckConstraint(condition=models.Q(n_samples__gt=0), name="record_has_samples"),
+            models.CheckConstraint(condition=models.Q(leads__len__gt=0), name="record_has_leads"),
+            models.CheckConstraint(condition=models.Q(sex__in=["", "F", "M"]), name="record_sex_known"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+    @property
+    def duration_s(self) -> float:
+        return self.n_samples / self.fs_hz
+
+
+class OriginalFile(UUIDModel):
+    """The untouched bytes that a record was read from."""
+
+    record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="originals")
+    name = models.CharField(max_length=400)
+    sha256 = models.CharField(max_length=64, db_index=True)
+    size = models.BigIntegerField()
+
+    project_path = "record__dataset__project"
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(size__gte=0), name="original_size")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class IngestItem(UUIDModel):
+    """What became of one file of an upload."""
+
+    ingest = models.ForeignKey(Ingest, on_delete=models.CASCADE, related_name="items")
+    position = models.PositiveIntegerField()
+    name = models.CharField(max_length=400)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    code = models.CharField(max_length=60, blank=True, default="")
+    message = models.TextField(blank=True, default="")
+    record = models.ForeignKey(Record, on_delete=models.SET_NULL, null=True, related_name="+")
+
+    project_path = "ingest__dataset__project"
+
+    class Meta:
+        ordering = ["position", "id"]
+        indexes = [models.Index(fields=["ingest", "outcome", "position"], name="item_outcome")]
+        constraints = [
+            models.UniqueConstraint(fields=["ingest", "position"], name="item_once"),
+            models.CheckConstraint(condition=models.Q(outcome__in=Outcome.values), name="item_outcome_known"),
+            models.CheckConstraint(condition=~models.Q(outcome="refused") | ~models.Q(code=""), name="item_refused_has_code"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.outcome}"
+
+
+class LabelSource(models.TextChoices):
+    FILE = "file", "stated in the ECG file"
+    TABLE = "table", "label table"
+    USER = "user", "annotated by a user"
+
+
+class RecordLabel(UUIDModel):
+    """A label as its source states it. ``system``: snomed, scp, icd10, aha or name."""
+
+    record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="labels")
+    system = models.CharField(max_length=20)
+    code = models.CharField(max_length=120)
+    likelihood = models.FloatField(null=True)
+    source = models.CharField(max_length=10, choices=LabelSource.choices)
+
+    project_path = "record__dataset__project"
+
+    class Meta:
+        ordering = ["system", "code"]
+        indexes = [models.Index(fields=["code", "record"], name="label_code")]
+        constraints = [
+            models.UniqueConstraint(fields=["record", "system", "code", "source"], name="label_once"),
+            models.CheckConstraint(
+                condition=models.Q(likelihood__isnull=True) | models.Q(likelihood__gte=0, likelihood__lte=1), name="label_likelihood_range"
+            ),
+            models.CheckConstraint(condition=models.Q(source__in=LabelSource.values), name="label_source_known"),
+        ]
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class LabelImport(UUIDModel):
+    """One label table that was uploaded, its column mapping, and what was taken row by row."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="label_imports")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    job = models.OneToOneField(Job, on_delete=models.PROTECT, null=True, related_name="label_import")
+    file_name = models.CharField(max_length=400)
+    sha256 = models.CharField(max_length=64)
+    mapping = models.JSONField(default=dict)
+    rows = models.JSONField(default=list)
+
+    project_path = "dataset__project"
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        indexes = [models.Index(fields=["dataset", "-created_at"], name="label_import_of_dataset")]
+
+    def __str__(self) -> str:
+        return self.file_name
+
+
+class LabelMap(UUIDModel):
+    """Codes of one or several systems to classes. ``project`` is empty for maps that the portal brings along.
+
+    ``entries``: ``{code: {"class": name or null, "relation": "exact" | "broader" | "ambiguous" | "unmapped"}}``.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, null=True, related_name="+")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    name = models.CharField(max_length=120)
+    version = models.PositiveIntegerField(default=1)
+    system = models.CharField(max_length=60)
+    classes = ArrayField(models.CharField(max_length=80))
+    entries = models.JSONField(default=dict)
+    frozen = models.BooleanField(default=False)
+
+    project_path = "project"
+
+    class Meta:
+        ordering = ["name", "-version", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "name", "version"], name="label_map_version", nulls_distinct=False),
+            models.CheckConstraint(condition=models.Q(classes__len__gt=0), name="label_map_has_classes"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.version}"
+
+
+class PreparedSet(UUIDModel):
+    """A dataset's records prepared by one recipe, packed for training; built once and shared."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="prepared_sets")
+    recipe_digest = models.CharField(max_length=64)
+    recipe = models.JSONField()
+    record_count = models.PositiveIntegerField(default=0)
+
+    project_path = "dataset__project"
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["dataset", "recipe_digest"], name="prepared_once")]
+
+    def __str__(self) -> str:
+        return f"{self.dataset} by {self.recipe_digest[:8]}"

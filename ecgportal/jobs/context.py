@@ -1,0 +1,100 @@
+"""What a running handler sees of its job."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+
+from ecgportal.errors import JobCancelled
+from ecgportal.jobs import services
+from ecgportal.jobs.models import Job
+
+logger = logging.getLogger(__name__)
+
+
+class JobInterrupted(BaseException):
+    """The portal is stopping: leave what is needed to go on later, and end."""
+
+
+class LeaseLost(BaseException):
+    """Another attempt holds the job now; end without writing anything."""
+
+
+class JobContext:
+    """Progress leaves and cancellation enters here. ``stopping`` is set on cancel, shutdown and loss of the lease."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.attempt = job.attempt
+        self.stopping = threading.Event()
+        self._reason: type[BaseException] | None = None
+        self._done = threading.Event()
+        self._progress = (job.progress, job.message)
+        self._written = 0.0
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return self.job.payload
+
+    @property
+    def is_resumed(self) -> bool:
+        return self.attempt > 1
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Report how far the job is, in [0, 1]; written at most twice a second. Raises when the job must stop."""
+        self._progress = (min(max(float(fraction), 0.0), 1.0), message[:300] or self._progress[1])
+        now = time.monotonic()
+        if now - self._written >= 0.5:
+            self._written = now
+            self._beat()
+        self.raise_if_stopping()
+
+    def raise_if_stopping(self) -> None:
+        """Raise JobCancelled, JobInterrupted or LeaseLost when the job has to end."""
+        if self.stopping.is_set() and self._reason is not None:
+            if self._reason is JobCancelled:
+                raise JobCancelled("The job was cancelled.")
+            raise self._reason
+
+    def _stop(self, reason: type[BaseException]) -> None:
+        self._reason = self._reason or reason
+        self.stopping.set()
+
+    def _beat(self) -> None:
+        fraction, message = self._progress
+        if not services.beat(self.job.pk, self.attempt, progress=fraction, message=message):
+            self._stop(LeaseLost)
+        elif Job.objects.filter(pk=self.job.pk, cancel_requested=True).exists():
+            self._stop(JobCancelled)
+
+    def _beat_forever(self) -> None:
+        while not self._done.wait(settings.JOB_HEARTBEAT_S):
+            try:
+                self._beat()
+            except Exception:
+                # The database may be restarting; the next beat tries again and the lease allows for it.
+                logger.exception("heartbeat of job %s failed", self.job.pk)
+                connection.close()
+        connection.close()
+
+    def __enter__(self) -> JobContext:
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self._stop(JobInterrupted)
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_signal)
+            signal.signal(signal.SIGINT, on_signal)
+        self._thread = threading.Thread(target=self._beat_forever, daemon=True, name="heartbeat")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=5)

@@ -1,0 +1,39 @@
+"""Which function does which kind of job. Apps register theirs when they are ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ecgportal.jobs.context import JobContext
+
+Handler = Callable[["JobContext"], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """queue: the cluster that starts it. max_attempts: how often a job whose process died is started again; every
+    handler must be safe to start again."""
+
+    name: str
+    title: str
+    run: Handler
+    queue: str
+    max_attempts: int
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def handler(name: str, *, title: str, queue: str = "io", max_attempts: int = 3) -> Callable[[Handler], Handler]:
+    """Register the decorated function as the handler of ``name``; it returns the job's ``result``."""
+
+    def register(function: Handler) -> Handler:
+        if name in KINDS:
+            raise RuntimeError(f"Two handlers for the job kind {name!r}.")
+        KINDS[name] = Kind(name, title, function, queue, max_attempts)
+        return function
+
+    return register

@@ -1,0 +1,112 @@
+"""Start jobs as processes of their own, do them, and find those whose process died.
+
+A worker of the queue claims the job, starts ``manage.py run_job <id> --attempt N`` in its own session and waits for it:
+the number of workers bounds the number of jobs at a time, and the process outlives its worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import traceback
+import uuid
+from pathlib import Path
+
+import psutil
+from django.conf import settings
+from django.db import close_old_connections
+
+from ecgportal.audit.context import AuditContext, acting
+from ecgportal.errors import JobCancelled, PortalError
+from ecgportal.jobs import services
+from ecgportal.jobs.context import JobContext, JobInterrupted, LeaseLost
+from ecgportal.jobs.models import Job, JobState
+from ecgportal.jobs.registry import KINDS
+
+logger = logging.getLogger(__name__)
+
+EXIT_INTERRUPTED = 75
+
+
+def start(job_id: str) -> str:
+    """Do one queue message: claim the job, run its process to the end, and give the job back if the process died."""
+    job = services.claim(job_id, host=socket.gethostname())
+    if job is None:
+        return "not queued"
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", str(job.pk), "--attempt", str(job.attempt)]
+    process = subprocess.Popen(command, start_new_session=True, cwd=settings.BASE_DIR)
+    close_old_connections()
+    code = process.wait()
+    state = services.give_back(job.pk, job.attempt, died=code != EXIT_INTERRUPTED)
+    if state is not None:
+        logger.warning("job %s: process ended with %s, now %s", job.pk, code, state)
+    return f"exit {code}"
+
+
+def _pid_file(job: Job) -> Path:
+    folder = settings.PORTAL_HOME / "run" / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{job.pk}.pid"
+
+
+def run(job_id: uuid.UUID, attempt: int) -> int:
+    """Do the job in this process; returns the exit status. Every branch closes the row or gives it back."""
+    job = Job.objects.filter(pk=job_id, attempt=attempt, state=JobState.RUNNING).select_related("project", "created_by").first()
+    if job is None:
+        logger.info("job %s attempt %s is not mine to run", job_id, attempt)
+        return 0
+    pid_file = _pid_file(job)
+    pid_file.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
+    services.beat(job.pk, attempt, pid=os.getpid())
+    context = JobContext(job)
+    try:
+        with acting(AuditContext(channel="worker", correlation=job.pk)), context:
+            result = KINDS[job.kind].run(context) or {}
+            services.succeed(job.pk, attempt, result)
+        return 0
+    except JobCancelled:
+        services.stop_cancelled(job.pk, attempt, context.job.result)
+        return 0
+    except JobInterrupted:
+        services.give_back(job.pk, attempt, died=False)
+        return EXIT_INTERRUPTED
+    except LeaseLost:
+        logger.warning("job %s attempt %s lost its lease", job.pk, attempt)
+        return 0
+    except PortalError as error:
+        services.fail(job.pk, attempt, error.code, error.message)
+        return 0
+    except MemoryError:
+        services.fail(job.pk, attempt, "out_of_memory", "The job needed more memory than this machine has. Choose a smaller batch or model.")
+        return 0
+    except Exception:
+        logger.error("job %s (%s) failed\n%s", job.pk, job.kind, traceback.format_exc())
+        message = f"The job met an error that the portal did not expect. An operator finds the details in the log under job {job.pk}."
+        services.fail(job.pk, attempt, "internal_error", message)
+        return 0
+    finally:
+        pid_file.unlink(missing_ok=True)
+
+
+def _is_alive(job: Job) -> bool:
+    """True when the job's process still runs on this host (it may only be slow to show itself)."""
+    if job.host != socket.gethostname() or not job.pid:
+        return False
+    try:
+        return str(job.pk) in psutil.Process(job.pid).cmdline()
+    except psutil.Error:
+        return False
+
+
+def recover_lost() -> int:
+    """Give back running jobs that stopped showing themselves; a hung process of this host is ended first."""
+    count = 0
+    for job in Job.objects.lost():
+        if _is_alive(job):
+            logger.warning("job %s does not show itself; ending process %s", job.pk, job.pid)
+            psutil.Process(job.pid).kill()
+        count += services.give_back(job.pk, job.attempt, died=True) is not None
+    return count

@@ -1,0 +1,42 @@
+"""The audit context of each request, and errors as pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from ecgportal.audit.context import AuditContext, acting
+from ecgportal.errors import PortalError
+
+_CHANNELS = (("/api/", "api"), ("/dash/", "dash"), ("/dav/", "webdav"))
+
+
+class AuditContextMiddleware:
+    """Everything that one request causes carries its address, channel and one correlation id."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        channel = next((name for prefix, name in _CHANNELS if request.path.startswith(prefix)), "web")
+        with acting(AuditContext(channel=channel, address=request.META.get("REMOTE_ADDR", ""))):
+            return self.get_response(request)
+
+
+class PortalErrorMiddleware:
+    """Show a PortalError that a page raised as a page with its sentence and status."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if not isinstance(error, PortalError):
+            return None
+        template = {403: "403.html", 404: "404.html"}.get(error.status, "400.html")
+        context = {"message": error.message, "needed_role": getattr(error, "needed_role", None), "code": error.code}
+        return render(request, template, context, status=error.status)

@@ -1,0 +1,261 @@
+"""Settings, all from environment variables or a ``.env`` file; README lists them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlparse
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ecgportal import home
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+PORTAL_HOME = home.portal_home()
+PRODUCTION = os.environ.get("PORTAL_ENV", "") == "production"
+DEBUG = False
+
+SECRET_KEY = home.secret_key()
+_hosts = [host for host in os.environ.get("PORTAL_ALLOWED_HOSTS", "").split(",") if host]
+if PRODUCTION and not _hosts:
+    raise ImproperlyConfigured("PORTAL_ALLOWED_HOSTS must name the host names of this portal when PORTAL_ENV=production.")
+ALLOWED_HOSTS = _hosts or ["localhost", "127.0.0.1", "[::1]", "testserver", os.environ.get("PORTAL_BIND", "127.0.0.1")]
+CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in _hosts if host != "*"]
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "csp",
+    "django_htmx",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_q",
+    "django_plotly_dash.apps.DjangoPlotlyDashConfig",
+    "dpd_static_support",
+    "ecgportal.audit",
+    "ecgportal.accounts",
+    "ecgportal.projects",
+    "ecgportal.jobs",
+    "datasets",
+    "modelhub",
+    "training",
+    "viz",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "ecgportal.middleware.AuditContextMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "ecgportal.middleware.PortalErrorMiddleware",
+    "django_plotly_dash.middleware.BaseMiddleware",
+    "django_plotly_dash.middleware.ExternalRedirectionMiddleware",
+]
+
+ROOT_URLCONF = "ecgportal.urls"
+WSGI_APPLICATION = "ecgportal.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "ecgportal.context.portal",
+            ],
+        },
+    }
+]
+
+
+def _database(url: str) -> dict[str, object]:
+    """Translate ``postgresql://user:password@host:port/name?host=/socket`` to Django's form."""
+    parts = urlparse(url)
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise ImproperlyConfigured("DATABASE_URL must start with postgresql:// ; the portal runs on PostgreSQL only.")
+    query = parse_qs(parts.query)
+    host = query.pop("host", [parts.hostname or ""])[0]
+    port = query.pop("port", [str(parts.port or "")])[0]
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": host,
+        "PORT": port,
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {key: value[0] for key, value in query.items()},
+    }
+
+
+DATABASES = {"default": _database(home.database_url())}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_USER_MODEL = "accounts.User"
+LOGIN_URL = "accounts:login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "accounts:login"
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+API_TOKEN_DAYS = 90
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+STATIC_URL = "/static/"
+STATIC_ROOT = PORTAL_HOME / "static"
+STATICFILES_DIRS = [BASE_DIR / "ecgportal" / "static"]
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.FileSystemFinder",
+    "django.contrib.staticfiles.finders.AppDirectoriesFinder",
+    "django_plotly_dash.finders.DashAssetFinder",
+    "django_plotly_dash.finders.DashComponentFinder",
+    "django_plotly_dash.finders.DashAppDirectoryFinder",
+]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
+MEDIA_ROOT = PORTAL_HOME / "blobs"
+FILE_UPLOAD_TEMP_DIR = None
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+DATA_UPLOAD_MAX_NUMBER_FILES = 20_000
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 5_000
+
+PLOTLY_DASH = {
+    "serve_locally": True,
+    "cache_arguments": False,
+    "view_decorator": "viz.guard.dash_guard",
+}
+PLOTLY_COMPONENTS = ["dpd_components", "dpd_static_support"]
+X_FRAME_OPTIONS = "SAMEORIGIN"
+
+# Dash starts itself with this one inline script; its hash lets it run under a policy without 'unsafe-inline'.
+_DASH_RENDERER = "var renderer = new DashRenderer();"
+_DASH_HASH = "'sha256-" + base64.b64encode(hashlib.sha256(_DASH_RENDERER.encode()).digest()).decode() + "'"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", _DASH_HASH],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:", "blob:"],
+        "font-src": ["'self'", "data:"],
+        "connect-src": ["'self'"],
+        "worker-src": ["'self'", "blob:"],
+        "object-src": ["'none'"],
+        "base-uri": ["'self'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'self'"],
+    }
+}
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+if PRODUCTION:
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_HSTS_SECONDS = 31_536_000
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "ecgportal.accounts.tokens.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PAGINATION_CLASS": "ecgportal.api.pagination.Pages",
+    "PAGE_SIZE": 50,
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "ecgportal.api.errors.handle",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+    "DEFAULT_THROTTLE_RATES": {"sign_in": "20/min"},
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "ECG Portal",
+    "DESCRIPTION": "Signals are millivolt, time is seconds from the record's start, rates are hertz. Research use, not a medical device.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+# A queue message only says "start job N". Starting is idempotent (compare-and-set on the job's row), so the
+# short retry re-delivers messages that died with a worker and does no harm to jobs that run.
+warnings.filterwarnings("ignore", message="Retry and timeout are misconfigured")
+Q_CLUSTER = {
+    "name": "portal",
+    "orm": "default",
+    "poll": 0.2,
+    "workers": int(os.environ.get("PORTAL_IO_WORKERS", "2")),
+    "timeout": None,
+    "retry": 60,
+    "queue_limit": 4,
+    "ack_failures": True,
+    "save_limit": 200,
+    "catch_up": False,
+    "label": "Queue",
+    "ALT_CLUSTERS": {
+        "train": {
+            "timeout": None,
+            "retry": 60,
+            "workers": int(os.environ.get("PORTAL_TRAIN_WORKERS", "1")),
+            "queue_limit": 2,
+            "ack_failures": True,
+        },
+    },
+}
+JOB_HEARTBEAT_S = 3.0
+JOB_STALE_S = 30.0
+
+# The exchange may reach loopback and private addresses while the portal itself is a local installation;
+# in production an operator has to say so. Link-local addresses are never reached.
+EXCHANGE_ALLOW_PRIVATE = os.environ.get("PORTAL_EXCHANGE_ALLOW_PRIVATE", "0" if PRODUCTION else "1") == "1"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {
+        "django_plotly_dash": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+    },
+}

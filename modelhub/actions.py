@@ -1,0 +1,20 @@
+"""Audit verbs of the model hub."""
+
+from ecgportal.audit.actions import register
+
+register(
+    model__created="created the model {object}",
+    model__deleted="deleted the model {object}",
+    model_version__created="added the model version {object}",
+    model_version__changed="changed the model version {object}",
+    model_version__accepted="accepted the model version {object}",
+    model_version__downloaded="downloaded the model version {object}",
+    model_version__refused="was refused the import of {object}",
+    prediction__started="started predictions with {object}",
+    prediction__downloaded="downloaded predictions of {object}",
+    exchange__created="added the exchange {object}",
+    exchange__changed="changed the exchange {object}",
+    exchange__deleted="removed the exchange {object}",
+    exchange__pushed="published {object}",
+    exchange__pulled="pulled {object}",
+)

@@ -1,0 +1,176 @@
+"""Models, their immutable versions, predictions, and exchanges."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models.functions import Lower
+
+from datasets.models import Dataset, Record
+from ecgportal.base_models import UUIDModel
+from ecgportal.jobs.models import Job
+from ecgportal.projects.models import ProjectOwned
+
+
+class Model(ProjectOwned):
+    name = models.CharField(max_length=120)
+    description = models.TextField(blank=True, default="", max_length=4000)
+
+    class Meta:
+        ordering = ["name", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                "project", Lower("name"), name="model_name_unique",
+                violation_error_message="The project has a model with this name already.",
+            ),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class VersionState(models.TextChoices):
+    QUARANTINED = "quarantined", "In quarantine"
+    READY = "ready", "Ready"
+    RETIRED = "retired", "Retired"
+
+
+class Origin(models.TextChoices):
+    TRAINED = "trained", "trained here"
+    IMPORTED = "imported", "imported from a file"
+    PULLED = "pulled", "pulled from an exchange"
+
+
+class ModelVersion(UUIDModel):
+    """One set of weights with its contract (input, classes, task). The content never changes; only ``state`` and
+    the card's prose do (a trigger holds that)."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="versions")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    number = models.PositiveIntegerField()
+    state = models.CharField(max_length=12, choices=VersionState.choices)
+    origin = models.CharField(max_length=10, choices=Origin.choices)
+    contract = models.JSONField()
+    classes = ArrayField(models.CharField(max_length=80))
+    task = models.CharField(max_length=12)
+    architecture = models.CharField(max_length=60, blank=True, default="")
+    parameters = models.BigIntegerField(null=True)
+    sha256 = models.CharField(max_length=64)
+    size = models.BigIntegerField()
+    weights_sha256 = models.CharField(max_length=64, blank=True, default="")
+    parent = models.ForeignKey("self", on_delete=models.PROTECT, null=True, related_name="children")
+    facts = models.JSONField(default=dict)
+    card = models.JSONField(default=dict)
+    checks = models.JSONField(default=dict)
+
+    project_path = "model__project"
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["model", "number"], name="version_number_once"),
+            models.CheckConstraint(condition=models.Q(state__in=VersionState.values), name="version_state_known"),
+            models.CheckConstraint(condition=models.Q(origin__in=Origin.values), name="version_origin_known"),
+            models.CheckConstraint(condition=~models.Q(sha256="") & models.Q(size__gt=0), name="version_has_weights"),
+            models.CheckConstraint(condition=models.Q(classes__len__gt=0), name="version_has_classes"),
+        ]
+        indexes = [models.Index(fields=["model", "-created_at"], name="version_of_model")]
+
+    def __str__(self) -> str:
+        return f"{self.model.name} v{self.number}"
+
+
+class PredictionRun(ProjectOwned):
+    """One model version applied to a dataset or some of its records."""
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="prediction_runs")
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="prediction_runs")
+    record_ids = ArrayField(models.UUIDField(), default=list)
+    job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="prediction_run")
+    thresholds = models.JSONField(default=dict)
+    refused = models.JSONField(default=list)
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        indexes = [models.Index(fields=["project", "-created_at"], name="prediction_of_project")]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.dataset}"
+
+
+class Prediction(UUIDModel):
+    """Probabilities in the order of the version's classes (the value itself for regression)."""
+
+    run = models.ForeignKey(PredictionRun, on_delete=models.CASCADE, related_name="predictions")
+    record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="predictions")
+    values = ArrayField(models.FloatField())
+    predicted = ArrayField(models.CharField(max_length=80), default=list)
+
+    project_path = "run__project"
+
+    class Meta:
+        ordering = ["record__key", "id"]
+        constraints = [models.UniqueConstraint(fields=["run", "record"], name="prediction_once")]
+
+    def __str__(self) -> str:
+        return f"{self.record}: {', '.join(self.predicted) or 'none'}"
+
+
+class Exchange(UUIDModel):
+    """A WebDAV server on which models are published. Administrators manage them; the password is encrypted and
+    never read back."""
+
+    name = models.CharField(max_length=80)
+    url = models.URLField(max_length=400)
+    username = models.CharField(max_length=120, blank=True, default="")
+    password_encrypted = models.TextField(blank=True, default="", editable=False)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        ordering = ["name", "id"]
+        constraints = [
+            models.UniqueConstraint(Lower("name"), name="exchange_name_unique", violation_error_message="There is an exchange with this name already."),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Transfer(ProjectOwned):
+    """One push of a version to an exchange or one pull from it."""
+
+    exchange = models.ForeignKey(Exchange, on_delete=models.CASCADE, related_name="transfers")
+    direction = models.CharField(max_length=4, choices=[("push", "Publish"), ("pull", "Pull")])
+    remote_path = models.CharField(max_length=400)
+    version = models.ForeignKey(ModelVersion, on_delete=models.SET_NULL, null=True, related_name="transfers")
+    sha256 = models.CharField(max_length=64, blank=True, default="")
+    job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="transfer")
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        indexes = [models.Index(fields=["project", "-created_at"], name="transfer_of_project")]
+        constraints = [models.CheckConstraint(condition=models.Q(direction__in=["push", "pull"]), name="transfer_direction_known")]
+
+    def __str__(self) -> str:
+        return f"{self.direction} {self.remote_path}"
+
+
+class SigningKey(UUIDModel):
+    """Ed25519 keys: the portal's own (private part encrypted) and public keys that an administrator trusts."""
+
+    name = models.CharField(max_length=120)
+    public_key = models.CharField(max_length=64, unique=True)
+    private_encrypted = models.TextField(blank=True, default="", editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                models.Value(1), condition=~models.Q(private_encrypted=""), name="one_own_signing_key"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+

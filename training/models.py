@@ -1,0 +1,142 @@
+"""Splits, training runs with their metrics, and evaluations."""
+
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+from datasets.models import Dataset, LabelMap, Record
+from ecgportal.base_models import UUIDModel
+from ecgportal.jobs.models import Job
+from ecgportal.projects.models import ProjectOwned
+from modelhub.models import ModelVersion
+
+PARTS = ("train", "validation", "test")
+
+
+class Split(UUIDModel):
+    """A division of a dataset's records into parts. A group (a subject, or records that hold the same signal) is in
+    exactly one part, by construction: the part belongs to the group's row."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="splits")
+    digest = models.CharField(max_length=64)
+    settings = models.JSONField(default=dict)
+
+    project_path = "dataset__project"
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+
+    def __str__(self) -> str:
+        return self.digest[:12]
+
+
+class SplitGroup(models.Model):
+    split = models.ForeignKey(Split, on_delete=models.CASCADE, related_name="groups")
+    key = models.CharField(max_length=130)
+    part = models.CharField(max_length=10, choices=[(part, part) for part in PARTS])
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["split", "key"], name="split_group_once"),
+            models.CheckConstraint(condition=models.Q(part__in=PARTS), name="split_part_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.part}"
+
+
+class SplitMember(models.Model):
+    group = models.ForeignKey(SplitGroup, on_delete=models.CASCADE, related_name="members")
+    split = models.ForeignKey(Split, on_delete=models.CASCADE, related_name="members")
+    record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="+")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["split", "record"], name="split_record_once")]
+
+    def __str__(self) -> str:
+        return f"{self.record_id}"
+
+
+class Mode(models.TextChoices):
+    SCRATCH = "scratch", "From scratch"
+    HEAD = "head", "Fine-tune the head only"
+    FULL = "full", "Fine-tune all layers"
+    HEAD_THEN_FULL = "head_then_full", "Fine-tune the head, then all layers"
+
+
+class TrainingRun(ProjectOwned):
+    """One training, from frozen choices to a produced version and its evaluation on the test part."""
+
+    name = models.CharField(max_length=120)
+    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="training_runs")
+    label_map = models.ForeignKey(LabelMap, on_delete=models.PROTECT, null=True, related_name="training_runs")
+    classes = ArrayField(models.CharField(max_length=80))
+    task = models.CharField(max_length=12)
+    target = models.CharField(max_length=40, blank=True, default="")
+    architecture = models.CharField(max_length=60)
+    base_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, null=True, related_name="fine_tunings")
+    mode = models.CharField(max_length=16, choices=Mode.choices, default=Mode.SCRATCH)
+    settings = models.JSONField(default=dict)
+    recipe = models.JSONField(default=dict)
+    split = models.OneToOneField(Split, on_delete=models.PROTECT, null=True, related_name="training_run")
+    job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="training_run")
+    learning_rate = models.FloatField(null=True)
+    best_epoch = models.PositiveIntegerField(null=True)
+    resumed = models.PositiveSmallIntegerField(default=0)
+    manifest = models.JSONField(default=dict)
+    warnings = models.JSONField(default=list)
+    live = models.JSONField(default=dict)
+    lr_finder = models.JSONField(default=dict)
+    produced_version = models.OneToOneField(ModelVersion, on_delete=models.SET_NULL, null=True, related_name="training_run")
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        indexes = [models.Index(fields=["project", "-created_at"], name="run_of_project")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(mode__in=Mode.values), name="run_mode_known"),
+            models.CheckConstraint(
+                condition=models.Q(mode="scratch", base_version__isnull=True) | (~models.Q(mode="scratch") & models.Q(base_version__isnull=False)),
+                name="run_base_iff_fine_tuning",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class EpochMetrics(models.Model):
+    """One epoch of a run; ``values`` holds the losses and validation metrics of that epoch."""
+
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="epochs")
+    epoch = models.PositiveIntegerField()
+    values = models.JSONField()
+
+    project_path = "run__project"
+
+    class Meta:
+        ordering = ["epoch"]
+        constraints = [models.UniqueConstraint(fields=["run", "epoch"], name="epoch_once")]
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}"
+
+
+class Evaluation(ProjectOwned):
+    """How well a version does on labelled records; ``part`` is ``test`` for the held-back part of a training run."""
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="evaluations")
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="evaluations")
+    label_map = models.ForeignKey(LabelMap, on_delete=models.PROTECT, null=True, related_name="+")
+    part = models.CharField(max_length=10, default="all")
+    run = models.OneToOneField(TrainingRun, on_delete=models.CASCADE, null=True, related_name="report")
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, null=True, related_name="evaluations")
+    report = models.JSONField(default=dict)
+    curves = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        indexes = [models.Index(fields=["project", "-created_at"], name="evaluation_of_project")]
+
+    def __str__(self) -> str:
+        return f"{self.version} on {self.dataset}"
