@@ -1,0 +1,286 @@
+"""Multiplex groups of a DICOM waveform (PS3.3 C.10.9): samples to millivolt, leads by code, timeline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from datasets.formats._clinical import (
+    CODED_LEADS,
+    check_leads,
+    check_rate,
+    check_size,
+    lead_name,
+    millivolts_per,
+    number,
+    option_unit_mv,
+)
+from datasets.formats.base import ReadOptions
+from ecgportal.errors import NeedsAnswer, UnreadableFile
+
+MAX_GROUPS = 64
+MAX_CHANNELS = 512
+_KINDS = {
+    ("SB", 8): "i1", ("UB", 8): "u1", ("SS", 16): "i2", ("US", 16): "u2", ("SL", 32): "i4", ("UL", 32): "u4",
+    ("SV", 64): "i8", ("UV", 64): "u8",
+}  # fmt: skip
+_MEDIAN = re.compile(r"median|average|averaged|template|representative|\bbeat\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One multiplex group, or several put on one timeline.
+
+    signal_mv: float32 ``(leads, samples)``. offset_s: start after the begin of the acquisition.
+    index: 1-based position in the file; channel_leads: lead of each channel in file order, None where dropped.
+    """
+
+    index: int
+    label: str
+    is_median: bool
+    fs_hz: float
+    samples: int
+    offset_s: float
+    leads: tuple[str, ...]
+    signal_mv: np.ndarray
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    channel_leads: tuple[str | None, ...] = ()
+    members: tuple[int, ...] = ()
+
+
+def _code(item: Dataset, keyword: str) -> tuple[str, str, str]:
+    """Return (value, scheme, meaning) of the first code of a code sequence; empty strings where there is none."""
+    sequence = item.get(keyword)
+    if not sequence:
+        return "", "", ""
+    code = sequence[0]
+    return tuple(str(code.get(key, "") or "").strip() for key in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))  # type: ignore[return-value]
+
+
+def channel_lead(channel: Dataset) -> str:
+    """Return the lead of a channel by its code, the code's meaning or the label, in this order."""
+    value, scheme, meaning = _code(channel, "ChannelSourceSequence")
+    match = re.fullmatch(r"5\.6\.3-9-(\d{1,3})|2\s*:\s*(\d{1,3})|10\.\d+\.(\d{1,3})", value)
+    if match:
+        coded = CODED_LEADS.get(int(next(part for part in match.groups() if part)))
+        if coded:
+            return coded
+    for text in (value if scheme == "MDC" else "", meaning, str(channel.get("ChannelLabel", "") or "")):
+        if text and text not in ("0", "Unspecified lead", "Unspecified Lead"):
+            return lead_name(text)
+    return ""
+
+
+def _channel_scale(name: str, what: str, channel: Dataset, options: ReadOptions) -> tuple[float, float] | None:
+    """Return (millivolt per digit, millivolt at digit 0), or None when the channel is not a voltage."""
+    sensitivity = number(channel.get("ChannelSensitivity"))
+    value, _, meaning = _code(channel, "ChannelSensitivityUnitsSequence")
+    unit = value or meaning
+    if unit:
+        factor = millivolts_per(unit)
+        if factor is None:
+            return None
+    elif options.unit is not None:
+        factor = option_unit_mv(options.unit)
+        sensitivity = sensitivity if sensitivity is not None else 1.0
+    if (not unit and options.unit is None) or sensitivity is None:
+        raise NeedsAnswer(
+            f"{name}: {what} does not say how many microvolt one digit is. State the unit.",
+            fields={"unit": "The file names no sensitivity or unit; uV is the usual unit of DICOM waveforms."},
+        )
+    correction = number(channel.get("ChannelSensitivityCorrectionFactor"))
+    baseline = number(channel.get("ChannelBaseline"))
+    # A factor of 0 is an empty field of some writers: no calibration would leave nothing of the signal.
+    per_digit = sensitivity * (correction or 1.0) * factor
+    if per_digit == 0:
+        raise UnreadableFile(f"{name}: {what} states a sensitivity of 0. Export the recording again.", code="bad_scale")
+    return per_digit, (baseline or 0.0) * factor
+
+
+def _digits(name: str, index: int, item: Dataset, big_endian: bool) -> tuple[np.ndarray, int | None]:
+    """Return the stored integers ``(samples, channels)`` and the padding value."""
+    channels, samples = int(item.get("NumberOfWaveformChannels") or 0), int(item.get("NumberOfWaveformSamples") or 0)
+    if not 0 < channels <= MAX_CHANNELS or samples <= 0:
+        raise UnreadableFile(
+            f"{name}: waveform group {index} states {channels} channels of {samples} samples. The file is damaged.",
+            code="damaged_dicom",
+        )
+    check_size(name, channels, samples)
+    bits = int(item.get("WaveformBitsAllocated") or 0)
+    kind = str(item.get("WaveformSampleInterpretation", ""))
+    if (kind, bits) not in _KINDS:
+        raise UnreadableFile(
+            f"{name}: waveform group {index} stores its samples as {kind or 'nothing stated'} with {bits} bits, "
+            "which is not a linear integer. Export the recording with 8, 16 or 32 bit integers.",
+            code="unknown_sample_kind",
+        )
+    dtype = np.dtype(_KINDS[kind, bits]).newbyteorder(">" if big_endian else "<")
+    data = item.get("WaveformData")
+    data = data if isinstance(data, bytes) else b""
+    wanted = channels * samples * dtype.itemsize
+    if len(data) < wanted:
+        raise UnreadableFile(
+            f"{name}: waveform group {index} announces {channels} channels of {samples} samples ({wanted} bytes) but "
+            f"holds {len(data)} bytes. The file was cut off; send it again.",
+            code="short_waveform",
+        )
+    digits = np.frombuffer(data, dtype, channels * samples).reshape(samples, channels)
+    padding = item.get("WaveformPaddingValue")
+    if isinstance(padding, bytes) and len(padding) >= dtype.itemsize:
+        return digits, int(np.frombuffer(padding, dtype, 1)[0])
+    return digits, int(padding) if isinstance(padding, int) else None
+
+
+def _widen(values: np.ndarray, bits_stored: int) -> tuple[np.ndarray, bool]:
+    """Return the samples of one channel with the sign of ``bits_stored`` bits, and whether the statement held.
+
+    Writers differ in what they leave in the unused high bits: the sign (nothing to do) or zeros (the sign is
+    put back). When the samples need more bits than stated, they are taken as they are.
+    """
+    allocated = values.dtype.itemsize * 8
+    if not 1 < bits_stored < allocated or values.size == 0:
+        return values, True
+    low, high = int(values.min()), int(values.max())
+    half = 1 << (bits_stored - 1)
+    if values.dtype.kind == "u":
+        return values, high < 2 * half
+    if -half <= low and high < half:
+        return values, True
+    if low >= 0 and high < 2 * half:
+        wide = values.astype(np.int64)
+        return np.where(wide >= half, wide - 2 * half, wide), True
+    return values, False
+
+
+def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_endian: bool = False) -> Group:
+    """Return one multiplex group in millivolt; ``index`` is its 1-based position in the file.
+
+    value = digit x sensitivity x correction factor + baseline (C.10.9.1.4); digits equal to the padding value
+    become NaN.
+    """
+    if index > MAX_GROUPS:
+        raise UnreadableFile(f"{name} holds more than {MAX_GROUPS} waveform groups.", code="damaged_dicom")
+    label = " ".join(str(item.get("MultiplexGroupLabel", "") or "").split())[:64]
+    derived = str(item.get("WaveformOriginality", "") or "").upper() == "DERIVED"
+    fs_hz = check_rate(name, number(item.get("SamplingFrequency")))
+    digits, padding = _digits(name, index, item, big_endian)
+    channels = item.get("ChannelDefinitionSequence") or []
+    if len(channels) != digits.shape[1]:
+        raise UnreadableFile(
+            f"{name}: waveform group {index} announces {digits.shape[1]} channels but describes {len(channels)}. "
+            "The file is damaged.",
+            code="damaged_dicom",
+        )
+    rows, leads, dropped, notes = [], [], [], []
+    channel_leads: list[str | None] = []
+    for column, channel in enumerate(channels):
+        lead = channel_lead(channel) or f"channel {column + 1}"
+        scale = _channel_scale(name, f"channel {lead} of waveform group {index}", channel, options)
+        channel_leads.append(lead if scale is not None else None)
+        if scale is None:
+            dropped.append(lead)
+            continue
+        row, remarks = _to_millivolt(digits[:, column], padding, channel, scale, lead)
+        rows.append(row)
+        leads.append(lead)
+        notes += remarks
+    check_leads(name, leads)
+    return Group(
+        index=index,
+        label=label,
+        # An original beat would be a contradiction, but a derived group may be a filtered rhythm.
+        is_median=bool(_MEDIAN.search(label)) or (derived and digits.shape[0] < 2 * fs_hz),
+        fs_hz=fs_hz,
+        samples=digits.shape[0],
+        offset_s=(number(item.get("MultiplexGroupTimeOffset")) or 0.0) / 1000,
+        leads=tuple(leads),
+        signal_mv=np.stack(rows) if rows else np.empty((0, digits.shape[0]), np.float32),
+        dropped=tuple(dropped),
+        notes=tuple(notes),
+        channel_leads=tuple(channel_leads),
+        members=(index,),
+    )
+
+
+def _to_millivolt(
+    column: np.ndarray, padding: int | None, channel: Dataset, scale: tuple[float, float], lead: str
+) -> tuple[np.ndarray, list[str]]:
+    notes: list[str] = []
+    padded = column == padding if padding is not None else None
+    if padded is not None and not padded.any():
+        padded = None
+    stored = int(channel.get("WaveformBitsStored") or 0)
+    recorded = column[~padded] if padded is not None else column
+    widened, fits = _widen(recorded, stored)
+    if not fits:
+        notes.append(f"Lead {lead} states {stored} bits stored but its samples need more; they were taken as they are.")
+    per_digit, at_zero = scale
+    millivolt = (widened * per_digit + at_zero).astype(np.float32)
+    if padded is not None:
+        row = np.full(column.shape, np.nan, np.float32)
+        row[~padded] = millivolt
+        notes.append(f"Lead {lead} has {int(padded.sum())} padded samples, kept as a gap.")
+        millivolt = row
+    for key, unit in (("ChannelSampleSkew", "samples"), ("ChannelTimeSkew", "s"), ("ChannelOffset", "s")):
+        skew = number(channel.get(key))
+        if skew:
+            notes.append(f"Lead {lead} is stated to be shifted in time by {skew:g} {unit}; the samples were not moved.")
+    return millivolt, notes
+
+
+def merge_groups(name: str, groups: Sequence[Group]) -> list[Group]:
+    """Return the rhythm groups as few records as they make without a loss.
+
+    Groups of one rate that bring other leads or other times (a printed page of 3 x 4 leads with a rhythm strip)
+    go on one timeline, NaN where a lead was not recorded. A group with the same leads at another rate, or at a
+    time when these leads are already there over their whole length, is a recording of its own.
+    """
+    ranked = sorted(groups, key=lambda g: (-g.samples / g.fs_hz, -len(g.leads), g.index))
+    sets: list[list[Group]] = []
+    for group in ranked:
+        for members in sets:
+            if members[0].fs_hz == group.fs_hz and any(set(m.leads) != set(group.leads) for m in members):
+                members.append(group)
+                break
+        else:
+            sets.append([group])
+    merged = [members[0] if len(members) == 1 else _one_timeline(name, members) for members in sets]
+    return sorted(merged, key=lambda g: min(g.members))
+
+
+def _one_timeline(name: str, members: Sequence[Group]) -> Group:
+    fs_hz = members[0].fs_hz
+    begin_s = min(m.offset_s for m in members)
+    starts = [round((m.offset_s - begin_s) * fs_hz) for m in members]
+    length = max(start + m.samples for start, m in zip(starts, members, strict=True))
+    leads = list(dict.fromkeys(lead for m in members for lead in m.leads))
+    check_size(name, len(leads), length)
+    signal = np.full((len(leads), length), np.nan, np.float32)
+    for start, member in zip(starts, members, strict=True):
+        for row, lead in enumerate(member.leads):
+            target = signal[leads.index(lead), start : start + member.samples]
+            # The longest group was placed first; shorter ones fill what it left open.
+            np.copyto(target, member.signal_mv[row], where=np.isnan(target))
+    parts = ", ".join(f"{m.index} ({' '.join(m.leads)} from {m.offset_s:g} s)" for m in sorted(members, key=_index))
+    note = f"Waveform groups {parts} were put on one timeline; leads are missing where they were not recorded."
+    merged_notes: tuple[Any, ...] = tuple(text for m in members for text in m.notes)
+    return replace(
+        members[0],
+        samples=length,
+        offset_s=begin_s,
+        leads=tuple(leads),
+        signal_mv=signal,
+        dropped=tuple(dict.fromkeys(text for m in members for text in m.dropped)),
+        notes=(note, *merged_notes),
+        members=tuple(m.index for m in members),
+    )
+
+
+def _index(group: Group) -> int:
+    return group.index
