@@ -130,7 +130,11 @@ class Exchange(UUIDModel):
     class Meta:
         ordering = ["name", "id"]
         constraints = [
-            models.UniqueConstraint(Lower("name"), name="exchange_name_unique", violation_error_message="There is an exchange with this name already."),
+            models.UniqueConstraint(
+                Lower("name"),
+                name="exchange_name_unique",
+                violation_error_message="There is an exchange with this name already.",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -150,7 +154,9 @@ class Transfer(ProjectOwned):
     class Meta:
         ordering = ["-created_at", "id"]
         indexes = [models.Index(fields=["project", "-created_at"], name="transfer_of_project")]
-        constraints = [models.CheckConstraint(condition=models.Q(direction__in=["push", "pull"]), name="transfer_direction_known")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(direction__in=["push", "pull"]), name="transfer_direction_known")
+        ]
 
     def __str__(self) -> str:
         return f"{self.direction} {self.remote_path}"
@@ -172,5 +178,3 @@ class SigningKey(UUIDModel):
 
     def __str__(self) -> str:
         return self.name
-
-

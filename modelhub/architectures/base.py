@@ -34,6 +34,10 @@ class EcgNetwork(nn.Module):
         """Put a freshly initialised classification layer for ``n_classes`` outputs in place of the present one."""
         raise NotImplementedError
 
+    def idle_tensors(self) -> frozenset[str]:
+        """Return the names of tensors that exist for the exchange of weights only and do not act on the output."""
+        return frozenset()
+
 
 class LinearHeadNetwork(EcgNetwork):
     """A network whose class layer is one linear layer called ``head``."""

@@ -62,8 +62,6 @@ class InceptionTime(LinearHeadNetwork):
     million_macs=454.9,
     advice="Strong all-round choice for 12-lead ECGs of 10 s; the paper averages five of them with different seeds.",
 )
-def inception_time(
-    *, n_leads: int, n_samples: int, fs_hz: float, n_classes: int, dropout: float = 0.0
-) -> EcgNetwork:
+def inception_time(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int, dropout: float = 0.0) -> EcgNetwork:
     """Build InceptionTime. ``dropout`` acts on the pooled features; the paper uses none."""
     return InceptionTime(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes, dropout=dropout)

@@ -98,4 +98,6 @@ def contract_in(values: Mapping[str, str]) -> ModelContract | None:
     try:
         return ModelContract.from_json(text)
     except InvalidInput as error:
-        raise UnsafeFile(f"The file carries a contract that cannot be used. {error.message}", code="bad_contract") from error
+        raise UnsafeFile(
+            f"The file carries a contract that cannot be used. {error.message}", code="bad_contract"
+        ) from error

@@ -35,9 +35,7 @@ class _Lifter:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
         self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.constants = {
-            node.output[0] for node in self.graph.node if node.op_type == "Constant"
-        }
+        self.constants = {node.output[0] for node in self.graph.node if node.op_type == "Constant"}
         self.scalars = {name for name, tensor in self.tensors.items() if not np.prod(list(tensor.dims), dtype=int) > 1}
         self.scalars |= self.constants & _scalar_constants(self.graph)
         self.lifted: set[str] = set()

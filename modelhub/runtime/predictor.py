@@ -85,7 +85,9 @@ class OnnxPredictor:
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs)
-            raise InvalidInput(f"The model takes {len(inputs)} inputs ({names}); only the ECG is given.", code="input_mismatch")
+            raise InvalidInput(
+                f"The model takes {len(inputs)} inputs ({names}); only the ECG is given.", code="input_mismatch"
+            )
         self._input = inputs[0].name
         if inputs[0].type != "tensor(float)":
             raise InvalidInput(f"The model takes {inputs[0].type}; the portal gives float32.", code="input_mismatch")
