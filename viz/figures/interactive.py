@@ -1,0 +1,223 @@
+"""The ECG on calibrated paper as an interactive Plotly figure.
+
+The axes are millimetres of paper, locked to each other, so the squares are square, one
+zoom or pan moves all leads together, and a caliper needs only a division. Time and
+voltage stand in every point's ``customdata`` and in the hover text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from datasets.ecg import Record
+from viz.figures import overlays as over
+from viz.figures.figure import typed
+from viz.figures.header import FOOTER, strip_line
+from viz.figures.palette import Paper, paper, theme
+from viz.figures.paper import Cell, Page, minmax_index, off_paper, page, shown_samples, to_mm
+from viz.figures.view import View
+
+_MAX_POINTS = 6_500
+_HOVER = "<b>%{fullData.name}</b> %{customdata[0]:.3f} s, %{customdata[1]:.3f} mV<extra></extra>"
+_SYMBOLS = {"onset": "triangle-right", "peak": "circle", "offset": "triangle-left"}
+_WAVE_COLOUR = {"P": 0, "QRS": 1, "T": 2}
+
+
+def ecg_plotly(
+    record: Record,
+    view: View,
+    overlays: over.Overlays | None = None,
+    *,
+    max_points: int = _MAX_POINTS,
+    uirevision: str | None = None,
+) -> dict[str, Any]:
+    """Return ``{"data", "layout"}`` for Plotly: x and -y in millimetres of paper.
+
+    max_points: samples sent over all leads, thinned to minima and maxima; ask again with a
+    shorter ``window_s`` for every sample. uirevision: key under which zoom and pan survive an
+    update (default: layout, speed and gain). ``layout.meta`` holds speed, gain and the cells,
+    from which a script turns millimetres into seconds and millivolts.
+    """
+    overlays = overlays or over.Overlays()
+    sheet = page(record, view)
+    colours = paper(view.paper, view.dark)
+    data: list[dict[str, Any]] = []
+    if overlays.saliency is not None:
+        data += _saliency_traces(sheet, overlays.saliency, view.dark)
+    data.append(_pulse_trace(sheet, colours))
+    per_mm = max_points / max(sum(cell.width_mm for cell in sheet.cells), 1.0)
+    for cell in sheet.cells:
+        data.append(_lead_trace(record, view, cell, colours, max(16, int(per_mm * cell.width_mm))))
+    data += _mark_traces(over.marks(record, view, sheet, overlays), view.dark)
+    return {"data": data, "layout": _layout(record, view, sheet, colours, overlays, uirevision)}
+
+
+def _lead_trace(record: Record, view: View, cell: Cell, colours: Paper, max_points: int) -> dict[str, Any]:
+    t_s, mv = shown_samples(record, view, cell)
+    chosen = minmax_index(mv, max_points)
+    t_s, mv = t_s[chosen], mv[chosen].astype(np.float64)
+    x, y = to_mm(cell, t_s, mv)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": cell.label,
+        "x": typed(x),
+        "y": typed(-y),
+        "customdata": typed(np.column_stack([t_s, mv])),
+        "hovertemplate": _HOVER,
+        "connectgaps": False,
+        "showlegend": False,
+        "line": {"color": colours.trace, "width": 1.2},
+        "meta": {"lead": cell.lead, "row": cell.row, "rhythm": cell.rhythm, "state": cell.state, "sign": cell.sign},
+    }
+
+
+def _pulse_trace(sheet: Page, colours: Paper) -> dict[str, Any]:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for points in sheet.pulses:
+        x += [p[0] for p in points] + [None]
+        y += [-p[1] for p in points] + [None]
+    return {
+        "type": "scatter", "mode": "lines", "name": "calibration 1 mV, 200 ms", "x": x, "y": y, "showlegend": False,
+        "hovertemplate": "calibration pulse: 1 mV, 200 ms<extra></extra>", "line": {"color": colours.trace, "width": 1.2},
+        "meta": {"pulse": True},
+    }  # fmt: skip
+
+
+def _mark_traces(marks: list[over.Mark], dark: bool) -> list[dict[str, Any]]:
+    series = theme(dark).series
+    out = []
+    for wave, colour in _WAVE_COLOUR.items():
+        mine = [mark for mark in marks if mark.wave == wave]
+        if not mine:
+            continue
+        out.append({
+            "type": "scatter", "mode": "markers", "name": f"{wave} wave" if wave != "QRS" else "QRS complex",
+            "x": typed([m.x_mm for m in mine]), "y": typed([-m.y_mm for m in mine]),
+            "customdata": [[round(m.t_s, 4), round(m.mv, 4), f"{m.lead} {m.wave} {m.place}"] for m in mine],
+            "hovertemplate": "<b>%{customdata[2]}</b> %{customdata[0]:.3f} s, %{customdata[1]:.3f} mV<extra></extra>",
+            "marker": {"color": series[colour], "symbol": [_SYMBOLS[m.place] for m in mine], "size": 7,
+                       "line": {"width": 0.5, "color": theme(dark).ground}},
+            "meta": {"overlay": wave},
+        })  # fmt: skip
+    return out
+
+
+def _saliency_traces(sheet: Page, saliency: over.Saliency, dark: bool) -> list[dict[str, Any]]:
+    colour = "255,180,60" if dark else "213,94,0"
+    scale = [[0.0, f"rgba({colour},0)"], [1.0, f"rgba({colour},0.75)"]]
+    out = []
+    for k, band in enumerate(over.saliency_bands(sheet, saliency)):
+        y0 = -band.cell.y0_mm
+        out.append({
+            "type": "heatmap", "name": f"saliency {band.cell.label}", "x": typed(band.edges_mm),
+            "y": [y0 - over.BAND_MM, y0 + over.BAND_MM], "z": [np.round(band.values, 4).tolist()], "zmin": 0, "zmax": 1,
+            "colorscale": scale, "showscale": k == 0, "hoverinfo": "skip", "meta": {"saliency": band.cell.lead},
+            "colorbar": {"title": {"text": "saliency, share of the greatest"}, "thickness": 10, "len": 0.5},
+        })  # fmt: skip
+    return out
+
+
+def _layout(
+    record: Record, view: View, sheet: Page, colours: Paper, overlays: over.Overlays, uirevision: str | None
+) -> dict[str, Any]:
+    w, h = sheet.width_mm, sheet.height_mm
+    axis = {
+        "showgrid": True, "gridcolor": colours.major, "gridwidth": 1, "tick0": 0, "dtick": 5, "zeroline": False,
+        "showticklabels": False, "ticks": "", "minor": {"showgrid": True, "dtick": 1, "tick0": 0, "gridcolor": colours.minor},
+        "showspikes": True, "spikemode": "across", "spikesnap": "cursor", "spikethickness": 1, "spikedash": "dot",
+        "spikecolor": colours.mark, "constrain": "domain",
+    }  # fmt: skip
+    x_title = f"time: 5 mm = {5 / view.speed_mm_s:g} s ({view.speed_mm_s:g} mm/s)"
+    y_title = f"5 mm = {5 / view.gain_mm_mv:g} mV ({view.gain_mm_mv:g} mm/mV)"
+    notes = list(sheet.notes)
+    if off := off_paper(record, view, sheet):
+        notes.append(f"Beyond the paper: {', '.join(off)}.")
+    return {
+        "title": {"text": strip_line(record, view), "font": {"size": 12}},
+        "xaxis": axis | {"range": [0, w], "title": {"text": x_title, "standoff": 4}},
+        "yaxis": axis | {"range": [-h, 0], "title": {"text": y_title, "standoff": 4}, "scaleanchor": "x", "scaleratio": 1},
+        "paper_bgcolor": colours.ground,
+        "plot_bgcolor": colours.ground,
+        "font": {"color": colours.ink, "size": 12},
+        "margin": {"l": 28, "r": 8, "t": 34, "b": 44},
+        "dragmode": "pan",
+        "hovermode": "closest",
+        "hoverlabel": {"bgcolor": colours.ground, "font": {"color": colours.ink}},
+        "legend": {"orientation": "h", "y": -0.06, "x": 1, "xanchor": "right"},
+        "uirevision": uirevision or f"{view.layout}|{view.speed_mm_s:g}|{view.gain_mm_mv:g}|{view.window_s:g}",
+        "annotations": _labels(sheet, colours) + _note_labels(sheet, overlays, colours) + [_footer(colours)],
+        "shapes": _separators(sheet, colours) + _note_shapes(sheet, overlays, colours),
+        "meta": {
+            "unit": "mm", "speed_mm_s": view.speed_mm_s, "gain_mm_mv": view.gain_mm_mv, "width_mm": w, "height_mm": h,
+            "notes": notes, "simultaneous": sheet.simultaneous,
+            "cells": [
+                {
+                    "lead": c.lead, "label": c.label, "state": c.state, "computed": c.computed, "rhythm": c.rhythm,
+                    "t0_s": c.t0_s, "t1_s": c.t1_s, "x0_mm": c.x0_mm, "y0_mm": -c.y0_mm, "width_mm": c.width_mm,
+                    "sign": c.sign, "level_mv": c.level_mv,
+                }
+                for c in sheet.cells
+            ],
+        },
+    }  # fmt: skip
+
+
+def _labels(sheet: Page, colours: Paper) -> list[dict[str, Any]]:
+    words = {"missing": "not recorded", "empty": "no samples here", "flat": "flat line"}
+    out = []
+    for cell in sheet.cells:
+        state = words.get(cell.state)
+        name = f"<b>{_plain(cell.label)}{' *' if cell.computed else ''}</b>" + (f" <i>{state}</i>" if state else "")
+        out.append({
+            "x": cell.x0_mm + 1, "y": -(cell.y0_mm - 9.5), "xref": "x", "yref": "y", "text": name, "showarrow": False,
+            "xanchor": "left", "yanchor": "middle", "font": {"size": 13, "color": colours.ink}, "name": f"label-{cell.label}",
+        })  # fmt: skip
+    return out
+
+
+def _footer(colours: Paper) -> dict[str, Any]:
+    return {
+        "text": FOOTER, "xref": "paper", "yref": "paper", "x": 1, "y": 0, "yshift": -40, "xanchor": "right", "yanchor": "bottom",
+        "showarrow": False, "font": {"size": 10, "color": colours.quiet}, "name": "footer",
+    }  # fmt: skip
+
+
+def _separators(sheet: Page, colours: Paper) -> list[dict[str, Any]]:
+    out = []
+    for cell in sheet.cells:
+        if cell.column > 0:
+            for y in (-(cell.y0_mm - 8), -(cell.y0_mm + 5)):
+                out.append({"type": "line", "x0": cell.x0_mm, "x1": cell.x0_mm, "y0": y, "y1": y - 3,
+                            "line": {"color": colours.ink, "width": 1}})  # fmt: skip
+    return out
+
+
+def _note_shapes(sheet: Page, overlays: over.Overlays, colours: Paper) -> list[dict[str, Any]]:
+    out = []
+    for cell, left, right, _ in over.annotation_spans(sheet, overlays.annotations):
+        out.append({
+            "type": "rect" if right > left else "line", "x0": left, "x1": right, "y0": -(cell.y0_mm - over.BAND_MM),
+            "y1": -(cell.y0_mm + over.BAND_MM), "line": {"color": colours.mark, "width": 1}, "fillcolor": colours.mark,
+            "opacity": 0.25 if right > left else 1.0, "layer": "below",
+        })  # fmt: skip
+    return out
+
+
+def _note_labels(sheet: Page, overlays: over.Overlays, colours: Paper) -> list[dict[str, Any]]:
+    return [
+        {
+            "x": left, "y": -(cell.y0_mm + over.BAND_MM), "xref": "x", "yref": "y", "text": _plain(note.text)[:60],
+            "hovertext": _plain(f"{note.text} {note.author}".strip()), "showarrow": False, "xanchor": "left",
+            "yanchor": "bottom", "font": {"size": 10, "color": colours.mark}, "name": "annotation",
+        }
+        for cell, left, _, note in over.annotation_spans(sheet, overlays.annotations)
+    ]  # fmt: skip
+
+
+def _plain(words: str) -> str:
+    """Plotly reads a few HTML tags in texts; what people wrote is shown as written."""
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
