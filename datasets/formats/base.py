@@ -54,7 +54,7 @@ class BytesSource:
         return io.BytesIO(self.data)
 
     def companion(self, name: str) -> Source | None:
-        if name != PurePosixPath(name).name or name not in self.neighbours:
+        if name not in self.neighbours or name != PurePosixPath(name).name:
             return None
         folder = PurePosixPath(self.name).parent
         return BytesSource(str(folder / name), self.neighbours[name], self.neighbours)

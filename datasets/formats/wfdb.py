@@ -1,0 +1,348 @@
+"""WFDB records: a header (.hea) with its signal files, of one or many segments.
+
+Plain 16-bit signal files, PTB-XL's ``.dat`` and the ``.mat`` of the PhysioNet/CinC Challenges among them, are decoded
+here; the other storage formats go through the ``wfdb`` package in a private folder, under names of our own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from datasets.ecg import LEADS_12, OTHER_LEADS, Record, RecordMeta
+from datasets.formats._clinical import check_size, lead_name, millivolts_per, option_unit_mv
+from datasets.formats._wfdb_header import (
+    MAX_HEADER_BYTES,
+    Header,
+    SignalSpec,
+    looks_like_header,
+    parse_header,
+)
+from datasets.formats._wfdb_notes import Annotation, Statements, read_annotations
+from datasets.formats._wfdb_signals import SignalFile, frames_that_fit
+from datasets.formats.base import HEAD_BYTES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
+from ecgportal.errors import NeedsAnswer, UnreadableFile
+
+MAX_ANNOTATION_BYTES = 16 * 1024 * 1024
+
+_SIGNAL_FILE = re.compile(r".+\.(dat|mat|xyz|d\d{1,2})$", re.IGNORECASE)
+_OTHER_SIGNAL = re.compile(
+    r"(resp|pleth|ppg|abp|art\b|bp\b|nibp|pap\b|cvp|icp|sp?o2|sao2|et?co2|co2|eeg|emg|eog|gsr|eda|pcg|scg|acc|marker|trigger|temp|hr\b|flow)",
+    re.IGNORECASE,
+)
+_KNOWN_LEADS = frozenset((*LEADS_12, *OTHER_LEADS))
+_GEORGIA = re.compile(r"E\d{5}$")
+
+
+def is_signal_file_name(name: str) -> bool:
+    """Tell whether a file's name is that of a WFDB signal file, which says nothing without its header."""
+    return _SIGNAL_FILE.match(PurePosixPath(name).name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """An ECG signal of the record: its canonical name and its factor from file units to millivolt."""
+
+    lead: str
+    source: str
+    factor_mv: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A stretch of the record. ``header`` None: a gap."""
+
+    start: int
+    frames: int
+    header: Header | None
+    source: Source
+
+
+def _sniff(head: bytes, name: str) -> bool:
+    if b"\x00" in head:
+        return False
+    text = head.decode("utf-8", "replace")
+    return looks_like_header(text, whole=len(head) < HEAD_BYTES)
+
+
+def _read(source: Source, options: ReadOptions) -> ReadResult:
+    used: list[str] = []
+    header = _header(source)
+    if header.segments is None:
+        notes: list[str] = []
+        header = _georgia_gain(header, notes)
+        layout = header.signals
+        segments = [_Segment(0, header.n_frames or _frames_from_size(source, header, used), header, source)]
+    else:
+        notes = []
+        layout, segments = _segments(source, header, used)
+    channels, dropped = _channels(source.name, layout, options)
+    specs = [spec for segment in segments if segment.header for spec in segment.header.signals]
+    per_frame = _common_rate(specs, {channel.source for channel in channels.values()}, notes)
+    frames = segments[-1].start + segments[-1].frames
+    check_size(source.name, len(channels), frames * per_frame)
+    if len(segments) == 1 and header.segments is None:
+        signal = _segment_signal(segments[0], channels, per_frame, options, used, notes)
+    else:
+        signal = _joined(segments, channels, frames, per_frame, options, used, notes)
+    if not 0 < header.fs_hz < 1e6:
+        raise UnreadableFile(f"{source.name} states a sampling rate of {header.fs_hz:g} Hz. Correct the header.", code="bad_rate")
+    said = Statements(header.comments)
+    leads = tuple(channel.lead for channel in channels.values())
+    by_number = [channels[i].lead if i in channels else None for i in range(len(layout))]
+    meta = RecordMeta(
+        age=said.age,
+        sex=said.sex,
+        labels=said.labels,
+        annotations=_annotations(source, header.fs_hz, layout, by_number, used),
+        dropped_channels=dropped,
+        recorded_at=header.recorded_at,
+        notes=tuple(notes),
+    )
+    record = Record(signal, header.fs_hz * per_frame, leads, meta=meta)
+    return ReadResult(((_key(source.name), record),), tuple(dict.fromkeys(used)))
+
+
+def _key(name: str) -> str:
+    bare = name.rpartition("/")[2]
+    return bare[:-4] if bare.lower().endswith(".hea") else bare
+
+
+def _header(source: Source) -> Header:
+    return parse_header(read_bytes(source, MAX_HEADER_BYTES).decode("utf-8", "replace"), source.name)
+
+
+def _georgia_gain(header: Header, notes: list[str]) -> Header:
+    """Correct the gain of the first Georgia release (CinC 2020): 4880/mV was printed, 1000/mV is meant.
+
+    The later releases carry the same samples under 1000/mV; with 4880 every wave would be a fifth of its size.
+    """
+    if not _GEORGIA.match(header.name) or not header.signals or any(spec.gain != 4880 for spec in header.signals):
+        return header
+    notes.append(
+        "The header states 4880 digits per mV, a known mistake of the first Georgia release of CinC 2020; "
+        "1000 digits per mV were used, as in the later releases of the same samples."
+    )
+    signals = tuple(spec._replace(gain=1000.0) for spec in header.signals)
+    return Header(header.name, header.fs_hz, header.n_frames, header.recorded_at, signals, None, header.comments)
+
+
+@lru_cache(maxsize=4096)
+def _lead(name: str, unit: str) -> tuple[str, float | None] | None:
+    """Return a signal's lead name and factor to millivolt (None: unit is no voltage); None when it is no ECG."""
+    lead = lead_name(name) if name else ""
+    factor = millivolts_per(unit)
+    if lead in _KNOWN_LEADS:
+        return lead, factor
+    if factor is None or _OTHER_SIGNAL.match(name):
+        return None
+    return lead, factor
+
+
+def _channels(
+    name: str, layout: Sequence[SignalSpec], options: ReadOptions
+) -> tuple[dict[int, _Channel], tuple[str, ...]]:
+    """Choose the ECG signals of a record by signal number; also the names of the others."""
+    channels: dict[int, _Channel] = {}
+    dropped: list[str] = []
+    taken: set[str] = set()
+    for index, spec in enumerate(layout):
+        found = _lead(spec.name, spec.unit)
+        if found is None:
+            dropped.append(spec.name or f"signal {index}")
+            continue
+        lead, factor = found
+        if factor is None:
+            if options.unit is None:
+                raise NeedsAnswer(
+                    f"{name} gives lead {lead} in {spec.unit!r}, which is not a voltage.",
+                    fields={"unit": f"Unit of lead {lead}: the header says {spec.unit!r}; mV is usual. Give mV, uV or <number>/mV."},
+                )
+            factor = option_unit_mv(options.unit)
+        lead = lead or f"signal {index}"
+        if lead in taken:
+            lead = next(f"{lead} ({i})" for i in range(2, len(layout) + 2) if f"{lead} ({i})" not in taken)
+        taken.add(lead)
+        channels[index] = _Channel(lead, spec.name, factor)
+    if not channels:
+        raise UnreadableFile(
+            f"{name} has no ECG lead; its signals are: {', '.join(dropped[:20]) or 'none'}.", code="no_ecg_lead"
+        )
+    return channels, tuple(dropped)
+
+
+def _common_rate(specs: Sequence[SignalSpec], names: set[str], notes: list[str]) -> int:
+    """Return the samples per frame that all ECG signals share; 1 when they differ (the faster ones are averaged)."""
+    found = {spec.per_frame for spec in specs if spec.name in names}
+    if len(found) == 1:
+        return found.pop()
+    faster = sorted({spec.name for spec in specs if spec.name in names and spec.per_frame > 1})
+    if faster:
+        notes.append(f"Sampled faster than the other leads and averaged to their rate: {', '.join(faster)}.")
+    return 1
+
+
+def _segments(source: Source, header: Header, used: list[str]) -> tuple[tuple[SignalSpec, ...], list[_Segment]]:
+    """Resolve the segments of a multi-segment record; the first entry of a variable layout describes the signals."""
+    assert header.segments is not None
+    layout: tuple[SignalSpec, ...] | None = None
+    segments: list[_Segment] = []
+    start = 0
+    parsed: dict[str, tuple[Header, Source]] = {}
+    for position, (name, frames) in enumerate(header.segments):
+        if name == "~":
+            segments.append(_Segment(start, frames, None, source))
+            start += frames
+            continue
+        if name not in parsed:
+            companion = _companion(source, f"{name}.hea", used)
+            parsed[name] = (_header(companion), companion)
+        inner, companion = parsed[name]
+        if inner.segments is not None:
+            raise UnreadableFile(f"{companion.name} is a segment of {source.name} and has segments itself.", code="bad_header")
+        if position == 0 and frames == 0:
+            layout = inner.signals
+            continue
+        if inner.fs_hz != header.fs_hz:
+            raise UnreadableFile(
+                f"{companion.name} runs at {inner.fs_hz:g} Hz, its record {source.name} at {header.fs_hz:g} Hz.", code="bad_rate"
+            )
+        if frames:
+            segments.append(_Segment(start, frames, inner, companion))
+        start += frames
+    if not any(segment.header for segment in segments):
+        raise UnreadableFile(f"{source.name} lists no segment with samples.", code="no_signal")
+    if layout is None:
+        layout = next(segment.header.signals for segment in segments if segment.header)
+    return layout, segments
+
+
+def _joined(
+    segments: Sequence[_Segment],
+    channels: dict[int, _Channel],
+    frames: int,
+    per_frame: int,
+    options: ReadOptions,
+    used: list[str],
+    notes: list[str],
+) -> np.ndarray:
+    """Put the segments of a record side by side; what no segment holds is NaN."""
+    signal = np.full((len(channels), frames * per_frame), np.nan, dtype=np.float32)
+    for segment in segments:
+        if segment.header is None:
+            continue
+        here: dict[int, _Channel] = {}
+        rows = []
+        for row, channel in enumerate(channels.values()):
+            for index, spec in enumerate(segment.header.signals):
+                if spec.name == channel.source and index not in here:
+                    factor = millivolts_per(spec.unit)
+                    here[index] = _Channel(channel.lead, channel.source, channel.factor_mv if factor is None else factor)
+                    rows.append((index, row))
+                    break
+        if not here:
+            continue
+        rows.sort()
+        here = dict(sorted(here.items()))
+        part = _segment_signal(segment, here, per_frame, options, used, notes)
+        first = segment.start * per_frame
+        signal[[row for _, row in rows], first : first + part.shape[1]] = part
+    return signal
+
+
+def _segment_signal(
+    segment: _Segment,
+    channels: dict[int, _Channel],
+    per_frame: int,
+    options: ReadOptions,
+    used: list[str],
+    notes: list[str],
+) -> np.ndarray:
+    """Return one segment's ECG signals in millivolt, float32 ``(channels, frames * per_frame)``."""
+    header = segment.header
+    assert header is not None
+    specs = _calibrated(segment.source.name, header.signals, channels, options)
+    parts = []
+    first = 0
+    while first < len(specs):
+        last = first + 1
+        while last < len(specs) and specs[last].file == specs[first].file:
+            last += 1
+        wanted = [i for i in range(first, last) if i in channels]
+        if wanted:
+            group = specs[first:last]
+            companion = _companion(segment.source, group[0].file, used)
+            rows = [i - first for i in wanted]
+            factors = [channels[i].factor_mv for i in wanted]
+            stored = SignalFile(segment.source, companion, group, segment.frames)
+            parts.append(stored.millivolt(rows, factors, per_frame, notes))
+        first = last
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _calibrated(
+    name: str, specs: tuple[SignalSpec, ...], channels: dict[int, _Channel], options: ReadOptions
+) -> tuple[SignalSpec, ...]:
+    """Fill gains that the header leaves out with the user's answer; ask when there is none."""
+    if all(spec.gain is not None for spec in specs):
+        return specs
+    if options.unit is None and any(specs[i].gain is None for i in channels):
+        raise NeedsAnswer(
+            f"{name} does not say how many digits are one millivolt.",
+            fields={"unit": "The header is uncalibrated; 200/mV is the value that the WFDB guide assumes then."},
+        )
+    per_mv = 1 / option_unit_mv(options.unit or "200/mV")
+    return tuple(spec if spec.gain is not None else spec._replace(gain=per_mv, unit="mV") for spec in specs)
+
+
+def _frames_from_size(source: Source, header: Header, used: list[str]) -> int:
+    """Return the number of frames when the header leaves it out: what the first signal file holds."""
+    if not header.signals:
+        raise UnreadableFile(f"{source.name} describes no signal.", code="no_signal")
+    group = [spec for spec in header.signals if spec.file == header.signals[0].file]
+    return frames_that_fit(source, _companion(source, group[0].file, used), group)
+
+
+def _companion(source: Source, name: str, used: list[str]) -> Source:
+    """Return a file beside the header; nothing outside the upload's folder can be reached."""
+    companion = source.companion(name)
+    if companion is None:
+        raise UnreadableFile(
+            f"{source.name} needs the file {name!r}, which is not beside it. Upload both files of the record together.",
+            code="signal_file_missing",
+        )
+    used.append(companion.name)
+    return companion
+
+
+def _annotations(
+    source: Source, fs_hz: float, layout: Sequence[SignalSpec], leads: Sequence[str | None], used: list[str]
+) -> tuple[Annotation, ...]:
+    """Read the reference annotations beside the header: ``.atr``, and one file a lead as in LUDB (``.i`` to ``.v6``)."""
+    stem = _key(source.name)
+    found: list[Annotation] = []
+    for suffix, lead in [("atr", None), *((spec.name.lower(), lead) for spec, lead in zip(layout, leads))]:
+        companion = source.companion(f"{stem}.{suffix}") if suffix and suffix not in ("hea", "dat", "mat") else None
+        if companion is None:
+            continue
+        read = read_annotations(read_bytes(companion, MAX_ANNOTATION_BYTES), fs_hz, leads)
+        used.append(companion.name)
+        found += read if lead is None else [(time, symbol, lead, note) for time, symbol, _, note in read]
+    found.sort(key=lambda annotation: annotation[0])
+    return tuple(found)
+
+
+reader(
+    Reader(
+        name="wfdb",
+        title="WFDB record",
+        suffixes=(".hea",),
+        sniff=_sniff,
+        read=_read,
+    )
+)
