@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,10 @@ class EmbeddedServer:
 
     # -- start
 
-    def start(self, *, before_exec: Callable[[], None] | None = None) -> subprocess.Popen[bytes] | None:
+    def start(self) -> subprocess.Popen[bytes] | None:
         """Start the server, making its data folder the first time; return when it takes connections.
 
-        Returns the process when this call started it, None when it was running. ``before_exec``
-        runs in the new process after its account has been changed.
+        Returns the process when this call started it, None when it was running.
 
         Raises
         ------
@@ -150,7 +149,6 @@ class EmbeddedServer:
                     cwd="/",
                     env=_environment(),
                     start_new_session=True,
-                    preexec_fn=before_exec,
                     pass_fds=(descriptor,),
                     **_as(account),
                 )

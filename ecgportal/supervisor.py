@@ -1,0 +1,372 @@
+"""Start the portal, keep it running, and end all of it: ``python -m ecgportal.supervisor``.
+
+Starts the embedded PostgreSQL when ``DATABASE_URL`` is unset, brings the database up to
+date (``manage.py setup``), and runs the web server, the workers of the queues and the
+watch over lost jobs as children, each in a session of its own. A dead child is started
+again. SIGINT, SIGTERM and SIGHUP end everything; a second one ends it at once; a guardian
+process does the same when the supervisor itself is killed.
+
+``PORTAL_PROCESSES``: ``all`` (default), ``web`` or ``workers``. ``PORTAL_LOGS``: ``files``
+(default, under PORTAL_HOME/logs, with errors copied to the terminal) or ``terminal``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from ecgportal import home
+from ecgportal.embedded_pg import DatabaseError, EmbeddedServer
+from ecgportal.logfiles import ErrorTail, cap_size
+from ecgportal.processes import MARK, AlreadyRunning, Guardian, end_processes, marked_processes, take_lock
+
+ROLES = ("all", "web", "workers")
+QUEUES = ("portal", "train")
+_TICK_S = 0.1
+_LONGEST_DELAY_S = 30.0
+_STEADY_AFTER_S = 60.0
+
+
+class StartError(RuntimeError):
+    """The portal cannot be started; the sentence says why and what to do."""
+
+
+@dataclass
+class Child:
+    """One process that is kept running."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    delay_s: float = 0.0
+    start_at: float = 0.0
+
+
+def say(line: str) -> None:
+    """Print one line to the terminal at once; a terminal that is gone does not matter."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, flush=True)
+
+
+def web_address() -> tuple[str, int]:
+    """Return ``PORTAL_BIND`` and ``PORT``.
+
+    Raises
+    ------
+    StartError: PORT is not a port.
+    """
+    given = os.environ.get("PORT") or "8000"
+    if not given.isdigit() or not 0 < int(given) < 65536:
+        raise StartError(f"PORT is {given!r}; it must be a number from 1 to 65535.")
+    return os.environ.get("PORTAL_BIND") or "127.0.0.1", int(given)
+
+
+def check_port(bind: str, port: int) -> None:
+    """Raise ``StartError`` when the web server could not listen on the address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        raise StartError(
+            f"The web server cannot listen on {bind} port {port} ({error.strerror or error}). "
+            "Stop the program that uses the port, or set PORT (and PORTAL_BIND) to a free address."
+        ) from error
+
+
+def health(bind: str, port: int, timeout_s: float = 5.0) -> int | None:
+    """Return the HTTP status of ``GET /healthz``, None when nothing answers."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
+    hosts = [name.lstrip(".") for name in os.environ.get("PORTAL_ALLOWED_HOSTS", "").split(",") if name.strip("*. ")]
+    connection = http.client.HTTPConnection(reachable, port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/healthz", headers={"Host": hosts[0].strip()} if hosts else {})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def portal_children(role: str, bind: str, port: int) -> list[Child]:
+    """Return the processes that the role needs."""
+    python, manage = sys.executable, str(home.REPOSITORY / "manage.py")
+    listen = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
+    children = []
+    if role in ("all", "web"):
+        options = {
+            "bind": listen,
+            "worker-class": "gthread",
+            "workers": os.environ.get("PORTAL_WEB_WORKERS") or "2",
+            "threads": os.environ.get("PORTAL_WEB_THREADS") or "8",
+            # Large uploads and exports stream for longer than the default allows.
+            "timeout": "300",
+            "graceful-timeout": "10",
+        }
+        if os.access("/dev/shm", os.W_OK):  # noqa: S108
+            options["worker-tmp-dir"] = "/dev/shm"  # noqa: S108
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        # The control socket would be made in the account's home folder, which may be read-only.
+        children.append(
+            Child(
+                "web",
+                [
+                    python,
+                    "-m",
+                    "gunicorn",
+                    *arguments,
+                    "--preload",
+                    "--no-control-socket",
+                    "ecgportal.wsgi:application",
+                ],
+            )
+        )
+    if role in ("all", "workers"):
+        for queue in QUEUES:
+            environment = {"Q_CLUSTER_NAME": queue}
+            children.append(Child(f"queue-{queue}", [python, manage, "qcluster", "-n", queue], environment))
+        children.append(Child("jobs", [python, manage, "supervise_jobs"]))
+    return children
+
+
+class Supervisor:
+    """Runs children until it is told to stop.
+
+    Parameters
+    ----------
+    children: the processes to keep running.
+    server: the embedded database to run, None when the portal uses another server.
+    setup: the command that must succeed before the children start.
+    web: (bind, port) whose answer on ``/healthz`` is announced.
+    """
+
+    def __init__(
+        self,
+        children: list[Child],
+        *,
+        server: EmbeddedServer | None = None,
+        setup: list[str] | None = None,
+        web: tuple[str, int] | None = None,
+    ):
+        self.children = children
+        self.server = server
+        self.setup = setup
+        self.web = web
+        self.run_dir = home.run_dir()
+        self.logs_dir = home.portal_home() / "logs"
+        self.logs_dir.mkdir(mode=0o750, exist_ok=True)
+        self.to_terminal = os.environ.get("PORTAL_LOGS") == "terminal"
+        self.tail = ErrorTail(self.logs_dir)
+        self.signals = 0
+        self.guardian: Guardian | None = None
+        self._postgres: subprocess.Popen[bytes] | None = None
+        self._announced = web is None
+        self._next_slow_check = 0.0
+
+    def run(self) -> int:
+        """Start everything, stay until a signal or a failure, end everything; return the exit status."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        self.guardian = Guardian(self._clear_up)
+        status = 0
+        try:
+            self._prepare()
+            while not self.signals:
+                self._tick()
+                time.sleep(_TICK_S)
+        except (StartError, DatabaseError) as error:
+            if not self.signals:
+                say(str(error))
+                status = 1
+        finally:
+            self._shut_down()
+        return status
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signals += 1
+
+    # -- start
+
+    def _prepare(self) -> None:
+        if left := marked_processes(self.run_dir):
+            say(f"Ending {len(left)} processes that a former start left behind ...")
+            end_processes(self.run_dir, hurry=lambda: self.signals > 1)
+        if self.server is not None:
+            cap_size(self.server.log, keep=False)
+            self._postgres = self.server.start()
+        if self.setup and not self.signals:
+            self._run_setup(self.setup)
+
+    def _run_setup(self, command: list[str]) -> None:
+        process = self._spawn(command, {}, None)
+        while process.poll() is None and not self.signals:
+            time.sleep(0.02)
+        if process.poll():
+            raise StartError(f"The portal could not be set up (status {process.returncode}); see the lines above.")
+
+    def _spawn(self, command: list[str], extra: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **extra, MARK: str(self.run_dir)}
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(log.open("ab")) if log else None
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                cwd=home.REPOSITORY,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _start(self, child: Child) -> None:
+        log = None if self.to_terminal else self.logs_dir / f"{child.name}.log"
+        if log:
+            cap_size(log, keep=False)
+            self.tail.follow(child.name, log)
+        child.started = time.monotonic()
+        child.process = self._spawn(child.command, child.environment, log)
+
+    # -- stay
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._keep_database()
+        for child in self.children:
+            if child.process is None:
+                if now >= child.start_at:
+                    self._start(child)
+            elif child.process.poll() is not None:
+                self._bury(child, now)
+        if self.guardian is not None and not self.guardian.is_alive():
+            self.guardian.abandon()
+            self.guardian = Guardian(self._clear_up)
+        for line in self.tail.new_errors():
+            say(line)
+        if now >= self._next_slow_check:
+            self._next_slow_check = now + 0.5
+            self._announce()
+            for path in self.logs_dir.glob("*.log"):
+                cap_size(path)
+
+    def _keep_database(self) -> None:
+        if self.server is None:
+            return
+        if self._postgres is not None and self._postgres.poll() is None:
+            return
+        if self.server.pid() is None:
+            say(f"The database ended unexpectedly; starting it again (see {self.server.log}).")
+            self._postgres = self.server.start()
+
+    def _bury(self, child: Child, now: float) -> None:
+        """Note the death of a child, end what is left of its group, and plan the next start."""
+        assert child.process is not None
+        for line in self.tail.new_errors():
+            say(line)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # Processes that it forked (not jobs: those lead sessions of their own) would go on without a master.
+            os.killpg(child.process.pid, signal.SIGKILL)
+        steady = now - child.started > _STEADY_AFTER_S
+        child.delay_s = 0.0 if steady else min(_LONGEST_DELAY_S, max(0.5, child.delay_s * 2))
+        child.start_at = now + child.delay_s
+        status = child.process.returncode
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        where = "" if self.to_terminal else f" (see {self.logs_dir / child.name}.log)"
+        say(f"{child.name} {how}; starting it again in {child.delay_s:.1f} s{where}.")
+        child.process = None
+
+    def _announce(self) -> None:
+        if self._announced or self.web is None:
+            return
+        bind, port = self.web
+        if health(bind, port, timeout_s=1.0) is not None:
+            self._announced = True
+            shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104
+            say(
+                f"\nThe portal is ready at http://{shown}:{port}/\nIts data are in {home.portal_home()}. Ctrl-C ends it."
+            )
+
+    # -- end
+
+    def _reap(self) -> None:
+        for child in self.children:
+            if child.process is not None:
+                child.process.poll()
+
+    def _shut_down(self) -> None:
+        say("\nEnding the portal ...")
+        before = self.signals
+        end_processes(self.run_dir, hurry=lambda: self.signals > before, reap=self._reap)
+        try:
+            if self.server is not None:
+                self.server.stop()
+        except DatabaseError as error:
+            say(str(error))
+        if self.guardian is not None:
+            self.guardian.dismiss()
+        say("The portal has ended.")
+
+    def _clear_up(self) -> None:
+        """Do what ``_shut_down`` does, from the guardian."""
+        end_processes(self.run_dir)
+        if self.server is not None:
+            self.server.stop()
+
+
+def supervise(role: str) -> int:
+    """Run the portal's processes of one role; return the exit status."""
+    embedded = home.uses_embedded()
+    if role not in ROLES:
+        raise StartError(f"PORTAL_PROCESSES is {role!r}; it must be one of {', '.join(ROLES)}.")
+    if embedded and role != "all":
+        raise StartError(
+            f"PORTAL_PROCESSES={role} needs DATABASE_URL: the embedded database belongs to one supervisor that runs "
+            "all processes."
+        )
+    home.secret_key()
+    with contextlib.ExitStack() as stack:
+        for part in ("web", "workers") if role == "all" else (role,):
+            stack.enter_context(take_lock(home.run_dir() / f"supervisor-{part}.lock", say=say))
+        bind, port = web_address()
+        if role != "workers":
+            check_port(bind, port)
+        return Supervisor(
+            portal_children(role, bind, port),
+            server=EmbeddedServer() if embedded else None,
+            setup=None if role == "workers" else [sys.executable, str(home.REPOSITORY / "manage.py"), "setup"],
+            web=None if role == "workers" else (bind, port),
+        ).run()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ecgportal.supervisor", description=__doc__)
+    parser.add_argument("--processes", choices=ROLES, default=os.environ.get("PORTAL_PROCESSES") or "all")
+    parser.add_argument("--check", action="store_true", help="only ask /healthz of a running portal: status 0 when ok")
+    options = parser.parse_args(arguments)
+    try:
+        if options.check:
+            status = health(*web_address())
+            print(f"/healthz answers {status}" if status else "nothing answers")
+            return 0 if status == 200 else 1
+        return supervise(options.processes)
+    except (StartError, AlreadyRunning, DatabaseError, home.SettingsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

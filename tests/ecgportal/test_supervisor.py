@@ -1,0 +1,312 @@
+"""The supervisor restarts what dies, ends everything, and is itself survived by nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from ecgportal import processes
+from ecgportal.embedded_pg import EmbeddedServer
+from ecgportal.logfiles import ErrorTail, cap_size
+from ecgportal.supervisor import QUEUES, StartError, check_port, health, portal_children, web_address
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Stands for the web server: forks one worker and answers every request with 200.
+WEB = """
+import http.server, os, sys
+if os.fork() == 0:
+    import time; time.sleep(600)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *a): pass
+print("2026-01-01 00:00:00 ERROR web says no", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+# Stands for a queue's worker: starts a job in a session of its own, and waits for it when it is asked to end.
+WORKER = """
+import signal, subprocess, sys, time
+job = subprocess.Popen([sys.executable, "-S", "-c", sys.argv[1], "run_job", sys.argv[2]], start_new_session=True)
+signal.signal(signal.SIGTERM, lambda *_: (job.wait(), sys.exit(0)))
+while True: time.sleep(0.1)
+"""
+# Stands for a training: writes a checkpoint when it is asked to end.
+JOB = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[2])
+def stop(*_):
+    time.sleep(0.2); (folder / "checkpoint").write_text("saved"); sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+(folder / "job-started").touch()
+while True: time.sleep(0.1)
+"""
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(0.1)"
+
+MAIN = """
+import sys
+from ecgportal import home, processes
+from ecgportal.embedded_pg import EmbeddedServer
+from ecgportal.supervisor import Child, Supervisor, say
+port, database, stubborn, folder = int(sys.argv[1]), sys.argv[2] == "1", sys.argv[3] == "1", sys.argv[4]
+processes.PATIENCE_S = 3.0
+lock = processes.take_lock(home.run_dir() / "supervisor-all.lock", say=say)
+python = [sys.executable, "-S", "-c"]
+children = [Child("web", [*python, WEB, str(port)]), Child("worker", [*python, WORKER, JOB, folder])]
+if stubborn:
+    children.append(Child("stubborn", [*python, STUBBORN]))
+server = EmbeddedServer(durable=False) if database else None
+sys.exit(Supervisor(children, server=server, setup=[*python, "print('set up')"], web=("127.0.0.1", port)).run())
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(condition, what, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.02)
+    return value
+
+
+class Portal:
+    """A supervisor with stub children over a home of its own."""
+
+    def __init__(self):
+        self.home = Path(tempfile.mkdtemp(prefix="sv-", dir="/tmp"))
+        self.port = free_port()
+        self.output = self.home / "output"
+        self.process = None
+
+    def start(self, *, database=False, stubborn=False):
+        constants = "".join(f"{name} = {globals()[name]!r}\n" for name in ("WEB", "WORKER", "JOB", "STUBBORN"))
+        arguments = [str(self.port), str(int(database)), str(int(stubborn)), str(self.home)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PORTAL_")}
+        environment |= {"PORTAL_HOME": str(self.home), "PYTHONPATH": str(REPOSITORY)}
+        with self.output.open("a") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", constants + MAIN, *arguments], stdout=output, stderr=output, env=environment
+            )
+        return self
+
+    def until_ready(self):
+        until(lambda: "is ready at" in self.said() or self.process.poll() is not None, "the address")
+        until((self.home / "job-started").exists, "the job")
+        assert self.process.poll() is None, self.said()
+        return self
+
+    def said(self):
+        return self.output.read_text()
+
+    def alive(self):
+        return processes.marked_processes(self.home / "run")
+
+    def find(self, part):
+        found = [process for process in self.alive() if any(part in word for word in process.cmdline())]
+        return [process for process in found if os.getsid(process.pid) == process.pid]
+
+    def jobs(self):
+        return [process for process in self.alive() if "run_job" in process.cmdline()]
+
+    def guardian(self):
+        return next(p for p in psutil.Process(self.process.pid).children() if p.cmdline()[:2] == [sys.executable, "-c"])
+
+    def clear(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        processes.end_processes(self.home / "run", hurry=lambda: True)
+        EmbeddedServer(self.home / "postgres").stop(2.0)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@pytest.fixture
+def portal():
+    made = Portal()
+    yield made
+    made.clear()
+
+
+@pytest.fixture
+def ready(portal):
+    return portal.start().until_ready()
+
+
+def test_database_setup_and_children_start_and_one_signal_ends_them_all(portal):
+    portal.start(database=True).until_ready()
+    server = EmbeddedServer(portal.home / "postgres")
+    assert "set up" in portal.said()
+    assert "web: 2026-01-01 00:00:00 ERROR web says no" in portal.said()
+    with psycopg.connect(server.url()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+    os.kill(server.pid(), signal.SIGKILL)
+    until(lambda: "starting it again" in portal.said() and server.is_ready(), "the database again")
+
+    portal.process.send_signal(signal.SIGINT)
+    assert portal.process.wait(20) == 0
+    assert portal.alive() == [] and server.pid() is None
+    assert (portal.home / "checkpoint").read_text() == "saved"
+    assert "The portal has ended." in portal.said()
+
+
+def test_killed_child_is_started_again_without_its_old_workers_and_its_job_lives_on(ready):
+    (web,) = ready.find("serve_forever")
+    forked = until(web.children, "the forked worker")
+    web.kill()
+    until(lambda: [p for p in ready.find("serve_forever") if p != web], "a new web server")
+    assert not any(processes.is_alive(process.pid) for process in forked)
+    assert "web was ended by SIGKILL" in ready.said()
+
+    (job,) = ready.jobs()
+    (worker,) = (p for p in ready.find("start_new_session"))
+    worker.kill()
+    until(lambda: len(ready.jobs()) == 2, "a new worker with a new job")
+    assert job.is_running()
+
+
+def test_killed_supervisor_takes_everything_with_it(ready):
+    ready.process.kill()
+    until(lambda: not ready.alive(), "the end of the children")
+    assert (ready.home / "checkpoint").exists(), "the job had the time to save"
+
+
+def test_killed_guardian_is_replaced_and_the_replacement_works(ready):
+    first = ready.guardian()
+    first.kill()
+    until(lambda: not first.is_running() and ready.guardian().pid != first.pid, "a new guardian")
+    ready.process.kill()
+    until(lambda: not ready.alive(), "the end of the children")
+
+
+def test_start_ends_what_a_killed_supervisor_and_guardian_left(ready):
+    guardian = ready.guardian()
+    left = ready.alive()
+    ready.process.send_signal(signal.SIGSTOP)  # so that it cannot make a new guardian
+    guardian.kill()
+    ready.process.kill()
+    ready.process.wait()
+    assert ready.alive(), "nobody was there to end them"
+    (ready.home / "job-started").unlink()
+    ready.output.write_text("")
+    ready.start().until_ready()
+    assert "that a former start left behind" in ready.said()
+    assert not any(processes.is_alive(process.pid) for process in left)
+
+
+def test_a_process_that_ignores_sigterm_is_killed_and_a_second_signal_is_obeyed_at_once(portal):
+    portal.start(stubborn=True).until_ready()
+    until(lambda: portal.find("SIG_IGN"), "the stubborn child")
+    portal.process.terminate()
+    until(lambda: "Ending the portal" in portal.said(), "the first signal")
+    portal.process.terminate()
+    assert portal.process.wait(10) == 0
+    assert portal.alive() == []
+
+
+def test_second_supervisor_on_one_home_is_refused_with_a_sentence(ready):
+    with pytest.raises(processes.AlreadyRunning, match=f"process {ready.process.pid} holds"):
+        processes.take_lock(ready.home / "run" / "supervisor-all.lock")
+
+
+def run_main(tmp_path, **environment):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PORTAL_") and k != "DATABASE_URL"}
+    given = {"PORTAL_HOME": str(tmp_path), "PORTAL_ENV_FILE": os.devnull, **environment}
+    command = [sys.executable, "-m", "ecgportal.supervisor"]
+    return subprocess.run(command, env=kept | given, cwd=REPOSITORY, capture_output=True, text=True, timeout=30)
+
+
+def test_port_in_use_is_one_sentence_and_nothing_is_started(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run_main(tmp_path, PORT=port)
+    assert done.returncode == 1 and f"cannot listen on 127.0.0.1 port {port}" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "postgres").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"PORT": "eighty"}, "PORT is 'eighty'"),
+        ({"PORTAL_PROCESSES": "web"}, "PORTAL_PROCESSES=web needs DATABASE_URL"),
+        ({"PORTAL_ENV": "production"}, "PORTAL_SECRET_KEY is not set"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(tmp_path, environment, sentence):
+    done = run_main(tmp_path, **environment)
+    assert done.returncode == 1 and sentence in done.stderr and "Traceback" not in done.stderr
+
+
+def test_port_of_a_server_that_just_ended_is_free(monkeypatch):
+    port = free_port()
+    check_port("127.0.0.1", port)
+    with pytest.raises(StartError, match="PORTAL_BIND"):
+        check_port("203.0.113.7", port)
+    monkeypatch.setenv("PORT", "70000")
+    with pytest.raises(StartError):
+        web_address()
+    assert health("127.0.0.1", port) is None
+
+
+def test_roles_divide_the_children():
+    names = {role: {c.name for c in portal_children(role, "::1", 80)} for role in ("all", "web", "workers")}
+    assert names["web"] == {"web"}
+    assert names["workers"] == {"jobs", *(f"queue-{queue}" for queue in QUEUES)}
+    assert names["all"] == names["web"] | names["workers"]
+    assert "--bind=[::1]:80" in portal_children("web", "::1", 80)[0].command
+
+
+def test_marked_processes_of_another_home_are_left_alone(ready, tmp_path):
+    assert processes.marked_processes(tmp_path) == []
+    assert processes.end_processes(tmp_path) == 0
+    assert ready.find("serve_forever")
+
+
+def test_log_tail_gives_errors_with_their_tracebacks_only(tmp_path):
+    log = tmp_path / "web.log"
+    log.write_text("2026-01-01 00:00:00 ERROR old\n")
+    tail = ErrorTail(tmp_path)
+    tail.follow("web", log)
+    with log.open("a") as stream:
+        stream.write("2026-01-01 00:00:01 INFO fine\nmore\n[2026-01-01 00:00:02 +0000] [5] [ERROR] bad\nTraceback x\n")
+        stream.write("  line\n2026-01-01 00:00:03 INFO fine\n2026-01-01 00:00:04 ERROR ha")
+        stream.flush()
+        assert tail.new_errors() == [
+            "web: [2026-01-01 00:00:02 +0000] [5] [ERROR] bad",
+            "web: Traceback x",
+            "web:   line",
+        ]
+        stream.write("lf\n")
+    assert tail.new_errors() == ["web: 2026-01-01 00:00:04 ERROR half"]
+    log.write_text("CRITICAL\n")
+    assert tail.new_errors() == ["web: CRITICAL"], "an emptied file is read from its start"
+
+
+def test_log_that_grew_too_large_is_moved_aside_and_stays_open(tmp_path):
+    log = tmp_path / "web.log"
+    with log.open("a") as stream:
+        stream.write("x" * 20)
+        stream.flush()
+        cap_size(log, limit=10)
+        stream.write("after")
+    assert (tmp_path / "web.log.1").read_text() == "x" * 20 and log.read_text() == "after"
+    cap_size(log, keep=False, limit=10)
+    assert log.exists()
