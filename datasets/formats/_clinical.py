@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -153,6 +154,35 @@ def _next_separator(text: str, start: int, separator: str | None) -> int:
     return len(text) if match is None else match.start()
 
 
+def timeline(
+    name: str, fs_hz: float, parts: Sequence[tuple[float, tuple[str, ...], np.ndarray]]
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Put pieces ``(start in s, leads, signal (leads, samples))`` of one rate on one timeline.
+
+    Returns the leads and the signal, float32, NaN where a lead was not recorded. Where pieces overlap, the
+    earlier one in ``parts`` counts.
+    """
+    begin_s = min(start for start, _, _ in parts)
+    starts = [round((start - begin_s) * fs_hz) for start, _, _ in parts]
+    length = max(at + signal.shape[1] for at, (_, _, signal) in zip(starts, parts, strict=True))
+    leads = tuple(dict.fromkeys(lead for _, names, _ in parts for lead in names))
+    check_size(name, len(leads), length)
+    joined = np.full((len(leads), length), np.nan, np.float32)
+    for at, (_, names, signal) in zip(starts, parts, strict=True):
+        for row, lead in enumerate(names):
+            target = joined[leads.index(lead), at : at + signal.shape[1]]
+            np.copyto(target, signal[row], where=np.isnan(target))
+    return leads, joined
+
+
+def age_between(birth: datetime | None, at: datetime | None) -> float | None:
+    """Return the age in whole years at the time of the recording, or None."""
+    if birth is None or at is None or birth > at:
+        return None
+    years = at.year - birth.year - ((at.month, at.day) < (birth.month, birth.day))
+    return float(years) if years <= 130 else None
+
+
 _SEX = {"m": "male", "male": "male", "1": "male", "f": "female", "female": "female", "2": "female"}
 
 
@@ -161,12 +191,15 @@ def sex(text: str | None) -> str | None:
     return _SEX.get((text or "").strip().lower())
 
 
+_SMALL_WORDS = frozenset("OF AND THE FOR WITH WITHOUT NO NOT IN ON OR AN AT TO".split())
+
+
 def person_words(names: Iterable[str | None]) -> frozenset[str]:
     """Return the words of the names of people and places that a file states, upper case."""
     words: set[str] = set()
     for name in names:
         words.update(re.findall(r"[^\W\d_]{2,}", (name or "").upper()))
-    return frozenset(words)
+    return frozenset(words) - _SMALL_WORDS
 
 
 # Words of the statement libraries of electrocardiographs. A statement made of other words may be free text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -19,6 +18,7 @@ from datasets.formats._clinical import (
     millivolts_per,
     number,
     option_unit_mv,
+    timeline,
 )
 from datasets.formats.base import ReadOptions
 from ecgportal.errors import NeedsAnswer, UnreadableFile
@@ -255,29 +255,18 @@ def merge_groups(name: str, groups: Sequence[Group]) -> list[Group]:
 
 
 def _one_timeline(name: str, members: Sequence[Group]) -> Group:
-    fs_hz = members[0].fs_hz
-    begin_s = min(m.offset_s for m in members)
-    starts = [round((m.offset_s - begin_s) * fs_hz) for m in members]
-    length = max(start + m.samples for start, m in zip(starts, members, strict=True))
-    leads = list(dict.fromkeys(lead for m in members for lead in m.leads))
-    check_size(name, len(leads), length)
-    signal = np.full((len(leads), length), np.nan, np.float32)
-    for start, member in zip(starts, members, strict=True):
-        for row, lead in enumerate(member.leads):
-            target = signal[leads.index(lead), start : start + member.samples]
-            # The longest group was placed first; shorter ones fill what it left open.
-            np.copyto(target, member.signal_mv[row], where=np.isnan(target))
+    # The longest group comes first; shorter ones fill what it left open.
+    leads, signal = timeline(name, members[0].fs_hz, [(m.offset_s, m.leads, m.signal_mv) for m in members])
     parts = ", ".join(f"{m.index} ({' '.join(m.leads)} from {m.offset_s:g} s)" for m in sorted(members, key=_index))
     note = f"Waveform groups {parts} were put on one timeline; leads are missing where they were not recorded."
-    merged_notes: tuple[Any, ...] = tuple(text for m in members for text in m.notes)
     return replace(
         members[0],
-        samples=length,
-        offset_s=begin_s,
-        leads=tuple(leads),
+        samples=signal.shape[1],
+        offset_s=min(m.offset_s for m in members),
+        leads=leads,
         signal_mv=signal,
         dropped=tuple(dict.fromkeys(text for m in members for text in m.dropped)),
-        notes=(note, *merged_notes),
+        notes=(note, *(text for m in members for text in m.notes)),
         members=tuple(m.index for m in members),
     )
 

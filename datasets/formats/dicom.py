@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from datetime import datetime
 
 import pydicom
 from pydicom.dataset import Dataset
 
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
+    age_between,
     left_out_note,
     number,
     person_words,
@@ -122,8 +124,15 @@ def _age(dataset: Dataset) -> float | None:
     text = str(dataset.get("PatientAge", "") or "").strip()
     value = number(text[:-1]) if text[-1:].isalpha() else number(text)
     if value is None:
-        return None
+        return age_between(_date(dataset.get("PatientBirthDate")), _date(dataset.get("StudyDate")))
     return value / {"D": 365.25, "W": 365.25 / 7, "M": 12.0}.get(text[-1:].upper(), 1.0)
+
+
+def _date(value: object) -> datetime | None:
+    try:
+        return datetime.strptime(str(value or "")[:8], "%Y%m%d")
+    except ValueError:
+        return None
 
 
 def _recorded_at(dataset: Dataset) -> str | None:
