@@ -88,7 +88,9 @@ class TrainingRun(ProjectOwned):
     warnings = models.JSONField(default=list)
     live = models.JSONField(default=dict)
     lr_finder = models.JSONField(default=dict)
-    produced_version = models.OneToOneField(ModelVersion, on_delete=models.SET_NULL, null=True, related_name="training_run")
+    produced_version = models.OneToOneField(
+        ModelVersion, on_delete=models.SET_NULL, null=True, related_name="training_run"
+    )
 
     class Meta:
         ordering = ["-created_at", "id"]
@@ -96,7 +98,8 @@ class TrainingRun(ProjectOwned):
         constraints = [
             models.CheckConstraint(condition=models.Q(mode__in=Mode.values), name="run_mode_known"),
             models.CheckConstraint(
-                condition=models.Q(mode="scratch", base_version__isnull=True) | (~models.Q(mode="scratch") & models.Q(base_version__isnull=False)),
+                condition=models.Q(mode="scratch", base_version__isnull=True)
+                | (~models.Q(mode="scratch") & models.Q(base_version__isnull=False)),
                 name="run_base_iff_fine_tuning",
             ),
         ]

@@ -138,7 +138,9 @@ def metric(
     def register(values: Values) -> Values:
         if name in _METRICS:
             raise ValueError(f"two metrics are named {name!r}")
-        _METRICS[name] = Metric(name, title, problems, direction, values, bounds, meaning=(values.__doc__ or ""), **options)
+        _METRICS[name] = Metric(
+            name, title, problems, direction, values, bounds, meaning=(values.__doc__ or ""), **options
+        )
         return values
 
     return register
@@ -210,7 +212,9 @@ def make_sample(
     else:
         limits = np.full(predicted.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
         decided = predicted >= limits
-    index = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    index = (
+        np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    )
     return Sample(predicted, truth, decided, index.reshape(-1), task, tuple(names))
 
 

@@ -24,7 +24,9 @@ def mae(sample: Sample, weights: np.ndarray) -> np.ndarray:
     return _mean(sample, weights, np.abs(_error(sample)))
 
 
-@metric("rmse", "Root mean squared error", problems=REGRESSION, direction="lower", bounds=(0, _ANY), averages=("macro",))
+@metric(
+    "rmse", "Root mean squared error", problems=REGRESSION, direction="lower", bounds=(0, _ANY), averages=("macro",)
+)
 def rmse(sample: Sample, weights: np.ndarray) -> np.ndarray:
     """Root of the mean squared difference of estimate and truth."""
     return np.sqrt(_mean(sample, weights, _error(sample) ** 2))
@@ -36,14 +38,14 @@ def bias(sample: Sample, weights: np.ndarray) -> np.ndarray:
     return _mean(sample, weights, _error(sample))
 
 
-@metric(
-    "r2", "R²", problems=REGRESSION, direction="higher", bounds=(-_ANY, 1), averages=("macro",), needs=("spread",)
-)
+@metric("r2", "R²", problems=REGRESSION, direction="higher", bounds=(-_ANY, 1), averages=("macro",), needs=("spread",))
 def r2(sample: Sample, weights: np.ndarray) -> np.ndarray:
     """Share of the variance explained; 0 for always guessing the mean, negative for worse than that."""
     known = sample.known
     # Centred first: variances as differences of large means lose their digits.
-    centre = np.array([column[np.isfinite(column)].mean() if np.isfinite(column).any() else 0.0 for column in sample.truth.T])
+    centre = np.array(
+        [column[np.isfinite(column)].mean() if np.isfinite(column).any() else 0.0 for column in sample.truth.T]
+    )
     truth = np.where(known, sample.truth - centre, 0.0)
     mean = _mean(sample, weights, truth)
     total = _mean(sample, weights, truth**2) - mean**2

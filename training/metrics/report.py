@@ -81,7 +81,9 @@ def evaluate(
     no truth is known.
     """
     sample, limits = _checked(probabilities, targets, tuple(classes), task, groups, thresholds)
-    n_resamples = int(max(200, min(n_resamples, _CELL_BUDGET // max(1, sample.truth.size)))) if n_resamples > 200 else n_resamples
+    n_resamples = (
+        int(max(200, min(n_resamples, _CELL_BUDGET // max(1, sample.truth.size)))) if n_resamples > 200 else n_resamples
+    )
     chosen = metrics_for(task)
     ones = sample.weight_of_one()
     point = {m.name: m.values(sample, ones) for m in chosen}
@@ -96,7 +98,11 @@ def evaluate(
                 draws[f"{m.name}_{how}"].append(average(values, how, sample, weights))
     drawn = {name: np.concatenate(parts) if parts else None for name, parts in draws.items()}
 
-    figures = {m.name: [_class_figure(m, sample, c, point[m.name][0, c], drawn[m.name]) for c in range(len(sample.names))] for m in chosen if m.per_output}
+    figures = {
+        m.name: [_class_figure(m, sample, c, point[m.name][0, c], drawn[m.name]) for c in range(len(sample.names))]
+        for m in chosen
+        if m.per_output
+    }
     overall: dict[str, Figure] = {}
     for m, how in averages:
         value = average(point[m.name], how, sample, ones)[0]
@@ -104,7 +110,8 @@ def evaluate(
     if task == "regression":
         overall = {name.removesuffix("_macro"): fig for name, fig in overall.items()}
     per_class = {
-        name: _class_row(sample, c, limits, {m: f[c] for m, f in figures.items()}) for c, name in enumerate(sample.names)
+        name: _class_row(sample, c, limits, {m: f[c] for m, f in figures.items()})
+        for c, name in enumerate(sample.names)
     }
     classified = task != "regression"
     return EvaluationReport(
@@ -185,7 +192,11 @@ def _class_figure(m: Metric, sample: Sample, column: int, value: float, drawn: n
 def _average_figure(m: Metric, value: float, parts: list[Figure], drawn: np.ndarray | None) -> Figure:
     defined = [f for f in parts if f.value is not None]
     if not defined:
-        return figure(float("nan"), None, why_undefined="Not defined for any class: " + " ".join(sorted({f.reason or "" for f in parts})))
+        return figure(
+            float("nan"),
+            None,
+            why_undefined="Not defined for any class: " + " ".join(sorted({f.reason or "" for f in parts})),
+        )
     if drawn is None:
         return figure(value, None, "All records are of one subject, so no interval can be given.")
     interval, why = interval_from_resamples(value, drawn, m.interval, m.bounds)
@@ -245,7 +256,9 @@ def _with_contract_keys(overall: dict[str, Figure], classified: bool) -> dict[st
 def _notes(sample: Sample, groups: Any, targets: np.ndarray) -> tuple[str, ...]:
     notes = []
     if groups is None:
-        notes.append("No subjects were given: every record counts as a subject of its own, so intervals may be too narrow.")
+        notes.append(
+            "No subjects were given: every record counts as a subject of its own, so intervals may be too narrow."
+        )
     left_out = len(targets) - len(sample.truth)
     if left_out:
         notes.append(f"{left_out} of {len(targets)} records have no known truth and were left out.")

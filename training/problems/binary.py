@@ -41,7 +41,9 @@ class Binary(Problem):
             neither = np.isfinite(both).all(axis=1) & (both[:, 0] == both[:, 1])
             values[neither | ~np.isfinite(both).all(axis=1)] = np.nan
             if neither.any():
-                notes = (f"{int(neither.sum())} records have neither or both of {' and '.join(classes)}; they will not be used.",)
+                notes = (
+                    f"{int(neither.sum())} records have neither or both of {' and '.join(classes)}; they will not be used.",
+                )
         return Targets(values, self.output_names(classes), notes or unknown_note(values))
 
     def activate(self, outputs: np.ndarray) -> np.ndarray:

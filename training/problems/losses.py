@@ -51,9 +51,7 @@ def binary_loss(train_targets: np.ndarray, options: LossOptions) -> Loss:
         known = torch.isfinite(targets)
         truth = torch.where(known, targets, torch.zeros_like(targets))
         soft = truth * (1 - smoothing) + 0.5 * smoothing
-        each = F.binary_cross_entropy_with_logits(
-            outputs, soft, pos_weight=weight.to(outputs.device), reduction="none"
-        )
+        each = F.binary_cross_entropy_with_logits(outputs, soft, pos_weight=weight.to(outputs.device), reduction="none")
         if gamma:
             p = torch.sigmoid(outputs)
             each = each * (p * (1 - truth) + (1 - p) * truth).pow(gamma)

@@ -61,5 +61,9 @@ class Multiclass(Problem):
                 code="one_class_only",
             )
         notes = few_positives(targets, names)
-        notes += [f"No training record has class '{n}'; it cannot be learned." for n, p in zip(names, present, strict=True) if not p]
+        notes += [
+            f"No training record has class '{n}'; it cannot be learned."
+            for n, p in zip(names, present, strict=True)
+            if not p
+        ]
         return tuple(notes)

@@ -42,7 +42,9 @@ def get_problem(name: str) -> Problem:
         return _PROBLEMS[name]
     except KeyError:
         known = ", ".join(sorted(_PROBLEMS))
-        raise InvalidInput(f"There is no task named '{name}'. Choose one of: {known}.", fields={"task": "Unknown."}) from None
+        raise InvalidInput(
+            f"There is no task named '{name}'. Choose one of: {known}.", fields={"task": "Unknown."}
+        ) from None
 
 
 def problem_names() -> list[str]:

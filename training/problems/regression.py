@@ -67,7 +67,9 @@ def _numbers(label: Label, names: tuple[str, ...]) -> np.ndarray:
     else:
         given = list(label)
     if len(given) != len(names):
-        raise InvalidInput(f"A record has {len(given)} target values where {len(names)} are needed ({', '.join(names)}).")
+        raise InvalidInput(
+            f"A record has {len(given)} target values where {len(names)} are needed ({', '.join(names)})."
+        )
     try:
         return np.array([np.nan if value is None else float(value) for value in given])  # type: ignore[arg-type]
     except (TypeError, ValueError):

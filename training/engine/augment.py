@@ -1,0 +1,98 @@
+"""Random changes of training batches, on the batch's own device, from a given generator.
+
+All functions take ``(records, leads, samples)`` in mV and return a new tensor of that shape.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.engine.settings import Augmentation
+
+
+def augment(x: Tensor, settings: Augmentation, fs_hz: float, generator: torch.Generator) -> Tensor:
+    """Apply every change that is switched on, in the order signal, disturbance, fault."""
+    if settings.shift_s > 0:
+        x = shift(x, settings.shift_s, fs_hz, generator)
+    if settings.scale > 0:
+        x = scale(x, settings.scale, generator)
+    if settings.wander_mv > 0:
+        x = wander(x, settings.wander_mv, fs_hz, generator)
+    if settings.hum_mv > 0:
+        x = hum(x, settings.hum_mv, fs_hz, generator)
+    if settings.noise_mv > 0:
+        x = noise(x, settings.noise_mv, generator)
+    if settings.lead_dropout > 0:
+        x = lead_dropout(x, settings.lead_dropout, generator)
+    return x
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, device=like.device, dtype=like.dtype, generator=generator)
+
+
+def shift(x: Tensor, largest_s: float, fs_hz: float, generator: torch.Generator) -> Tensor:
+    """Move each record by up to ``largest_s`` either way; the edge sample is held, so no false step appears."""
+    n = x.shape[-1]
+    most = min(round(largest_s * fs_hz), n - 1)
+    by = torch.randint(-most, most + 1, (len(x), 1), device=x.device, generator=generator)
+    index = (torch.arange(n, device=x.device)[None] + by).clamp(0, n - 1)
+    return x.gather(2, index[:, None, :].expand(-1, x.shape[1], -1))
+
+
+def scale(x: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+    """Multiply each record by one factor in 1 +- spread, so that the leads keep their ratios."""
+    return x * _uniform((len(x), 1, 1), 1 - spread, 1 + spread, x, generator)
+
+
+def wander(x: Tensor, largest_mv: float, fs_hz: float, generator: torch.Generator) -> Tensor:
+    """Add a slow sine (0.05 to 0.5 Hz, breathing) with its own amplitude per lead."""
+    return x + _sine(x, largest_mv, 0.05, 0.5, fs_hz, generator)
+
+
+def hum(x: Tensor, largest_mv: float, fs_hz: float, generator: torch.Generator) -> Tensor:
+    """Add 50 or 60 Hz with its own amplitude per lead; nothing where the rate cannot carry it."""
+    if fs_hz < 120:
+        return x
+    sixty = torch.rand((), device=x.device, generator=generator) < 0.5
+    f = 60.0 if bool(sixty) else 50.0
+    return x + _sine(x, largest_mv, f, f, fs_hz, generator)
+
+
+def _sine(
+    x: Tensor, largest_mv: float, f_low: float, f_high: float, fs_hz: float, generator: torch.Generator
+) -> Tensor:
+    t = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) / fs_hz
+    f = _uniform((len(x), 1, 1), f_low, f_high, x, generator)
+    phase = _uniform((len(x), 1, 1), 0, 2 * math.pi, x, generator)
+    amplitude = _uniform((len(x), x.shape[1], 1), 0, largest_mv, x, generator)
+    return amplitude * torch.sin(2 * math.pi * f * t + phase)
+
+
+def noise(x: Tensor, largest_mv: float, generator: torch.Generator) -> Tensor:
+    """Add white noise; its deviation is drawn per record up to ``largest_mv``."""
+    level = _uniform((len(x), 1, 1), 0, largest_mv, x, generator)
+    return x + level * torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
+
+
+def lead_dropout(x: Tensor, chance: float, generator: torch.Generator) -> Tensor:
+    """Set leads to zero, each with this chance; a record never loses more than half of its leads."""
+    score = torch.rand(x.shape[:2], device=x.device, generator=generator)
+    lost = score < chance
+    rank = score.argsort(dim=1).argsort(dim=1)
+    return x * ~(lost & (rank < x.shape[1] // 2))[:, :, None]
+
+
+def mixup(x: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mix each record and its targets with another's (Zhang et al. 2018); an unknown target stays unknown."""
+    rng = np.random.default_rng(generator.initial_seed())
+    share = torch.as_tensor(rng.beta(alpha, alpha, len(x)), device=x.device)
+    share = torch.maximum(share, 1 - share)
+    other = torch.randperm(len(x), device=x.device, generator=generator)
+    wide = share[:, None, None].to(x.dtype)
+    tall = share[:, None].to(targets.dtype)
+    return wide * x + (1 - wide) * x[other], tall * targets + (1 - tall) * targets[other]

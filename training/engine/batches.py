@@ -1,0 +1,100 @@
+"""One training step: forward, backward, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ecgportal.errors import TrainingFailed
+
+if TYPE_CHECKING:
+    from training.problems.base import Loss
+
+
+class Stepper:
+    """Computes gradients of a batch in pieces small enough for the memory.
+
+    When memory runs out the piece is halved and the batch repeated; gradients add up over the pieces, so the
+    optimiser still sees the whole batch.
+    """
+
+    def __init__(self, net: nn.Module, loss: Loss, *, autocast: bool, piece: int, note: Callable[[str], None]):
+        self.net, self.loss, self.autocast, self.piece, self.note = net, loss, autocast, piece, note
+
+    def gradients(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Leave the batch's gradients in the parameters and return its mean loss, detached."""
+        while True:
+            try:
+                return self._attempt(x, targets)
+            except torch.OutOfMemoryError:
+                self._halve(len(x))
+            except ValueError as error:
+                # Batch normalisation of pooled features has no variance in a batch of one.
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise TrainingFailed(
+                    "This network cannot learn from one record at a time. Choose a batch size of at least 2.",
+                    code="batch_of_one",
+                ) from error
+            except RuntimeError as error:
+                # The processor's allocator reports through a plain RuntimeError.
+                if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+                    raise
+                self._halve(len(x))
+
+    def _attempt(self, x: Tensor, targets: Tensor) -> Tensor:
+        for p in self.net.parameters():
+            p.grad = None
+        total = torch.zeros((), device=x.device)
+        pieces = -(-len(x) // self.piece)
+        for part, truth in zip(x.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+                outputs = self.net(part)
+            share = len(part) / len(x)
+            value = self.loss(outputs, truth) * share
+            value.backward()
+            total += value.detach()
+        return total
+
+    def _halve(self, batch: int) -> None:
+        for p in self.net.parameters():
+            p.grad = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = min(self.piece, batch)
+        if size <= 2:
+            raise TrainingFailed(
+                "Even two records at once do not fit into memory. Choose a smaller network or shorter signals.",
+                code="out_of_memory",
+            )
+        self.piece = -(-size // 2)
+        self.note(f"Memory ran out; batches are now computed in pieces of {self.piece} records.")
+
+
+def first_forward(net: nn.Module, x: Tensor, n_outputs: int) -> None:
+    """Run one forward pass in eval mode and turn a network that does not fit the data into a sentence."""
+    mode = net.training
+    try:
+        with torch.no_grad():
+            outputs = net.eval()(x[:2])
+    except (RuntimeError, ValueError) as error:
+        raise TrainingFailed(
+            f"The network does not take signals with {x.shape[1]} leads and {x.shape[2]} samples ({_first_line(error)}). "
+            "Prepare the data as the network needs it, or choose another network.",
+            code="network_does_not_fit",
+        ) from error
+    finally:
+        net.train(mode)
+    if outputs.ndim != 2 or outputs.shape[1] != n_outputs:
+        raise TrainingFailed(
+            f"The network gives outputs of shape {tuple(outputs.shape[1:])}, but the task needs {n_outputs}. "
+            "Replace its head for these classes.",
+            code="network_does_not_fit",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,193 @@
+"""Learning-rate finder (Smith 2017, arXiv 1506.01186): a sweep of rising rates over training batches.
+
+It reads the training part only, and leaves weights, buffers, gradients, modes and random state exactly
+as they were. The suggestions are pure functions of rates and losses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ecgportal.errors import TrainingFailed
+from training.engine.augment import augment
+from training.engine.batches import Stepper
+from training.engine.network import Form, freeze_for, rate_factors, train_mode
+from training.engine.optim import build_optimiser, set_rate
+from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
+from training.engine.settings import FitSettings
+from training.engine.source import Feed, SignalSource, epoch_order
+
+if TYPE_CHECKING:
+    from training.problems.base import Loss, Problem
+
+LOWEST, HIGHEST = 1e-5, 1.0
+STEPS = 60
+DIVERGED = 4.0
+"""The sweep ends when the smoothed loss is this many times its lowest."""
+
+
+@dataclass(frozen=True)
+class LrFinderResult:
+    """The sweep and what follows from it.
+
+    losses: smoothed loss at each of ``rates``. valley, steepest: suggestions, None where the curve gives none.
+    suggestion: the valley, else the steepest, else a default; ``rule`` says which.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    valley: float | None
+    steepest: float | None
+    suggestion: float
+    rule: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rates": list(self.rates), "losses": list(self.losses), "valley": self.valley, "steepest": self.steepest,
+            "suggestion": self.suggestion, "rule": self.rule,
+        }  # fmt: skip
+
+
+def valley(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Return the rate two thirds down the longest fall of the curve; None when it never falls.
+
+    The longest fall is the longest strictly decreasing subsequence, so single bumps do not end it.
+    """
+    n = len(losses)
+    length, before = [1] * n, [-1] * n
+    for i in range(n):
+        for j in range(i):
+            if losses[j] > losses[i] and length[j] + 1 > length[i]:
+                length[i], before[i] = length[j] + 1, j
+    if n == 0 or max(length) < 3:
+        return None
+    path, at = [], int(np.argmax(length))
+    while at >= 0:
+        path.append(at)
+        at = before[at]
+    path.reverse()
+    return float(rates[path[(len(path) - 1) * 2 // 3]])
+
+
+def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Return the rate where the loss falls fastest per decade; None when it never falls."""
+    if len(losses) < 3:
+        return None
+    slope = np.gradient(np.asarray(losses), np.log10(np.asarray(rates)))
+    at = int(slope.argmin())
+    return float(rates[at]) if slope[at] < 0 else None
+
+
+def suggest(rates: Sequence[float], losses: Sequence[float], fallback: float = 1e-3) -> LrFinderResult:
+    """Return the result with its suggestion for a curve."""
+    v, s = valley(rates, losses), steepest(rates, losses)
+    suggestion, rule = (
+        (v, "valley") if v is not None else (s, "steepest fall") if s is not None else (fallback, "default")
+    )
+    return LrFinderResult(tuple(rates), tuple(losses), v, s, float(suggestion or fallback), rule)
+
+
+def sweep(
+    net: nn.Module, feed: Feed, targets: np.ndarray, usable: np.ndarray, loss: Loss, settings: FitSettings, stage: str, *,
+    fs_hz: float, autocast: bool = False, before_batch: Callable[[], None] | None = None, steps: int = STEPS,
+) -> LrFinderResult:  # fmt: skip
+    """Raise the rate from 1e-5 to 1 over ``steps`` batches and put everything back.
+
+    targets: float32 ``(records, outputs)`` as the loss takes them; usable: the record numbers to draw from.
+    """
+    kept = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+    gradients = [(p, p.requires_grad, p.grad) for p in net.parameters()]
+    modes = [(m, m.training) for m in net.modules()]
+    rates, losses = [], []
+    with kept_random_state():
+        try:
+            seed_everything(derive(settings.seed, "finder"))
+            active = freeze_for(net, stage)
+            train_mode(net, active)
+            optimiser = build_optimiser(net, settings, 1.0, rate_factors(net, stage, settings.trunk_rate_factor))
+            stepper = Stepper(net, loss, autocast=autocast, piece=settings.batch_size, note=lambda _: None)
+            orders = _orders(usable, settings, steps)
+            average, lowest = 0.0, math.inf
+            for number, (rows, x) in enumerate(zip(orders, feed.batches(orders), strict=True)):
+                if before_batch is not None:
+                    before_batch()
+                rate = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
+                set_rate(optimiser, rate)
+                generator = torch.Generator(device=x.device).manual_seed(derive(settings.seed, "finder", number))
+                x = augment(x, settings.augmentation, fs_hz, generator)
+                value = float(stepper.gradients(x, torch.from_numpy(targets[rows]).to(x.device)))
+                if not math.isfinite(value):
+                    break
+                average = 0.9 * average + 0.1 * value
+                smooth = average / (1 - 0.9 ** (number + 1))
+                rates.append(rate)
+                losses.append(smooth)
+                lowest = min(lowest, smooth)
+                if number >= 10 and smooth > DIVERGED * lowest:
+                    break
+                if settings.clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(
+                        [p for g in optimiser.param_groups for p in g["params"]], settings.clip_norm
+                    )
+                optimiser.step()
+        finally:
+            with torch.no_grad():
+                for name, tensor in net.state_dict().items():
+                    tensor.copy_(kept[name])
+            for p, wanted, gradient in gradients:
+                p.requires_grad_(wanted)
+                p.grad = gradient
+            for module, mode in modes:
+                module.training = mode
+    if not rates:
+        raise TrainingFailed(
+            "The loss is not a finite number on the very first batch, so no learning rate can be found. "
+            "Look for damaged records in the training part.",
+            code="loss_not_finite",
+        )
+    return suggest(rates, losses)
+
+
+def find_learning_rate(
+    module: nn.Module, train: SignalSource, train_targets: np.ndarray, problem: Problem, settings: FitSettings, *,
+    fs_hz: float, device: str = "cpu", before_batch: Callable[[], None] | None = None, steps: int = STEPS,
+) -> LrFinderResult:  # fmt: skip
+    """Find a learning rate for a network and training part, as :func:`fit` does when no rate is given.
+
+    ``module`` is not touched. ``train_targets`` as the problem encodes them.
+    """
+    from training.problems.base import LossOptions
+
+    place = torch.device(device)
+    targets = np.asarray(train_targets, np.float32)
+    if problem.standardise:
+        targets = ((targets - np.nanmean(targets, axis=0)) / np.maximum(np.nanstd(targets, axis=0), 1e-12)).astype(
+            np.float32
+        )
+    usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
+    feed = Feed(train, place)
+    with kept_random_state(), deterministic(settings.threads):
+        first = next(iter(feed.batches([usable[:1]])))
+        form = Form(module, place, (first.shape[1], first.shape[2]))
+        loss = problem.loss(
+            targets[usable], LossOptions(settings.class_weights, settings.focal_gamma, settings.label_smoothing)
+        )  # type: ignore[arg-type]
+        stage = "head" if settings.mode in ("head", "head_then_full") else settings.mode
+        return sweep(
+            form.net, feed, targets, usable, loss, settings, stage, fs_hz=fs_hz, before_batch=before_batch, steps=steps
+        )
+
+
+def _orders(usable: np.ndarray, settings: FitSettings, steps: int) -> list[np.ndarray]:
+    orders: list[np.ndarray] = []
+    while len(orders) < steps:
+        # Negative numbers keep the finder's shuffles apart from those of the epochs.
+        orders += epoch_order(usable, settings.batch_size, settings.seed, -1 - len(orders))
+    return orders[:steps]

@@ -1,0 +1,87 @@
+"""Which epoch is the best, and when to stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from training.engine.settings import FitSettings
+from training.metrics.base import better, make_sample, score
+from training.problems.base import Problem
+
+
+class Monitor:
+    """Follows one validation metric, smoothed over the last epochs.
+
+    On a validation part of some dozen records a single epoch's value is mostly chance; the mean of a few
+    neighbouring epochs, together with averaged weights, is steadier. Equal values are decided by the
+    smoothed validation loss. All state can be rebuilt from the history rows.
+    """
+
+    def __init__(self, settings: FitSettings, name: str, first_epoch: int):
+        self.settings, self.name, self.first_epoch = settings, name, first_epoch
+        self.sign = -1.0 if better(name) == "lower" else 1.0
+        self.best: tuple[float, float] | None = None
+        self.best_epoch = 0
+
+    def add(self, history: list[dict[str, Any]]) -> None:
+        """Judge the last row of the history and write ``score`` and ``is_best`` into it."""
+        row = history[-1]
+        value, loss = self._smoothed(history, self._key), self._smoothed(history, "val_loss")
+        row["score"] = value
+        rank = None if value is None else (round(self.sign * value, 6), -(loss if loss is not None else 0.0))
+        row["is_best"] = rank is not None and (self.best is None or rank > self.best)
+        if row["is_best"]:
+            self.best, self.best_epoch = rank, row["epoch"]
+
+    def exhausted(self, epoch: int) -> bool:
+        """Return whether patience has run out after this epoch; the rising part of the schedule does not count."""
+        patience = self.settings.patience
+        if patience is None or self.best is None:
+            return False
+        rising = self.first_epoch + int(np.ceil(self.settings.warmup * self.settings.epochs))
+        return epoch - max(self.best_epoch, rising) >= patience
+
+    @property
+    def _key(self) -> str:
+        return {"loss": "val_loss", "train_loss": "train_loss"}.get(self.name, self.name)
+
+    def _smoothed(self, history: list[dict[str, Any]], key: str) -> float | None:
+        values = [row.get(key) for row in history[-self.settings.smoothing :] if row["stage"] == history[-1]["stage"]]
+        known = [v for v in values if v is not None]
+        return float(np.mean(known)) if known else None
+
+
+def validation_metrics(
+    problem: Problem, outputs: np.ndarray, targets: np.ndarray, names: tuple[str, ...]
+) -> dict[str, float | None]:
+    """Return the task's default metrics on validation; None where undefined. Decisions at 0.5."""
+    rows = np.isfinite(targets).any(axis=1)
+    sample = make_sample(problem.activate(outputs[rows]), targets[rows], names, problem.name)
+    answer: dict[str, float | None] = {}
+    for name in problem.metrics:
+        value = score(name, sample)
+        answer[name] = value if np.isfinite(value) else None
+    return answer
+
+
+def choose_monitor(
+    settings: FitSettings, problem: Problem, val_targets: np.ndarray | None, names: tuple[str, ...]
+) -> tuple[str, str | None]:
+    """Return the metric to follow and a sentence when it is not the one asked for."""
+    if val_targets is None or not np.isfinite(val_targets).any():
+        return (
+            "train_loss",
+            "There is no validation part with known labels: the weights of the last epoch are kept and nothing stops early.",
+        )
+    wanted = problem.monitor if settings.monitor == "auto" else settings.monitor
+    if wanted == "loss":
+        return "loss", None
+    trial = np.random.default_rng(0).normal(size=val_targets.shape)
+    if validation_metrics(problem, trial, val_targets, names).get(wanted) is None:
+        return (
+            "loss",
+            f"The metric {wanted} is not defined on this validation part (a class may be missing); the validation loss chooses the epoch.",
+        )
+    return wanted, None

@@ -1,0 +1,176 @@
+"""The network as the loop sees it: its fast form, its head and trunk, and what is frozen."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ecgportal.errors import TrainingFailed
+
+State = dict[str, Tensor]
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
+
+
+class Form:
+    """A copy of a network in the form that is fastest on the device, with the way back to the given one.
+
+    On a processor convolutions over one axis run about twice as fast as two-dimensional ones of height one
+    in channels-last order; weights then differ by that axis only, so shapes map by reshaping. The network
+    handed in is never changed.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, shape: tuple[int, int], *, fast: bool = True):
+        self.shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        self.net, self.prefix = copy.deepcopy(module), ""
+        if device.type == "cpu" and fast:
+            lifted = _as_2d(self.net)
+            if lifted is not None and _same_outputs(self.net, lifted, shape):
+                self.net, self.prefix = lifted, "net."
+        self.net.to(device)
+
+    @property
+    def is_2d(self) -> bool:
+        return bool(self.prefix)
+
+    def state_1d(self, net: nn.Module | None = None) -> State:
+        """Return weights and buffers by the given network's names and shapes, as new tensors on the processor."""
+        own = (net or self.net).state_dict()
+        return {
+            name: torch.empty(shape, dtype=own[self.prefix + name].dtype).copy_(
+                own[self.prefix + name].detach().cpu().reshape(shape)
+            )
+            for name, shape in self.shapes.items()
+        }
+
+    def load_1d(self, state: Mapping[str, Tensor], net: nn.Module | None = None) -> None:
+        """Load what :meth:`state_1d` gave; the memory layout stays as it is."""
+        own = (net or self.net).state_dict()
+        with torch.no_grad():
+            for name in self.shapes:
+                tensor = own[self.prefix + name]
+                tensor.copy_(state[name].reshape(tensor.shape))
+
+
+def _as_2d(module: nn.Module) -> nn.Module | None:
+    """Return the two-dimensional form, None where the network has none."""
+    if not getattr(module, "has_2d_form", False):
+        return None
+    from modelhub.architectures.fast import FastForm, as_2d
+
+    fast = as_2d(module)  # type: ignore[arg-type]
+    return fast if isinstance(fast, FastForm) else None
+
+
+def _same_outputs(slow: nn.Module, fast: nn.Module, shape: tuple[int, int]) -> bool:
+    """Compare both forms on two fixed signals in eval mode; modes are restored."""
+    x = torch.sin(torch.arange(2 * shape[0] * shape[1], dtype=torch.float32) * 0.37).reshape(2, *shape)
+    modes = slow.training, fast.training
+    with torch.no_grad():
+        a, b = slow.eval()(x), fast.eval()(x)
+    slow.train(modes[0])
+    fast.train(modes[1])
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4))
+
+
+def head_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers that turn features into classes.
+
+    They are the network's own ``head_modules()``; for a foreign network the last layer with weights.
+    """
+    own = getattr(module, "head_modules", None)
+    layers = list(own()) if callable(own) else []
+    if not layers:
+        layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))][-1:]
+    if not layers:
+        raise TrainingFailed(
+            "This network has no layer that could be its head; train all layers instead.", code="no_head"
+        )
+    return layers
+
+
+def parameter_names(module: nn.Module, layers: list[nn.Module]) -> set[str]:
+    """Return the names, within ``module``, of all parameters of these layers."""
+    inside = {id(p) for layer in layers for p in layer.parameters()}
+    return {name for name, p in module.named_parameters() if id(p) in inside}
+
+
+def freeze_for(net: nn.Module, stage: str) -> list[nn.Module] | None:
+    """Freeze everything but the head in stage ``head``; return the layers that then train, None for all.
+
+    Parameters that were frozen when the network came in stay frozen in every stage.
+    """
+    for p in net.parameters():
+        if not hasattr(p, "_frozen_from_start"):
+            p._frozen_from_start = not p.requires_grad  # type: ignore[attr-defined]
+    layers = head_layers(net) if stage == "head" else None
+    head = parameter_names(net, layers) if layers is not None else None
+    for name, p in net.named_parameters():
+        p.requires_grad_(not p._frozen_from_start and (head is None or name in head))  # type: ignore[attr-defined]
+    return layers
+
+
+def rate_factors(net: nn.Module, stage: str, trunk_factor: float) -> dict[str, float]:
+    """Return the rate factor by parameter: the trunk's in stage ``full``, everything's in ``full_after_head``.
+
+    After a stage with the head alone the head has converged on the trunk as it was, and both then move in
+    small steps (Kumar et al. 2022, arXiv 2202.10054).
+    """
+    if stage == "full_after_head":
+        return {name: trunk_factor for name, _ in net.named_parameters()}
+    if stage == "full":
+        head = parameter_names(net, head_layers(net))
+        return {name: trunk_factor for name, _ in net.named_parameters() if name not in head}
+    return {}
+
+
+def no_decay_names(module: nn.Module) -> set[str]:
+    """Return the parameters that weight decay must leave alone: norms, biases, vectors, and what the network names."""
+    inside_norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters()}
+    own = set(getattr(module, "no_decay", ()) or ())
+    return {
+        name
+        for name, p in module.named_parameters()
+        if p.ndim < 2 or id(p) in inside_norms or name.endswith("bias") or name in own or name.rsplit(".", 1)[-1] in own
+    }
+
+
+def train_mode(net: nn.Module, only: list[nn.Module] | None) -> None:
+    """Put the network in training mode; with ``only`` given, everything outside those layers in eval mode.
+
+    In eval mode batch normalisation does not move its running statistics, so a frozen trunk stays the same
+    function, bit for bit.
+    """
+    net.train(only is None)
+    for layer in only or []:
+        layer.train()
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 over names, shapes, types and bytes of all tensors, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Average:
+    """Exponential moving average of weights and buffers (EMA), with a warm-up so that early steps do not weigh on it."""
+
+    def __init__(self, net: nn.Module, decay: float):
+        self.net, self.decay, self.steps = copy.deepcopy(net).requires_grad_(False), decay, 0
+
+    def update(self, net: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        mine, theirs = self.net.state_dict(), net.state_dict()
+        smooth = [name for name, tensor in theirs.items() if tensor.is_floating_point() or tensor.is_complex()]
+        with torch.no_grad():
+            torch._foreach_lerp_([mine[n] for n in smooth], [theirs[n] for n in smooth], 1 - decay)
+            for name in theirs.keys() - set(smooth):
+                mine[name].copy_(theirs[name])

@@ -1,0 +1,79 @@
+"""Optimisers and their parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.engine.network import no_decay_names
+from training.engine.settings import FitSettings
+
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "nadam": lambda groups, **kw: torch.optim.NAdam(groups, decoupled_weight_decay=True, **kw),
+    "sgd": lambda groups, **kw: torch.optim.SGD(groups, momentum=0.9, nesterov=True, **kw),
+}
+
+
+def build_optimiser(
+    net: nn.Module, settings: FitSettings, learning_rate: float, factors: dict[str, float]
+) -> torch.optim.Optimizer:
+    """Build the optimiser over the parameters that need a gradient.
+
+    factors: rate factor by parameter name (1 where not named). Each group keeps its peak in ``peak``.
+    Norms, biases and vectors get no decay.
+    """
+    plain = no_decay_names(net)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            groups.setdefault((factors.get(name, 1.0), name not in plain), []).append(p)
+    listed: list[dict[str, Any]] = [
+        {
+            "params": members, "lr": learning_rate * factor, "peak": learning_rate * factor,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for (factor, decays), members in sorted(groups.items(), key=lambda item: item[0])
+    ]  # fmt: skip
+    return OPTIMISERS[settings.optimiser](listed, lr=learning_rate)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group's rate to its peak times ``factor``; return the highest."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor
+    return max(group["lr"] for group in optimiser.param_groups)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Split the optimiser's state into tensors by ``<parameter>/<key>`` and plain values."""
+    tensors, plain = {}, {}
+    for index, values in optimiser.state_dict()["state"].items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}/{key}"] = value.detach()
+            else:
+                plain[f"{index}/{key}"] = value
+    return tensors, plain
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
+    """Put back what :func:`optimiser_tensors` gave, in the memory layout of the parameters."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split("/", 1)
+        p = parameters[int(index)]
+        if tensor.shape == p.shape:
+            # Same strides as the parameter, so that the same kernels run as without the interruption.
+            tensor = torch.empty_like(p, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
+        state.setdefault(int(index), {})[key] = tensor.detach()
+    for name, value in plain.items():
+        index, key = name.split("/", 1)
+        state.setdefault(int(index), {})[key] = value
+    for number, values in state.items():
+        optimiser.state[parameters[number]] = values

@@ -1,0 +1,42 @@
+"""Raw outputs of a network over a source of signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.engine.source import Feed, SignalSource
+
+
+def outputs_of(
+    net: nn.Module,
+    feed: Feed,
+    *,
+    batch_size: int,
+    autocast: bool = False,
+    before_batch: Callable[[], None] | None = None,
+) -> np.ndarray:
+    """Return raw outputs float32 ``(records, outputs)`` in eval mode; the mode is restored."""
+    orders = [np.arange(s, min(s + batch_size, len(feed.source))) for s in range(0, len(feed.source), batch_size)]
+    was_training = [m.training for m in net.modules()]
+    net.eval()
+    parts = []
+    try:
+        with torch.inference_mode(), torch.autocast(feed.device.type, torch.bfloat16, enabled=autocast):
+            for x in feed.batches(orders):
+                if before_batch is not None:
+                    before_batch()
+                parts.append(net(x).float().cpu())
+    finally:
+        for module, mode in zip(net.modules(), was_training, strict=True):
+            module.training = mode
+    return torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)
+
+
+def predict(module: nn.Module, source: SignalSource, *, device: str = "cpu", batch_size: int = 64) -> np.ndarray:
+    """Return raw outputs float32 ``(records, outputs)`` of a network for every record of ``source``, in its order."""
+    place = torch.device(device)
+    return outputs_of(module.to(place), Feed(source, place), batch_size=batch_size)

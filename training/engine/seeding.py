@@ -1,0 +1,62 @@
+"""Random state: derived seeds, and a scope that leaves the caller's state as it was.
+
+Every epoch and batch takes its numbers from a seed derived from (run seed, purpose, epoch, batch).
+A resumed run therefore needs no stored generator: the epoch's number says everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *parts: int | str) -> int:
+    """Return a 63-bit seed for one purpose, independent between purposes."""
+    text = "/".join(str(part) for part in (seed, *parts)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Restore the global generators of Python, numpy and torch (all devices) exactly on leaving."""
+    python, legacy, processor = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.set_rng_state(processor)
+        if devices is not None:
+            torch.cuda.set_rng_state_all(devices)
+
+
+@contextmanager
+def deterministic(threads: int | None) -> Iterator[None]:
+    """Choose deterministic kernels and the number of threads, and put both back on leaving."""
+    before, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    count, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    try:
+        torch.use_deterministic_algorithms(not torch.cuda.is_available(), warn_only=True)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.set_num_threads(count)
+        torch.backends.cudnn.benchmark = benchmark

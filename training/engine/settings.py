@@ -1,0 +1,298 @@
+"""The settings of a run: validated with sentences, described for forms, serialised for manifests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ecgportal.errors import InvalidInput
+
+MODES = ("scratch", "head", "full", "head_then_full")
+OPTIMISERS = ("adamw", "adam", "nadam", "sgd")
+SCHEDULES = ("one_cycle", "cosine", "constant")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def _setting(default: Any, title: str, reason: str, **limits: Any) -> Any:
+    return field(default=default, metadata={"title": title, "reason": reason, **limits})
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training signals. Amplitudes in mV, times in s, probabilities in [0, 1].
+
+    Each is off at 0. A finding keeps its label under every one of them at the default strengths.
+    """
+
+    noise_mv: float = _setting(
+        0.02,
+        "Noise",
+        "White noise of up to this deviation in mV; muscle noise at rest is about this large.",
+        minimum=0,
+        maximum=1,
+    )
+    scale: float = _setting(
+        0.2,
+        "Scaling",
+        "All leads are multiplied by one factor within 1 +- this: body build changes the voltage.",
+        minimum=0,
+        maximum=0.9,
+    )
+    shift_s: float = _setting(
+        0.5,
+        "Time shift",
+        "The record is moved by up to this many seconds, so that no place in time means anything.",
+        minimum=0,
+        maximum=10,
+    )
+    lead_dropout: float = _setting(
+        0.1,
+        "Lead dropout",
+        "Chance per lead to be set to zero, so that a faulty lead does not decide alone.",
+        minimum=0,
+        maximum=0.9,
+    )
+    wander_mv: float = _setting(
+        0.0,
+        "Baseline wander",
+        "Slow sine (0.05 to 0.5 Hz) of up to this amplitude in mV; off because prepared signals are filtered.",
+        minimum=0,
+        maximum=2,
+    )
+    hum_mv: float = _setting(
+        0.0,
+        "Mains hum",
+        "50 or 60 Hz of up to this amplitude in mV; off because prepared signals are filtered.",
+        minimum=0,
+        maximum=1,
+    )
+    mixup: float = _setting(
+        0.0,
+        "Mixup",
+        "Strength (alpha) of mixing pairs of records and their labels (arXiv 1710.09412); helps with more data.",
+        minimum=0,
+        maximum=2,
+    )
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Everything that shapes a training run beside data and network.
+
+    Raises InvalidInput with one sentence per field (``fields``) when a value cannot be used.
+    """
+
+    mode: str = _setting(
+        "scratch",
+        "What is trained",
+        "From fresh weights; for a base model: its head, all layers, or head first and then all.",
+        choices=MODES,
+    )
+    epochs: int = _setting(
+        40,
+        "Epochs",
+        "Passes over the training part; with a few hundred records forty were enough to learn and not to memorise.",
+        minimum=1,
+        maximum=1000,
+    )
+    batch_size: int = _setting(
+        32, "Batch size", "Small batches take more steps per epoch, which small datasets need.", minimum=1, maximum=4096
+    )
+    learning_rate: float | None = _setting(
+        3e-3,
+        "Learning rate",
+        "The peak of the schedule. Empty: found on the training part before the start.",
+        minimum=1e-8,
+        maximum=1.0,
+        nullable=True,
+    )
+    trunk_rate_factor: float = _setting(
+        0.1,
+        "Rate of the trunk",
+        "When all layers of a base model are trained, those below the head learn at this share of the rate.",
+        minimum=1e-4,
+        maximum=1.0,
+    )
+    head_epochs: int | None = _setting(
+        None,
+        "Epochs of the head alone",
+        "First part of 'head then all'; empty: a quarter of the epochs.",
+        minimum=1,
+        maximum=999,
+        nullable=True,
+    )
+    optimiser: str = _setting("adamw", "Optimiser", "AdamW; no decay on norms and biases.", choices=OPTIMISERS)
+    weight_decay: float = _setting(
+        0.01, "Weight decay", "Holds weights small; the value of the published ECG recipes.", minimum=0, maximum=1
+    )
+    schedule: str = _setting(
+        "one_cycle",
+        "Rate over time",
+        "Rises for the first quarter, falls to nearly zero at the end.",
+        choices=SCHEDULES,
+    )
+    warmup: float = _setting(
+        0.25, "Share of rising rate", "Share of all steps in which the rate rises.", minimum=0, maximum=0.9
+    )
+    clip_norm: float | None = _setting(
+        1.0,
+        "Gradient limit",
+        "A larger gradient is scaled down to this norm: one odd record cannot throw the network off.",
+        minimum=1e-3,
+        maximum=1e3,
+        nullable=True,
+    )
+    class_weights: str = _setting(
+        "none",
+        "Class weights",
+        "None: thresholds chosen afterwards take care of rare classes and probabilities stay calibrated.",
+        choices=("none", "sqrt", "balanced"),
+    )
+    focal_gamma: float = _setting(
+        0.0, "Focal loss", "0 is plain cross entropy; 2 puts weight on hard records.", minimum=0, maximum=5
+    )
+    label_smoothing: float = _setting(
+        0.0, "Label smoothing", "Share of each label moved to the other outcomes.", minimum=0, maximum=0.4
+    )
+    ema_decay: float = _setting(
+        0.98,
+        "Weight averaging",
+        "The model kept is a running average of the weights with this decay per step; 0: off. It steadies small runs.",
+        minimum=0,
+        maximum=0.9999,
+    )
+    monitor: str = _setting(
+        "auto",
+        "Metric that chooses the best epoch",
+        "Auto: the task's own (macro AUROC for classes); 'loss' for the validation loss.",
+    )
+    smoothing: int = _setting(
+        3,
+        "Smoothing of that metric",
+        "Epochs averaged before comparing: on a small validation part one epoch's value is mostly chance.",
+        minimum=1,
+        maximum=50,
+    )
+    patience: int | None = _setting(
+        15,
+        "Patience",
+        "Epochs without a better value before stopping; never before the rate has begun to fall. Empty: never stop early.",
+        minimum=1,
+        maximum=1000,
+        nullable=True,
+    )
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mixed_precision: bool = _setting(
+        True, "Mixed precision", "bfloat16 where an accelerator has it; never on the processor, where it gains nothing."
+    )
+    threads: int | None = _setting(
+        None,
+        "Processor threads",
+        "Empty: as torch decides. The same weights to the bit need the same number.",
+        minimum=1,
+        maximum=256,
+        nullable=True,
+    )
+    seed: int = _setting(
+        0,
+        "Seed",
+        "The same seed, data and settings give the same weights on the processor.",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
+
+    def __post_init__(self) -> None:
+        problems = _problems(self) | {f"augmentation.{k}": v for k, v in _problems(self.augmentation).items()}
+        if not problems and self.mode == "head_then_full":
+            if self.epochs < 2:
+                problems["epochs"] = "'Head then all' needs at least 2 epochs."
+            elif self.head_epochs is not None and self.head_epochs >= self.epochs:
+                problems["head_epochs"] = f"The epochs of the head alone must be fewer than all {self.epochs} epochs."
+        if problems:
+            raise InvalidInput(" ".join(problems.values()), code="bad_settings", fields=problems)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FitSettings:
+        """Build settings from JSON; unknown names and wrong types are named in one error."""
+        given = dict(values)
+        nested = given.pop("augmentation", None)
+        known = {f.name for f in fields(cls)} - {"augmentation"}
+        bad = {name: f"There is no setting '{name}'." for name in given if name not in known}
+        inner: dict[str, Any] = {}
+        if nested is not None and not isinstance(nested, (Mapping, Augmentation)):
+            bad["augmentation"] = "The augmentation must be an object with one number per kind."
+        elif isinstance(nested, Mapping):
+            inner = dict(nested)
+            bad |= {
+                f"augmentation.{n}": f"There is no augmentation '{n}'."
+                for n in inner if n not in {f.name for f in fields(Augmentation)}
+            }  # fmt: skip
+        if bad:
+            raise InvalidInput(" ".join(bad.values()), code="bad_settings", fields=bad)
+        return cls(**given, augmentation=nested if isinstance(nested, Augmentation) else Augmentation(**inner))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _problems(settings: Any) -> dict[str, str]:
+    """Return a sentence per field that cannot be used."""
+    problems = {}
+    for f in fields(settings):
+        if "title" in f.metadata:
+            sentence = _problem(f, getattr(settings, f.name))
+            if sentence:
+                problems[f.name] = sentence
+    return problems
+
+
+def _problem(f: Any, value: Any) -> str | None:
+    title, limits = f.metadata["title"], f.metadata
+    if value is None:
+        return None if limits.get("nullable") else f"{title} must be given."
+    if "choices" in limits:
+        return (
+            None
+            if value in limits["choices"]
+            else f"{title} must be one of {', '.join(limits['choices'])}, not {value!r}."
+        )
+    kind = str(f.type).split(" |")[0]
+    if kind == "bool":
+        return None if isinstance(value, bool) else f"{title} must be true or false, not {value!r}."
+    if kind == "str":
+        return None if isinstance(value, str) and value else f"{title} must be a name, not {value!r}."
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind == "int" and not isinstance(value, int)):
+        return f"{title} must be a {'whole ' if kind == 'int' else ''}number, not {value!r}."
+    if not math.isfinite(value):
+        return f"{title} must be a finite number, not {value}."
+    if not limits["minimum"] <= value <= limits["maximum"]:
+        return f"{title} must lie between {limits['minimum']:g} and {limits['maximum']:g}, not {value:g}."
+    return None
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return a JSON schema of :class:`FitSettings` with ``title``, ``default`` and the reason (``description``) per field."""
+    schema = _schema(FitSettings)
+    schema["properties"]["augmentation"] = _schema(Augmentation) | {"title": "Augmentation"}
+    return schema
+
+
+def _schema(cls: type) -> dict[str, Any]:
+    properties = {}
+    for f in fields(cls):
+        if "title" not in f.metadata:
+            continue
+        kind = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}[str(f.type).split(" |")[0]]
+        entry: dict[str, Any] = {
+            "title": f.metadata["title"],
+            "description": f.metadata["reason"],
+            "default": f.default,
+        }
+        entry["type"] = [kind, "null"] if f.metadata.get("nullable") else kind
+        if "choices" in f.metadata:
+            entry["enum"] = list(f.metadata["choices"])
+        entry |= {k: f.metadata[k] for k in ("minimum", "maximum") if k in f.metadata}
+        properties[f.name] = entry
+    return {"type": "object", "additionalProperties": False, "properties": properties}

@@ -1,0 +1,149 @@
+"""Where signals come from, and how batches of them reach the network."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from ecgportal.errors import TrainingFailed
+from training.engine.seeding import derive
+
+
+@runtime_checkable
+class SignalSource(Protocol):
+    """Records of one shape that can be read by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return float32 ``(len(indices), leads, samples)`` in mV, in the order asked for."""
+
+
+class ArraySource:
+    """Records in memory: ``(records, leads, samples)``."""
+
+    def __init__(self, signals: np.ndarray):
+        self.signals = signals
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return np.asarray(self.signals[np.asarray(indices, dtype=np.intp)], np.float32)
+
+
+class Subset:
+    """Some records of another source, in a given order."""
+
+    def __init__(self, source: SignalSource, indices: Sequence[int] | np.ndarray):
+        self.source = source
+        self.indices = np.asarray(indices, dtype=np.intp)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self.source.read(self.indices[np.asarray(indices, dtype=np.intp)])
+
+
+class Feed:
+    """Reads batches onto a device, ahead of their use, and counts missing samples.
+
+    Missing samples (NaN, infinite) become 0 mV; ``records_with_gaps`` says in how many records.
+    On an accelerator all signals are kept there when they take less than ``resident_share`` of
+    its free memory.
+    """
+
+    def __init__(self, source: SignalSource, device: torch.device, *, resident_share: float = 0.4):
+        self.source, self.device = source, device
+        self._gaps: set[int] = set()
+        self._resident = self._load(resident_share) if device.type == "cuda" else None
+
+    @property
+    def records_with_gaps(self) -> int:
+        return len(self._gaps)
+
+    def batches(self, orders: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+        """Yield ``(records, leads, samples)`` for each array of record numbers, reading up to two batches ahead."""
+        if self._resident is not None:
+            for rows in orders:
+                yield self._resident[torch.as_tensor(rows, device=self.device)]
+            return
+        ready: queue.Queue[torch.Tensor | BaseException | None] = queue.Queue(maxsize=2)
+        ended = threading.Event()
+
+        def offer(item: torch.Tensor | BaseException | None) -> None:
+            while not ended.is_set():
+                try:
+                    return ready.put(item, timeout=0.2)
+                except queue.Full:
+                    continue
+
+        def read() -> None:
+            try:
+                for rows in orders:
+                    if ended.is_set():
+                        return
+                    offer(torch.from_numpy(self._read(rows)))
+                offer(None)
+            except BaseException as error:
+                offer(error)
+
+        thread = threading.Thread(target=read, name="signal-reader", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item.to(self.device, non_blocking=True)
+        finally:
+            ended.set()
+            thread.join()
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        try:
+            signals = np.ascontiguousarray(self.source.read(rows), dtype=np.float32)
+        except (OSError, KeyError, IndexError, ValueError) as error:
+            raise TrainingFailed(
+                f"The prepared signals could not be read ({error}). They may have been deleted during the run; "
+                "prepare the dataset again and start the run anew.",
+                code="signals_gone",
+            ) from error
+        if signals.ndim != 3 or len(signals) != len(rows):
+            raise TrainingFailed(
+                f"The signals have shape {signals.shape}; ({len(rows)}, leads, samples) was expected.",
+                code="signals_shape",
+            )
+        finite = np.isfinite(signals)
+        if not finite.all():
+            self._gaps.update(int(r) for r in np.asarray(rows)[~finite.all(axis=(1, 2))])
+            signals = np.where(finite, signals, np.float32(0))
+        return signals
+
+    def _load(self, share: float) -> torch.Tensor | None:
+        if not len(self.source):
+            return None
+        one = self._read(np.array([0]))
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if one.nbytes * len(self.source) > share * free:
+            return None
+        whole = torch.empty((len(self.source), *one.shape[1:]), device=self.device)
+        for start in range(0, len(self.source), 1024):
+            rows = np.arange(start, min(start + 1024, len(self.source)))
+            whole[start : start + len(rows)] = torch.from_numpy(self._read(rows)).to(self.device)
+        return whole
+
+
+def epoch_order(usable: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Return the shuffled record numbers of one epoch, cut into batches of nearly equal size.
+
+    Equal sizes, because a last batch of one or two records gives batch normalisation a bad estimate.
+    """
+    order = np.random.default_rng(derive(seed, "order", epoch)).permutation(usable)
+    count = max(1, -(-len(order) // batch_size))
+    return [np.asarray(part) for part in np.array_split(order, count)]
