@@ -1,0 +1,412 @@
+"""Archives of an upload, unpacked safely: zip, tar and tar.gz into a private folder.
+
+Members are stored under numbers of our own; their names are checked and kept as text only. Nothing is trusted that
+an archive says about itself: sizes are counted while they are inflated.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from ecgportal.errors import PortalError, TooLarge, UnreadableFile, UnsafeFile
+
+_CHUNK = 1 << 20
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_GZIP = b"\x1f\x8b"
+_TAR_GZ = (".tar.gz", ".tgz")
+_OTHER_KINDS = ((b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!\x1a\x07", "RAR"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"))
+# No header of a tar entry is longer, whatever it announces.
+_MAX_READ = 4 << 20
+# Files that operating systems put into archives by themselves.
+_CLUTTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What an archive may unpack to. ``ratio`` is unpacked bytes to archive bytes, checked beyond ``ratio_from_bytes``."""
+
+    total_bytes: int = 64 * 1024**3
+    member_bytes: int = 2 * 1024**3
+    members: int = 500_000
+    ratio: float = 200.0
+    ratio_from_bytes: int = 32 * 1024**2
+    name_bytes: int = 1024
+    depth: int = 32
+
+
+@dataclass
+class UnpackResult:
+    """files: ``(relative POSIX name, path of the stored bytes)``. refused: ``(name, code, sentence)`` of single members."""
+
+    files: list[tuple[str, Path]] = field(default_factory=list)
+    refused: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An archive's entry before it is read. ``refusal``: ``(code, sentence)`` when its kind is not taken."""
+
+    name: str
+    size: int
+    is_folder: bool
+    open: Callable[[], IO[bytes] | None]
+    refusal: tuple[str, str] | None = None
+
+
+def is_archive(head: bytes, name: str) -> bool:
+    """Tell by its first bytes (512 or more for tar) whether a file is an archive that :func:`unpack` opens or names."""
+    if head.startswith(_ZIP):
+        # Spreadsheets and NumPy archives are zip files too, but no folders of ECGs.
+        return not name.lower().endswith((".xlsx", ".npz", ".docx", ".onnx", ".pt", ".pth"))
+    if head[257:262] == b"ustar" or any(head.startswith(magic) for magic, _ in _OTHER_KINDS):
+        return True
+    return head.startswith(_GZIP) and name.lower().endswith(_TAR_GZ)
+
+
+def unpack(source: Path | BinaryIO, name: str, into: Path, limits: ArchiveLimits | None = None) -> UnpackResult:
+    """Unpack an archive into the existing, private folder ``into``.
+
+    source: the archive's path or a seekable stream. name: its name, for messages.
+    A member that is not acceptable is refused by name and the others are taken. An archive that passes the limits on
+    size, count or ratio, or that is damaged as a whole, is refused entirely and what it left in ``into`` is removed.
+    Raises TooLarge (``archive_bomb``, ``too_many_files``, ``too_large``), UnsafeFile or UnreadableFile
+    (``bad_archive``).
+    """
+    limits = limits or ArchiveLimits()
+    stored = _Unpacking(name, into, limits)
+    try:
+        if isinstance(source, Path):
+            with source.open("rb") as stream:
+                stored.run(stream)
+        else:
+            stored.run(source)
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        stored.discard()
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UnreadableFile(
+            f"{name} cannot be unpacked: the archive is damaged or cut short ({error}). Upload it again.",
+            code="bad_archive",
+        ) from error
+    except PortalError:
+        stored.discard()
+        raise
+    return stored.result
+
+
+class _Unpacking:
+    """One run over one archive: the counters that the limits are held against."""
+
+    def __init__(self, name: str, into: Path, limits: ArchiveLimits):
+        self.name = name
+        self.into = into
+        self.limits = limits
+        self.result = UnpackResult()
+        self.total = 0
+        self.packed = 0
+        self.seen: dict[str, str] = {}
+
+    def run(self, stream: BinaryIO) -> None:
+        stream.seek(0, 2)
+        self.packed = max(stream.tell(), 1)
+        stream.seek(0)
+        head = stream.read(512)
+        stream.seek(0)
+        for magic, title in _OTHER_KINDS:
+            if head.startswith(magic):
+                raise UnreadableFile(
+                    f"{self.name} is a {title} archive, which is not opened. Pack the folder as zip or tar.gz.",
+                    code="archive_kind",
+                )
+        members = self._zip(stream) if head.startswith(_ZIP) else self._tar(stream)
+        for count, member in enumerate(members, start=1):
+            if count > self.limits.members:
+                raise TooLarge(
+                    f"{self.name} has more than {self.limits.members} files. Split it into several archives.",
+                    code="too_many_files",
+                )
+            self._take(member, count)
+
+    def discard(self) -> None:
+        for _, path in self.result.files:
+            path.unlink(missing_ok=True)
+        self.result.files.clear()
+
+    def _zip(self, stream: BinaryIO) -> Iterator[_Member]:
+        # The directory is parsed as a whole: its own length bounds the number of entries (46 bytes each).
+        with zipfile.ZipFile(stream) as archive:
+            infos = archive.infolist()
+            declared = sum(info.file_size for info in infos)
+            if len(infos) > self.limits.members:
+                raise TooLarge(
+                    f"{self.name} has {len(infos)} files, more than {self.limits.members}. Split it into several archives.",
+                    code="too_many_files",
+                )
+            self._check_total(declared)
+            self._check_overlap(infos)
+            for info in infos:
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                refusal = None
+                if info.flag_bits & 0x1:
+                    refusal = ("encrypted", "is encrypted; pack it without a password")
+                elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    refusal = ("not_a_file", "is a link or a device, not a file")
+                elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+                    refusal = (
+                        "compression",
+                        f"uses the compression method {info.compress_type}, which is not opened; use deflate",
+                    )
+                # orig_filename keeps what zipfile cuts at a NUL byte or turns from backslashes into slashes.
+                yield _Member(info.orig_filename, info.file_size, info.is_dir(), partial(archive.open, info), refusal)
+
+    def _check_overlap(self, infos: list[zipfile.ZipInfo]) -> None:
+        """Refuse members that share bytes: the trick by which small archives inflate without bound."""
+        end = 0
+        for info in sorted(infos, key=lambda i: i.header_offset):
+            if info.header_offset < end:
+                raise UnsafeFile(
+                    f"{self.name} has files that overlap one another inside the archive; no packing program writes that. It was refused.",
+                    code="archive_bomb",
+                )
+            end = info.header_offset + 30 + info.compress_size
+
+    def _tar(self, stream: BinaryIO) -> Iterator[_Member]:
+        packed = stream.read(2) == _GZIP
+        stream.seek(0)
+        forward = _Forward(gzip.GzipFile(fileobj=stream) if packed else stream, self._check_total)
+        with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]
+            for info in archive:
+                refusal = None
+                if not (info.isreg() or info.isdir()):
+                    refusal = ("not_a_file", "is a link or a device, not a file")
+                elif info.issparse():
+                    refusal = ("not_a_file", "is a sparse file; pack it plainly")
+                yield _Member(info.name, info.size, info.isdir(), partial(archive.extractfile, info), refusal)
+                # tarfile keeps every entry that it has seen; a million of them would fill the memory.
+                archive.members.clear()
+
+    def _take(self, member: _Member, number: int) -> None:
+        bare = member.name.rpartition("/")[2]
+        if member.refusal is None and (
+            bare in _CLUTTER or bare.startswith("._") or member.name.startswith("__MACOSX/")
+        ):
+            return
+        refusal = self._bad_name(member.name)
+        if refusal is None and member.is_folder:
+            return
+        refusal = refusal or member.refusal
+        if refusal is None and member.size > self.limits.member_bytes:
+            refusal = ("too_large", f"is larger than {self.limits.member_bytes / 1e6:.0f} MB")
+        if refusal is not None:
+            self._refuse(member.name, *refusal)
+            return
+        # Direction marks and other invisible characters would let a name look like another one.
+        visible = "".join(c for c in member.name if unicodedata.category(c) != "Cf")
+        name = unicodedata.normalize("NFC", visible.replace("\\", "/").removeprefix("./"))
+        folded = name.casefold()
+        if folded in self.seen:
+            self._refuse(
+                name,
+                "name_clash",
+                f"has the name of {_shown(self.seen[folded])!r}, but for capitals at most; rename one of them",
+            )
+            return
+        self.seen[folded] = name
+        path = self.into / f"{number:08d}"
+        self._check_total(self.total + member.size)
+        try:
+            head = self._write(member, path)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            path.unlink(missing_ok=True)
+            self._refuse(name, "damaged", f"is damaged inside the archive ({error})")
+            return
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        if is_archive(head, name) or head.startswith(_GZIP):
+            path.unlink()
+            self._refuse(name, "nested_archive", "is an archive inside the archive; unpack it and upload it by itself")
+            return
+        self.result.files.append((name, path))
+
+    def _write(self, member: _Member, path: Path) -> bytes:
+        head = b""
+        opened = member.open()
+        assert opened is not None
+        with opened as stream, path.open("xb") as target:
+            while chunk := stream.read(_CHUNK):
+                head = head or chunk[:512]
+                self.total += len(chunk)
+                self._check_total(self.total)
+                target.write(chunk)
+        return head
+
+    def _check_total(self, total: int) -> None:
+        if total > self.limits.total_bytes:
+            raise TooLarge(
+                f"{self.name} unpacks to more than {self.limits.total_bytes / 1e9:.1f} GB. Split it into several archives.",
+                code="too_large",
+            )
+        if total > self.limits.ratio_from_bytes and total > self.limits.ratio * self.packed:
+            raise TooLarge(
+                f"{self.name} unpacks to more than {self.limits.ratio:.0f} times its size, as no archive of ECGs does. "
+                "It was refused; nothing of it was kept.",
+                code="archive_bomb",
+            )
+
+    def _bad_name(self, name: str) -> tuple[str, str] | None:
+        text = name.replace("\\", "/")
+        parts = text.removeprefix("./").rstrip("/").split("/")
+        if len(name.encode("utf-8", "surrogatepass")) > self.limits.name_bytes or len(parts) > self.limits.depth:
+            return "bad_name", "has a name that is too long or too deep"
+        if any(ord(c) < 32 or ord(c) == 127 or unicodedata.category(c) == "Cs" for c in name):
+            return "bad_name", "has control characters in its name"
+        if text.startswith("/") or (len(text) > 1 and text[1] == ":"):
+            return "unsafe_path", "has an absolute name, which would lead out of the upload"
+        if any(part in ("..", "") for part in parts) or any(part == "." for part in parts[:-1]):
+            if text in (".", "./"):
+                return None
+            return "unsafe_path", "has a name that leads out of the upload"
+        if any(":" in part for part in parts):
+            return "unsafe_path", "has a colon in its name, which Windows reads as a drive or a hidden stream"
+        return None
+
+    def _refuse(self, name: str, code: str, reason: str) -> None:
+        shown = _shown(name)
+        self.result.refused.append((shown, code, f"{shown} in {self.name} was refused: it {reason}."))
+
+
+class _Forward:
+    """A forward-only reader for tarfile that counts what it inflates and refuses oversized entry headers."""
+
+    def __init__(self, inner: BinaryIO | gzip.GzipFile, check_total: Callable[[int], None]):
+        self._inner = inner
+        self._check_total = check_total
+        self._end = 0
+        self._position = 0
+        self._last = b""
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        if whence != 0 or position < self._end - len(self._last):
+            raise ValueError("the archive can only be read forwards")
+        self._position = position
+        return position
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_READ:
+            raise ValueError("an entry's header is larger than any file name")
+        while self._position > self._end:
+            if not self._inflate(min(self._position - self._end, _CHUNK)):
+                return b""
+        old = self._last[len(self._last) - (self._end - self._position) :][:size] if self._position < self._end else b""
+        data = old
+        while len(data) < size:
+            new = self._inflate(size - len(data))
+            if not new:
+                break
+            data += new
+        self._position += len(data)
+        return data
+
+    def _inflate(self, size: int) -> bytes:
+        data = self._inner.read(size)
+        self._end += len(data)
+        self._check_total(self._end)
+        # tarfile steps one byte back before each entry to see that the one before is whole.
+        self._last = (self._last + data[-512:])[-512:]
+        return data
+
+
+def _shown(name: str) -> str:
+    """Return a name that is safe to print: control and invisible characters escaped, long ones shortened."""
+    text = "".join(
+        c if c.isprintable() and unicodedata.category(c) not in ("Cs", "Cf") else f"\\u{ord(c):04x}" for c in name
+    )
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+class FileSource:
+    """A file of an upload that lies on disk, with its neighbours (see :class:`datasets.formats.base.Source`).
+
+    name: relative POSIX name inside the upload. path: where its bytes lie. index: path by relative name for the whole
+    upload; neighbours are looked up in it and nowhere else.
+    """
+
+    __slots__ = ("_index", "_path", "name")
+
+    def __init__(self, name: str, path: Path, index: Mapping[str, Path] | None = None):
+        self.name = name
+        self._path = path
+        self._index = index if index is not None else {}
+
+    @property
+    def size(self) -> int:
+        return self._path.stat().st_size
+
+    def open(self) -> BinaryIO:
+        return open(self._path, "rb")
+
+    def companion(self, name: str) -> FileSource | None:
+        """Return the file ``name`` of the same folder of the upload; None for anything that is not a bare name."""
+        if not name or "/" in name or "\\" in name or name in (".", ".."):
+            return None
+        folder, slash, _ = self.name.rpartition("/")
+        full = f"{folder}{slash}{name}"
+        path = self._index.get(full)
+        return None if path is None else FileSource(full, path, self._index)
+
+
+class FolderSource:
+    """All files of an upload, in name order, each with its neighbours.
+
+    index: path by relative POSIX name, as ``dict(unpack(...).files)`` gives it.
+    """
+
+    def __init__(self, index: Mapping[str, Path]):
+        self._index = index
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> FolderSource:
+        """List a folder of the server with its subfolders; links are left out, so nothing outside it is reached."""
+        index: dict[str, Path] = {}
+        for root, _, names in os.walk(folder, followlinks=False):
+            for name in names:
+                path = Path(root) / name
+                if path.is_file() and not path.is_symlink():
+                    index[path.relative_to(folder).as_posix()] = path
+        return cls(index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[FileSource]:
+        for name in sorted(self._index):
+            yield FileSource(name, self._index[name], self._index)
+
+    def get(self, name: str) -> FileSource | None:
+        """Return the file of this relative name, or None."""
+        path = self._index.get(name)
+        return None if path is None else FileSource(name, path, self._index)
