@@ -94,7 +94,14 @@ def _record_line(line: str) -> tuple[str, int | None, int, float, int | None, st
     name = match[1]
     if len(match[3]) > 6 or len(match[2] or "") > 7:
         return None
-    return name.removesuffix(".mat").removesuffix(".dat"), int(match[2]) if match[2] else None, int(match[3]), fs_hz, n_frames, recorded_at
+    return (
+        name.removesuffix(".mat").removesuffix(".dat"),
+        int(match[2]) if match[2] else None,
+        int(match[3]),
+        fs_hz,
+        n_frames,
+        recorded_at,
+    )
 
 
 def _signal_line(line: str) -> SignalSpec | None:

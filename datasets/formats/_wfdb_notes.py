@@ -146,6 +146,11 @@ def _in_seconds(
             continue
         kept.append((sample, symbol, lead_number, note))
     return tuple(
-        (sample / rate_hz, symbol, leads[lead_number] if lead_number is not None and lead_number < len(leads) else None, note)
+        (
+            sample / rate_hz,
+            symbol,
+            leads[lead_number] if lead_number is not None and lead_number < len(leads) else None,
+            note,
+        )
         for sample, symbol, lead_number, note in kept
     )

@@ -45,7 +45,8 @@ class SignalFile:
         first = self.specs[0]
         check_size(self.header.name, len(self.specs), self.frames * max(spec.per_frame for spec in self.specs))
         if first.fmt == 16 and all(
-            spec.fmt == 16 and spec.per_frame == 1 and spec.skew == 0 and spec.offset == first.offset for spec in self.specs
+            spec.fmt == 16 and spec.per_frame == 1 and spec.skew == 0 and spec.offset == first.offset
+            for spec in self.specs
         ):
             return self._plain(rows, factors, notes)
         return self._through_wfdb(rows, factors, per_frame)
@@ -93,16 +94,19 @@ class SignalFile:
             spec, digits = self.specs[row], stored.e_d_signal[row]
             if len(digits) != self.frames * spec.per_frame:
                 raise self._truncated(len(digits) // spec.per_frame)
-            # A skewed signal is short by its skew; its last frames are missing, not repeated.
+            gaps = digits == _NO_SAMPLE[spec.fmt] if spec.fmt in _NO_SAMPLE else np.zeros(len(digits), dtype=bool)
+            if spec.per_frame != per_frame:
+                # The WFDB library's own rule: the mean of the stored integers, its fraction cut off.
+                gaps = gaps.reshape(self.frames, spec.per_frame).any(axis=1)
+                digits = np.trunc(
+                    digits.reshape(self.frames, spec.per_frame).sum(axis=1, dtype=np.int64) / spec.per_frame
+                )
             values = digits.astype(np.float64)
             values -= spec.baseline
             values /= spec.gain
             if factor != 1.0:
                 values *= factor
-            if spec.fmt in _NO_SAMPLE:
-                values[digits == _NO_SAMPLE[spec.fmt]] = np.nan
-            if spec.per_frame != per_frame:
-                values = values.reshape(self.frames, spec.per_frame).mean(axis=1)
+            values[gaps] = np.nan
             target[:] = values
         return signal
 
@@ -111,7 +115,9 @@ class SignalFile:
         if any((spec.fmt, spec.offset) != (first.fmt, first.offset) for spec in self.specs) or (
             first.fmt in _FLAC and any(spec.per_frame != first.per_frame for spec in self.specs)
         ):
-            raise UnreadableFile(f"{self.header.name} describes {self.file.name} in several formats at once.", code="bad_header")
+            raise UnreadableFile(
+                f"{self.header.name} describes {self.file.name} in several formats at once.", code="bad_header"
+            )
         fits = frames_that_fit(self.header, self.file, self.specs)
         if fits < self.frames:
             raise self._truncated(fits)
@@ -140,14 +146,16 @@ def frames_that_fit(header: Source, file: Source, specs: Sequence[SignalSpec]) -
         start = stream.read(_STREAMINFO_END)
     if len(start) < _STREAMINFO_END or start[:4] != b"fLaC":
         raise UnreadableFile(
-            f"{file.name} is not the FLAC file that {header.name} announces (format {first.fmt}).", code="signal_file_damaged"
+            f"{file.name} is not the FLAC file that {header.name} announces (format {first.fmt}).",
+            code="signal_file_damaged",
         )
     # STREAMINFO: 20 bits rate, 3 bits channels - 1, 5 bits sample size - 1, 36 bits samples a channel.
     packed = int.from_bytes(start[18:26], "big")
     channels, samples = (packed >> 41 & 7) + 1, packed & (1 << 36) - 1
     if channels != len(specs):
         raise UnreadableFile(
-            f"{header.name} describes {len(specs)} signals in {file.name}, which holds {channels}.", code="signal_file_damaged"
+            f"{header.name} describes {len(specs)} signals in {file.name}, which holds {channels}.",
+            code="signal_file_damaged",
         )
     check_size(file.name, channels, samples)
     return samples // first.per_frame

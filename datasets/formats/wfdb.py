@@ -91,7 +91,9 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     else:
         signal = _joined(segments, channels, frames, per_frame, options, used, notes)
     if not 0 < header.fs_hz < 1e6:
-        raise UnreadableFile(f"{source.name} states a sampling rate of {header.fs_hz:g} Hz. Correct the header.", code="bad_rate")
+        raise UnreadableFile(
+            f"{source.name} states a sampling rate of {header.fs_hz:g} Hz. Correct the header.", code="bad_rate"
+        )
     said = Statements(header.comments)
     leads = tuple(channel.lead for channel in channels.values())
     by_number = [channels[i].lead if i in channels else None for i in range(len(layout))]
@@ -161,7 +163,9 @@ def _channels(
             if options.unit is None:
                 raise NeedsAnswer(
                     f"{name} gives lead {lead} in {spec.unit!r}, which is not a voltage.",
-                    fields={"unit": f"Unit of lead {lead}: the header says {spec.unit!r}; mV is usual. Give mV, uV or <number>/mV."},
+                    fields={
+                        "unit": f"Unit of lead {lead}: the header says {spec.unit!r}; mV is usual. Give mV, uV or <number>/mV."
+                    },
                 )
             factor = option_unit_mv(options.unit)
         lead = lead or f"signal {index}"
@@ -204,13 +208,16 @@ def _segments(source: Source, header: Header, used: list[str]) -> tuple[tuple[Si
             parsed[name] = (_header(companion), companion)
         inner, companion = parsed[name]
         if inner.segments is not None:
-            raise UnreadableFile(f"{companion.name} is a segment of {source.name} and has segments itself.", code="bad_header")
+            raise UnreadableFile(
+                f"{companion.name} is a segment of {source.name} and has segments itself.", code="bad_header"
+            )
         if position == 0 and frames == 0:
             layout = inner.signals
             continue
         if inner.fs_hz != header.fs_hz:
             raise UnreadableFile(
-                f"{companion.name} runs at {inner.fs_hz:g} Hz, its record {source.name} at {header.fs_hz:g} Hz.", code="bad_rate"
+                f"{companion.name} runs at {inner.fs_hz:g} Hz, its record {source.name} at {header.fs_hz:g} Hz.",
+                code="bad_rate",
             )
         if frames:
             segments.append(_Segment(start, frames, inner, companion))
@@ -242,7 +249,9 @@ def _joined(
             for index, spec in enumerate(segment.header.signals):
                 if spec.name == channel.source and index not in here:
                     factor = millivolts_per(spec.unit)
-                    here[index] = _Channel(channel.lead, channel.source, channel.factor_mv if factor is None else factor)
+                    here[index] = _Channel(
+                        channel.lead, channel.source, channel.factor_mv if factor is None else factor
+                    )
                     rows.append((index, row))
                     break
         if not here:
