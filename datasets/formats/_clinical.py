@@ -162,6 +162,8 @@ def timeline(
     Returns the leads and the signal, float32, NaN where a lead was not recorded. Where pieces overlap, the
     earlier one in ``parts`` counts.
     """
+    if len(parts) == 1:
+        return parts[0][1], parts[0][2]
     begin_s = min(start for start, _, _ in parts)
     starts = [round((start - begin_s) * fs_hz) for start, _, _ in parts]
     length = max(at + signal.shape[1] for at, (_, _, signal) in zip(starts, parts, strict=True))
