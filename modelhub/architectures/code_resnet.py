@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,7 +63,7 @@ class CodeResNet(LinearHeadNetwork):
         self.padding = steps * _TOTAL_FACTOR - n_samples
         self.stem = SameConv(n_leads, _WIDTHS[0])
         self.norm = nn.BatchNorm1d(_WIDTHS[0])
-        self.units = nn.ModuleList(Unit(a, b, dropout) for a, b in zip(_WIDTHS, _WIDTHS[1:]))
+        self.units = nn.ModuleList(Unit(a, b, dropout) for a, b in pairwise(_WIDTHS))
         self.head = nn.Linear(_WIDTHS[-1] * steps, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ class CodeResNet(LinearHeadNetwork):
     paper="Ribeiro et al. 2020, Nature Communications 11:1760",
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=6_397_589,
-    million_macs=456.6,
+    million_macs=456.5,
     dynamic_length=False,
     advice="Made for 400 Hz and 10 s of a very large cohort; the length is fixed when it is built.",
 )

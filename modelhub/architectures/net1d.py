@@ -119,7 +119,7 @@ class Net1D(LinearHeadNetwork):
     paper="Hong et al. 2020; Li et al. 2024, arXiv 2410.04133",
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=30_670_389,
-    million_macs=242.5,
+    million_macs=242.4,
     advice="For large collections or for the weights of ECGFounder: 30 million parameters.",
 )
 def net1d(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int, dropout: float = 0.1) -> Net1D:

@@ -50,7 +50,7 @@ class ResNet1dWang(PooledHeadNetwork):
     paper="Strodthoff et al. 2021, doi 10.1109/jbhi.2020.3022989",
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=473_349,
-    million_macs=252.5,
+    million_macs=252.4,
     advice="Best of the PTB-XL benchmark on the five superclasses with under half a million parameters.",
 )
 def resnet1d_wang(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int) -> ResNet1dWang:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ecgportal.errors import InvalidInput, ParityError
+from modelhub.architectures.base import EcgNetwork
 from modelhub.contract import ModelContract
 from modelhub.onnx.metadata import metadata_of
 from modelhub.onnx.passes import publishable, set_tensors
@@ -38,9 +39,14 @@ def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np
     if contract.output != "logits":
         raise InvalidInput("A network is exported with logits as its output; the task's activation follows outside.")
     working = copy.deepcopy(module).cpu()
-    state = {name: value.detach().cpu().numpy().copy() for name, value in working.state_dict().items()}
+    idle = module.idle_tensors() if isinstance(module, EcgNetwork) else frozenset()
+    state = {
+        name: value.detach().cpu().numpy().copy()
+        for name, value in working.state_dict().items()
+        if name not in idle and not name.endswith("num_batches_tracked")
+    }
     model = publishable(_traced(working, contract))
-    _name_check(set_tensors(model, {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}), module)
+    _name_check(set_tensors(model, state), module)
     _describe(model, contract)
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
