@@ -1,0 +1,22 @@
+"""Job kinds of datasets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ecgportal.jobs.context import JobContext
+from ecgportal.jobs.registry import handler
+
+
+@handler("ingest", title="Take in files", max_attempts=5)
+def ingest(context: JobContext) -> dict[str, Any]:
+    from datasets import ingest as ingesting
+
+    return ingesting.run(context)
+
+
+@handler("labels", title="Read a label table")
+def labels(context: JobContext) -> dict[str, Any]:
+    from datasets import labelling
+
+    return labelling.run(context)

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from ecgportal import home
 from ecgportal.embedded_pg import DatabaseError, EmbeddedServer
 from ecgportal.logfiles import ErrorTail, cap_size
@@ -151,6 +153,7 @@ class Supervisor:
     children: the processes to keep running.
     server: the embedded database to run, None when the portal uses another server.
     setup: the command that must succeed before the children start.
+    patient: run ``setup`` again and again until it succeeds, instead of giving up.
     web: (bind, port) whose answer on ``/healthz`` is announced.
     """
 
@@ -160,11 +163,13 @@ class Supervisor:
         *,
         server: EmbeddedServer | None = None,
         setup: list[str] | None = None,
+        patient: bool = False,
         web: tuple[str, int] | None = None,
     ):
         self.children = children
         self.server = server
         self.setup = setup
+        self.patient = patient
         self.web = web
         self.run_dir = home.run_dir()
         self.logs_dir = home.portal_home() / "logs"
@@ -212,11 +217,22 @@ class Supervisor:
             self._run_setup(self.setup)
 
     def _run_setup(self, command: list[str]) -> None:
-        process = self._spawn(command, {}, None)
-        while process.poll() is None and not self.signals:
-            time.sleep(0.02)
-        if process.poll():
-            raise StartError(f"The portal could not be set up (status {process.returncode}); see the lines above.")
+        log = self.logs_dir / "setup.log" if self.patient else None
+        while not self.signals:
+            process = self._spawn(command, {}, log)
+            while process.poll() is None and not self.signals:
+                time.sleep(0.02)
+            if process.poll() in (0, None):
+                return
+            if not self.patient:
+                raise StartError(f"The portal could not be set up (status {process.returncode}); see the lines above.")
+            say(f"Waiting until the web process has brought the database up to date (see {log}) ...")
+            self._sleep(3.0)
+
+    def _sleep(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.signals:
+            time.sleep(_TICK_S)
 
     def _spawn(self, command: list[str], extra: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **extra, MARK: str(self.run_dir)}
@@ -259,6 +275,7 @@ class Supervisor:
         if now >= self._next_slow_check:
             self._next_slow_check = now + 0.5
             self._announce()
+            self._reap_strays()
             for path in self.logs_dir.glob("*.log"):
                 cap_size(path)
 
@@ -306,6 +323,15 @@ class Supervisor:
             if child.process is not None:
                 child.process.poll()
 
+    def _reap_strays(self) -> None:
+        """Collect processes that came to us because their parent died: as process 1 of a container we are their heir."""
+        known = {child.process.pid for child in self.children if child.process is not None}
+        known |= {self._postgres.pid if self._postgres else 0, self.guardian.pid if self.guardian else 0}
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error, ChildProcessError):
+                if process.pid not in known and process.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(process.pid, os.WNOHANG)
+
     def _shut_down(self) -> None:
         say("\nEnding the portal ...")
         before = self.signals
@@ -343,10 +369,13 @@ def supervise(role: str) -> int:
         bind, port = web_address()
         if role != "workers":
             check_port(bind, port)
+        # Only one role changes the database; the workers wait for it.
+        command = ["migrate", "--check"] if role == "workers" else ["setup"]
         return Supervisor(
             portal_children(role, bind, port),
             server=EmbeddedServer() if embedded else None,
-            setup=None if role == "workers" else [sys.executable, str(home.REPOSITORY / "manage.py"), "setup"],
+            setup=[sys.executable, str(home.REPOSITORY / "manage.py"), *command],
+            patient=role == "workers",
             web=None if role == "workers" else (bind, port),
         ).run()
 

@@ -1,0 +1,22 @@
+"""Job kinds of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ecgportal.jobs.context import JobContext
+from ecgportal.jobs.registry import handler
+
+
+@handler("train", title="Train a network", queue="train", max_attempts=6)
+def train(context: JobContext) -> dict[str, Any]:
+    from training import running
+
+    return running.run(context)
+
+
+@handler("evaluate", title="Evaluate a model")
+def evaluate(context: JobContext) -> dict[str, Any]:
+    from training import evaluating
+
+    return evaluating.run(context)

@@ -47,14 +47,24 @@ class JobContext:
     def is_resumed(self) -> bool:
         return self.attempt > 1
 
-    def progress(self, fraction: float, message: str = "") -> None:
-        """Report how far the job is, in [0, 1]; written at most twice a second. Raises when the job must stop."""
+    def report(self, fraction: float, message: str = "") -> None:
+        """Note how far the job is, in [0, 1]; written at most twice a second."""
         self._progress = (min(max(float(fraction), 0.0), 1.0), message[:300] or self._progress[1])
         now = time.monotonic()
         if now - self._written >= 0.5:
             self._written = now
             self._beat()
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Note how far the job is, and raise when it must stop."""
+        self.report(fraction, message)
         self.raise_if_stopping()
+
+    def stop_reason(self) -> str | None:
+        """Return ``cancelled`` or ``interrupted`` when the job has to end, for code that ends in its own way."""
+        if not self.stopping.is_set():
+            return None
+        return "cancelled" if self._reason is JobCancelled else "interrupted"
 
     def raise_if_stopping(self) -> None:
         """Raise JobCancelled, JobInterrupted or LeaseLost when the job has to end."""

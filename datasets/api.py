@@ -1,0 +1,322 @@
+"""Datasets, uploads, records, signals, labels and label maps over REST."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from django.http import HttpResponse
+from django_filters import rest_framework as filters
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from rest_framework import mixins, serializers, status
+from rest_framework.decorators import action
+from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from datasets import labelling, presenting, selectors, services
+from datasets.models import Dataset, Ingest, IngestItem, LabelMap, Record
+from ecgportal.api.viewsets import ProjectViewSet
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import InvalidInput, NotFound
+from ecgportal.projects import access
+from ecgportal.projects.access import Action
+
+UUID = ProjectViewSet.lookup_value_regex
+
+
+class DatasetSerializer(serializers.ModelSerializer):
+    project = serializers.UUIDField(source="project_id")
+    name = serializers.CharField(max_length=120)
+    record_count = serializers.IntegerField(read_only=True, default=0)
+    subject_count = serializers.IntegerField(read_only=True, default=0)
+    label_counts = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Dataset
+        fields = ["id", "project", "name", "description", "record_count", "subject_count", "label_counts", "created_at"]
+        read_only_fields = ["id", "created_at"]
+
+    @extend_schema_field({"type": "object", "additionalProperties": {"type": "integer"}})
+    def get_label_counts(self, dataset: Dataset) -> dict[str, int]:
+        many = self.context.get("label_counts")
+        return many.get(dataset.pk, {}) if many is not None else selectors.label_counts(dataset)
+
+
+class UploadSerializer(serializers.Serializer):
+    files = serializers.ListField(child=serializers.FileField())
+    fs_hz = serializers.FloatField(required=False)
+    unit = serializers.CharField(required=False)
+    lead_order = serializers.CharField(required=False, help_text="Lead names in file order, separated by commas.")
+
+
+class UploadAnswerSerializer(serializers.Serializer):
+    job = serializers.UUIDField()
+    ingest = serializers.UUIDField()
+    id = serializers.UUIDField()
+    state = serializers.CharField()
+
+
+class LabelTableSerializer(serializers.Serializer):
+    file = serializers.FileField()
+    mapping = serializers.JSONField(required=False, help_text="Which column is what, where the header does not tell.")
+
+
+class JobAnswerSerializer(serializers.Serializer):
+    id = serializers.UUIDField()
+    job = serializers.UUIDField()
+    state = serializers.CharField()
+
+
+class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+    queryset = Dataset.objects.all()
+    serializer_class = DatasetSerializer
+    filterset_fields = ["project", "name"]
+    parser_classes = [JSONParser, MultiPartParser]
+    needs = {
+        "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "create": Action.DATA_EDIT, "destroy": Action.DATA_DELETE,
+        "uploads": Action.DATA_EDIT, "labels": Action.DATA_VIEW, "labels_import": Action.DATA_EDIT,
+    }  # fmt: skip
+
+    def get_queryset(self):
+        return selectors.with_counts(super().get_queryset())
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        context = super().get_serializer_context()
+        if self.action == "list" and not getattr(self, "swagger_fake_view", False):
+            context["label_counts"] = selectors.label_counts_of_many(self.get_queryset())
+        return context
+
+    def get_object(self) -> Dataset:
+        dataset = super().get_object()
+        return selectors.with_counts(Dataset.objects.filter(pk=dataset.pk)).select_related("project").get()
+
+    def create(self, request: Request) -> Response:
+        form = self.get_serializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        project = self.project(form.validated_data["project_id"])
+        dataset = services.dataset_create(
+            actor=request.user, project=project, name=form.validated_data["name"], description=form.validated_data.get("description", "")
+        )
+        return Response(self.get_serializer(dataset).data, status=status.HTTP_201_CREATED)
+
+    def destroy(self, request: Request, pk: str) -> Response:
+        services.dataset_delete(actor=request.user, dataset=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request={"multipart/form-data": UploadSerializer}, responses={202: UploadAnswerSerializer})
+    @action(detail=True, methods=["post"])
+    def uploads(self, request: Request, pk: str) -> Response:
+        """Send one or many files: single ECG files, WFDB pairs, zip, tar.gz. The job answers per file."""
+        dataset = self.get_object()
+        options = services.check_read_options(request.data.get("fs_hz"), request.data.get("unit"), request.data.get("lead_order"))
+        ingest = services.upload_receive(actor=request.user, dataset=dataset, files=request.FILES.getlist("files"), options=options)
+        answer = {"job": ingest.job_id, "ingest": ingest.pk, "id": ingest.pk, "state": ingest.job.state}
+        return Response(answer, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def labels(self, request: Request, pk: str) -> Response:
+        """The label table: a page of records with their labels."""
+        dataset = self.get_object()
+        page = self.paginate_queryset(Record.objects.filter(dataset=dataset).prefetch_related("labels").order_by("key", "id"))
+        rows = [{"record": row.pk, "key": row.key, "labels": presenting.labels(row)} for row in page]
+        return self.get_paginated_response(rows)
+
+    @extend_schema(request={"multipart/form-data": LabelTableSerializer}, responses={202: JobAnswerSerializer})
+    @labels.mapping.post
+    def labels_import(self, request: Request, pk: str) -> Response:
+        """Send a label table (CSV, TSV, XLSX or JSON); the job's result says per row what was taken."""
+        dataset = self.get_object()
+        file = request.FILES.get("file")
+        if file is None:
+            raise InvalidInput("No label table was sent.", fields={"file": "Send a CSV, TSV, XLSX or JSON file."})
+        row = labelling.import_start(actor=request.user, dataset=dataset, file=file, mapping=presenting.json_field(request.data.get("mapping"), "mapping"))
+        return Response({"id": row.pk, "job": row.job_id, "state": row.job.state}, status=status.HTTP_202_ACCEPTED)
+
+
+class IngestItemSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = IngestItem
+        fields = ["id", "name", "outcome", "code", "message", "record"]
+
+
+class IngestSerializer(serializers.ModelSerializer):
+    state = serializers.CharField(source="job.state", read_only=True)
+    progress = serializers.FloatField(source="job.progress", read_only=True)
+
+    class Meta:
+        model = Ingest
+        fields = ["id", "dataset", "job", "state", "progress", "options", "created_at"]
+
+
+class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+    queryset = Ingest.objects.select_related("job")
+    serializer_class = IngestSerializer
+    filterset_fields = ["dataset"]
+    needs = {"list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "items": Action.DATA_VIEW}
+
+    @extend_schema(responses=IngestItemSerializer(many=True), parameters=[OpenApiParameter("outcome", str)])
+    @action(detail=True, filterset_class=None, filterset_fields=None)
+    def items(self, request: Request, pk: str) -> Response:
+        """What became of each file."""
+        items = self.get_object().items.all()
+        if outcome := request.query_params.get("outcome"):
+            items = items.filter(outcome=outcome)
+        return self.get_paginated_response(IngestItemSerializer(self.paginate_queryset(items), many=True).data)
+
+
+class RecordFilter(filters.FilterSet):
+    dataset = filters.UUIDFilter(field_name="dataset_id")
+    search = filters.CharFilter(method="by_search")
+    label = filters.CharFilter(method="by_label")
+    subject = filters.CharFilter(field_name="subject__key")
+
+    class Meta:
+        model = Record
+        fields = ["format", "sex", "key"]
+
+    def by_search(self, queryset, name, value):
+        return selectors.search(queryset, value)
+
+    def by_label(self, queryset, name, value):
+        return selectors.filtered(queryset, {"label": value})
+
+
+class RecordSerializer(serializers.ModelSerializer):
+    subject = serializers.CharField(source="subject.key", default=None)
+    duration_s = serializers.FloatField()
+    labels = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Record
+        fields = [
+            "id", "dataset", "key", "subject", "format", "fs_hz", "n_samples", "duration_s", "leads", "leads_computed",
+            "age", "sex", "quality", "labels", "created_at",
+        ]  # fmt: skip
+
+    @extend_schema_field({"type": "array", "items": {"type": "object"}})
+    def get_labels(self, record: Record) -> list[dict[str, Any]]:
+        return presenting.labels(record)
+
+
+_SIGNAL_PARAMETERS = [
+    OpenApiParameter("stage", str, enum=["original", "prepared"]), OpenApiParameter("leads", str),
+    OpenApiParameter("start_s", float), OpenApiParameter("end_s", float), OpenApiParameter("format", str, enum=["json", "npy", "csv"]),
+]  # fmt: skip
+
+
+class RecordViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+    queryset = Record.objects.select_related("subject", "dataset__project").prefetch_related("labels")
+    serializer_class = RecordSerializer
+    filterset_class = RecordFilter
+    needs = {
+        "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "destroy": Action.DATA_DELETE, "signal": Action.DATA_VIEW, "measurements": Action.DATA_VIEW,
+    }  # fmt: skip
+
+    def destroy(self, request: Request, pk: str) -> Response:
+        services.record_delete(actor=request.user, record=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(parameters=_SIGNAL_PARAMETERS, responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def signal(self, request: Request, pk: str) -> HttpResponse | Response:
+        """Samples in millivolt: ``original`` at the file's own rate and length, ``prepared`` by the default recipe."""
+        row = self.get_object()
+        query = request.query_params
+        window = presenting.signal_window(row, query.get("stage", "original"), query.get("leads"), query.get("start_s"), query.get("end_s"))
+        kind = query.get("format", "json")
+        audit("record.downloaded", row, actor=request.user, project=row.dataset.project, changes={"format": kind, "stage": query.get("stage", "original")})
+        if kind == "json":
+            return Response(presenting.signal_json(window))
+        if kind == "npy":
+            out = io.BytesIO()
+            np.save(out, window.signal, allow_pickle=False)
+            return _file(out.getvalue(), "application/octet-stream", f"{row.pk}.npy")
+        if kind == "csv":
+            return _file(presenting.signal_csv(window).encode(), "text/csv; charset=utf-8", f"{row.pk}.csv")
+        raise InvalidInput(f"There is no signal format {kind!r}.", fields={"format": "Choose json, npy or csv."})
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def measurements(self, request: Request, pk: str) -> Response:
+        """Rate, intervals, axes and fiducials of the original signal; null with a reason where it can't be measured."""
+        return Response(presenting.measurements(self.get_object()))
+
+
+def _file(data: bytes, content_type: str, name: str) -> HttpResponse:
+    return HttpResponse(data, content_type=content_type, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+class LabelMapSerializer(serializers.ModelSerializer):
+    project = serializers.UUIDField(source="project_id", allow_null=True)
+
+    class Meta:
+        model = LabelMap
+        fields = ["id", "project", "name", "version", "system", "classes", "entries", "frozen", "created_at"]
+        read_only_fields = ["id", "version", "frozen", "created_at"]
+
+
+class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
+    """Maps from codes to classes; those without a project come with the portal and are visible to all."""
+
+    queryset = LabelMap.objects.all()
+    serializer_class = LabelMapSerializer
+    filterset_fields = ["project", "name"]
+    parser_classes = [JSONParser, MultiPartParser]
+    needs = {
+        "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "create": Action.DATA_EDIT, "export": Action.DATA_VIEW, "import_csv": Action.DATA_EDIT,
+    }  # fmt: skip
+
+    def get_queryset(self):
+        if getattr(self, "swagger_fake_view", False):
+            return LabelMap.objects.none()
+        return selectors.label_maps(self.request.user)
+
+    def get_object(self) -> LabelMap:
+        found = self.get_queryset().filter(pk=self.kwargs["pk"]).first()
+        if found is None:
+            raise NotFound("There is no such label map, or it belongs to a project that you are not a member of.")
+        if found.project_id:
+            access.require(self.request.user, self.needed(), found.project)
+        return found
+
+    def retrieve(self, request: Request, pk: str) -> Response:
+        return Response(self.get_serializer(self.get_object()).data)
+
+    def create(self, request: Request) -> Response:
+        form = self.get_serializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        data = form.validated_data
+        if not data.get("project_id"):
+            raise InvalidInput("A label map belongs to a project.", fields={"project": "Required."})
+        entries = presenting.map_entries(data.get("entries", {}))
+        row = services.label_map_create(
+            actor=request.user, project=self.project(data["project_id"]), name=data["name"], system=data["system"], classes=data["classes"], entries=entries
+        )
+        return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
+
+    @extend_schema(responses={(200, "text/csv"): OpenApiTypes.STR})
+    @action(detail=True)
+    def export(self, request: Request, pk: str) -> HttpResponse:
+        row = self.get_object()
+        audit("label_map.exported", row, actor=request.user, project=row.project)
+        return _file(presenting.map_csv(row).encode(), "text/csv; charset=utf-8", "label-map.csv")
+
+    @extend_schema(request={"multipart/form-data": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}, "project": {"type": "string"}, "name": {"type": "string"}, "system": {"type": "string"}}}}, responses={201: LabelMapSerializer})
+    @action(detail=False, methods=["post"], url_path="import")
+    def import_csv(self, request: Request) -> Response:
+        """Read a map from CSV with the columns ``code, class, relation``."""
+        file = request.FILES.get("file")
+        if file is None or not request.data.get("project") or not request.data.get("name"):
+            raise InvalidInput("A label map needs a file, a project and a name.", fields={"file": "CSV with code, class, relation."})
+        classes, entries = presenting.read_map_csv(file.read(5_000_001))
+        row = services.label_map_create(
+            actor=request.user, project=self.project(request.data["project"]), name=request.data["name"],
+            system=request.data.get("system", "any"), classes=classes, entries=entries,
+        )  # fmt: skip
+        return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
+
+

@@ -1,0 +1,105 @@
+"""Label tables: kept, matched to records row by row, and stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+
+from datasets.labels import table as tables
+from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel
+from datasets.services import clean_name, subject_for
+from ecgportal import storage
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import TooLarge
+from ecgportal.jobs.services import enqueue
+
+if TYPE_CHECKING:
+    from ecgportal.jobs.context import JobContext
+
+_MAX_TABLE_BYTES = 500_000_000
+_REPORTED_ROWS = 2000
+
+
+@transaction.atomic
+def import_start(*, actor: Any, dataset: Dataset, file: Any, mapping: dict[str, Any] | None = None) -> LabelImport:
+    """Keep a label table and start the job that reads it. ``mapping`` overrides what the header tells."""
+    if file.size > _MAX_TABLE_BYTES:
+        raise TooLarge(f"The label table has {file.size / 1e6:.0f} MB; at most {_MAX_TABLE_BYTES / 1e6:.0f} MB can be read.")
+    sha256, size = storage.put(file.file if hasattr(file, "file") else file)
+    row = LabelImport(dataset=dataset, created_by=actor, file_name=clean_name(file.name), sha256=sha256, mapping=mapping or {})
+    row.job = enqueue(
+        "labels", actor=actor, project=dataset.project, payload={"label_import": str(row.pk)}, title=f"Read labels from {row.file_name[-80:]}"
+    )
+    row.save(force_insert=True)
+    audit("upload.received", dataset, actor=actor, project=dataset.project, changes={"label_table": row.file_name, "bytes": size})
+    return row
+
+
+def preview(data: bytes, name: str) -> dict[str, Any]:
+    """Return the columns, the guessed mapping and the first rows of a table, for a form."""
+    table = tables.read_table(data, name)
+    return {"columns": list(table.columns), "rows": [list(row) for row in table.rows[:8]], "mapping": tables.guess_mapping(table).to_dict()}
+
+
+def run(context: JobContext) -> dict[str, Any]:
+    """The job: read the table, match its rows to records, store labels, subjects, age, sex and folds."""
+    row = LabelImport.objects.select_related("dataset__project", "created_by").get(pk=context.payload["label_import"])
+    table = tables.read_table(storage.read_blob(row.sha256), row.file_name)
+    mapping = tables.guess_mapping(table, overrides=row.mapping)
+    rows = tables.apply(table, mapping)
+    context.progress(0.3, f"{len(rows)} rows")
+    records = {record.key: record for record in Record.objects.filter(dataset=row.dataset).select_related("subject")}
+    match = tables.match_keys(list(records), rows)
+    report: list[dict[str, Any]] = []
+    taken = 0
+    new_labels: list[RecordLabel] = []
+    changed: list[Record] = []
+    for item in rows:
+        keys = match.matched.get(item.row_number, ())
+        problem = match.problems.get(item.row_number, "")
+        sentences = [*item.problems, *([problem] if problem else [])]
+        for key in keys:
+            record = records[key]
+            new_labels += [
+                RecordLabel(record=record, system=x.system, code=x.code[:120], likelihood=x.likelihood, source=LabelSource.TABLE) for x in item.labels
+            ]
+            if _complete(record, item):
+                changed.append(record)
+        taken += bool(keys)
+        if not keys or sentences:
+            report.append({"row": item.row_number, "record": item.record_key[:200], "outcome": "taken" if keys else "unmatched", "reason": " ".join(sentences)})
+    context.progress(0.6, "Storing")
+    with transaction.atomic():
+        touched = {label.record_id for label in new_labels} | {record.pk for record in changed}
+        RecordLabel.objects.filter(record__in=touched, source=LabelSource.TABLE).delete()
+        RecordLabel.objects.bulk_create(new_labels, ignore_conflicts=True, batch_size=2000)
+        for record in changed:
+            record.subject = subject_for(row.dataset, record.subject_wanted) if getattr(record, "subject_wanted", None) else record.subject
+            record.search_text = f"{record.key} {record.subject.key if record.subject else ''}".lower()
+        Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "search_text"], batch_size=500)
+        row.rows = report[:_REPORTED_ROWS]
+        row.mapping = mapping.to_dict()
+        row.save(update_fields=["rows", "mapping"])
+        known_codes = tables.known_codes()
+        unknown = sorted({x.code for item in rows for x in item.labels if (x.system, x.code) not in known_codes})
+        result = {
+            "rows": len(rows), "taken": taken, "unmatched": len(rows) - taken, "unknown_codes": unknown[:200],
+            "labels": len(new_labels), "rows_with_reason": report[:200], "mapping": row.mapping,
+        }  # fmt: skip
+        counts = {name: result[name] for name in ("rows", "taken", "unmatched", "labels")}
+        audit("labels.imported", row.dataset, actor=row.created_by, project=row.dataset.project, changes=counts)
+    return result
+
+
+def _complete(record: Record, item: Any) -> bool:
+    """Take over what the table says about the person; returns whether anything changed."""
+    changed = False
+    if item.subject and (record.subject is None or record.subject.key != item.subject):
+        record.subject_wanted = item.subject  # type: ignore[attr-defined]
+        changed = True
+    for name, value in (("age", item.age), ("sex", item.sex), ("fold", item.fold)):
+        if value not in (None, "") and getattr(record, name) != value:
+            setattr(record, name, value)
+            changed = True
+    return changed

@@ -1,0 +1,66 @@
+"""Prepared signals of a dataset by one recipe: built once, brought up to date when records are added, shared by all jobs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from datasets import signals
+from datasets.models import Dataset, PreparedSet, Record
+from datasets.prepared import PreparedStore
+from datasets.preprocess.recipe import Recipe
+from ecgportal import storage
+
+_BATCH = 128
+
+Progress = Callable[[float, str], None]
+
+
+def open_store(dataset: Dataset, recipe: Recipe) -> PreparedStore:
+    """Return the dataset's store of a recipe, made empty if it is not there."""
+    folder = storage.area("prepared", dataset.pk, recipe.digest)
+    return PreparedStore.open_or_create(folder, recipe)
+
+
+def bring_up_to_date(dataset: Dataset, recipe: Recipe, progress: Progress | None = None) -> PreparedStore:
+    """Prepare the records that the store does not hold yet. One writer at a time; readers are not disturbed."""
+    store = open_store(dataset, recipe)
+    with store.writing():
+        have = set(store.index)
+        missing = [pk for pk in Record.objects.filter(dataset=dataset).order_by("id").values_list("pk", flat=True) if str(pk) not in have]
+        for start in range(0, len(missing), _BATCH):
+            rows = list(Record.objects.filter(pk__in=missing[start : start + _BATCH]).select_related("subject"))
+            store.append([str(row.pk) for row in rows], [recipe.apply(signals.load(row)) for row in rows])
+            if progress is not None:
+                progress(min(start + _BATCH, len(missing)) / len(missing), f"Prepared {min(start + _BATCH, len(missing))} of {len(missing)} records")
+    PreparedSet.objects.update_or_create(
+        dataset=dataset, recipe_digest=recipe.digest, defaults={"recipe": json.loads(recipe.to_json()), "record_count": len(store.index)}
+    )
+    return store
+
+
+class StoreView:
+    """Some records of a store as the training engine reads them."""
+
+    def __init__(self, store: PreparedStore, records: list[uuid.UUID]):
+        self._store = store
+        self._rows = np.array([store.index[str(pk)] for pk in records], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: Any) -> np.ndarray:
+        """Return float32 ``(n, leads, samples)``."""
+        return self._store.read(self._rows[np.asarray(indices)])
+
+
+def forget(dataset: Dataset, record_id: uuid.UUID) -> None:
+    """Remove one record's samples from every prepared set of its dataset."""
+    for prepared in PreparedSet.objects.filter(dataset=dataset):
+        store = open_store(dataset, Recipe.from_json(prepared.recipe))
+        with store.writing():
+            store.remove(str(record_id))

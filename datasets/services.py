@@ -1,0 +1,170 @@
+"""Write datasets, uploads, records and label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from datasets import signals
+from datasets.formats.base import MAX_FILE_BYTES
+from datasets.models import Dataset, Ingest, LabelImport, LabelMap, OriginalFile, Record, Subject
+from datasets.preparing import forget
+from ecgportal import storage
+from ecgportal.accounts.services import validation_fields
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import Conflict, InvalidInput, TooLarge
+from ecgportal.jobs.services import enqueue
+
+MAX_UPLOAD_BYTES = 20 * MAX_FILE_BYTES
+_UNITS = ("mV", "uV", "V", "nV")
+
+
+@transaction.atomic
+def dataset_create(*, actor: Any, project: Any, name: str, description: str = "") -> Dataset:
+    """Create an empty dataset."""
+    dataset = Dataset(project=project, name=name.strip(), description=description, created_by=actor)
+    try:
+        dataset.full_clean()
+    except ValidationError as error:
+        raise InvalidInput("The dataset cannot be created like this.", fields=validation_fields(error)) from error
+    dataset.save(force_insert=True)
+    audit("dataset.created", dataset, actor=actor, project=project)
+    return dataset
+
+
+def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
+    """Delete a dataset with all that belongs to it. Conflict while a training run refers to it."""
+    if dataset.training_runs.exists():  # type: ignore[attr-defined]
+        raise Conflict(f"{dataset.name} is the data of a training run. Delete the run first.", code="dataset_in_use")
+    digests = list(OriginalFile.objects.filter(record__dataset=dataset).values_list("sha256", flat=True).distinct())
+    dataset_id, project = dataset.pk, dataset.project
+    with transaction.atomic():
+        count = dataset.records.count()
+        dataset.delete()
+        dataset.pk = dataset_id
+        audit("dataset.deleted", dataset, actor=actor, project=project, changes={"records": count})
+    storage.remove_area("signals", dataset_id)
+    storage.remove_area("prepared", dataset_id)
+    _drop_unused(digests)
+
+
+def record_delete(*, actor: Any, record: Record) -> None:
+    """Delete one record: its row, labels, predictions, original bytes, and its samples on the disk."""
+    digests = list(record.originals.values_list("sha256", flat=True))
+    signals.erase(record)
+    record_id = record.pk
+    with transaction.atomic():
+        subject = record.subject
+        record.delete()
+        record.pk = record_id
+        if subject is not None and not subject.records.exists():
+            subject.delete()
+        audit("record.deleted", record, actor=actor, project=record.dataset.project)
+    forget(record.dataset, record_id)
+    _drop_unused(digests)
+
+
+def _drop_unused(digests: Iterable[str]) -> None:
+    digests = list(digests)
+    used = set(OriginalFile.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
+    used |= set(LabelImport.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
+    for sha256 in set(digests) - used:
+        storage.delete_blob(sha256)
+
+
+def check_read_options(fs_hz: Any = None, unit: Any = None, lead_order: Any = None) -> dict[str, Any]:
+    """Return the answers for files that do not say their rate, unit or lead order; InvalidInput names a wrong one."""
+    options: dict[str, Any] = {}
+    if fs_hz not in (None, ""):
+        try:
+            options["fs_hz"] = float(fs_hz)
+        except (TypeError, ValueError):
+            options["fs_hz"] = -1.0
+        if not 1 <= options["fs_hz"] <= 100_000:
+            raise InvalidInput("The sampling rate cannot be used.", fields={"fs_hz": "Give samples per second, from 1 to 100000."})
+    if unit:
+        number, slash, per = str(unit).partition("/")
+        if unit not in _UNITS and not (slash and per == "mV" and number.replace(".", "", 1).isdigit() and float(number) > 0):
+            raise InvalidInput("The unit cannot be used.", fields={"unit": "Choose mV, uV, V, nV, or digits per millivolt such as 200/mV."})
+        options["unit"] = unit
+    if lead_order:
+        names = [name.strip() for name in (lead_order.split(",") if isinstance(lead_order, str) else lead_order)]
+        if len(set(names)) != len(names) or not all(names):
+            raise InvalidInput("The lead order cannot be used.", fields={"lead_order": "Name each lead once, separated by commas."})
+        options["lead_order"] = names
+    return options
+
+
+def upload_receive(*, actor: Any, dataset: Dataset, files: Iterable[Any], options: dict[str, Any] | None = None) -> Ingest:
+    """Keep uploaded files (objects with ``name``, ``size`` and ``chunks()``) and start the job that reads them.
+
+    Files lie under generated names; their own names are only shown. TooLarge before anything is kept.
+    """
+    files = list(files)
+    if not files:
+        raise InvalidInput("No file was sent.", fields={"files": "Choose at least one file."})
+    total = sum(file.size or 0 for file in files)
+    if total > MAX_UPLOAD_BYTES:
+        raise TooLarge(f"The upload has {total / 1e9:.1f} GB; at most {MAX_UPLOAD_BYTES / 1e9:.0f} GB fit in one. Send it in parts.")
+    ingest = Ingest(dataset=dataset, created_by=actor, options=options or {})
+    folder = storage.area("uploads", ingest.pk)
+    try:
+        for number, file in enumerate(files):
+            path = folder / f"{number:06d}"
+            with path.open("wb") as stream:
+                for chunk in file.chunks():
+                    stream.write(chunk)
+            ingest.files.append({"name": clean_name(file.name), "path": path.name, "size": path.stat().st_size})
+        return _ingest_start(actor, dataset, ingest)
+    except BaseException:
+        storage.remove_area("uploads", ingest.pk)
+        raise
+
+
+def clean_name(name: str) -> str:
+    """Return a relative name for showing and matching: no drive, no leading slash, no parent steps, no controls."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    text = "".join(ch for ch in "/".join(parts) if ch.isprintable() and ch not in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069\u202c")
+    return text[-300:] or "unnamed"
+
+
+@transaction.atomic
+def _ingest_start(actor: Any, dataset: Dataset, ingest: Ingest) -> Ingest:
+    ingest.job = enqueue(
+        "ingest", actor=actor, project=dataset.project, payload={"ingest": str(ingest.pk)}, title=f"Take in {len(ingest.files)} files to {dataset.name}"
+    )  # fmt: skip
+    ingest.save(force_insert=True)
+    audit(
+        "upload.received", dataset, actor=actor, project=dataset.project,
+        changes={"files": len(ingest.files), "bytes": sum(f["size"] for f in ingest.files)},
+    )  # fmt: skip
+    return ingest
+
+
+@transaction.atomic
+def label_map_create(
+    *, actor: Any, project: Any, name: str, system: str, classes: list[str], entries: dict[str, Any]
+) -> LabelMap:
+    """Create a label map, or its next version when the project has one of this name."""
+    last = LabelMap.objects.filter(project=project, name=name).order_by("-version").first()
+    for code, entry in entries.items():
+        if entry.get("class") is not None and entry["class"] not in classes:
+            raise InvalidInput(f"The code {code} is mapped to {entry['class']}, which is not one of the classes.", fields={"entries": f"{code}: unknown class."})
+    label_map = LabelMap(
+        project=project, created_by=actor, name=name.strip(), version=(last.version + 1 if last else 1), system=system, classes=classes, entries=entries
+    )  # fmt: skip
+    try:
+        label_map.full_clean()
+    except ValidationError as error:
+        raise InvalidInput("The label map cannot be saved like this.", fields=validation_fields(error)) from error
+    label_map.save(force_insert=True)
+    audit("label_map.created", label_map, actor=actor, project=project)
+    return label_map
+
+
+def subject_for(dataset: Dataset, key: str) -> Subject:
+    subject, _ = Subject.objects.get_or_create(dataset=dataset, key=key[:120])
+    return subject

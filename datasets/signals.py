@@ -1,0 +1,83 @@
+"""Native-rate signals on disk: packs of float32 millivolt, written once, read by memory map."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from datasets import ecg
+from datasets.models import Record
+from ecgportal import storage
+from ecgportal.errors import NotFound
+
+
+def _path(dataset_id: uuid.UUID, pack: uuid.UUID) -> Path:
+    return storage.area("signals", dataset_id) / f"{pack}.f32"
+
+
+class PackWriter:
+    """Collect signals into one new pack file. It appears whole when the block ends without an error, or not at all."""
+
+    def __init__(self, dataset_id: uuid.UUID):
+        self.pack = uuid.uuid4()
+        self._target = _path(dataset_id, self.pack)
+        self._part = self._target.with_suffix(".part")
+        self._stream = self._part.open("wb")
+
+    def add(self, signal: np.ndarray) -> int:
+        """Append ``(leads, samples)`` float32 and return its byte offset."""
+        offset = self._stream.tell()
+        self._stream.write(np.ascontiguousarray(signal, dtype="<f4").tobytes())
+        return offset
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.close()
+        if kind is None:
+            os.replace(self._part, self._target)
+        else:
+            self._part.unlink(missing_ok=True)
+
+
+def discard(dataset_id: uuid.UUID, pack: uuid.UUID) -> None:
+    """Remove a pack whose rows were not committed."""
+    _path(dataset_id, pack).unlink(missing_ok=True)
+
+
+def read_signal(record: Record) -> np.ndarray:
+    """Return the native signal, float32 mV ``(leads, samples)``. NotFound when its pack is missing or short."""
+    path = _path(record.dataset_id, record.pack)
+    shape = (len(record.leads), record.n_samples)
+    try:
+        return np.array(np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape))
+    except (FileNotFoundError, ValueError) as error:
+        raise NotFound(f"The stored signal of {record.key} is missing. Restore the data folder from a backup or upload the record again.") from error
+
+
+def load(record: Record) -> ecg.Record:
+    """Return the record with its signal in the pure core's form."""
+    meta = ecg.RecordMeta(
+        subject=record.subject.key if record.subject_id and record.subject else None,
+        age=record.age,
+        sex=record.sex or None,
+        printed=record.meta.get("printed", {}),
+        annotations=tuple(tuple(row) for row in record.meta.get("annotations", [])),
+        dropped_channels=tuple(record.meta.get("dropped_channels", [])),
+        notes=tuple(record.meta.get("notes", [])),
+    )
+    return ecg.Record(read_signal(record), record.fs_hz, tuple(record.leads), tuple(record.leads_computed), meta)
+
+
+def erase(record: Record) -> None:
+    """Overwrite a record's samples with zeros, so that a deleted person's signal is gone from the disk."""
+    path = _path(record.dataset_id, record.pack)
+    if path.exists():
+        with path.open("r+b") as stream:
+            stream.seek(record.offset)
+            stream.write(b"\x00" * (4 * len(record.leads) * record.n_samples))

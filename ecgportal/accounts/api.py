@@ -1,0 +1,150 @@
+"""Sign-in by token, my tokens, and users."""
+
+from __future__ import annotations
+
+from django.contrib.auth import authenticate
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers, status
+from rest_framework.decorators import action
+from rest_framework.permissions import AllowAny, IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.throttling import ScopedRateThrottle
+from rest_framework.views import APIView
+from rest_framework.viewsets import GenericViewSet
+
+from ecgportal.accounts import services
+from ecgportal.accounts.models import ApiToken, User
+from ecgportal.api.errors import body
+from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet
+from ecgportal.errors import NotFound
+
+
+class SignInSerializer(serializers.Serializer):
+    username = serializers.CharField()
+    password = serializers.CharField()
+    name = serializers.CharField(required=False, default="signed in by password", max_length=80)
+
+
+class SignedInSerializer(serializers.Serializer):
+    token = serializers.CharField()
+    expires_at = serializers.DateTimeField()
+
+
+class SignInThrottle(ScopedRateThrottle):
+    """Counts sign-ins per address and user name, so that one person's typing errors do not lock out others."""
+
+    def get_cache_key(self, request: Request, view: APIView) -> str:
+        name = str(request.data.get("username", ""))[:150] if isinstance(request.data, dict) else ""
+        return self.cache_format % {"scope": self.scope, "ident": f"{self.get_ident(request)} {name}"}
+
+
+class TokenView(APIView):
+    """POST signs in with name and password; DELETE revokes the token presented."""
+
+    throttle_scope = "sign_in"
+
+    def get_permissions(self) -> list:
+        return [AllowAny()] if self.request.method == "POST" else [IsAuthenticated()]
+
+    def get_throttles(self) -> list:
+        return [SignInThrottle()] if self.request.method == "POST" else []
+
+    @extend_schema(request=SignInSerializer, responses=SignedInSerializer)
+    def post(self, request: Request) -> Response:
+        form = SignInSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        data = form.validated_data
+        user = authenticate(request._request, username=data["username"], password=data["password"])
+        if user is None:
+            sentence = "The user name or the password is wrong, or the user is not active."
+            return Response(body("sign_in_failed", sentence), status=status.HTTP_401_UNAUTHORIZED, headers={"WWW-Authenticate": "Token"})
+        token, key = services.token_create(user=user, name=data["name"])
+        return Response({"token": key, "expires_at": token.expires_at})
+
+    @extend_schema(request=None, responses={204: None})
+    def delete(self, request: Request) -> Response:
+        if not isinstance(request.auth, ApiToken):
+            raise NotFound("This request was not signed in with a token, so there is none to revoke.")
+        services.token_delete(actor=request.user, token=request.auth)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class ApiTokenSerializer(serializers.ModelSerializer):
+    token = serializers.CharField(read_only=True, required=False, help_text="The key; sent once, when it is created.")
+
+    class Meta:
+        model = ApiToken
+        fields = ["id", "name", "created_at", "last_used_at", "expires_at", "token"]
+        read_only_fields = ["id", "created_at", "last_used_at", "expires_at"]
+
+
+class TokenViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, GenericViewSet):
+    """My API tokens."""
+
+    serializer_class = ApiTokenSerializer
+    queryset = ApiToken.objects.none()
+    lookup_value_regex = ProjectViewSet.lookup_value_regex
+
+    def get_queryset(self):
+        if getattr(self, "swagger_fake_view", False):
+            return ApiToken.objects.none()
+        return ApiToken.objects.filter(user=self.request.user)
+
+    def create(self, request: Request) -> Response:
+        form = self.get_serializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        token, key = services.token_create(user=request.user, name=form.validated_data["name"])
+        return Response({**self.get_serializer(token).data, "token": key}, status=status.HTTP_201_CREATED)
+
+    def perform_destroy(self, instance: ApiToken) -> None:
+        services.token_delete(actor=self.request.user, token=instance)
+
+
+class UserSerializer(serializers.ModelSerializer):
+    is_administrator = serializers.BooleanField(source="is_superuser", required=False)
+    password = serializers.CharField(write_only=True, required=False)
+    username = serializers.CharField(max_length=150)
+
+    class Meta:
+        model = User
+        fields = ["id", "username", "email", "is_active", "is_administrator", "password"]
+        read_only_fields = ["id"]
+
+
+class UserViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
+    """Users of the platform; for administrators, except ``me``."""
+
+    queryset = User.objects.all().order_by("username")
+    serializer_class = UserSerializer
+    filterset_fields = ["username", "is_active"]
+    lookup_value_regex = ProjectViewSet.lookup_value_regex
+
+    def get_permissions(self) -> list:
+        return [IsAuthenticated()] if self.action == "me" else [IsAuthenticated(), IsAdministrator()]
+
+    def create(self, request: Request) -> Response:
+        form = self.get_serializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        data = form.validated_data
+        user = services.user_create(
+            actor=request.user, username=data["username"], password=data.get("password", ""), email=data.get("email", ""),
+            is_administrator=data.get("is_superuser", False),
+        )  # fmt: skip
+        return Response(self.get_serializer(user).data, status=status.HTTP_201_CREATED)
+
+    def partial_update(self, request: Request, pk: str) -> Response:
+        user = self.get_object()
+        form = self.get_serializer(user, data=request.data, partial=True)
+        form.is_valid(raise_exception=True)
+        data = form.validated_data
+        user = services.user_update(
+            actor=request.user, user=user, is_active=data.get("is_active"), email=data.get("email"), is_administrator=data.get("is_superuser")
+        )
+        if "password" in data:
+            services.password_change(actor=request.user, user=user, password=data["password"])
+        return Response(self.get_serializer(user).data)
+
+    @action(detail=False)
+    def me(self, request: Request) -> Response:
+        return Response(self.get_serializer(request.user).data)

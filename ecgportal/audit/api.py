@@ -1,0 +1,80 @@
+"""The audit trail over REST."""
+
+from __future__ import annotations
+
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.viewsets import GenericViewSet
+
+from ecgportal.audit import selectors
+from ecgportal.audit.models import AuditEvent
+from ecgportal.audit.trail import record
+from ecgportal.projects.access import Action, require
+from ecgportal.projects.models import Project
+from ecgportal.api.viewsets import as_uuid
+from django_filters import rest_framework as filters
+
+
+class AuditFilter(filters.FilterSet):
+    project = filters.UUIDFilter(field_name="project_id")
+    actor = filters.UUIDFilter(field_name="actor_id")
+    actor_name = filters.CharFilter(field_name="actor_name")
+    since = filters.IsoDateTimeFilter(field_name="at", lookup_expr="gte")
+    until = filters.IsoDateTimeFilter(field_name="at", lookup_expr="lt")
+
+    class Meta:
+        model = AuditEvent
+        fields = ["action", "outcome", "object_id", "channel"]
+
+
+class AuditEventSerializer(serializers.ModelSerializer):
+    actor = serializers.SerializerMethodField()
+    object = serializers.SerializerMethodField()
+    sentence = serializers.SerializerMethodField()
+    project = serializers.UUIDField(source="project_id")
+
+    class Meta:
+        model = AuditEvent
+        fields = [
+            "sequence", "at", "actor", "action", "sentence", "object", "project", "outcome", "channel", "address", "correlation", "changes", "hash",
+        ]  # fmt: skip
+
+    def get_actor(self, event: AuditEvent) -> dict[str, str | None]:
+        return {"id": str(event.actor_id) if event.actor_id else None, "username": event.actor_name}
+
+    def get_object(self, event: AuditEvent) -> dict[str, str]:
+        return {"type": event.object_type, "id": event.object_id, "label": event.object_label}
+
+    def get_sentence(self, event: AuditEvent) -> str:
+        return selectors.sentence(event)
+
+
+class AuditViewSet(mixins.ListModelMixin, GenericViewSet):
+    """Events of my projects (as their owner), my own sign-ins, and everything for an administrator."""
+
+    queryset = AuditEvent.objects.none()
+    serializer_class = AuditEventSerializer
+    filterset_class = AuditFilter
+
+    def get_queryset(self):
+        if getattr(self, "swagger_fake_view", False):
+            return AuditEvent.objects.none()
+        asked = self.request.query_params.get("project")
+        if asked and not self.request.user.is_administrator:
+            project = Project.objects.filter(pk=as_uuid(asked, "project")).first()
+            if project is not None:
+                require(self.request.user, Action.AUDIT_VIEW, project)
+        return selectors.readable_by(self.request.user).order_by("-id")
+
+    @extend_schema(responses={(200, "text/csv"): OpenApiTypes.STR})
+    @action(detail=False)
+    def export(self, request: Request) -> HttpResponse:
+        """All matching events as CSV (``?format=csv``); the export is itself recorded."""
+        events = self.filter_queryset(self.get_queryset())
+        text = selectors.as_csv(events[:200_000])
+        record("audit.exported", actor=request.user)
+        return HttpResponse(text, content_type="text/csv; charset=utf-8", headers={"Content-Disposition": 'attachment; filename="audit.csv"'})

@@ -1,0 +1,45 @@
+"""Read the audit trail."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from django.db.models import Q, QuerySet
+
+from ecgportal.audit.actions import ACTIONS
+from ecgportal.audit.models import AuditEvent
+from ecgportal.projects.access import Action, roles_allowing
+from ecgportal.projects.models import Membership
+
+EXPORT_COLUMNS = (
+    "sequence", "at", "actor_name", "action", "outcome", "object_type", "object_id", "object_label", "project_name",
+    "channel", "address", "correlation", "hash",
+)  # fmt: skip
+
+
+def readable_by(user: Any) -> QuerySet[AuditEvent]:
+    """Events of the projects whose trail the user may read; everything for an administrator."""
+    events = AuditEvent.objects.all()
+    if user.is_administrator:
+        return events
+    projects = Membership.objects.filter(user=user, role__in=roles_allowing(Action.AUDIT_VIEW)).values("project")
+    return events.filter(Q(project_id__in=projects) | Q(actor_id=user.pk, project_id__isnull=True))
+
+
+def sentence(event: AuditEvent) -> str:
+    template = ACTIONS.get(event.action, "did " + event.action)
+    return template.replace("{object}", event.object_label or event.object_type)
+
+
+def as_csv(events: Iterable[AuditEvent]) -> str:
+    """Return the events as CSV; cells that a spreadsheet would take for a formula are escaped."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(EXPORT_COLUMNS)
+    for event in events:
+        cells = (str(getattr(event, name) if getattr(event, name) is not None else "") for name in EXPORT_COLUMNS)
+        writer.writerow(["'" + cell if cell[:1] in "=+-@\t\r" else cell for cell in cells])
+    return out.getvalue()

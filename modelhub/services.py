@@ -1,0 +1,274 @@
+"""Write models and versions, start predictions, and manage exchanges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import ProtectedError
+from django.utils.text import slugify
+
+from datasets.models import Dataset, Record
+from ecgportal import secrets, storage
+from ecgportal.accounts.services import validation_fields
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import Conflict, InvalidInput
+from ecgportal.jobs.services import enqueue
+from modelhub.contract import ModelContract
+from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
+
+CARD_FIELDS = ("intended_use", "limits", "licence", "contact", "training_data", "ethics")
+
+
+def _clean(row: Any, sentence: str) -> None:
+    try:
+        row.full_clean()
+    except ValidationError as error:
+        raise InvalidInput(sentence, fields=validation_fields(error)) from error
+
+
+@transaction.atomic
+def model_get_or_create(*, actor: Any, project: Any, name: str) -> Model:
+    """Return the project's model of this name, made if it is not there."""
+    model = Model.objects.filter(project=project, name__iexact=name.strip()).first()
+    if model is None:
+        model = Model(project=project, name=name.strip(), created_by=actor)
+        _clean(model, "The model cannot be named like this.")
+        model.save(force_insert=True)
+        audit("model.created", model, actor=actor, project=project)
+    return model
+
+
+@transaction.atomic
+def version_add(
+    *,
+    actor: Any,
+    model: Model,
+    onnx: bytes,
+    contract: ModelContract,
+    origin: str,
+    parameters: int | None,
+    weights: bytes | None = None,
+    parent: ModelVersion | None = None,
+    facts: dict[str, Any] | None = None,
+    card: dict[str, str] | None = None,
+    checks: dict[str, Any] | None = None,
+    state: str = VersionState.READY,
+) -> ModelVersion:
+    """Store the weights and add the next version of ``model``. The files must have passed their checks before."""
+    sha256, size = storage.put_bytes(onnx)
+    weights_sha256 = storage.put_bytes(weights)[0] if weights else ""
+    Model.objects.select_for_update().get(pk=model.pk)
+    last = model.versions.order_by("-number").first()
+    version = ModelVersion(
+        model=model, created_by=actor, number=last.number + 1 if last else 1, state=state, origin=origin,
+        contract=contract.to_dict(), classes=list(contract.classes), task=contract.task,
+        architecture=contract.architecture or "", parameters=parameters, sha256=sha256, size=size,
+        weights_sha256=weights_sha256, parent=parent, facts=facts or {}, card=card or {}, checks=checks or {},
+    )  # fmt: skip
+    version.save(force_insert=True)
+    audit(
+        "model_version.created",
+        version,
+        actor=actor,
+        project=model.project,
+        changes={"origin": origin, "sha256": sha256},
+    )
+    return version
+
+
+@transaction.atomic
+def version_accept(*, actor: Any, version: ModelVersion) -> ModelVersion:
+    """Release a version from quarantine."""
+    version = ModelVersion.objects.select_for_update().get(pk=version.pk)
+    if version.state != VersionState.QUARANTINED:
+        raise Conflict(f"{version} is not in quarantine.", code="not_quarantined")
+    version.state = VersionState.READY
+    version.save(update_fields=["state"])
+    audit("model_version.accepted", version, actor=actor, project=version.model.project)
+    return version
+
+
+@transaction.atomic
+def card_update(*, actor: Any, version: ModelVersion, card: dict[str, str]) -> ModelVersion:
+    """Change the prose of a version's card; the facts come from the portal."""
+    unknown = set(card) - set(CARD_FIELDS)
+    if unknown:
+        raise InvalidInput(
+            f"A card has no field {', '.join(sorted(unknown))}.", fields={name: "Unknown field." for name in unknown}
+        )
+    version.card = {**version.card, **{name: str(text)[:8000] for name, text in card.items()}}
+    version.save(update_fields=["card"])
+    audit("model_version.changed", version, actor=actor, project=version.model.project, changes={"card": sorted(card)})
+    return version
+
+
+def version_delete(*, actor: Any, version: ModelVersion) -> None:
+    """Delete a version nothing depends on; Conflict names what does."""
+    sha256, project = {version.sha256, version.weights_sha256} - {""}, version.model.project
+    version_id, model = version.pk, version.model
+    try:
+        with transaction.atomic():
+            version.delete()
+            version.pk = version_id
+            audit("model.deleted", version, actor=actor, project=project)
+            if not model.versions.exists():
+                model.delete()
+    except ProtectedError as error:
+        names = sorted({str(row._meta.verbose_name) for row in error.protected_objects})
+        raise Conflict(
+            f"{version} cannot be deleted: {', '.join(names)} depend on it.", code="version_in_use"
+        ) from error
+    for digest in sha256:
+        if (
+            not ModelVersion.objects.filter(sha256=digest).exists()
+            and not ModelVersion.objects.filter(weights_sha256=digest).exists()
+        ):
+            storage.delete_blob(digest)
+
+
+@transaction.atomic
+def import_start(*, actor: Any, project: Any, file: Any, name: str, contract: dict[str, Any] | None = None) -> Any:
+    """Keep an uploaded model file and start the job that checks it in a process of its own."""
+    if not name.strip():
+        raise InvalidInput("Give the model a name.", fields={"name": "Required."})
+    if file.size > 2 << 30:
+        raise InvalidInput("A model file may have at most 2 GB.", code="too_large", fields={"file": "Too large."})
+    sha256, size = storage.put(file.file)
+    payload = {"sha256": sha256, "file_name": file.name[-200:], "name": name.strip()[:120], "contract": contract or {}}
+    job = enqueue(
+        "model_import", actor=actor, project=project, payload=payload, title=f"Check and import {file.name[-80:]}"
+    )
+    audit(
+        "upload.received",
+        f"model file {file.name[-100:]}",
+        actor=actor,
+        project=project,
+        changes={"bytes": size, "sha256": sha256},
+    )
+    return job
+
+
+def check_runnable(version: ModelVersion) -> ModelContract:
+    """Return the contract of a version that may be run; Conflict in quarantine or retirement."""
+    if version.state == VersionState.QUARANTINED:
+        raise Conflict(f"{version} is in quarantine. An owner has to accept it first.", code="version_quarantined")
+    return ModelContract.from_dict(version.contract)
+
+
+@transaction.atomic
+def prediction_start(
+    *, actor: Any, project: Any, version: ModelVersion, dataset: Dataset, records: list[Record] | None = None
+) -> PredictionRun:
+    """Start predictions of a version for a dataset, or for some of its records."""
+    contract = check_runnable(version)
+    if dataset.project_id != project.pk or version.model.project_id != project.pk:
+        raise InvalidInput(
+            "The model and the dataset must belong to the same project. Publish the model and pull it into the other project."
+        )
+    if not dataset.records.exists():
+        raise InvalidInput(f"{dataset.name} has no records yet. Upload some first.", fields={"dataset": "No records."})
+    run = PredictionRun(
+        project=project, created_by=actor, version=version, dataset=dataset, thresholds=dict(contract.thresholds),
+        record_ids=[record.pk for record in records or []],
+    )  # fmt: skip
+    run.job = enqueue(
+        "predict",
+        actor=actor,
+        project=project,
+        payload={"run": str(run.pk)},
+        title=f"Predict {dataset.name} with {version}",
+    )
+    run.save(force_insert=True)
+    audit(
+        "prediction.started",
+        version,
+        actor=actor,
+        project=project,
+        changes={"dataset": dataset.name, "records": len(run.record_ids) or "all"},
+    )
+    return run
+
+
+@transaction.atomic
+def exchange_save(
+    *,
+    actor: Any,
+    exchange: Exchange | None = None,
+    name: str,
+    url: str,
+    username: str = "",
+    password: str | None = None,
+) -> Exchange:
+    """Add or change an exchange; the password is stored encrypted and kept when None."""
+    created = exchange is None
+    exchange = exchange or Exchange(created_by=actor)
+    exchange.name, exchange.url, exchange.username = name.strip(), url.strip(), username
+    if password is not None:
+        exchange.password_encrypted = secrets.encrypt(password)
+    _clean(exchange, "The exchange cannot be saved like this.")
+    if not exchange.url.lower().startswith(("https://", "http://")):
+        raise InvalidInput("The address must start with https:// or http://.", fields={"url": "Only http and https."})
+    exchange.save()
+    audit(
+        "exchange.created" if created else "exchange.changed",
+        exchange,
+        actor=actor,
+        changes={"url": exchange.url, "username": username},
+    )
+    return exchange
+
+
+@transaction.atomic
+def exchange_delete(*, actor: Any, exchange: Exchange) -> None:
+    exchange_id = exchange.pk
+    exchange.delete()
+    exchange.pk = exchange_id
+    audit("exchange.deleted", exchange, actor=actor)
+
+
+@transaction.atomic
+def push_start(*, actor: Any, exchange: Exchange, version: ModelVersion) -> Transfer:
+    """Publish a version's bundle on an exchange."""
+    check_runnable(version)
+    project = version.model.project
+    transfer = Transfer(
+        project=project,
+        created_by=actor,
+        exchange=exchange,
+        direction="push",
+        version=version,
+        remote_path=remote_name(version),
+    )
+    transfer.job = enqueue(
+        "exchange_push",
+        actor=actor,
+        project=project,
+        payload={"transfer": str(transfer.pk)},
+        title=f"Publish {version} on {exchange}",
+    )
+    transfer.save(force_insert=True)
+    return transfer
+
+
+@transaction.atomic
+def pull_start(*, actor: Any, exchange: Exchange, project: Any, remote_path: str) -> Transfer:
+    """Fetch a published model into a project; it stays in quarantine until an owner accepts it."""
+    if not remote_path or ".." in remote_path.split("/") or len(remote_path) > 400:
+        raise InvalidInput("This is not the path of a published model.", fields={"path": "Choose one from the list."})
+    transfer = Transfer(project=project, created_by=actor, exchange=exchange, direction="pull", remote_path=remote_path)
+    transfer.job = enqueue(
+        "exchange_pull",
+        actor=actor,
+        project=project,
+        payload={"transfer": str(transfer.pk)},
+        title=f"Pull {remote_path} from {exchange}",
+    )
+    transfer.save(force_insert=True)
+    return transfer
+
+
+def remote_name(version: ModelVersion) -> str:
+    """Return the file name under which a version is published: readable, safe, different for different weights."""
+    return f"{slugify(version.model.name)[:80] or 'model'}-v{version.number}-{version.sha256[:12]}.ecgmodel.zip"

@@ -1,0 +1,204 @@
+"""Architectures, training runs and evaluations over REST."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from rest_framework import mixins, serializers, status
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from datasets.models import Dataset
+from datasets.selectors import label_maps
+from ecgportal.api.viewsets import ProjectViewSet
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import Conflict, InvalidInput
+from ecgportal.jobs import services as jobs
+from ecgportal.projects.access import Action
+from modelhub.models import ModelVersion
+from training import reports, selectors, services
+from training.models import Evaluation, Mode, TrainingRun
+
+
+class TrainingRunSerializer(serializers.ModelSerializer):
+    state = serializers.CharField(source="job.state", read_only=True)
+    progress = serializers.FloatField(source="job.progress", read_only=True)
+    message = serializers.CharField(source="job.message", read_only=True)
+    split = serializers.SerializerMethodField()
+    epochs = serializers.SerializerMethodField()
+    report = serializers.SerializerMethodField()
+    error = serializers.SerializerMethodField()
+
+    class Meta:
+        model = TrainingRun
+        fields = [
+            "id", "project", "name", "dataset", "label_map", "classes", "task", "target", "architecture", "base_version", "mode",
+            "settings", "state", "progress", "message", "error", "job", "split", "learning_rate", "epochs", "best_epoch",
+            "produced_version", "report", "manifest", "warnings", "resumed", "created_at",
+        ]  # fmt: skip
+
+    @extend_schema_field({"type": "object"})
+    def get_split(self, run: TrainingRun) -> dict[str, Any]:
+        return selectors.split_counts(run)
+
+    @extend_schema_field({"type": "integer"})
+    def get_epochs(self, run: TrainingRun) -> int | None:
+        return run.settings.get("epochs")
+
+    @extend_schema_field({"type": "string", "format": "uuid", "nullable": True})
+    def get_report(self, run: TrainingRun) -> str | None:
+        report = getattr(run, "report", None) if Evaluation.objects.filter(run=run).exists() else None
+        return str(report.pk) if report else None
+
+    @extend_schema_field({"type": "object", "nullable": True})
+    def get_error(self, run: TrainingRun) -> dict[str, str] | None:
+        return {"code": run.job.error_code, "message": run.job.error_message} if run.job.error_code else None
+
+
+class TrainingRunCreateSerializer(serializers.Serializer):
+    project = serializers.UUIDField()
+    dataset = serializers.UUIDField(required=False)
+    datasets = serializers.ListField(child=serializers.UUIDField(), required=False)
+    label_map = serializers.UUIDField(required=False, allow_null=True)
+    classes = serializers.ListField(child=serializers.CharField(), required=False)
+    task = serializers.ChoiceField(choices=["multiclass", "multilabel", "binary", "regression"], default="multilabel")
+    target = serializers.CharField(required=False, allow_blank=True, default="")
+    architecture = serializers.CharField(required=False)
+    base_version = serializers.UUIDField(required=False, allow_null=True)
+    mode = serializers.ChoiceField(choices=Mode.choices, required=False)
+    settings = serializers.DictField(required=False, default=dict)
+    name = serializers.CharField(required=False, max_length=120, default="")
+
+
+class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+    queryset = TrainingRun.objects.select_related("job", "split")
+    serializer_class = TrainingRunSerializer
+    filterset_fields = ["project", "dataset"]
+    needs = {
+        "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL,
+        "resume": Action.MODEL_EDIT, "metrics": Action.MODEL_VIEW, "lr_finder": Action.MODEL_VIEW, "destroy": Action.MODEL_DELETE,
+    }  # fmt: skip
+
+    @extend_schema(request=TrainingRunCreateSerializer, responses={202: TrainingRunSerializer})
+    def create(self, request: Request) -> Response:
+        form = TrainingRunCreateSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        data = form.validated_data
+        project = self.project(data["project"])
+        chosen = [data["dataset"]] if data.get("dataset") else data.get("datasets", [])
+        if len(chosen) != 1:
+            raise InvalidInput("A training run needs one dataset.", fields={"dataset": "Give the id of one dataset."})
+        label_map = None
+        if data.get("label_map"):
+            label_map = label_maps(request.user).filter(pk=data["label_map"]).first()
+            if label_map is None:
+                raise InvalidInput("There is no such label map.", fields={"label_map": "Not there, or not visible to you."})
+        base = self.related(ModelVersion.objects.select_related("model"), data["base_version"], "base_version") if data.get("base_version") else None
+        run = services.run_start(
+            actor=request.user, project=project, dataset=self.related(Dataset.objects.select_related("project"), chosen[0], "dataset"),
+            label_map=label_map, classes=data.get("classes"), task=data["task"], target=data["target"],
+            architecture=data.get("architecture"), base_version=base, mode=data.get("mode"), settings=data["settings"], name=data["name"],
+        )  # fmt: skip
+        return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+    def destroy(self, request: Request, pk: str) -> Response:
+        services.run_delete(actor=request.user, run=self.get_object())
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        run = self.get_object()
+        run.job = jobs.cancel(actor=request.user, job=run.job)
+        return Response(self.get_serializer(run).data)
+
+    @extend_schema(request=None, responses={202: TrainingRunSerializer})
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        run = services.run_resume(actor=request.user, run=self.get_object())
+        return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(parameters=[OpenApiParameter("after", int)], responses=OpenApiTypes.OBJECT)
+    @action(detail=True, filterset_class=None, filterset_fields=None)
+    def metrics(self, request: Request, pk: str) -> Response:
+        """Rows by epoch; ``?after=`` gives only later ones."""
+        after = request.query_params.get("after", "0")
+        rows = selectors.epoch_rows(self.get_object(), int(after) if after.isdigit() else 0)
+        return Response({"count": len(rows), "next": None, "previous": None, "results": rows})
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True, url_path="lr-finder")
+    def lr_finder(self, request: Request, pk: str) -> Response:
+        """Learning rates and losses of the finder, with the suggestions and the rate taken."""
+        run = self.get_object()
+        return Response({**run.lr_finder, "learning_rate": run.learning_rate})
+
+
+class EvaluationSerializer(serializers.ModelSerializer):
+    state = serializers.SerializerMethodField()
+    n = serializers.SerializerMethodField()
+    summary = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Evaluation
+        fields = ["id", "project", "version", "dataset", "label_map", "part", "run", "job", "state", "n", "summary", "created_at"]
+
+    @extend_schema_field({"type": "string"})
+    def get_state(self, row: Evaluation) -> str:
+        return row.job.state if row.job else "succeeded"
+
+    @extend_schema_field({"type": "integer", "nullable": True})
+    def get_n(self, row: Evaluation) -> int | None:
+        return row.report.get("n")
+
+    @extend_schema_field({"type": "object"})
+    def get_summary(self, row: Evaluation) -> dict[str, Any]:
+        return {name: row.report.get(name) for name in ("f1_weighted", "f1_macro", "auroc_macro", "auprc_macro")}
+
+
+class EvaluationCreateSerializer(serializers.Serializer):
+    version = serializers.UUIDField()
+    dataset = serializers.UUIDField()
+    label_map = serializers.UUIDField(required=False, allow_null=True)
+
+
+class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+    queryset = Evaluation.objects.select_related("job", "version__model", "dataset")
+    serializer_class = EvaluationSerializer
+    filterset_fields = ["project", "version", "dataset", "run"]
+    needs = {
+        "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "report": Action.MODEL_DOWNLOAD,
+    }  # fmt: skip
+
+    @extend_schema(request=EvaluationCreateSerializer, responses={202: EvaluationSerializer})
+    def create(self, request: Request) -> Response:
+        form = EvaluationCreateSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        data = form.validated_data
+        version = self.find(ModelVersion.objects.select_related("model__project"), data["version"])
+        label_map = label_maps(request.user).filter(pk=data["label_map"]).first() if data.get("label_map") else None
+        row = services.evaluation_start(
+            actor=request.user, version=version, dataset=self.related(Dataset.objects.select_related("project"), data["dataset"], "dataset"), label_map=label_map
+        )
+        return Response(self.get_serializer(row).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(parameters=[OpenApiParameter("format", str, enum=["json", "html"])], responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def report(self, request: Request, pk: str) -> HttpResponse | Response:
+        """All figures with their 95 % intervals; Conflict while the evaluation is not finished."""
+        row = self.get_object()
+        if not row.report:
+            raise Conflict("The evaluation has not finished; ask again when its job has succeeded.", code="not_finished")
+        kind = request.query_params.get("format", "json")
+        audit("evaluation.downloaded", row, actor=request.user, project=row.project, changes={"format": kind})
+        if kind == "json":
+            return Response(reports.as_json(row))
+        if kind == "html":
+            return HttpResponse(reports.as_html(row), headers={"Content-Disposition": 'attachment; filename="report.html"'})
+        raise InvalidInput(f"There is no report format {kind!r}.", fields={"format": "Choose json or html."})
+
+

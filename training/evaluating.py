@@ -1,0 +1,114 @@
+"""Judge a version on labelled records: probabilities by the published file, truth by the label map, intervals by subject."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from django.db import transaction
+
+from datasets.models import Dataset
+from datasets.preparing import StoreView, bring_up_to_date
+from datasets.preprocess.recipe import Recipe
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import InvalidInput
+from ecgportal.jobs.context import JobContext
+from modelhub import loading
+from modelhub.contract import ModelContract
+from modelhub.models import ModelVersion
+from training.metrics.report import evaluate
+from training.models import Evaluation, SplitMember, TrainingRun
+from training.problems.registry import get_problem
+from training.targets import Labelled, labelled_records
+
+_BATCH = 256
+
+
+def probabilities(version: ModelVersion, view: StoreView, progress: Any = None) -> np.ndarray:
+    """Return the version's answers ``(records, classes)`` for prepared records."""
+    predictor = loading.predictor(version)
+    parts = []
+    for start in range(0, len(view), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(view)))
+        parts.append(predictor.predict(view.read(rows)))
+        if progress is not None:
+            progress((rows[-1] + 1) / len(view), f"{rows[-1] + 1} of {len(view)} records")
+    return np.concatenate(parts) if parts else np.zeros((0, len(version.classes)), np.float32)
+
+
+def _judge(version: ModelVersion, store: Any, items: list[Labelled], progress: Any = None) -> dict[str, Any]:
+    contract = ModelContract.from_dict(version.contract)
+    problem = get_problem(contract.task)
+    truth = problem.encode([item.label for item in items], _classes(contract)).values
+    view = StoreView(store, [item.record for item in items])
+    thresholds = [contract.thresholds.get(name, 0.5) for name in contract.classes] if contract.thresholds else None
+    report = evaluate(
+        probabilities(version, view, progress), truth, contract.classes, contract.task, groups=[item.group for item in items], thresholds=thresholds
+    )
+    return report.to_json()
+
+
+def _classes(contract: ModelContract) -> list[str]:
+    return list(contract.classes)
+
+
+def _store_report(row: Evaluation, report: dict[str, Any]) -> Evaluation:
+    row.curves = report.pop("curves", {})
+    row.report = report
+    row.save()
+    return row
+
+
+def of_run(run: TrainingRun, version: ModelVersion, store: Any, items: list[Labelled]) -> Evaluation | None:
+    """Evaluate a run's version on its held-back part, once; None when that part is empty."""
+    if not items:
+        return None
+    known = Evaluation.objects.filter(run=run).first()
+    if known is not None:
+        return known
+    report = _judge(version, store, items)
+    with transaction.atomic():
+        row = Evaluation(
+            project=run.project, created_by=run.created_by, version=version, dataset=run.dataset, label_map=run.label_map, part="test", run=run, job=run.job
+        )
+        return _store_report(row, report)
+
+
+def run(context: JobContext) -> dict[str, Any]:
+    """The job of an evaluation on a whole dataset. Records that the version was trained on are left out and counted."""
+    row = Evaluation.objects.select_related("version__model", "dataset__project", "label_map", "project", "created_by").get(pk=context.payload["evaluation"])
+    contract = ModelContract.from_dict(row.version.contract)
+    target = contract.classes[0] if contract.task == "regression" else ""
+    items = labelled_records(row.dataset, contract.task, contract.classes, row.label_map, target)
+    items, left_out = without_training_subjects(items, row.version, row.dataset)
+    if not items:
+        reason = f" {left_out} records were left out because the model was trained on their subjects." if left_out else ""
+        raise InvalidInput(f"No record of {row.dataset.name} can be used: none has a label that the map knows.{reason}", code="no_truth")
+    recipe = Recipe.from_json(loading.recipe_of(contract))
+    store = bring_up_to_date(row.dataset, recipe, lambda part, note: context.progress(0.3 * part, note))
+    report = _judge(row.version, store, items, lambda part, note: context.progress(0.3 + 0.6 * part, note))
+    report["left_out_training_subjects"] = left_out
+    with transaction.atomic():
+        _store_report(row, report)
+        audit("evaluation.finished", row, actor=row.created_by, project=row.project)
+    return {"evaluation": str(row.pk), "n": report["n"]}
+
+
+def without_training_subjects(items: list[Labelled], version: ModelVersion, dataset: Dataset) -> tuple[list[Labelled], int]:
+    """Leave out subjects (and twin signals) on which the version or one of its parents was trained."""
+    seen_groups: set[str] = set()
+    seen_signals: set[str] = set()
+    current: ModelVersion | None = version
+    while current is not None:
+        run = TrainingRun.objects.filter(produced_version=current).first()
+        if run is not None and run.split_id is not None:
+            rows = SplitMember.objects.filter(split=run.split_id).exclude(group__part="test")
+            for pk, subject, fingerprint in rows.values_list("record_id", "record__subject__key", "record__fingerprint"):
+                seen_groups.add(f"r:{pk}")
+                if run.dataset_id == dataset.pk and subject:
+                    seen_groups.add(f"s:{subject}")
+                if fingerprint:
+                    seen_signals.add(fingerprint)
+        current = current.parent
+    kept = [item for item in items if item.group not in seen_groups and f"r:{item.record}" not in seen_groups and item.fingerprint not in seen_signals]
+    return kept, len(items) - len(kept)
