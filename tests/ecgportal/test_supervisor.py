@@ -19,7 +19,7 @@ import pytest
 from ecgportal import processes
 from ecgportal.embedded_pg import EmbeddedServer
 from ecgportal.logfiles import ErrorTail, cap_size
-from ecgportal.supervisor import QUEUES, StartError, check_port, health, portal_children, web_address
+from ecgportal.supervisor import QUEUES, Child, StartError, Supervisor, check_port, health, portal_children, web_address
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -223,6 +223,38 @@ def test_a_process_that_ignores_sigterm_is_killed_and_a_second_signal_is_obeyed_
 def test_second_supervisor_on_one_home_is_refused_with_a_sentence(ready):
     with pytest.raises(processes.AlreadyRunning, match=f"process {ready.process.pid} holds"):
         processes.take_lock(ready.home / "run" / "supervisor-all.lock")
+
+
+def test_strays_of_dead_parents_are_collected(tmp_path, monkeypatch):
+    monkeypatch.setenv("PORTAL_HOME", str(tmp_path))
+    monkeypatch.delenv("PORTAL_RUN", raising=False)
+    supervisor = Supervisor([Child("known", [sys.executable, "-S", "-c", ""])])
+    supervisor._start(supervisor.children[0])
+    known = supervisor.children[0].process
+    stray = os.fork()
+    if stray == 0:
+        os._exit(0)
+    for pid in (stray, known.pid):
+        until(lambda pid=pid: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
+    supervisor._reap_strays()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(stray, os.WNOHANG)
+    assert known.wait() == 0
+
+
+def test_workers_wait_until_the_database_is_up_to_date(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PORTAL_HOME", str(tmp_path))
+    monkeypatch.delenv("PORTAL_RUN", raising=False)
+    count = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.open('a').write('x'); sys.exit(p.stat().st_size < 2)"
+    command = [sys.executable, "-S", "-c", count, str(tmp_path / "tries")]
+    supervisor = Supervisor([], setup=command, patient=True)
+    monkeypatch.setattr(supervisor, "_sleep", lambda seconds: None)
+    supervisor._prepare()
+    assert (tmp_path / "tries").read_text() == "xx"
+    assert capsys.readouterr().out.count("Waiting until") == 1
+    (tmp_path / "tries").unlink()
+    with pytest.raises(StartError, match="could not be set up"):
+        Supervisor([], setup=command)._prepare()
 
 
 def run_main(tmp_path, **environment):
