@@ -14,49 +14,27 @@ overwritten by the next one. Any number of processes may read while one writes; 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
+from datasets import prepared_files as files
+from datasets.prepared_files import Segment
 from datasets.preprocess.recipe import Prepared, Recipe
 from ecgportal.errors import Conflict, InvalidInput, NotFound
 
-FORMAT = "ecg-portal-prepared"
-FORMAT_VERSION = 1
 SHARD_ROWS = 16384
 _MAX_KEY = 200
 # A lead without any signal still needs a step above 0.
 _SMALLEST_STEP = np.float32(1e-12)
 _KINDS = {"signals": "i16", "scales": "f32", "masks": "bits", "keys": "txt"}
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Rows that one append wrote into one shard. ``sha256`` covers their signals, scales, masks and keys."""
-
-    shard: int
-    start: int
-    rows: int
-    keys_start: int
-    keys_bytes: int
-    sha256: str
-
-
-@dataclass
-class _State:
-    recipe: Recipe
-    segments: list[Segment] = field(default_factory=list)
-    removed: set[int] = field(default_factory=set)
-    pending: set[int] = field(default_factory=set)
 
 
 def quantise(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,9 +55,12 @@ def quantise(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class PreparedStore:
     """Prepared signals of one dataset under one recipe. Rows are numbered from 0 in the order of their arrival."""
 
-    def __init__(self, folder: Path, state: _State, stamp: tuple[int, int, int]):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self._apply(state, stamp)
+        self._keys: list[str] = []
+        self._index: dict[str, int] = {}
+        self._segments_seen = 0
+        self._load()
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], recipe: Recipe) -> PreparedStore:
@@ -93,31 +74,53 @@ class PreparedStore:
                 code="recipe_without_shape",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
+        with files.lock(folder):
             if (folder / "manifest.json").exists():
                 raise Conflict(f"There already is a prepared store in {folder.name}.", code="store_exists")
-            _write_manifest(folder, _State(recipe))
-        return cls.open(folder)
+            files.write_manifest(folder, files.State(recipe), SHARD_ROWS)
+        return cls(folder)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> PreparedStore:
         """Open a store; NotFound without one, InvalidInput when its manifest cannot be understood."""
-        folder = Path(folder)
-        return cls(folder, *_read_manifest(folder))
+        return cls(Path(folder))
 
-    def _apply(self, state: _State, stamp: tuple[int, int, int]) -> None:
+    def _load(self) -> None:
+        """Take over the committed state; only keys that were not seen yet are read."""
+        state, self._stamp = files.read_manifest(self.folder, SHARD_ROWS)
         spec = state.recipe.output_spec()
         if spec.leads is None or spec.fs_hz is None or spec.n_samples is None:
             raise InvalidInput(f"The manifest of {self.folder.name} holds a recipe without a fixed shape.")
         self.recipe, self.leads, self.fs_hz, self.n_samples = state.recipe, spec.leads, spec.fs_hz, spec.n_samples
-        self._state, self._stamp = state, stamp
-        self._rows = sum(segment.rows for segment in state.segments)
-        self._keys = _read_keys(self.folder, state.segments)
+        self._state = state
         gone = state.removed | state.pending
-        self._index = {key: row for row, key in enumerate(self._keys) if row not in gone}
+        new = files.read_keys(self.folder, state.segments[self._segments_seen :])
+        for row, key in enumerate(new, start=len(self._keys)):
+            if row not in gone:
+                self._index[key] = row
+        self._keys += new
+        self._segments_seen = len(state.segments)
+        self._rows = len(self._keys)
         self._gone = np.zeros(self._rows, dtype=bool)
         self._gone[sorted(gone)] = True
+        for row in gone:
+            if self._index.get(self._keys[row]) == row:
+                del self._index[self._keys[row]]
         self._maps: dict[tuple[str, int], np.ndarray] = {}
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock and the newest state; whatever happens inside, what was committed counts afterwards."""
+        with files.lock(self.folder):
+            self.refresh()
+            try:
+                self._finish_removal()
+                yield
+            finally:
+                self._load()
+
+    def _commit(self) -> None:
+        files.write_manifest(self.folder, self._state, SHARD_ROWS)
 
     @property
     def index(self) -> Mapping[str, int]:
@@ -129,10 +132,9 @@ class PreparedStore:
 
     def refresh(self) -> bool:
         """See what other processes have written since; True when there was something."""
-        stamp = _stamp(self.folder)
-        if stamp == self._stamp:
+        if files.stamp_of(self.folder) == self._stamp:
             return False
-        self._apply(*_read_manifest(self.folder))
+        self._load()
         return True
 
     def missing(self, keys: Sequence[str]) -> list[str]:
@@ -151,12 +153,9 @@ class PreparedStore:
         signals = np.stack([item.signal for item in batch])
         masks = np.packbits(np.stack([item.mask for item in batch]), axis=2)
         steps, scales = quantise(signals)
-        with _lock(self.folder):
-            self.refresh()
-            self._finish_removal()
-            double = sorted({key for key in keys if key in self._index}) or sorted(
-                {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()
-            )
+        with self._writing():
+            seen: set[str] = set()
+            double = [key for key in keys if key in self._index or key in seen or seen.add(key)]  # type: ignore[func-returns-value]
             if double:
                 raise Conflict(
                     f"{len(double)} of these records are prepared already, the first is {double[0]}. "
@@ -167,8 +166,7 @@ class PreparedStore:
             for start, end, shard in _chunks(first, len(keys)):
                 parts = {"signals": steps[start:end], "scales": scales[start:end], "masks": masks[start:end]}
                 self._state.segments.append(self._write(shard, keys[start:end], parts))
-            _write_manifest(self.folder, self._state)
-            self._apply(*_read_manifest(self.folder))
+            self._commit()
         return list(range(first, first + len(keys)))
 
     def _check(self, keys: Sequence[str], batch: Sequence[Prepared]) -> None:
@@ -194,10 +192,10 @@ class PreparedStore:
         lines = "".join(json.dumps(key) + "\n" for key in keys).encode()
         digest = hashlib.sha256()
         for kind, array in parts.items():
-            data = memoryview(np.ascontiguousarray(array)).cast("B")
-            _put(self._path(kind, shard), rows * self._row_bytes(kind), data)
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            files.put(self._path(kind, shard), rows * self._row_bytes(kind), data)
             digest.update(data)
-        _put(self._path("keys", shard), keys_start, memoryview(lines))
+        files.put(self._path("keys", shard), keys_start, memoryview(lines))
         digest.update(lines)
         return Segment(shard, rows, len(keys), keys_start, len(lines), digest.hexdigest())
 
@@ -206,16 +204,13 @@ class PreparedStore:
 
         A process that opened the store before may read zeros until it calls ``refresh``. Raises NotFound.
         """
-        with _lock(self.folder):
-            self.refresh()
-            self._finish_removal()
+        with self._writing():
             row = self._index.get(key)
             if row is None:
                 raise NotFound(f"The prepared store holds no record {key}.")
             self._state.pending.add(row)
-            _write_manifest(self.folder, self._state)
+            self._commit()
             self._finish_removal()
-            self._apply(*_read_manifest(self.folder))
 
     def _finish_removal(self) -> None:
         """Overwrite rows whose removal was announced, also by a process that ended in the middle of it."""
@@ -225,13 +220,13 @@ class PreparedStore:
             shard, at = divmod(row, SHARD_ROWS)
             for kind in ("signals", "scales", "masks"):
                 size = self._row_bytes(kind)
-                _put(self._path(kind, shard), at * size, memoryview(bytes(size)), cut=False)
+                files.put(self._path(kind, shard), at * size, memoryview(bytes(size)), cut=False)
             for position, segment in enumerate(self._state.segments):
                 if segment.shard == shard and segment.start <= at < segment.start + segment.rows:
-                    self._state.segments[position] = Segment(**asdict(segment) | {"sha256": self._digest(segment)})
+                    self._state.segments[position] = replace(segment, sha256=self._digest(segment))
         self._state.removed |= self._state.pending
         self._state.pending = set()
-        _write_manifest(self.folder, self._state)
+        self._commit()
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the signals of rows in the given order, float32 ``(n, leads, samples)``.
@@ -263,8 +258,8 @@ class PreparedStore:
         digest = hashlib.sha256()
         for kind in ("signals", "scales", "masks"):
             size = self._row_bytes(kind)
-            _hash(self._path(kind, segment.shard), segment.start * size, segment.rows * size, digest)
-        _hash(self._path("keys", segment.shard), segment.keys_start, segment.keys_bytes, digest)
+            files.add_to(self._path(kind, segment.shard), segment.start * size, segment.rows * size, digest)
+        files.add_to(self._path("keys", segment.shard), segment.keys_start, segment.keys_bytes, digest)
         return digest.hexdigest()
 
     def _rows_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -309,115 +304,3 @@ def _by_shard(rows: np.ndarray) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
     for shard in np.unique(shards):
         places = np.flatnonzero(shards == shard)
         yield places, int(shard), own[places]
-
-
-def _put(path: Path, at: int, data: memoryview, cut: bool = True) -> None:
-    """Write bytes at a position and to the disk; ``cut`` drops what lay behind (an append that was never committed)."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
-    with os.fdopen(descriptor, "r+b") as stream:
-        if cut:
-            stream.truncate(at)
-        stream.seek(at)
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _hash(path: Path, at: int, size: int, digest: Any) -> None:
-    if not path.exists():
-        return
-    with path.open("rb") as stream:
-        stream.seek(at)
-        while size > 0 and (data := stream.read(min(size, 1 << 22))):
-            digest.update(data)
-            size -= len(data)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the store's write lock; waits for other writers, threads of this process included."""
-    with (folder / ".lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
-
-
-def _stamp(folder: Path) -> tuple[int, int, int]:
-    try:
-        stat = (folder / "manifest.json").stat()
-    except FileNotFoundError:
-        raise NotFound(f"There is no prepared store in {folder.name}; prepare the dataset first.") from None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _write_manifest(folder: Path, state: _State) -> None:
-    spec = state.recipe.output_spec()
-    data = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "recipe": json.loads(state.recipe.to_json()),
-        "recipe_digest": state.recipe.digest,
-        "leads": spec.leads,
-        "fs_hz": spec.fs_hz,
-        "n_samples": spec.n_samples,
-        "unit": spec.unit,
-        "dtype": "<i2",
-        "shard_rows": SHARD_ROWS,
-        "rows": sum(segment.rows for segment in state.segments),
-        "removed": sorted(state.removed),
-        "pending_removal": sorted(state.pending),
-        "segments": [asdict(segment) for segment in state.segments],
-    }
-    temporary = folder / "manifest.json.tmp"
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(data, stream, separators=(",", ":"))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, folder / "manifest.json")
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read_manifest(folder: Path) -> tuple[_State, tuple[int, int, int]]:
-    stamp = _stamp(folder)
-    try:
-        data = json.loads((folder / "manifest.json").read_text("utf-8"))
-        if data["format"] != FORMAT or data["version"] != FORMAT_VERSION or data["shard_rows"] != SHARD_ROWS:
-            raise ValueError("it was written by another version of the portal")
-        recipe = Recipe.from_json(data["recipe"])
-        if recipe.digest != data["recipe_digest"]:
-            raise ValueError("its recipe does not have the stated digest")
-        segments = [Segment(**entry) for entry in data["segments"]]
-        return _State(recipe, segments, set(data["removed"]), set(data["pending_removal"])), stamp
-    except (ValueError, KeyError, TypeError, InvalidInput) as error:
-        raise InvalidInput(
-            f"The manifest of the prepared store {folder.name} cannot be used: {error}. Prepare the dataset again.",
-            code="store_damaged",
-        ) from error
-
-
-def _read_keys(folder: Path, segments: Sequence[Segment]) -> list[str]:
-    sizes: dict[int, int] = {}
-    for segment in segments:
-        sizes[segment.shard] = segment.keys_start + segment.keys_bytes
-    keys: list[str] = []
-    for shard, size in sorted(sizes.items()):
-        try:
-            with (folder / f"keys-{shard:05d}.txt").open("rb") as stream:
-                keys += [json.loads(line) for line in stream.read(size).splitlines()]
-        except (OSError, ValueError) as error:
-            raise InvalidInput(
-                f"The keys of shard {shard} of the prepared store {folder.name} cannot be read: {error}. "
-                "Prepare the dataset again.",
-                code="store_damaged",
-            ) from error
-    if len(keys) != sum(segment.rows for segment in segments):
-        raise InvalidInput(
-            f"The prepared store {folder.name} lacks keys of some rows. Prepare the dataset again.", code="store_damaged"
-        )
-    return keys

@@ -177,6 +177,6 @@ def require(condition: bool, sentence: str) -> None:
         raise InvalidInput(sentence, code="invalid_recipe")
 
 
-def meta(help: str, choices: tuple[str, ...] = ()) -> types.MappingProxyType[str, Any]:  # noqa: A002
+def meta(help: str, choices: tuple[str, ...] = ()) -> types.MappingProxyType[str, Any]:
     """Return field metadata: a help sentence and the allowed values."""
     return types.MappingProxyType({"help": help} | ({"choices": choices} if choices else {}))
