@@ -152,7 +152,6 @@ def _operating(
         cuts = charts.numbers(one.thresholds) if len(one.thresholds) else [None] * len(one.x)
         data.append(
             charts.curve(label, one.x, one.y, k, dark, customdata=cuts, hovertemplate=_point(one.name, x_title, y_title))
-            | ({"line": charts.line(k, dark) | {"shape": "hv" if kind == "roc" else "linear"}})
         )
         point = one.at_chosen()
         if point:

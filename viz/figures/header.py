@@ -112,7 +112,7 @@ def _measured_sentences(told: Mapping[str, Any]) -> list[str]:
     given += [f"QTc {name.capitalize()} {value:.0f} ms" for name, value in qtc.items() if value is not None]
     out = [f"Measured: {', '.join(given)}."] if given else []
     reasons = told.get("reasons") or {}
-    named = dict((key, name) for key, name, _ in _FIELD_NAMES)
+    named = {key: name for key, name, _ in _FIELD_NAMES}
     out += [f"{named[key][0].upper() + named[key][1:]} could not be measured: {why}" for key, why in reasons.items() if key in named]
     if told.get("method"):
         out.append(f"Method: {told['method']}")
