@@ -1,0 +1,228 @@
+"""Tables of text cells out of CSV, TSV, XLSX and JSON files, and cells that are safe to write back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from ecgportal.errors import TooLarge, UnreadableFile
+
+MAX_BYTES = 512 * 1024 * 1024
+MAX_ROWS = 2_000_000
+MAX_COLUMNS = 4000
+MAX_CELLS = 40_000_000
+_DELIMITERS = (",", ";", "\t", "|")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table of text. ``rows`` are as long as ``columns``; ``ragged`` maps a row's index to its true number of cells."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    ragged: dict[int, int] = field(default_factory=dict)
+
+
+def read_table(data: bytes, name: str, *, has_header: bool | None = None) -> RawTable:
+    """Read a table of labels.
+
+    data: the file's bytes. name: its name, for messages. has_header: None tells from the content whether the first
+    row names the columns (CSV, TSV and XLSX; without names the columns are ``column 1``, ...).
+    UnreadableFile (``bad_table``) or TooLarge says what is wrong.
+    """
+    if len(data) > MAX_BYTES:
+        raise TooLarge(f"{name} is {len(data) / 1e6:.0f} MB; a table of labels may have {MAX_BYTES / 1e6:.0f} MB.")
+    if data.startswith(b"PK\x03\x04"):
+        rows = _xlsx_rows(data, name)
+    else:
+        text = _text(data, name)
+        if text.lstrip()[:1] in ("[", "{"):
+            return _json_table(text, name)
+        rows = _csv_rows(text, name)
+    return _table(rows, name, has_header)
+
+
+def safe_cell(value: object) -> str:
+    """Return a cell for CSV and XLSX that no spreadsheet takes for a formula; numbers stay as they are.
+
+    Text that begins with ``= + - @``, a tab or a line break gets an apostrophe in front (OWASP, CSV injection).
+    """
+    text = "" if value is None else str(value)
+    if text.startswith(_FORMULA):
+        try:
+            float(text)
+        except ValueError:
+            return "'" + text
+    return text
+
+
+def _bad(name: str, reason: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"{name} cannot be read as a table: {reason}. Save it as CSV with one header row and upload it again.",
+        code="bad_table",
+    )
+
+
+def _text(data: bytes, name: str) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        # Spreadsheets of western Windows machines save in this code page.
+        text = data.decode("cp1252", "replace")
+    if "\x00" in text:
+        raise _bad(name, "it holds NUL bytes, as no text file does")
+    return text
+
+
+def _csv_rows(text: str, name: str) -> list[list[str]]:
+    first = text[: 64 * 1024].splitlines()
+    lines = [line for line in first[:20] if line.strip()]
+    if not lines:
+        raise _bad(name, "it is empty")
+    widest = max(line.count(d) for line in lines for d in _DELIMITERS)
+    if widest > MAX_COLUMNS:
+        raise TooLarge(
+            f"{name} has more than {MAX_COLUMNS} columns; a table of labels has one row a record.",
+            code="too_many_columns",
+        )
+    delimiter = max(_DELIMITERS, key=lambda d: _agreement(lines, d))
+    rows: list[list[str]] = []
+    cells = 0
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+            cells += len(row)
+            if len(rows) > MAX_ROWS or cells > MAX_CELLS or len(row) > MAX_COLUMNS:
+                raise TooLarge(f"{name} has too many rows or columns (at most {MAX_ROWS} rows and {MAX_CELLS} cells).")
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+    except csv.Error as error:
+        raise _bad(name, f"row {len(rows) + 1} is damaged ({error})") from error
+    return rows
+
+
+def _agreement(lines: list[str], delimiter: str) -> tuple[float, int]:
+    """Rate a delimiter: how many lines have as many cells as the first one, then how many cells that is."""
+    try:
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:
+        return 0.0, 0
+    if not widths or widths[0] < 2:
+        return 0.0, 0
+    return sum(width == widths[0] for width in widths) / len(widths), widths[0]
+
+
+def _xlsx_rows(data: bytes, name: str) -> list[list[str]]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > MAX_BYTES or unpacked > 200 * len(data) + 32 * 1024 * 1024:
+            raise TooLarge(
+                f"{name} unpacks to {unpacked / 1e6:.0f} MB, more than a table of labels has.", code="archive_bomb"
+            )
+        import openpyxl
+
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+        sheet = book.worksheets[0]
+        rows: list[list[str]] = []
+        cells = 0
+        for values in sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS):
+            row = [_cell(value) for value in values]
+            while row and not row[-1]:
+                row.pop()
+            cells += len(row)
+            if len(rows) > MAX_ROWS or cells > MAX_CELLS:
+                raise TooLarge(f"{name} has more than {MAX_ROWS} rows or {MAX_CELLS} cells.")
+            if row:
+                rows.append(row)
+        book.close()
+    except TooLarge:
+        raise
+    # openpyxl raises whatever its parsing runs into; all of it means a damaged workbook.
+    except Exception as error:
+        raise _bad(name, f"the workbook is damaged ({type(error).__name__})") from error
+    return rows
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "True" if value else "False"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return "; ".join(_cell(entry) for entry in value)
+    return str(value)
+
+
+def _json_table(text: str, name: str) -> RawTable:
+    """Read JSON: a list of objects, an object of columns, or an object ``{record: labels or object}``."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad(name, f"it begins like JSON but is not ({error})") from error
+    if isinstance(content, dict):
+        values = list(content.values())
+        if values and all(isinstance(value, list) for value in values) and "record" not in content:
+            lengths = {len(value) for value in values}
+            heads = {_key(column) for column in content}
+            if len(lengths) == 1 and heads & {"filename", "record", "recordname", "ecgid", "label", "labels"}:
+                content = [dict(zip(content, row)) for row in zip(*values)]
+        if isinstance(content, dict):
+            records = content.items()
+            content = [{"record": key, **(v if isinstance(v, dict) else {"labels": v})} for key, v in records]
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise _bad(name, "its JSON is neither a list of objects nor an object of records")
+    columns = list(dict.fromkeys(str(key) for entry in content for key in entry))
+    if len(columns) > MAX_COLUMNS or len(content) > MAX_ROWS or len(columns) * len(content) > MAX_CELLS:
+        raise TooLarge(f"{name} has more than {MAX_ROWS} rows, {MAX_COLUMNS} columns or {MAX_CELLS} cells.")
+    rows = tuple(tuple(_cell(entry.get(column)) for column in columns) for entry in content)
+    if not rows:
+        raise _bad(name, "it holds no record")
+    return RawTable(tuple(columns), rows)
+
+
+def _table(rows: list[list[str]], name: str, has_header: bool | None) -> RawTable:
+    if has_header is None:
+        has_header = not _is_data(rows)
+    head = rows[0] if has_header else [""] * max(len(row) for row in rows[:100])
+    body = rows[1:] if has_header else rows
+    if not body:
+        raise _bad(name, "it has a header row but no rows below it")
+    columns: list[str] = []
+    for index, cell in enumerate(head, start=1):
+        column = " ".join(cell.split()) or f"column {index}"
+        while column in columns:
+            column += " (again)"
+        columns.append(column)
+    width = len(columns)
+    ragged = {i: len(row) for i, row in enumerate(body) if len(row) > width and any(c.strip() for c in row[width:])}
+    cells = tuple(tuple(cell.strip() for cell in row[:width]) + ("",) * (width - len(row)) for row in body)
+    return RawTable(tuple(columns), cells, ragged)
+
+
+def _is_data(rows: list[list[str]]) -> bool:
+    """Tell whether the first row is data: its first cell is built like the ones below, with other digits."""
+    if len(rows) < 3 or not rows[0] or not any(c.isdigit() for c in rows[0][0]):
+        return False
+    shapes = {re.sub(r"[0-9]+", "9", row[0].strip()) if row else "" for row in rows[:20]}
+    return len(shapes) == 1
+
+
+def _key(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())
