@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import secrets
 import stat
 import tarfile
 import unicodedata
@@ -122,6 +123,8 @@ class _Unpacking:
         self.into = into
         self.limits = limits
         self.result = UnpackResult()
+        # Several archives of one upload may be unpacked into the same folder.
+        self.token = secrets.token_hex(6)
         self.total = 0
         self.packed = 0
         self.seen: dict[str, str] = {}
@@ -232,7 +235,7 @@ class _Unpacking:
             )
             return
         self.seen[folded] = name
-        path = self.into / f"{number:08d}"
+        path = self.into / f"{self.token}-{number:08d}"
         self._check_total(self.total + member.size)
         try:
             head = self._write(member, path)

