@@ -221,7 +221,7 @@ class Store:
         self, answer: Taken, key: str, record: ecg.Record, originals: list[tuple[str, str, int]], writer: signals.PackWriter
     ) -> tuple[IngestItem, int]:
         name = answer.name if len(answer.records) == 1 else f"{answer.name}: {key}"
-        digest = content_digest(originals, key if len(answer.records) > 1 else "")
+        digest = content_digest(originals, key if len(answer.records) > 1 or not originals else "")
         known = Record.objects.filter(dataset=self.dataset, content_sha256=digest).first()
         if known is not None:
             sentence = f"The same file is in the dataset already, as {known.key}."

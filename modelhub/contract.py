@@ -20,8 +20,8 @@ Task = Literal["multiclass", "multilabel", "binary", "regression"]
 Output = Literal["logits", "probabilities"]
 
 TASKS: tuple[str, ...] = ("multiclass", "multilabel", "binary", "regression")
-UNITS: tuple[str, ...] = ("mV", "uV")
-NORMALISATIONS: tuple[str, ...] = ("none", "min_max", "mean_std")
+UNITS: tuple[str, ...] = ("mV", "uV", "1")
+NORMALISATIONS: tuple[str, ...] = ("none", "lead_zscore", "record_zscore", "min_max", "mean_std")
 MAX_CLASSES = 1000
 MAX_CLASS_NAME = 200
 MAX_JSON_BYTES = 1_000_000
@@ -33,8 +33,8 @@ class ModelContract:
     """Input and output of a model version.
 
     leads: the rows of the input, in order. fs_hz, n_samples: rate and length of each row.
-    unit: of the input values, ``mV`` or ``uV``. normalisation: what is done to each lead after the recipe:
-    ``none``, ``min_max`` (to the range 0..1) or ``mean_std`` (mean 0, deviation 1).
+    unit: of the input values, ``mV``, ``uV`` or ``1`` where the recipe takes the scale away. normalisation: the kind the
+    recipe ends with, in the words of the ``normalise`` step.
     classes: names of the outputs in order; for ``binary`` either the positive class alone (one output, sigmoid) or
     negative and positive (two outputs, softmax); for ``regression`` the names of the quantities.
     output: ``logits`` when the activation of the task has to follow, ``probabilities`` when the model applies it.
@@ -61,6 +61,8 @@ class ModelContract:
         object.__setattr__(self, "leads", tuple(self.leads))
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "config", dict(self.config))
+        if _is_number(self.fs_hz):
+            object.__setattr__(self, "fs_hz", float(self.fs_hz))
         object.__setattr__(self, "thresholds", dict(self.thresholds))
         problems = self.problems()
         if problems:

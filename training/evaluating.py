@@ -22,6 +22,8 @@ from training.problems.registry import get_problem
 from training.targets import Labelled, labelled_records
 
 _BATCH = 256
+# Answers per record are kept up to here, for curves with bands and for looking at mistakes.
+_MAX_SAMPLES = 20_000
 
 
 def probabilities(version: ModelVersion, view: StoreView, progress: Any = None) -> np.ndarray:
@@ -39,21 +41,24 @@ def probabilities(version: ModelVersion, view: StoreView, progress: Any = None) 
 def _judge(version: ModelVersion, store: Any, items: list[Labelled], progress: Any = None) -> dict[str, Any]:
     contract = ModelContract.from_dict(version.contract)
     problem = get_problem(contract.task)
-    truth = problem.encode([item.label for item in items], _classes(contract)).values
+    truth = problem.encode([item.label for item in items], list(contract.classes)).values
     view = StoreView(store, [item.record for item in items])
     thresholds = [contract.thresholds.get(name, 0.5) for name in contract.classes] if contract.thresholds else None
+    answers = probabilities(version, view, progress)
     report = evaluate(
-        probabilities(version, view, progress), truth, contract.classes, contract.task, groups=[item.group for item in items], thresholds=thresholds
-    )
-    return report.to_json()
-
-
-def _classes(contract: ModelContract) -> list[str]:
-    return list(contract.classes)
+        answers, truth, contract.classes, contract.task, groups=[item.group for item in items], thresholds=thresholds
+    ).to_json()
+    if len(items) <= _MAX_SAMPLES:
+        report["samples"] = {
+            "records": [str(item.record) for item in items], "keys": [item.key for item in items],
+            "truth": [[None if np.isnan(v) else float(v) for v in row] for row in truth],
+            "probabilities": [[round(float(v), 6) for v in row] for row in answers],
+        }  # fmt: skip
+    return report
 
 
 def _store_report(row: Evaluation, report: dict[str, Any]) -> Evaluation:
-    row.curves = report.pop("curves", {})
+    row.curves = {"curves": report.pop("curves", {}), "samples": report.pop("samples", None)}
     row.report = report
     row.save()
     return row
@@ -69,21 +74,35 @@ def of_run(run: TrainingRun, version: ModelVersion, store: Any, items: list[Labe
     report = _judge(version, store, items)
     with transaction.atomic():
         row = Evaluation(
-            project=run.project, created_by=run.created_by, version=version, dataset=run.dataset, label_map=run.label_map, part="test", run=run, job=run.job
+            project=run.project,
+            created_by=run.created_by,
+            version=version,
+            dataset=run.dataset,
+            label_map=run.label_map,
+            part="test",
+            run=run,
+            job=run.job,
         )
         return _store_report(row, report)
 
 
 def run(context: JobContext) -> dict[str, Any]:
     """The job of an evaluation on a whole dataset. Records that the version was trained on are left out and counted."""
-    row = Evaluation.objects.select_related("version__model", "dataset__project", "label_map", "project", "created_by").get(pk=context.payload["evaluation"])
+    row = Evaluation.objects.select_related(
+        "version__model", "dataset__project", "label_map", "project", "created_by"
+    ).get(pk=context.payload["evaluation"])
     contract = ModelContract.from_dict(row.version.contract)
     target = contract.classes[0] if contract.task == "regression" else ""
     items = labelled_records(row.dataset, contract.task, contract.classes, row.label_map, target)
     items, left_out = without_training_subjects(items, row.version, row.dataset)
     if not items:
-        reason = f" {left_out} records were left out because the model was trained on their subjects." if left_out else ""
-        raise InvalidInput(f"No record of {row.dataset.name} can be used: none has a label that the map knows.{reason}", code="no_truth")
+        reason = (
+            f" {left_out} records were left out because the model was trained on their subjects." if left_out else ""
+        )
+        raise InvalidInput(
+            f"No record of {row.dataset.name} can be used: none has a label that the map knows.{reason}",
+            code="no_truth",
+        )
     recipe = Recipe.from_json(loading.recipe_of(contract))
     store = bring_up_to_date(row.dataset, recipe, lambda part, note: context.progress(0.3 * part, note))
     report = _judge(row.version, store, items, lambda part, note: context.progress(0.3 + 0.6 * part, note))
@@ -94,7 +113,9 @@ def run(context: JobContext) -> dict[str, Any]:
     return {"evaluation": str(row.pk), "n": report["n"]}
 
 
-def without_training_subjects(items: list[Labelled], version: ModelVersion, dataset: Dataset) -> tuple[list[Labelled], int]:
+def without_training_subjects(
+    items: list[Labelled], version: ModelVersion, dataset: Dataset
+) -> tuple[list[Labelled], int]:
     """Leave out subjects (and twin signals) on which the version or one of its parents was trained."""
     seen_groups: set[str] = set()
     seen_signals: set[str] = set()
@@ -103,12 +124,20 @@ def without_training_subjects(items: list[Labelled], version: ModelVersion, data
         run = TrainingRun.objects.filter(produced_version=current).first()
         if run is not None and run.split_id is not None:
             rows = SplitMember.objects.filter(split=run.split_id).exclude(group__part="test")
-            for pk, subject, fingerprint in rows.values_list("record_id", "record__subject__key", "record__fingerprint"):
+            for pk, subject, fingerprint in rows.values_list(
+                "record_id", "record__subject__key", "record__fingerprint"
+            ):
                 seen_groups.add(f"r:{pk}")
                 if run.dataset_id == dataset.pk and subject:
                     seen_groups.add(f"s:{subject}")
                 if fingerprint:
                     seen_signals.add(fingerprint)
         current = current.parent
-    kept = [item for item in items if item.group not in seen_groups and f"r:{item.record}" not in seen_groups and item.fingerprint not in seen_signals]
+    kept = [
+        item
+        for item in items
+        if item.group not in seen_groups
+        and f"r:{item.record}" not in seen_groups
+        and item.fingerprint not in seen_signals
+    ]
     return kept, len(items) - len(kept)

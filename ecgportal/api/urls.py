@@ -1,0 +1,44 @@
+"""Addresses of the REST interface. Each app hands its resources over here."""
+
+from __future__ import annotations
+
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from rest_framework.routers import DefaultRouter
+
+from datasets.api import DatasetViewSet, IngestViewSet, LabelMapViewSet, RecordViewSet
+from ecgportal.accounts.api import TokenView, TokenViewSet, UserViewSet
+from ecgportal.audit.api import AuditViewSet
+from ecgportal.jobs.api import JobViewSet
+from ecgportal.projects.api import ProjectsViewSet
+from modelhub.api import ArchitectureView, ExchangeViewSet, ModelViewSet, PredictionViewSet, VersionViewSet
+from training.api import EvaluationViewSet, TrainingRunViewSet
+
+router = DefaultRouter()
+router.include_format_suffixes = False
+for prefix, viewset in {
+    "auth/tokens": TokenViewSet,
+    "users": UserViewSet,
+    "projects": ProjectsViewSet,
+    "datasets": DatasetViewSet,
+    "ingests": IngestViewSet,
+    "records": RecordViewSet,
+    "label-maps": LabelMapViewSet,
+    "models": ModelViewSet,
+    "model-versions": VersionViewSet,
+    "training-runs": TrainingRunViewSet,
+    "predictions": PredictionViewSet,
+    "evaluations": EvaluationViewSet,
+    "exchanges": ExchangeViewSet,
+    "jobs": JobViewSet,
+    "audit-events": AuditViewSet,
+}.items():
+    router.register(prefix, viewset, basename=prefix.replace("/", "-"))
+
+urlpatterns = [
+    path("auth/token/", TokenView.as_view(), name="token"),
+    path("architectures/", ArchitectureView.as_view(), name="architectures"),
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("", include(router.urls)),
+]

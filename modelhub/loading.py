@@ -1,0 +1,130 @@
+"""From a stored version to something that runs or trains, and from a trained network to the files of a version."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from datasets.preprocess.crop import Crop
+from datasets.preprocess.expand import Expand
+from datasets.preprocess.recipe import Recipe
+from datasets.preprocess.resample import Resample
+from datasets.preprocess.select_leads import SelectLeads
+from ecgportal import storage
+from ecgportal.errors import InvalidInput
+from modelhub.architectures.catalog import catalog
+from modelhub.contract import ModelContract
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from modelhub.models import ModelVersion
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a version. ``main`` is the ONNX file, or safetensors for a network that ONNX cannot hold."""
+
+    main: bytes = field(repr=False)
+    weights: bytes | None = field(repr=False)
+    parameters: int
+    checks: dict[str, Any]
+
+
+def recipe_of(contract: ModelContract) -> dict[str, Any]:
+    """Return the recipe that makes a model's input: its own, or the plain one that its contract implies."""
+    if contract.recipe:
+        return contract.recipe
+    steps = (
+        SelectLeads(contract.leads), Resample(contract.fs_hz), Crop(contract.duration_s, "centre"), Expand(contract.duration_s, "zero"),
+    )  # fmt: skip
+    return json.loads(Recipe(steps).to_json())
+
+
+def start_module(architecture: str, contract: ModelContract, base: ModelVersion | None, seed: int) -> nn.Module:
+    """Return the network a training starts from: fresh, or a version's with a new head for the contract's classes."""
+    from modelhub.architectures.registry import build
+
+    if base is None:
+        return build(
+            architecture, n_leads=contract.n_leads, n_samples=contract.n_samples, fs_hz=contract.fs_hz, n_classes=contract.n_classes, seed=seed
+        )
+    import torch
+
+    module = module_of(base)
+    if tuple(base.classes) != contract.classes:
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(seed)
+            module.replace_head(contract.n_classes)  # type: ignore[operator]
+    return module
+
+
+def module_of(version: ModelVersion) -> nn.Module:
+    """Return a version's network with its weights, ready to be trained on."""
+    from modelhub.architectures.registry import build
+    from modelhub.weights import load_safetensors
+
+    contract = ModelContract.from_dict(version.contract)
+    if contract.architecture is None or contract.architecture not in catalog() or not version.weights_sha256:
+        from modelhub.onnx.foreign import trainable_module
+
+        return trainable_module(storage.read_blob(version.sha256), contract)
+    module = build(
+        contract.architecture, n_leads=contract.n_leads, n_samples=contract.n_samples, fs_hz=contract.fs_hz, n_classes=contract.n_classes, **contract.config
+    )
+    load_safetensors(module, storage.read_blob(version.weights_sha256))
+    return module
+
+
+def with_state(module: nn.Module, state: dict[str, Any]) -> nn.Module:
+    """Load trained weights into the network and put it in eval mode."""
+    from modelhub.weights import load_state
+
+    load_state(module, state)
+    return module.eval()
+
+
+def export(module: nn.Module, contract: ModelContract, check_signals: np.ndarray | None = None) -> Files:
+    """Return the files of a version; ParityError when onnxruntime does not answer as torch does."""
+    from modelhub.architectures.registry import parameter_count
+    from modelhub.onnx.export import check_parity, export_onnx
+    from modelhub.weights import save_safetensors
+
+    weights = save_safetensors(module, {"architecture": contract.architecture or "", "contract": contract.to_json()})
+    facts = catalog().get(contract.architecture or "")
+    if facts is not None and not facts.exports_onnx:
+        return Files(weights, weights, parameter_count(module), {"format": "safetensors"})
+    onnx = export_onnx(module, contract, check_signals=check_signals)
+    difference = check_parity(module, onnx, contract, check_signals=check_signals)
+    return Files(onnx, weights, parameter_count(module), {"format": "onnx", "parity_max_difference": difference})
+
+
+class TorchPredictor:
+    """Runs a version whose network ONNX cannot hold."""
+
+    def __init__(self, module: nn.Module, contract: ModelContract):
+        self.module, self.contract = module.eval(), contract
+
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        """Return float32 ``(n, classes)`` for float32 ``(n, leads, samples)``."""
+        import torch
+
+        from modelhub.runtime.predictor import activate
+
+        self.contract.check_batch(batch)
+        with torch.inference_mode():
+            return activate(self.module(torch.from_numpy(batch)).numpy(), self.contract)
+
+
+def predictor(version: ModelVersion) -> Any:
+    """Return what answers batches of prepared signals for a version."""
+    contract = ModelContract.from_dict(version.contract)
+    if version.checks.get("format", "onnx") == "safetensors":
+        return TorchPredictor(module_of(version), contract)
+    if not version.sha256:
+        raise InvalidInput(f"{version} has no file that can be run.")
+    from modelhub.runtime.predictor import load_predictor
+
+    return load_predictor(storage.read_blob(version.sha256), contract)

@@ -1,0 +1,93 @@
+"""The interactive 12-lead ECG of one record (``?id=``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from dash import dcc, html
+from dash.dependencies import Input, Output
+
+from datasets import signals
+from datasets.ecg import LEADS_12
+from datasets.ecg import Record as EcgRecord
+from datasets.measure.measure import measure
+from datasets.models import Record
+from datasets.preprocess.recipe import DEFAULT_RECIPE
+from ecgportal.projects.access import Action
+from viz.dash_apps.frame import GRAPH_CONFIG, choice, follow_scheme, make_app, page
+from viz.figures.ecg12 import ecg_plotly, summary
+from viz.figures.filters import Filters
+from viz.figures.overlays import Annotation, Overlays
+from viz.figures.view import GAINS_MM_MV, LAYOUTS, PAPERS, SPEEDS_MM_S, View
+from viz.guard import guarded_callback
+
+app = make_app("EcgView")
+
+_BANDS: dict[str, tuple[str, Filters]] = {
+    "none": ("None (as recorded)", Filters()),
+    "diagnostic": ("0.05–150 Hz", Filters(high_pass_hz=0.05, low_pass_hz=150.0)),
+    "wander": ("0.5–150 Hz", Filters(high_pass_hz=0.5, low_pass_hz=150.0)),
+    "mains50": ("0.5–150 Hz, 50 Hz notch", Filters(high_pass_hz=0.5, low_pass_hz=150.0, notch_hz=50.0)),
+    "mains60": ("0.5–150 Hz, 60 Hz notch", Filters(high_pass_hz=0.5, low_pass_hz=150.0, notch_hz=60.0)),
+    "monitor": ("0.5–40 Hz (monitoring)", Filters(high_pass_hz=0.5, low_pass_hz=40.0)),
+}
+
+app.layout = page(
+    html.Div(
+        [
+            choice("Layout", "layout", [(name, entry.title) for name, entry in LAYOUTS.items()], "3x4+rhythm"),
+            choice("Speed", "speed", [(v, f"{v:g} mm/s") for v in SPEEDS_MM_S], 25.0),
+            choice("Gain", "gain", [(v, f"{v:g} mm/mV") for v in GAINS_MM_MV], 10.0),
+            choice("Rhythm lead", "rhythm", [(name, name) for name in LEADS_12], "II"),
+            choice("Filter", "band", [(name, title) for name, (title, _) in _BANDS.items()], "none"),
+            choice("Paper", "paper", [(name, name.capitalize()) for name in PAPERS], "pink"),
+            choice("Marks", "marks", [("none", "None"), ("r", "R peaks"), ("waves", "P, QRS and T waves")], "none"),
+            choice("Signal", "stage", [("original", "Original"), ("prepared", "As a model sees it (100 Hz, 10 s)")], "original"),
+            html.Label([html.Span("From (s)"), dcc.Input(id="start", type="number", min=0, step=1, value=0, debounce=True)], className="choice choice--short"),
+        ],
+        className="choices",
+        role="group",
+        **{"aria-label": "How the ECG is shown"},
+    ),
+    dcc.Graph(id="ecg", config=GRAPH_CONFIG, className="ecg-graph", responsive=True),
+    html.P(id="told", className="told", role="status"),
+)
+follow_scheme(app)
+
+
+def _rows() -> Any:
+    return Record.objects.select_related("dataset__project", "subject")
+
+
+def _prepared(source: EcgRecord) -> EcgRecord:
+    made = DEFAULT_RECIPE.apply(source)
+    samples = np.where(made.mask, made.signal, np.float32(np.nan))
+    return EcgRecord(samples, made.fs_hz, made.leads, tuple(n for n in source.computed if n in made.leads))
+
+
+def _overlays(marks: str, original: EcgRecord, stage: str) -> Overlays:
+    notes = [Annotation(t0_s=t, text=symbol, lead=lead) for t, symbol, lead, _ in original.meta.annotations[:500]] if stage == "original" else []
+    if marks == "none" or stage != "original":
+        return Overlays(annotations=notes if marks != "none" else [])
+    found = measure(original).to_json()
+    return Overlays(r_peaks_s=found["r_peaks_s"] or (), fiducials=(found["fiducials"] or ()) if marks == "waves" else ())
+
+
+@guarded_callback(
+    app, _rows, Action.DATA_VIEW, [Output("ecg", "figure"), Output("told", "children")],
+    Input("layout", "value"), Input("speed", "value"), Input("gain", "value"), Input("rhythm", "value"), Input("band", "value"),
+    Input("paper", "value"), Input("marks", "value"), Input("stage", "value"), Input("start", "value"), Input("scheme", "data"),
+)  # fmt: skip
+def draw(row: Record, layout: str, speed: float, gain: float, rhythm: str, band: str, paper: str, marks: str, stage: str, start: float | None, scheme: str | None) -> list[Any]:
+    """Draw the record with the chosen view and say in words what is drawn."""
+    original = signals.load(row)
+    shown = _prepared(original) if stage == "prepared" else original
+    latest = max(0.0, float(int(shown.duration_s) - 1))
+    view = View(
+        layout=str(layout), speed_mm_s=float(speed), gain_mm_mv=float(gain), rhythm_lead=str(rhythm), paper=str(paper), dark=scheme == "dark",
+        filters=_BANDS[band][1] if band in _BANDS else Filters(), start_s=min(max(float(start or 0), 0.0), latest),
+    )  # fmt: skip
+    figure = ecg_plotly(shown, view, _overlays(marks, original, stage), uirevision=f"{row.pk}-{layout}-{speed}-{gain}-{stage}-{view.start_s}")
+    return [figure, summary(replace(shown, meta=original.meta), None)]

@@ -1,0 +1,114 @@
+"""The record page with its first picture in the HTML, and downloads of figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
+
+from datasets import selectors, signals
+from datasets.measure.measure import measure
+from datasets.models import Record
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import InvalidInput
+from ecgportal.projects.access import Action
+from ecgportal.views import ProjectView
+from training.models import Evaluation
+from viz.evaluation_figures import FIGURES, figure_of
+from viz.figures.ecg12 import ecg_svg, summary
+from viz.figures.view import from_query
+
+# What the header of the figure may take; a Holter recording is drawn from its first minutes.
+_ROWS = (
+    ("heart_rate_bpm", "Heart rate", "bpm", 0), ("rr_ms", "RR interval", "ms", 0), ("pr_ms", "PR interval", "ms", 0),
+    ("qrs_ms", "QRS duration", "ms", 0), ("qt_ms", "QT interval", "ms", 0), ("qtc_ms", "QTc", "ms", 0),
+)  # fmt: skip
+
+
+class RecordView(ProjectView):
+    model = Record
+    needs = {"get": Action.DATA_VIEW}
+    nav_active = "datasets"
+
+    def rows(self) -> Any:
+        return Record.objects.select_related("dataset__project", "subject").prefetch_related("labels", "originals")
+
+
+def _header(row: Record, found: dict[str, Any] | None = None) -> dict[str, Any]:
+    header: dict[str, Any] = {
+        "record": row.key, "subject": row.subject.key if row.subject else None, "age": row.age, "sex": row.sex or None, "format": row.format,
+        "quality": ", ".join(row.quality.get("flags", [])) or None,
+    }  # fmt: skip
+    return header | (found or {})
+
+
+class RecordPage(RecordView):
+    """One record: the ECG, what is known about it, its measurements and labels."""
+
+    template = "viz/record.html"
+
+    def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
+        row: Record = self.object
+        queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), request.GET)
+        before, after = selectors.neighbours(row, queryset)
+        view = from_query(request.GET)
+        source = signals.load(row)
+        return self.page(
+            record=row, dataset=row.dataset, before=before, after=after, query=request.GET.urlencode(),
+            picture=SafeString(ecg_svg(source, view, _header(row))), told=summary(source, None),
+            predictions=row.predictions.select_related("run__version__model").order_by("-created_at")[:10],
+        )  # fmt: skip
+
+
+class RecordSvg(RecordView):
+    """The figure as a file, in true size with ``?size=true``."""
+
+    def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
+        row: Record = self.object
+        width = "true" if request.GET.get("size") == "true" else "100%"
+        text = ecg_svg(signals.load(row), from_query(request.GET), _header(row), width=width)
+        audit("record.downloaded", row, actor=request.user, project=self.project, changes={"format": "svg"})
+        return HttpResponse(text, content_type="image/svg+xml", headers={"Content-Disposition": f'attachment; filename="{row.pk}.svg"'})
+
+
+class RecordMeasurements(RecordView):
+    """The measurements table, loaded after the page."""
+
+    template = "viz/measurements.html"
+
+    def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
+        found = measure(signals.load(self.object)).to_json()
+        return self.page(found=found, rows=measurement_rows(found))
+
+
+def measurement_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per measurement: title, value with unit, or the reason why there is none."""
+    reasons = found.get("reasons", {})
+    rows = []
+    for name, title, unit, places in _ROWS:
+        value = found.get(name)
+        if isinstance(value, dict):
+            value = value.get("mean", value.get(found.get("qtc_formula", "fridericia")))
+        text = f"{value:.{places}f} {unit}" if isinstance(value, (int, float)) else None
+        note = f"({found['qtc_formula'].capitalize()})" if name == "qtc_ms" and found.get("qtc_formula") else ""
+        rows.append({"title": f"{title} {note}".strip(), "value": text, "reason": reasons.get(name, "")})
+    axes = found.get("axis_deg") or {}
+    for wave, title in (("p", "P axis"), ("qrs", "QRS axis"), ("t", "T axis")):
+        value = axes.get(wave)
+        rows.append({"title": title, "value": f"{value:.0f}°" if value is not None else None, "reason": reasons.get(f"axis_{wave}_deg", reasons.get("axis_deg", ""))})
+    return rows
+
+
+class EvaluationCsv(ProjectView):
+    """The data behind one figure of an evaluation."""
+
+    model = Evaluation
+    needs = {"get": Action.MODEL_DOWNLOAD}
+
+    def get(self, request: HttpRequest, pk: Any, kind: str) -> HttpResponse:
+        if kind not in FIGURES:
+            raise InvalidInput(f"There is no figure {kind!r}.")
+        text = figure_of(self.object, kind).csv()
+        audit("evaluation.downloaded", self.object, actor=request.user, project=self.project, changes={"figure": kind})
+        return HttpResponse(text, content_type="text/csv; charset=utf-8", headers={"Content-Disposition": f'attachment; filename="{kind}.csv"'})
