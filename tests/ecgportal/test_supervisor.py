@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -98,17 +99,21 @@ class Portal:
         constants = "".join(f"{name} = {globals()[name]!r}\n" for name in ("WEB", "WORKER", "JOB", "STUBBORN"))
         arguments = [str(self.port), str(int(database)), str(int(stubborn)), str(self.home)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PORTAL_")}
-        environment |= {"PORTAL_HOME": str(self.home), "PYTHONPATH": str(REPOSITORY)}
+        environment["PORTAL_HOME"] = str(self.home)
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", constants + MAIN, *arguments], stdout=output, stderr=output, env=environment
+                [sys.executable, "-c", constants + MAIN, *arguments],
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=REPOSITORY,
             )
         return self
 
     def until_ready(self):
         until(lambda: "is ready at" in self.said() or self.process.poll() is not None, "the address")
-        until((self.home / "job-started").exists, "the job")
         assert self.process.poll() is None, self.said()
+        until((self.home / "job-started").exists, "the job")
         return self
 
     def said(self):
@@ -118,11 +123,16 @@ class Portal:
         return processes.marked_processes(self.home / "run")
 
     def find(self, part):
-        found = [process for process in self.alive() if any(part in word for word in process.cmdline())]
-        return [process for process in found if os.getsid(process.pid) == process.pid]
+        """Leaders of sessions whose command holds the part."""
+        found = []
+        for process in self.alive():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if any(part in word for word in process.cmdline()) and os.getsid(process.pid) == process.pid:
+                    found.append(process)
+        return found
 
     def jobs(self):
-        return [process for process in self.alive() if "run_job" in process.cmdline()]
+        return [process for process in self.find("run_job") if "run_job" in process.cmdline()]
 
     def guardian(self):
         return next(p for p in psutil.Process(self.process.pid).children() if p.cmdline()[:2] == [sys.executable, "-c"])
@@ -171,7 +181,7 @@ def test_killed_child_is_started_again_without_its_old_workers_and_its_job_lives
     forked = until(web.children, "the forked worker")
     web.kill()
     until(lambda: [p for p in ready.find("serve_forever") if p != web], "a new web server")
-    assert not any(processes.is_alive(process.pid) for process in forked)
+    until(lambda: not any(processes.is_alive(process.pid) for process in forked), "the end of its workers")
     assert "web was ended by SIGKILL" in ready.said()
 
     (job,) = ready.jobs()
