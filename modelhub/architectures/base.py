@@ -19,6 +19,8 @@ class EcgNetwork(nn.Module):
 
     #: False where the forward pass cannot run with a height axis of one.
     has_2d_form = True
+    #: False where one set of weights serves the length it was built for only.
+    dynamic_length = True
 
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int) -> None:
         super().__init__()

@@ -57,6 +57,8 @@ class CodeResNet(LinearHeadNetwork):
     The record is padded with zeros at its end to a multiple of 256 samples.
     """
 
+    dynamic_length = False
+
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, dropout: float) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
         steps = -(-n_samples // _TOTAL_FACTOR)

@@ -51,6 +51,8 @@ class XceptionTime(EcgNetwork):
     convolution with bias.
     """
 
+    dynamic_length = False
+
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, rectified: bool) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
         if n_samples % _POOLED_STEPS:

@@ -31,13 +31,15 @@ PRODUCER = "ECG Portal"
 def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np.ndarray | None = None) -> bytes:
     """Return the bytes of an ONNX file (opset 17) of ``module`` under ``contract``.
 
-    The batch is free; the length is free unless the contract says ``fixed_length``. BatchNorm and Dropout stay in the
+    The batch is free; so is the length, unless the contract or the network fixes it. BatchNorm and Dropout stay in the
     graph and every weight has its parameter's name. ``check_signals`` are real ECGs, float32 ``(n, leads, samples)``
     as the network gets them. ParityError unless onnxruntime and torch agree within 1e-4 on random and the given
     signals, at two batch sizes.
     """
     if contract.output != "logits":
         raise InvalidInput("A network is exported with logits as its output; the task's activation follows outside.")
+    if not getattr(module, "dynamic_length", True):
+        contract = contract.with_changes(fixed_length=True)
     working = copy.deepcopy(module).cpu()
     idle = module.idle_tensors() if isinstance(module, EcgNetwork) else frozenset()
     state = {
@@ -65,7 +67,7 @@ def check_parity(
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     try:
         module.eval()
-        for signals in _probes(contract, check_signals):
+        for signals in _probes(contract, check_signals, getattr(module, "dynamic_length", True)):
             with torch.no_grad():
                 expected = module(torch.from_numpy(signals).to(device)).cpu().numpy()
             got = np.asarray(session.run(None, {name: signals})[0])
@@ -86,7 +88,7 @@ def check_parity(
     return worst
 
 
-def _probes(contract: ModelContract, check_signals: np.ndarray | None) -> Iterator[np.ndarray]:
+def _probes(contract: ModelContract, check_signals: np.ndarray | None, dynamic_length: bool) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(20)
     shape = (contract.n_leads, contract.n_samples)
     for batch in (1, 3):
@@ -96,7 +98,7 @@ def _probes(contract: ModelContract, check_signals: np.ndarray | None) -> Iterat
         yield np.ascontiguousarray(check_signals[:1])
         if len(check_signals) > 1:
             yield np.ascontiguousarray(check_signals[:64])
-    if not contract.fixed_length:
+    if not contract.fixed_length and dynamic_length:
         yield generator.standard_normal((2, contract.n_leads, contract.n_samples * 3 // 2), dtype=np.float32)
 
 

@@ -17,20 +17,26 @@ CONTRACT_KEY = "ecg_portal.contract"
 ARCHITECTURE_KEY = "ecg_portal.architecture"
 CONFIG_KEY = "ecg_portal.config"
 
-STANDARDIZERS = {"None": "none", "minMax": "min_max", "meanStd": "mean_std"}
-SCALES = {"milliVolt": "mV", "mikroVolt": "uV"}
+STANDARDIZERS = ("None", "minMax", "meanStd")
+SCALES = ("milliVolt", "mikroVolt")
+# ExChanGeAI knows two standardizers, both over the whole record; each of our kinds is written as the nearest one.
+_NEAREST = {
+    "none": "None",
+    "min_max": "minMax",
+    "lead_zscore": "meanStd",
+    "record_zscore": "meanStd",
+    "mean_std": "meanStd",
+}
 MAX_TARGET_KEYS_CHARS = 100_000
 
 
 def metadata_of(contract: ModelContract) -> dict[str, str]:
     """Return the metadata properties to write into an ONNX file."""
-    standardizer = {ours: theirs for theirs, ours in STANDARDIZERS.items()}[contract.normalisation]
-    scale = {ours: theirs for theirs, ours in SCALES.items()}[contract.unit]
     values = {
         CONTRACT_KEY: contract.to_json(),
         "target_keys": repr(list(contract.classes)),
-        "standardizer": standardizer,
-        "scale": scale,
+        "standardizer": _NEAREST[contract.normalisation],
+        "scale": "mikroVolt" if contract.unit == "uV" else "milliVolt",
         "sampling_rate": f"{contract.fs_hz:g}",
     }
     if contract.architecture:

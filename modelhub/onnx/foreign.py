@@ -1,0 +1,246 @@
+"""ONNX files from elsewhere: checked, repaired, and where possible converted to a network that can be trained.
+
+Whatever cannot be converted without a difference is kept for prediction only, and the reason is told.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from datasets.ecg import LEADS_12
+from ecgportal.errors import InvalidInput, ParityError, PortalError, UnsafeFile
+from modelhub.contract import ModelContract, Output, Task
+from modelhub.onnx.adapt import Layout, adapt_input, free_batch, layout_of, repair, strip_activation
+from modelhub.onnx.metadata import SCALES, STANDARDIZERS, contract_in, parse_target_keys
+from modelhub.onnx.safety import OnnxFacts, check_onnx
+from modelhub.onnx.versions import to_target
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ForeignModel:
+    """A foreign file after import.
+
+    data: the graph as it is stored: repaired, with the portal's input, giving logits where its end was known.
+    contract: None while ``questions`` (``{field: sentence}``) are open. notes: what was changed, in sentences.
+    trainable: whether it converts to a network; otherwise ``reason`` names the operator. parity: the largest
+    difference between the converted network and onnxruntime, None without conversion.
+    """
+
+    data: bytes = field(repr=False)
+    contract: ModelContract | None
+    questions: dict[str, str]
+    notes: tuple[str, ...]
+    trainable: bool
+    reason: str | None
+    parity: float | None
+    facts: OnnxFacts
+
+
+def import_foreign(
+    data: bytes,
+    *,
+    name: str = "The file",
+    answers: Mapping[str, Any] | None = None,
+    check_signals: np.ndarray | None = None,
+) -> ForeignModel:
+    """Import a foreign ONNX file.
+
+    answers: what the user says about it: ``classes``, ``fs_hz``, ``n_samples``, ``leads``, ``task``, ``unit``
+    (``mV`` or ``uV``), ``standardizer`` (``None``, ``minMax``, ``meanStd``), ``recipe``. UnsafeFile when the check
+    fails or the input can be no ECG; everything that the file leaves open comes back as ``questions``.
+    """
+    model, facts = check_onnx(data, name=name)
+    given = dict(answers or {})
+    layout = layout_of(model)
+    notes: list[str] = []
+    model, repaired = repair(model)
+    if repaired:
+        notes.append(
+            f"{repaired} BatchNorm or Dropout operators were exported in training mode; they now answer with their "
+            "stored statistics, as in prediction."
+        )
+    free_batch(model)
+    last = strip_activation(model)
+    if last:
+        notes.append(f"The file ends in a {last}; it was taken off, so that training can go on from the logits.")
+    scale, standardizer = _input_treatment(facts, given, notes)
+    notes += adapt_input(model, layout, scale=scale, standardizer=standardizer)
+    try:
+        model = to_target(model)
+        reason = None
+    except ParityError as error:
+        reason = error.message
+    stored = model.SerializeToString()
+    n_samples = layout.n_samples or _whole(given.get("n_samples"))
+    n_outputs = _outputs_of(stored, layout.n_leads, n_samples or 1000)
+    contract, questions = _contract(facts, layout, n_outputs, last, given, notes)
+    parity = None
+    if reason is None:
+        try:
+            parity = _parity(stored, layout.n_leads, n_samples or 1000, check_signals)
+        except PortalError as error:
+            reason = error.message
+    return ForeignModel(stored, contract, questions, tuple(notes), reason is None, reason, parity, facts)
+
+
+def trainable_module(data: bytes, contract: ModelContract) -> Any:
+    """Return a stored foreign file as a network with its weights; InvalidInput (``prediction_only``) with the reason."""
+    from modelhub.onnx.network import ForeignNetwork
+
+    model, _ = check_onnx(data)
+    try:
+        return ForeignNetwork(
+            model, n_leads=contract.n_leads, n_samples=contract.n_samples, n_classes=contract.n_classes
+        )
+    except ParityError as error:
+        raise InvalidInput(
+            f"This model can predict but not be trained further. {error.message}", code="prediction_only"
+        ) from error
+
+
+def _input_treatment(facts: OnnxFacts, given: dict[str, Any], notes: list[str]) -> tuple[float, str]:
+    unit = given.get("unit")
+    written = facts.metadata.get("scale", "milliVolt").strip()
+    if unit is None and written not in SCALES:
+        notes.append(f"The file's metadata scale reads {written[:40]!r}, which is not known; millivolt is taken.")
+    micro = unit == "uV" or (unit is None and written == "mikroVolt")
+    standardizer = str(given.get("standardizer", facts.metadata.get("standardizer", "None"))).strip() or "None"
+    if standardizer not in STANDARDIZERS:
+        raise UnsafeFile(
+            f"The file asks for the standardizer {standardizer[:40]!r}; known are {', '.join(STANDARDIZERS)}.",
+            code="unknown_standardizer",
+        )
+    return (1000.0 if micro else 1.0), standardizer
+
+
+def _outputs_of(stored: bytes, n_leads: int, n_samples: int) -> int:
+    """Run the graph once on an ECG of zeros, two records, and return the number of outputs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(stored, options, providers=["CPUExecutionProvider"])
+        entry = session.get_inputs()[0]
+        answer = np.asarray(session.run(None, {entry.name: np.zeros((2, n_leads, n_samples), dtype=np.float32)})[0])
+    except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
+        reason = str(error).splitlines()[0][:300]
+        raise UnsafeFile(
+            f"The model does not run on two ECGs of {n_leads} leads and {n_samples} samples: {reason}",
+            code="model_not_runnable",
+        ) from error
+    if answer.ndim != 2 or answer.shape[0] != 2 or not np.issubdtype(answer.dtype, np.floating):
+        raise UnsafeFile(
+            f"The model answers two ECGs with an array of shape {answer.shape} ({answer.dtype}); expected is one row of "
+            "numbers per ECG.",
+            code="unsupported_outputs",
+        )
+    return int(answer.shape[1])
+
+
+def _contract(
+    facts: OnnxFacts, layout: Layout, n_outputs: int, last: str | None, given: dict[str, Any], notes: list[str]
+) -> tuple[ModelContract | None, dict[str, str]]:
+    own = contract_in(facts.metadata)
+    if own is not None and not given:
+        return own.with_changes(architecture=None, config={}), {}
+    questions: dict[str, str] = {}
+    n_samples = layout.n_samples or _whole(given.get("n_samples"))
+    if n_samples is None:
+        questions["n_samples"] = "The file accepts any length; say how many samples it was trained on."
+    classes = _classes(facts, n_outputs, given, questions)
+    fs_hz = _rate(facts, n_samples, given, questions, notes)
+    leads = given.get("leads") or (LEADS_12 if layout.n_leads == 12 else None)
+    if leads is None or len(leads) != layout.n_leads:
+        questions["leads"] = f"The file takes {layout.n_leads} leads; name them in the order of its input."
+    task = given.get("task")
+    if task is None and last:
+        task = "multiclass" if last == "softmax" else "multilabel"
+    if task is None and "target_keys" in facts.metadata:
+        task = "multiclass"
+        notes.append("The classes are taken as exclusive (softmax), as ExChanGeAI does.")
+    if task is None:
+        questions["task"] = "Say whether the classes exclude one another (multiclass) or not (multilabel)."
+    if questions:
+        return None, questions
+    contract = ModelContract(
+        leads=tuple(cast("tuple[str, ...]", leads)),
+        fs_hz=cast(float, fs_hz),
+        n_samples=cast(int, n_samples),
+        classes=cast("tuple[str, ...]", classes),
+        task=cast(Task, task),
+        output=cast(Output, "logits"),
+        recipe=given.get("recipe"),
+        fixed_length=layout.n_samples is not None,
+    )
+    return contract, {}
+
+
+def _classes(
+    facts: OnnxFacts, n_outputs: int, given: dict[str, Any], questions: dict[str, str]
+) -> tuple[str, ...] | None:
+    if given.get("classes"):
+        names = tuple(str(name) for name in given["classes"])
+        if len(names) != n_outputs:
+            questions["classes"] = f"{len(names)} classes are named; the model has {n_outputs} outputs."
+        return names
+    texts = facts.repeated_metadata.get("target_keys") or (facts.metadata.get("target_keys"),)
+    found: list[tuple[str, ...]] = []
+    refusal = f"The file does not name its {n_outputs} classes; name them in the order of its outputs."
+    for text in texts:
+        if text is None:
+            continue
+        try:
+            found.append(parse_target_keys(text, n_outputs))
+        except UnsafeFile as error:
+            refusal = error.message
+    if len(set(found)) == 1:
+        return found[0]
+    if found:
+        refusal = "The file names its classes more than once and differently; name them in the order of its outputs."
+    questions["classes"] = refusal
+    return None
+
+
+def _rate(
+    facts: OnnxFacts, n_samples: int | None, given: dict[str, Any], questions: dict[str, str], notes: list[str]
+) -> float | None:
+    value = given.get("fs_hz", facts.metadata.get("sampling_rate"))
+    if value is not None:
+        try:
+            rate = float(value)
+        except (TypeError, ValueError):
+            rate = math.nan
+        if math.isfinite(rate) and rate > 0:
+            return rate
+    elif "target_keys" in facts.metadata and n_samples is not None:
+        notes.append(f"The rate follows from 10 s in {n_samples} samples, the length ExChanGeAI works with.")
+        return n_samples / 10
+    guess = f" {n_samples / 10:g} Hz would make it 10 s." if n_samples else ""
+    questions["fs_hz"] = f"The file does not say its sampling rate in hertz.{guess}"
+    return None
+
+
+def _parity(stored: bytes, n_leads: int, n_samples: int, check_signals: np.ndarray | None) -> float:
+    from modelhub.onnx.export import check_parity
+    from modelhub.onnx.network import ForeignNetwork
+
+    model = onnx.load_model_from_string(stored)
+    network = ForeignNetwork(copy.deepcopy(model), n_leads=n_leads, n_samples=n_samples, n_classes=1)
+    probe = ModelContract(
+        leads=tuple(str(i) for i in range(n_leads)), fs_hz=1.0, n_samples=n_samples, classes=("any",), task="regression", fixed_length=True
+    )  # fmt: skip
+    return check_parity(network, stored, probe, check_signals=check_signals)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
