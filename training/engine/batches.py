@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,35 @@ from ecgportal.errors import TrainingFailed
 
 if TYPE_CHECKING:
     from training.problems.base import Loss
+
+
+class Stopped(Exception):
+    """The run was asked to stop; ``reason`` is ``cancelled`` or ``interrupted``."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+@contextmanager
+def interruptible(net: nn.Module, check: Callable[[], None], *, on: bool = True) -> Iterator[None]:
+    """Call ``check`` while each layer's output and gradient are computed.
+
+    A batch of some hundred records takes a processor up to a minute; a request to stop, raised by ``check``,
+    then need not wait for its end. On accelerators a batch is short and ``on`` is False.
+    """
+
+    def after(_layer: nn.Module, _inputs: object, output: object) -> None:
+        check()
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(lambda _gradient: check())
+
+    handles = [layer.register_forward_hook(after) for layer in net.modules() if on and not list(layer.children())]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Stepper:

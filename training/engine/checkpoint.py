@@ -16,9 +16,12 @@ from typing import Any
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecgportal.errors import TrainingFailed
+from training.engine.data import Data
+from training.engine.network import weights_hash
+from training.engine.settings import FitSettings
 
 STATE = "state.json"
 FORMAT = 1
@@ -41,6 +44,19 @@ def write_atomic(path: Path, content: bytes) -> None:
             "make room and resume the run.",
             code="checkpoint_not_written",
         ) from error
+
+
+def fingerprint(settings: FitSettings, data: Data, task: str, fs_hz: float, module: nn.Module) -> str:
+    """Return a digest of everything that a resumed run must share with the one that was stopped.
+
+    The number of threads is not part of it: a resumed run takes the stored one.
+    """
+    parts = [
+        json.dumps(settings.to_dict() | {"threads": None}, sort_keys=True), weights_hash(module.state_dict()), task,
+        repr(fs_hz), ",".join(data.names), hashlib.sha256(data.train_targets.tobytes()).hexdigest(),
+        hashlib.sha256(b"" if data.val_targets is None else data.val_targets.tobytes()).hexdigest(),
+    ]  # fmt: skip
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 class CheckpointStore:

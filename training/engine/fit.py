@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -17,12 +15,14 @@ from torch import nn
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
 from training.engine.augment import augment, mixup
-from training.engine.batches import Stepper, first_forward
+from training.engine.batches import Stepper, Stopped, first_forward, interruptible
 from training.engine.callbacks import Callback, Callbacks, Progress
-from training.engine.checkpoint import CheckpointStore
+from training.engine.checkpoint import CheckpointStore, fingerprint
+from training.engine.data import Data, check_data
+from training.engine.device import resolve_device
 from training.engine.lr_finder import sweep
 from training.engine.monitor import Monitor, choose_monitor, validation_metrics
-from training.engine.network import Average, Form, freeze_for, head_layers, rate_factors, train_mode, weights_hash
+from training.engine.network import Average, Form, freeze_for, in_target_units, rate_factors, train_mode, weights_hash
 from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
 from training.engine.predict import outputs_of
 from training.engine.result import FitResult
@@ -30,6 +30,7 @@ from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, SignalSource, epoch_order
+from training.engine.stages import plan
 from training.problems.base import LossOptions, Problem
 
 
@@ -60,10 +61,12 @@ def fit(
     stopped before the first epoch was finished. ``module`` itself, the random state and the number of threads
     are left as they were.
     """
+    if not (math.isfinite(fs_hz) and fs_hz > 0):
+        raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
+    place = resolve_device(device)
+    data = check_data(train, train_targets, validation, val_targets, problem, names)
     with kept_random_state():
-        run = _Run(
-            module, train, train_targets, validation, val_targets, problem, settings, fs_hz, names, callbacks, device
-        )
+        run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place)
         threads = run.open(checkpoint_dir, resume)
         with deterministic(threads):
             try:
@@ -72,88 +75,48 @@ def fit(
                 run.callbacks.on_end()
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device: ``auto`` takes an accelerator when there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingFailed(f"The device '{name}' is not available on this machine.", code="no_device") from error
-    return device
-
-
-class _Stopped(Exception):
-    def __init__(self, reason: str):
-        self.reason = reason
-
-
 class _Run:
     """The state of one call of :func:`fit`."""
 
     def __init__(
-        self, module: nn.Module, train: SignalSource, train_targets: np.ndarray, validation: SignalSource | None,
-        val_targets: np.ndarray | None, problem: Problem, settings: FitSettings, fs_hz: float,
-        names: Sequence[str] | None, callbacks: Sequence[Callback], device: str,
+        self, module: nn.Module, data: Data, problem: Problem, settings: FitSettings, fs_hz: float,
+        callbacks: Sequence[Callback], device: torch.device,
     ):  # fmt: skip
-        if not (math.isfinite(fs_hz) and fs_hz > 0):
-            raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
-        self.problem, self.settings, self.fs_hz = problem, settings, float(fs_hz)
+        self.data, self.problem, self.settings, self.fs_hz, self.device = data, problem, settings, fs_hz, device
         self.callbacks = Callbacks(callbacks)
-        self.notes: list[str] = []
+        self.notes: list[str] = list(data.notes)
         self.announced = False
-        self.device = resolve_device(device)
-        raw = _targets(train_targets, len(train), "training")
-        self.names = tuple(names) if names is not None else tuple(str(i) for i in range(raw.shape[1]))
-        for sentence in problem.check_trainable(raw, self.names):
-            self._note(sentence)
-        self.usable = np.flatnonzero(np.isfinite(raw).any(axis=1))
-        if len(self.usable) < 2:
-            raise TrainingFailed(
-                "Only one training record has a known label; training needs at least two.", code="too_few_records"
-            )
-        self.centre, self.spread = _standardisation(raw) if problem.standardise else (0.0, 1.0)
-        self.train_targets = ((raw - self.centre) / self.spread).astype(np.float32)
-        has_validation = validation is not None and len(validation) > 0 and val_targets is not None
-        self.val_raw = (
-            _targets(val_targets, len(validation), "validation") if has_validation and validation is not None else None
-        )
-        if self.val_raw is not None and self.val_raw.shape[1] != raw.shape[1]:
-            raise TrainingFailed(
-                "The training and validation targets have different numbers of outputs.", code="targets_shape"
-            )
-        self.monitor_name, sentence = choose_monitor(settings, problem, self.val_raw, self.names)
+        self.monitor_name, sentence = choose_monitor(settings, problem, data.val_targets, data.names)
         if sentence:
             self._note(sentence)
-        self.train_feed = Feed(train, self.device)
-        self.val_feed = Feed(validation, self.device) if self.val_raw is not None and validation is not None else None
+        self.monitor = Monitor(settings, self.monitor_name)
+        self.train_feed = Feed(data.train, device)
+        self.val_feed = Feed(data.validation, device) if data.validation is not None else None
+        self.plan = plan(settings)
         self._build(module)
+        self.store: CheckpointStore | None = None
+        self.history: list[dict[str, Any]] = []
+        self.rate = settings.learning_rate or 0.0
+        self.finder: dict[str, Any] | None = None
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self.best_outputs = np.zeros((0, len(data.names)), np.float32)
+        self.optimiser: torch.optim.Optimizer | None = None
+        self.started = self.last_asked = time.monotonic()
+        self.resumed_epoch = 0
 
     def _build(self, module: nn.Module) -> None:
-        s, first = self.settings, next(iter(self.train_feed.batches([self.usable[:2]])))
+        s, data = self.settings, self.data
+        first = next(iter(self.train_feed.batches([data.usable[:2]])))
         module = copy.deepcopy(module).cpu()
-        first_forward(module, first.cpu(), len(self.names))
-        self.initial_hash = weights_hash(module.state_dict())
+        first_forward(module, first.cpu(), len(data.names))
+        self.fingerprint = fingerprint(s, data, self.problem.name, self.fs_hz, module)
         self.form = Form(module, self.device, (first.shape[1], first.shape[2]))
         self.net = self.form.net
         self.average = Average(self.net, s.ema_decay) if s.ema_decay > 0 else None
-        options = LossOptions(s.class_weights, s.focal_gamma, s.label_smoothing)  # type: ignore[arg-type]
-        self.loss = self.problem.loss(self.train_targets[self.usable], options)
+        options = LossOptions(s.class_weights, s.focal_gamma, s.label_smoothing)
+        self.loss = self.problem.loss(data.train_targets[data.usable], options)
         self.autocast = s.mixed_precision and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.stepper = Stepper(self.net, self.loss, autocast=self.autocast, piece=s.batch_size, note=self._note)
-        self.store: CheckpointStore | None = None
-        self.history: list[dict[str, Any]] = []
-        self.rate = s.learning_rate or 0.0
-        self.finder: dict[str, Any] | None = None
-        self.best_state: dict[str, torch.Tensor] | None = None
-        self.best_outputs = np.zeros((0, len(self.names)), np.float32)
-        self.stages = _stages(s)
-        self.optimiser: torch.optim.Optimizer | None = None
-        self.monitor = Monitor(s, self.monitor_name, 0)
-        self.started = time.monotonic()
-        self.epoch_seconds: list[float] = []
-        self.resumed_epoch = 0
 
     # Checkpoints
 
@@ -174,24 +137,14 @@ class _Run:
             self.store.clear()
             return self.threads
         if self._found is not None:
-            state = self._found[0]
-            if state["fingerprint"] != self._fingerprint():
+            if self._found[0]["fingerprint"] != self.fingerprint:
                 raise TrainingFailed(
                     "The checkpoint belongs to a run with other settings, data or weights. Start a new run, or resume "
                     "this one with what it was started with.",
                     code="checkpoint_mismatch",
                 )
-            self.threads = self.threads or state["threads"]
+            self.threads = self.threads or self._found[0]["threads"]
         return self.threads
-
-    def _fingerprint(self) -> str:
-        settings = self.settings.to_dict() | {"threads": None}
-        val = b"" if self.val_raw is None else self.val_raw.tobytes()
-        parts = [
-            json.dumps(settings, sort_keys=True), self.initial_hash, self.problem.name, repr(self.fs_hz), ",".join(self.names),
-            hashlib.sha256(self.train_targets.tobytes()).hexdigest(), hashlib.sha256(val).hexdigest(),
-        ]  # fmt: skip
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _restore(self) -> None:
         if self._found is None:
@@ -208,19 +161,13 @@ class _Run:
             self.average.steps = state["ema_steps"]
         self.best_state = best or None
         self.best_outputs = tensors["best_outputs"].numpy()
-        stage = self._stage_of(self.resumed_epoch)
-        self._enter(stage)
+        self._enter(self.resumed_epoch)
         assert self.optimiser is not None
         load_optimiser(
             self.optimiser, {k[4:]: v for k, v in tensors.items() if k.startswith("opt/")}, state["optimiser"]
         )
-        past = self.history
-        self.history = []
-        for row in past:
-            self.history.append(row)
-            self._begin_monitor(row["epoch"])
-            self.monitor.add(self.history)
-        self.epoch_seconds = [row["seconds"] for row in past]
+        for past in range(1, len(self.history) + 1):
+            self._judge(self.history[:past])
 
     def _save(self) -> None:
         if self.store is None:
@@ -232,41 +179,26 @@ class _Run:
         opt, plain = optimiser_tensors(self.optimiser)
         tensors |= {f"opt/{k}": v for k, v in opt.items()} | {"best_outputs": torch.from_numpy(self.best_outputs)}
         state = {
-            "epoch": len(self.history), "fingerprint": self._fingerprint(), "history": self.history, "notes": self.notes,
+            "epoch": len(self.history), "fingerprint": self.fingerprint, "history": self.history, "notes": self.notes,
             "learning_rate": self.rate, "lr_finder": self.finder, "optimiser": plain, "piece": self.stepper.piece,
             "ema_steps": self.average.steps if self.average else 0, "threads": torch.get_num_threads(),
             "best_epoch": self.monitor.best_epoch, "settings": self.settings.to_dict(),
         }  # fmt: skip
         self.store.save(len(self.history), state, tensors, self.best_state if self.history[-1]["is_best"] else None)
 
-    # Stages
+    # Training
 
-    def _stage_of(self, epoch: int) -> int:
-        """Return the index of the stage that the 1-based epoch belongs to."""
-        end = 0
-        for index, (_, length) in enumerate(self.stages):
-            end += length
-            if epoch <= end:
-                return index
-        return len(self.stages) - 1
-
-    def _stage_start(self, index: int) -> int:
-        return sum(length for _, length in self.stages[:index])
-
-    def _enter(self, index: int) -> None:
-        """Freeze what the stage freezes and build its optimiser."""
-        kind = self.stages[index][0]
+    def _enter(self, epoch: int) -> None:
+        """Freeze what the epoch's stage freezes and build its optimiser."""
+        kind = self.plan.name(epoch)
         self.active = freeze_for(self.net, kind)
         factors = rate_factors(self.net, kind, self.settings.trunk_rate_factor)
         self.optimiser = build_optimiser(self.net, self.settings, self.rate, factors)
 
-    def _begin_monitor(self, epoch: int) -> None:
-        """Patience starts anew with each stage; the best of all stages stays the best."""
-        start = self._stage_start(self._stage_of(epoch))
-        if epoch == start + 1 and start > 0:
-            self.monitor.first_epoch = start
-
-    # Training
+    def _judge(self, history: list[dict[str, Any]]) -> None:
+        """Compare the last epoch; patience starts anew with each stage, the best of all stages stays the best."""
+        self.monitor.first_epoch = self.plan.start(history[-1]["epoch"])
+        self.monitor.add(history)
 
     def train(self) -> FitResult:
         self._restore()
@@ -277,38 +209,33 @@ class _Run:
             first = len(self.history) + 1
             if self.history and self._exhausted(len(self.history)):
                 return self._finish("early_stopping")
-            for epoch in range(first, self.settings.epochs + 1):
-                stage = self._stage_of(epoch)
-                if epoch == self._stage_start(stage) + 1:
-                    self._enter(stage)
-                self._begin_monitor(epoch)
-                self._epoch(epoch, stage)
-                if self._exhausted(epoch):
-                    reason = "early_stopping"
-                    break
-        except _Stopped as stop:
+            with interruptible(self.net, self._check_stop_now_and_then, on=self.device.type == "cpu"):
+                for epoch in range(first, self.settings.epochs + 1):
+                    if self.plan.begins(epoch):
+                        self._enter(epoch)
+                    self._epoch(epoch)
+                    if self._exhausted(epoch):
+                        reason = "early_stopping"
+                        break
+        except Stopped as stop:
             reason = stop.reason
         return self._finish(reason)
 
     def _exhausted(self, epoch: int) -> bool:
-        return (
-            self.monitor_name != "train_loss"
-            and self._stage_of(epoch) == len(self.stages) - 1
-            and self.monitor.exhausted(epoch)
-        )
+        return self.plan.is_last(epoch) and self.monitor.exhausted(epoch)
 
     def _find_rate(self) -> None:
         if self.rate > 0:
             return
         found = sweep(
-            self.net, self.train_feed, self.train_targets, self.usable, self.loss, self.settings, self.stages[0][0],
+            self.net, self.train_feed, self.data.train_targets, self.data.usable, self.loss, self.settings, self.plan.name(1),
             fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self._check_stop,
         )  # fmt: skip
         self.finder, self.rate = found.to_json(), found.suggestion
         self._note(f"The learning rate {self.rate:.2g} was found on the training part ({found.rule}).")
 
     def _announce(self) -> None:
-        count = -(-len(self.usable) // self.settings.batch_size)
+        count = -(-len(self.data.usable) // self.settings.batch_size)
         self.callbacks.on_start({
             "epochs": self.settings.epochs, "batches": count, "device": str(self.device), "learning_rate": self.rate or None,
             "resumed_epoch": self.resumed_epoch, "monitor": self.monitor_name, "notes": list(self.notes),
@@ -317,18 +244,17 @@ class _Run:
         })  # fmt: skip
         self.started, self.announced = time.monotonic(), True
 
-    def _epoch(self, epoch: int, stage: int) -> None:
+    def _epoch(self, epoch: int) -> None:
         begun = time.monotonic()
         s = self.settings
         seed_everything(derive(s.seed, "epoch", epoch))
-        orders = epoch_order(self.usable, s.batch_size, s.seed, epoch)
-        before, length = self._stage_start(stage), self.stages[stage][1]
+        orders = epoch_order(self.data.usable, s.batch_size, s.seed, epoch)
         total = torch.zeros((), device=self.device)
         rate = 0.0
         train_mode(self.net, self.active)
         for number, (rows, x) in enumerate(zip(orders, self.train_feed.batches(orders), strict=True)):
             self._check_stop()
-            progress = (epoch - 1 - before + number / len(orders)) / length
+            progress = self.plan.progress(epoch, number / len(orders))
             assert self.optimiser is not None
             rate = set_rate(self.optimiser, SCHEDULES[s.schedule](progress, s.warmup))
             value = self._batch(epoch, number, rows, x)
@@ -337,25 +263,25 @@ class _Run:
             if self.device.type == "cpu" and not math.isfinite(loss):
                 self._fail_not_finite(epoch, number)
             self._report(epoch, number + 1, len(orders), loss, rate, begun)
-        mean = float(total) / len(self.usable)
+        mean = float(total) / len(self.data.usable)
         if not math.isfinite(mean):
             self._fail_not_finite(epoch, len(orders) - 1)
         row: dict[str, Any] = {
             "epoch": epoch,
-            "stage": self.stages[stage][0],
+            "stage": self.plan.name(epoch),
             "train_loss": mean,
             "learning_rate": rate,
         }
         row |= self._validate(epoch)
         row["seconds"] = time.monotonic() - begun
-        row["records_per_s"] = len(self.usable) / max(row["seconds"], 1e-9)
+        row["records_per_s"] = len(self.data.usable) / max(row["seconds"], 1e-9)
         self._keep(row)
 
     def _batch(self, epoch: int, number: int, rows: np.ndarray, x: torch.Tensor) -> torch.Tensor:
         """Do one step and return the batch's mean loss; a gradient that is not finite makes it NaN."""
         s, optimiser = self.settings, self.optimiser
         assert optimiser is not None
-        targets = torch.from_numpy(self.train_targets[rows]).to(self.device)
+        targets = torch.from_numpy(self.data.train_targets[rows]).to(self.device)
         generator = torch.Generator(device=self.device).manual_seed(derive(s.seed, "augment", epoch, number))
         x = augment(x, s.augmentation, self.fs_hz, generator)
         if s.augmentation.mixup > 0:
@@ -371,8 +297,8 @@ class _Run:
         return value + norm * 0
 
     def _validate(self, epoch: int) -> dict[str, Any]:
-        if self.val_feed is None or self.val_raw is None:
-            self._outputs = np.zeros((0, len(self.names)), np.float32)
+        if self.val_feed is None or self.data.val_targets is None:
+            self._outputs = np.zeros((0, len(self.data.names)), np.float32)
             return {"val_loss": None}
         net = self.average.net if self.average is not None else self.net
         outputs = outputs_of(
@@ -384,23 +310,24 @@ class _Run:
         )
         if not np.isfinite(outputs).all():
             self._fail_not_finite(epoch, None)
-        scaled = ((self.val_raw - self.centre) / self.spread).astype(np.float32)
+        scaled = self.data.scaled(self.data.val_targets)
         rows = np.isfinite(scaled).any(axis=1)
         loss = float(self.loss(torch.from_numpy(outputs[rows]), torch.from_numpy(scaled[rows]))) if rows.any() else None
-        self._outputs = (outputs * self.spread + self.centre).astype(np.float32)
-        metrics = validation_metrics(self.problem, self._outputs, self.val_raw, self.names) if rows.any() else {}
+        self._outputs = self.data.in_unit(outputs)
+        metrics = (
+            validation_metrics(self.problem, self._outputs, self.data.val_targets, self.data.names)
+            if rows.any()
+            else {}
+        )
         return {"val_loss": loss, **metrics}
 
     def _keep(self, row: dict[str, Any]) -> None:
         """Add an epoch to the history, take its weights if they are the best, store the checkpoint, tell."""
         self.history.append(row)
-        self.monitor.add(self.history)
-        if self.monitor_name == "train_loss":
-            row["is_best"], self.monitor.best_epoch = True, row["epoch"]
+        self._judge(self.history)
         if row["is_best"]:
             self.best_state = self.form.state_1d(self.average.net if self.average is not None else self.net)
             self.best_outputs = self._outputs
-        self.epoch_seconds.append(row["seconds"])
         self._save()
         self.callbacks.on_epoch_end(dict(row))
 
@@ -419,11 +346,11 @@ class _Run:
             if feed is not None and feed.records_with_gaps:
                 self._note(f"{feed.records_with_gaps} {part} records hold missing samples, which were read as 0 mV.")
         thresholds = None
-        if self.val_raw is not None and len(self.best_outputs):
-            thresholds = self.problem.thresholds(self.problem.activate(self.best_outputs), self.val_raw)
-        state, outputs_are_scaled = self.best_state, self.problem.standardise
-        if outputs_are_scaled:
-            state = self._in_target_units(state)
+        if self.data.val_targets is not None and len(self.best_outputs):
+            thresholds = self.problem.thresholds(self.problem.activate(self.best_outputs), self.data.val_targets)
+        state = self.best_state
+        if self.problem.standardise:
+            state = in_target_units(state, self.form, self.data.centre, self.data.spread)
         return FitResult(
             best_state=state, history=self.history, best_epoch=self.monitor.best_epoch, epochs=len(self.history),
             thresholds=thresholds, stopped_reason=reason, learning_rate=self.rate, monitor=self.monitor_name,
@@ -431,26 +358,17 @@ class _Run:
             resumed_epoch=self.resumed_epoch, notes=tuple(dict.fromkeys(self.notes)),
         )  # fmt: skip
 
-    def _in_target_units(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Fold the targets' mean and deviation into the head, so that the network answers in the target's unit."""
-        layer = head_layers(self.net)[-1]
-        prefix = next(name for name, m in self.net.named_modules() if m is layer).removeprefix(self.form.prefix)
-        weight, bias = state.get(f"{prefix}.weight"), state.get(f"{prefix}.bias")
-        if not isinstance(layer, nn.Linear) or weight is None or bias is None:
-            raise TrainingFailed(
-                "This network does not end in a linear layer with a bias, which a regression needs to answer in the target's unit.",
-                code="network_does_not_fit",
-            )
-        spread = torch.as_tensor(np.asarray(self.spread), dtype=weight.dtype)
-        centre = torch.as_tensor(np.asarray(self.centre), dtype=weight.dtype)
-        return state | {f"{prefix}.weight": weight * spread[:, None], f"{prefix}.bias": bias * spread + centre}
-
     # Small things
 
     def _check_stop(self) -> None:
+        self.last_asked = time.monotonic()
         answer = self.callbacks.should_stop()
         if answer:
-            raise _Stopped(answer if isinstance(answer, str) else "cancelled")
+            raise Stopped(answer if isinstance(answer, str) else "cancelled")
+
+    def _check_stop_now_and_then(self) -> None:
+        if time.monotonic() - self.last_asked > 1.0:
+            self._check_stop()
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
@@ -475,32 +393,10 @@ class _Run:
         now = time.monotonic()
         share = batch / batches
         this = (now - begun) / share
-        typical = float(np.median(self.epoch_seconds[-5:])) if self.epoch_seconds else this
+        recent = [row["seconds"] for row in self.history[-5:]]
+        typical = float(np.median(recent)) if recent else this
         left = max(0.0, typical * (1 - share)) + typical * (self.settings.epochs - epoch)
         self.callbacks.on_batch(Progress(
             epoch, self.settings.epochs, batch, batches, loss, rate, now - self.started,
             left if epoch > 1 or batch >= 2 else None, (epoch - 1 + share) / self.settings.epochs,
         ))  # fmt: skip
-
-
-def _stages(settings: FitSettings) -> list[tuple[str, int]]:
-    """Return ``(what is trained, epochs)`` in order."""
-    if settings.mode == "head_then_full":
-        head = settings.head_epochs or max(1, settings.epochs // 4)
-        return [("head", head), ("full_after_head", settings.epochs - head)]
-    return [(settings.mode, settings.epochs)]
-
-
-def _targets(values: np.ndarray | None, n: int, part: str) -> np.ndarray:
-    array = np.asarray(values, np.float32)
-    if array.ndim == 1:
-        array = array[:, None]
-    if array.ndim != 2 or len(array) != n:
-        raise TrainingFailed(f"There are {len(array)} {part} targets for {n} {part} records.", code="targets_shape")
-    return array
-
-
-def _standardisation(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation per output of the known training targets."""
-    wide = targets.astype(np.float64)
-    return np.nanmean(wide, axis=0), np.maximum(np.nanstd(wide, axis=0), 1e-12)

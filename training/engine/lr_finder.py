@@ -23,9 +23,10 @@ from training.engine.optim import build_optimiser, set_rate
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, SignalSource, epoch_order
+from training.problems.base import LossOptions, Problem
 
 if TYPE_CHECKING:
-    from training.problems.base import Loss, Problem
+    from training.problems.base import Loss
 
 LOWEST, HIGHEST = 1e-5, 1.0
 STEPS = 60
@@ -163,8 +164,6 @@ def find_learning_rate(
 
     ``module`` is not touched. ``train_targets`` as the problem encodes them.
     """
-    from training.problems.base import LossOptions
-
     place = torch.device(device)
     targets = np.asarray(train_targets, np.float32)
     if problem.standardise:
@@ -178,7 +177,7 @@ def find_learning_rate(
         form = Form(module, place, (first.shape[1], first.shape[2]))
         loss = problem.loss(
             targets[usable], LossOptions(settings.class_weights, settings.focal_gamma, settings.label_smoothing)
-        )  # type: ignore[arg-type]
+        )
         stage = "head" if settings.mode in ("head", "head_then_full") else settings.mode
         return sweep(
             form.net, feed, targets, usable, loss, settings, stage, fs_hz=fs_hz, before_batch=before_batch, steps=steps

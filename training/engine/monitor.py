@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ecgportal.errors import InvalidInput
 from training.engine.settings import FitSettings
 from training.metrics.base import better, make_sample, score
 from training.problems.base import Problem
@@ -19,15 +20,19 @@ class Monitor:
     smoothed validation loss. All state can be rebuilt from the history rows.
     """
 
-    def __init__(self, settings: FitSettings, name: str, first_epoch: int):
-        self.settings, self.name, self.first_epoch = settings, name, first_epoch
-        self.sign = -1.0 if better(name) == "lower" else 1.0
+    def __init__(self, settings: FitSettings, name: str):
+        self.settings, self.name, self.first_epoch = settings, name, 0
+        self.sign = -1.0 if name == "train_loss" or better(name) == "lower" else 1.0
         self.best: tuple[float, float] | None = None
         self.best_epoch = 0
 
     def add(self, history: list[dict[str, Any]]) -> None:
         """Judge the last row of the history and write ``score`` and ``is_best`` into it."""
         row = history[-1]
+        if self.name == "train_loss":
+            # Without validation no epoch is known to be better than the last.
+            row["score"], row["is_best"], self.best_epoch = None, True, row["epoch"]
+            return
         value, loss = self._smoothed(history, self._key), self._smoothed(history, "val_loss")
         row["score"] = value
         rank = None if value is None else (round(self.sign * value, 6), -(loss if loss is not None else 0.0))
@@ -45,7 +50,7 @@ class Monitor:
 
     @property
     def _key(self) -> str:
-        return {"loss": "val_loss", "train_loss": "train_loss"}.get(self.name, self.name)
+        return "val_loss" if self.name == "loss" else self.name
 
     def _smoothed(self, history: list[dict[str, Any]], key: str) -> float | None:
         values = [row.get(key) for row in history[-self.settings.smoothing :] if row["stage"] == history[-1]["stage"]]
@@ -76,6 +81,12 @@ def choose_monitor(
             "There is no validation part with known labels: the weights of the last epoch are kept and nothing stops early.",
         )
     wanted = problem.monitor if settings.monitor == "auto" else settings.monitor
+    offered = ("loss", *problem.metrics)
+    if wanted not in offered:
+        raise InvalidInput(
+            f"The task '{problem.name}' has no metric '{wanted}' to choose the best epoch by; it has: {', '.join(offered)}.",
+            fields={"monitor": "Unknown metric."},
+        )
     if wanted == "loss":
         return "loss", None
     trial = np.random.default_rng(0).normal(size=val_targets.shape)

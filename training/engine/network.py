@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,7 +83,7 @@ def head_layers(module: nn.Module) -> list[nn.Module]:
     They are the network's own ``head_modules()``; for a foreign network the last layer with weights.
     """
     own = getattr(module, "head_modules", None)
-    layers = list(own()) if callable(own) else []
+    layers: list[nn.Module] = list(own()) if callable(own) else []
     if not layers:
         layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))][-1:]
     if not layers:
@@ -147,6 +148,24 @@ def train_mode(net: nn.Module, only: list[nn.Module] | None) -> None:
     net.train(only is None)
     for layer in only or []:
         layer.train()
+
+
+def in_target_units(state: State, form: Form, centre: np.ndarray, spread: np.ndarray) -> State:
+    """Fold the targets' mean and deviation into the head, so that the network answers in the targets' unit.
+
+    Exact for a head that is one linear layer with a bias; TrainingFailed for any other.
+    """
+    layer = head_layers(form.net)[-1]
+    prefix = next(name for name, m in form.net.named_modules() if m is layer).removeprefix(form.prefix)
+    weight, bias = state.get(f"{prefix}.weight"), state.get(f"{prefix}.bias")
+    if not isinstance(layer, nn.Linear) or weight is None or bias is None:
+        raise TrainingFailed(
+            "This network does not end in a linear layer with a bias, which a regression needs to answer in the "
+            "target's unit.",
+            code="network_does_not_fit",
+        )
+    wide, shift = torch.as_tensor(spread, dtype=weight.dtype), torch.as_tensor(centre, dtype=weight.dtype)
+    return state | {f"{prefix}.weight": weight * wide[:, None], f"{prefix}.bias": bias * wide + shift}
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

@@ -31,7 +31,7 @@ def bootstrap_weights(groups: np.ndarray, n_resamples: int, seed: int) -> Iterat
 
 def wilson(successes: float, n: float) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927); ``n`` may be an effective, broken number."""
-    p = successes / n
+    p = min(max(successes / n, 0.0), 1.0)
     centre = p + Z * Z / (2 * n)
     half = Z * np.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     scale = 1 + Z * Z / n

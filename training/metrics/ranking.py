@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from training.metrics.base import CLASSIFICATION, Interval, Sample, divide, metric
@@ -18,7 +20,8 @@ def _tied_sums(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> 
     return up, np.add.reduceat(weights, starts, axis=1) - up
 
 
-def _per_class(sample: Sample, weights: np.ndarray, area) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _per_class(sample: Sample, weights: np.ndarray, area: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the area per class, NaN without a positive, ``(resamples, classes)``."""
     answer = np.full((len(weights), sample.truth.shape[1]), np.nan)
     for column in range(sample.truth.shape[1]):
         known = np.isfinite(sample.truth[:, column])

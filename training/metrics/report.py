@@ -88,7 +88,8 @@ def evaluate(
     ones = sample.weight_of_one()
     point = {m.name: m.values(sample, ones) for m in chosen}
     averages = [(m, how) for m in chosen for how in m.averages]
-    draws: dict[str, list[np.ndarray]] = {m.name: [] for m in chosen} | {f"{m.name}_{how}": [] for m, how in averages}
+    names = [m.name for m in chosen] + [f"{m.name}_{how}" for m, how in averages]
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in names}
     enough = sample.n_groups >= 2
     for weights in bootstrap_weights(sample.groups, n_resamples if enough else 0, seed):
         for m in chosen:
@@ -154,7 +155,7 @@ def _checked(
         raise InvalidInput("Probabilities must lie between 0 and 1; raw outputs need their activation first.")
     if groups is not None and len(groups) != len(truth):
         raise InvalidInput(f"{len(groups)} subjects were given for {len(truth)} records.")
-    rows = np.isfinite(truth).any(axis=1)
+    rows: np.ndarray = np.isfinite(truth).any(axis=1)
     if not rows.any():
         raise InvalidInput("No record has a known truth, so there is nothing to evaluate. Check the label map.")
     limits = None

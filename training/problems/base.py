@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-Weighting = Literal["none", "sqrt", "balanced"]
-
 # A record's labels: None when nothing is known, the names of the classes that are present, or
 # per class True, False or None (unknown); for regression a number or several.
 Label = Iterable[str] | Mapping[str, bool | float | None] | float | Sequence[float] | None
@@ -56,7 +54,7 @@ class LossOptions:
     label_smoothing: share of the target moved to the other outcomes, [0, 0.5).
     """
 
-    class_weights: Weighting = "none"
+    class_weights: str = "none"
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0
 
