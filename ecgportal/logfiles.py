@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 MAX_BYTES = 20_000_000
 
 _ENTRY = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T]|^\d\d:\d\d:\d\d ")
+# What stands between the date and the level: a time with fractions, a zone.
+_CLOCK_CHARACTERS = 12
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(: |$)")
 _ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|PANIC)\b")
 
 
@@ -30,14 +34,20 @@ def cap_size(path: Path, *, keep: bool = True, limit: int = MAX_BYTES) -> None:
 
 
 class ErrorTail:
-    """Follows log files and gives out new entries of level ERROR and above, tracebacks included."""
+    """Follows log files and gives out the gist of new entries of level ERROR and above.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    The gist is the entry's first line and, where a traceback follows, the exception that
+    ends it; an entry that only repeats one of the last minute is left out.
+    """
+
+    repeat_after_s = 60.0
+
+    def __init__(self) -> None:
         self._offsets: dict[str, int] = {}
-        self._inside: dict[str, bool] = {}
+        self._entries: dict[str, list[str]] = {}
         self._rest: dict[str, bytes] = {}
         self._paths: dict[str, Path] = {}
+        self._told: dict[tuple[str, ...], float] = {}
 
     def follow(self, name: str, path: Path) -> None:
         """Follow the file from its present end."""
@@ -46,17 +56,34 @@ class ErrorTail:
         self._paths[name] = path
 
     def new_errors(self) -> list[str]:
-        """Return the new lines that belong to errors, each with the name of its process."""
-        found = []
+        """Return the gist of the errors since the last call, each line with the name of its process."""
+        found: list[str] = []
         for name, path in self._paths.items():
-            for line in self._new_lines(name, path):
-                if _ENTRY.match(line):
-                    self._inside[name] = bool(_ERROR.search(line))
-                elif line.startswith("Traceback "):
-                    self._inside[name] = True
-                if self._inside.get(name):
-                    found.append(f"{name}: {line}")
+            lines = self._new_lines(name, path)
+            for line in lines:
+                if _ENTRY.match(line) or (line.startswith("Traceback ") and name not in self._entries):
+                    found += self._gist(name)
+                    if _ERROR.search(line) or line.startswith("Traceback "):
+                        self._entries[name] = [line]
+                elif name in self._entries:
+                    self._entries[name].append(line)
+            if not lines:
+                # Nothing was added since the last look: the entry is complete.
+                found += self._gist(name)
         return found
+
+    def _gist(self, name: str) -> list[str]:
+        entry = self._entries.pop(name, [])
+        if not entry:
+            return []
+        endings = [line for line in entry[1:] if _EXCEPTION.match(line)]
+        gist = [f"{name}: {line}" for line in (entry[0], *endings[-1:])]
+        key = (name, _ENTRY.sub("", entry[0])[_CLOCK_CHARACTERS:], *endings[-1:])
+        now = time.monotonic()
+        if now - self._told.get(key, -self.repeat_after_s) < self.repeat_after_s:
+            return []
+        self._told = {old: at for old, at in self._told.items() if now - at < self.repeat_after_s} | {key: now}
+        return gist
 
     def _new_lines(self, name: str, path: Path) -> list[str]:
         try:

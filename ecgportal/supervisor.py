@@ -175,7 +175,7 @@ class Supervisor:
         self.logs_dir = home.portal_home() / "logs"
         self.logs_dir.mkdir(mode=0o750, exist_ok=True)
         self.to_terminal = os.environ.get("PORTAL_LOGS") == "terminal"
-        self.tail = ErrorTail(self.logs_dir)
+        self.tail = ErrorTail()
         self.signals = 0
         self.guardian: Guardian | None = None
         self._postgres: subprocess.Popen[bytes] | None = None

@@ -162,7 +162,7 @@ def test_database_setup_and_children_start_and_one_signal_ends_them_all(portal):
     portal.start(database=True).until_ready()
     server = EmbeddedServer(portal.home / "postgres")
     assert "set up" in portal.said()
-    assert "web: 2026-01-01 00:00:00 ERROR web says no" in portal.said()
+    until(lambda: "web: 2026-01-01 00:00:00 ERROR web says no" in portal.said(), "the error")
     with psycopg.connect(server.url()) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
@@ -322,24 +322,27 @@ def test_marked_processes_of_another_home_are_left_alone(ready, tmp_path):
     assert ready.find("serve_forever")
 
 
-def test_log_tail_gives_errors_with_their_tracebacks_only(tmp_path):
+def test_log_tail_gives_the_gist_of_each_error_once(tmp_path):
     log = tmp_path / "web.log"
     log.write_text("2026-01-01 00:00:00 ERROR old\n")
-    tail = ErrorTail(tmp_path)
+    tail = ErrorTail()
     tail.follow("web", log)
+    failure = 'ERROR bad\nTraceback (most recent call last):\n  File "x"\nValueError: why\nmore words\n'
     with log.open("a") as stream:
-        stream.write("2026-01-01 00:00:01 INFO fine\nmore\n[2026-01-01 00:00:02 +0000] [5] [ERROR] bad\nTraceback x\n")
-        stream.write("  line\n2026-01-01 00:00:03 INFO fine\n2026-01-01 00:00:04 ERROR ha")
+        stream.write(f"2026-01-01 00:00:01,123 INFO fine\nmore\n2026-01-01 00:00:02,123 {failure}")
         stream.flush()
-        assert tail.new_errors() == [
-            "web: [2026-01-01 00:00:02 +0000] [5] [ERROR] bad",
-            "web: Traceback x",
-            "web:   line",
-        ]
-        stream.write("lf\n")
-    assert tail.new_errors() == ["web: 2026-01-01 00:00:04 ERROR half"]
-    log.write_text("CRITICAL\n")
-    assert tail.new_errors() == ["web: CRITICAL"], "an emptied file is read from its start"
+        assert tail.new_errors() == [], "the entry may still grow"
+        assert tail.new_errors() == ["web: 2026-01-01 00:00:02,123 ERROR bad", "web: ValueError: why"]
+        stream.write(f"2026-01-01 00:00:09,456 {failure}[2026-01-01 00:00:09 +0000] [5] [ERROR] other\n2026-01-01 ")
+        stream.flush()
+        tail.new_errors()
+        assert tail.new_errors() == ["web: [2026-01-01 00:00:09 +0000] [5] [ERROR] other"], "a repetition is left out"
+        stream.write("00:00:10 INFO fine\nTraceback (most recent call last):\nKeyError: 1\n")
+    tail.new_errors()
+    assert tail.new_errors() == ["web: Traceback (most recent call last):", "web: KeyError: 1"]
+    log.write_text("2026-01-01 00:00:11 CRITICAL x\n")
+    tail.new_errors()
+    assert tail.new_errors() == ["web: 2026-01-01 00:00:11 CRITICAL x"], "an emptied file is read from its start"
 
 
 def test_log_that_grew_too_large_is_moved_aside_and_stays_open(tmp_path):
