@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from django.db import connection
 
 from datasets import signals
 from datasets.models import Dataset, PreparedSet, Record
 from datasets.prepared import PreparedStore
 from datasets.preprocess.recipe import Recipe
 from ecgportal import storage
+from ecgportal.errors import Conflict
 
 _BATCH = 128
 
@@ -23,13 +26,32 @@ Progress = Callable[[float, str], None]
 def open_store(dataset: Dataset, recipe: Recipe) -> PreparedStore:
     """Return the dataset's store of a recipe, made empty if it is not there."""
     folder = storage.area("prepared", dataset.pk, recipe.digest)
-    return PreparedStore.open_or_create(folder, recipe)
+    if not (folder / "manifest.json").exists():
+        try:
+            return PreparedStore.create(folder, recipe)
+        except Conflict:
+            # Another job made it at the same moment.
+            return PreparedStore.open(folder)
+    return PreparedStore.open(folder)
+
+
+@contextmanager
+def _one_at_a_time(dataset: Dataset, recipe: Recipe) -> Iterator[None]:
+    """Let one job at a time prepare a dataset by a recipe; others wait and find the work done."""
+    name = f"prepare {dataset.pk} {recipe.digest}"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 1))", [name])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 1))", [name])
 
 
 def bring_up_to_date(dataset: Dataset, recipe: Recipe, progress: Progress | None = None) -> PreparedStore:
     """Prepare the records that the store does not hold yet. One writer at a time; readers are not disturbed."""
     store = open_store(dataset, recipe)
-    with store.writing():
+    with _one_at_a_time(dataset, recipe):
+        store.refresh()
         have = set(store.index)
         missing = [pk for pk in Record.objects.filter(dataset=dataset).order_by("id").values_list("pk", flat=True) if str(pk) not in have]
         for start in range(0, len(missing), _BATCH):
@@ -62,5 +84,5 @@ def forget(dataset: Dataset, record_id: uuid.UUID) -> None:
     """Remove one record's samples from every prepared set of its dataset."""
     for prepared in PreparedSet.objects.filter(dataset=dataset):
         store = open_store(dataset, Recipe.from_json(prepared.recipe))
-        with store.writing():
+        if str(record_id) in store.index:
             store.remove(str(record_id))

@@ -96,8 +96,14 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         if data.get("label_map"):
             label_map = label_maps(request.user).filter(pk=data["label_map"]).first()
             if label_map is None:
-                raise InvalidInput("There is no such label map.", fields={"label_map": "Not there, or not visible to you."})
-        base = self.related(ModelVersion.objects.select_related("model"), data["base_version"], "base_version") if data.get("base_version") else None
+                raise InvalidInput(
+                    "There is no such label map.", fields={"label_map": "Not there, or not visible to you."}
+                )
+        base = (
+            self.related(ModelVersion.objects.select_related("model"), data["base_version"], "base_version")
+            if data.get("base_version")
+            else None
+        )
         run = services.run_start(
             actor=request.user, project=project, dataset=self.related(Dataset.objects.select_related("project"), chosen[0], "dataset"),
             label_map=label_map, classes=data.get("classes"), task=data["task"], target=data["target"],
@@ -145,7 +151,20 @@ class EvaluationSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Evaluation
-        fields = ["id", "project", "version", "dataset", "label_map", "part", "run", "job", "state", "n", "summary", "created_at"]
+        fields = [
+            "id",
+            "project",
+            "version",
+            "dataset",
+            "label_map",
+            "part",
+            "run",
+            "job",
+            "state",
+            "n",
+            "summary",
+            "created_at",
+        ]
 
     @extend_schema_field({"type": "string"})
     def get_state(self, row: Evaluation) -> str:
@@ -182,7 +201,10 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         version = self.find(ModelVersion.objects.select_related("model__project"), data["version"])
         label_map = label_maps(request.user).filter(pk=data["label_map"]).first() if data.get("label_map") else None
         row = services.evaluation_start(
-            actor=request.user, version=version, dataset=self.related(Dataset.objects.select_related("project"), data["dataset"], "dataset"), label_map=label_map
+            actor=request.user,
+            version=version,
+            dataset=self.related(Dataset.objects.select_related("project"), data["dataset"], "dataset"),
+            label_map=label_map,
         )
         return Response(self.get_serializer(row).data, status=status.HTTP_202_ACCEPTED)
 
@@ -192,13 +214,15 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         """All figures with their 95 % intervals; Conflict while the evaluation is not finished."""
         row = self.get_object()
         if not row.report:
-            raise Conflict("The evaluation has not finished; ask again when its job has succeeded.", code="not_finished")
+            raise Conflict(
+                "The evaluation has not finished; ask again when its job has succeeded.", code="not_finished"
+            )
         kind = request.query_params.get("format", "json")
         audit("evaluation.downloaded", row, actor=request.user, project=row.project, changes={"format": kind})
         if kind == "json":
             return Response(reports.as_json(row))
         if kind == "html":
-            return HttpResponse(reports.as_html(row), headers={"Content-Disposition": 'attachment; filename="report.html"'})
+            return HttpResponse(
+                reports.as_html(row), headers={"Content-Disposition": 'attachment; filename="report.html"'}
+            )
         raise InvalidInput(f"There is no report format {kind!r}.", fields={"format": "Choose json or html."})
-
-

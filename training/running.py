@@ -13,7 +13,7 @@ from django.db import transaction
 from datasets.models import Record
 from datasets.preparing import StoreView, bring_up_to_date
 from datasets.preprocess.recipe import Recipe
-from datasets.splits import SplitItem, split, split_digest
+from datasets.splits import SplitItem, split
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import JobCancelled, TrainingFailed
@@ -29,6 +29,9 @@ from training.engine.settings import FitSettings
 from training.models import EpochMetrics, Split, SplitGroup, SplitMember, TrainingRun
 from training.problems.registry import get_problem
 from training.targets import Labelled, labelled_records
+
+# A fifth is held back for the test, and about a seventh of the rest chooses epoch and thresholds.
+FRACTIONS = {"train": 0.68, "validation": 0.12, "test": 0.20}
 
 
 class Report(Callback):
@@ -55,7 +58,9 @@ class Report(Callback):
             "elapsed_s": progress.elapsed_s, "left_s": progress.left_s,
         }  # fmt: skip
         TrainingRun.objects.filter(pk=self.run.pk).update(live=live)
-        self.context.report(low + (high - low) * progress.fraction, f"Epoch {progress.epoch} of {progress.epochs}{left}")
+        self.context.report(
+            low + (high - low) * progress.fraction, f"Epoch {progress.epoch} of {progress.epochs}{left}"
+        )
 
     def on_epoch_end(self, row: Mapping[str, Any]) -> None:
         values = {name: value for name, value in row.items() if name != "epoch"}
@@ -81,17 +86,27 @@ def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str],
         rows = SplitMember.objects.filter(split=run.split_id).values_list("record_id", "group__part")
         return {str(record): part for record, part in rows}, []
     entries = [
-        SplitItem(key=str(item.record), group=item.group, labels=item.classes, fold=None, same_signal=item.fingerprint or None) for item in items
+        SplitItem(
+            key=str(item.record), group=item.group, labels=item.classes, fold=None, same_signal=item.fingerprint or None
+        )
+        for item in items
     ]
     result = split(entries, seed=run.settings["seed"])
-    row = Split.objects.create(dataset=run.dataset, digest=split_digest(result.parts), settings={"seed": run.settings["seed"], "method": "by subject, stratified"})
+    row = Split.objects.create(
+        dataset=run.dataset,
+        digest=split_digest(result.parts),
+        settings={"seed": run.settings["seed"], "method": "by subject, stratified"},
+    )
     parts_of_groups = {result.groups[key]: part for key, part in result.parts.items()}
     groups = {
         group.key: group
-        for group in SplitGroup.objects.bulk_create(SplitGroup(split=row, key=name[:130], part=part) for name, part in parts_of_groups.items())
+        for group in SplitGroup.objects.bulk_create(
+            SplitGroup(split=row, key=name[:130], part=part) for name, part in parts_of_groups.items()
+        )
     }
     SplitMember.objects.bulk_create(
-        SplitMember(split=row, group=groups[result.groups[str(item.record)][:130]], record_id=item.record) for item in items
+        SplitMember(split=row, group=groups[result.groups[str(item.record)][:130]], record_id=item.record)
+        for item in items
     )
     run.split = row
     run.save(update_fields=["split"])
@@ -100,9 +115,9 @@ def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str],
 
 def run(context: JobContext) -> dict[str, Any]:
     """Do one training run; after an interruption it goes on from the last whole epoch."""
-    row = TrainingRun.objects.select_related("dataset__project", "project", "label_map", "created_by", "base_version__model", "split").get(
-        pk=context.payload["run"]
-    )
+    row = TrainingRun.objects.select_related(
+        "dataset__project", "project", "label_map", "created_by", "base_version__model", "split"
+    ).get(pk=context.payload["run"])
     if context.is_resumed:
         row.resumed += 1
         row.save(update_fields=["resumed"])
@@ -116,7 +131,9 @@ def run(context: JobContext) -> dict[str, Any]:
         )  # fmt: skip
     parts, warnings = make_split(row, items)
     items = [item for item in items if str(item.record) in parts]
-    by_part = {part: [item for item in items if parts[str(item.record)] == part] for part in ("train", "validation", "test")}
+    by_part = {
+        part: [item for item in items if parts[str(item.record)] == part] for part in ("train", "validation", "test")
+    }
     row.warnings = list(dict.fromkeys([*row.warnings, *warnings]))
     row.save(update_fields=["warnings"])
     recipe = Recipe.from_json(row.recipe)
@@ -127,16 +144,28 @@ def run(context: JobContext) -> dict[str, Any]:
     context.report(0.98, "Evaluating on the held-back part")
     evaluation = evaluating.of_run(row, version, store, by_part["test"])
     with transaction.atomic():
-        audit("run.finished", row, actor=row.created_by, project=row.project, changes={"version": str(version), "stopped": result.stopped_reason})
+        audit(
+            "run.finished",
+            row,
+            actor=row.created_by,
+            project=row.project,
+            changes={"version": str(version), "stopped": result.stopped_reason},
+        )
     storage.remove_area("checkpoints", row.pk)
-    outcome = {"version": str(version.pk), "evaluation": str(evaluation.pk) if evaluation else None, "stopped": result.stopped_reason}
+    outcome = {
+        "version": str(version.pk),
+        "evaluation": str(evaluation.pk) if evaluation else None,
+        "stopped": result.stopped_reason,
+    }
     if result.stopped_reason == "cancelled":
         context.job.result = outcome
         raise JobCancelled("The training was cancelled; the best model so far was kept.")
     return outcome
 
 
-def _fit(context: JobContext, row: TrainingRun, recipe: Recipe, store: Any, by_part: dict[str, list[Labelled]]) -> tuple[Any, Any, ModelContract]:
+def _fit(
+    context: JobContext, row: TrainingRun, recipe: Recipe, store: Any, by_part: dict[str, list[Labelled]]
+) -> tuple[Any, Any, ModelContract]:
     from training.engine.fit import fit
     from training.engine.manifest import environment
 
@@ -150,7 +179,9 @@ def _fit(context: JobContext, row: TrainingRun, recipe: Recipe, store: Any, by_p
         parent=row.base_version.sha256 if row.base_version else None,
     )  # fmt: skip
     module = loading.start_module(row.architecture, contract, row.base_version, seed=row.settings["seed"])
-    targets = {part: problem.encode([item.label for item in rows], row.classes).values for part, rows in by_part.items()}
+    targets = {
+        part: problem.encode([item.label for item in rows], row.classes).values for part, rows in by_part.items()
+    }
     views = {part: StoreView(store, [item.record for item in rows]) for part, rows in by_part.items()}
     settings = FitSettings.from_dict(row.settings)
     result = fit(
@@ -160,7 +191,9 @@ def _fit(context: JobContext, row: TrainingRun, recipe: Recipe, store: Any, by_p
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
     module = loading.with_state(module, result.best_state)
-    thresholds = {} if result.thresholds is None else {name: float(value) for name, value in zip(names, result.thresholds)}
+    thresholds = (
+        {} if result.thresholds is None else {name: float(value) for name, value in zip(names, result.thresholds)}
+    )
     row.best_epoch, row.learning_rate, row.lr_finder = result.best_epoch, result.learning_rate, result.lr_finder or {}
     row.warnings = list(dict.fromkeys([*row.warnings, *result.notes]))
     row.manifest = {

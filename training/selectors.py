@@ -13,11 +13,22 @@ def split_counts(run: TrainingRun) -> dict[str, dict[str, int]]:
     """Return records and subjects (groups) of each part."""
     if run.split_id is None:
         return {}
-    groups = dict(SplitGroup.objects.filter(split=run.split_id).values_list("part").annotate(n=Count("pk")).values_list("part", "n"))
-    records = dict(
-        SplitMember.objects.filter(split=run.split_id).values_list("group__part").annotate(n=Count("pk")).values_list("group__part", "n")
+    groups = dict(
+        SplitGroup.objects.filter(split=run.split_id)
+        .values_list("part")
+        .annotate(n=Count("pk"))
+        .values_list("part", "n")
     )
-    return {part: {"records": records.get(part, 0), "subjects": groups.get(part, 0)} for part in ("train", "validation", "test")}
+    records = dict(
+        SplitMember.objects.filter(split=run.split_id)
+        .values_list("group__part")
+        .annotate(n=Count("pk"))
+        .values_list("group__part", "n")
+    )
+    return {
+        part: {"records": records.get(part, 0), "subjects": groups.get(part, 0)}
+        for part in ("train", "validation", "test")
+    }
 
 
 def epoch_rows(run: TrainingRun, after: int = 0) -> list[dict[str, Any]]:

@@ -27,14 +27,20 @@ class Labelled:
     classes: frozenset[str]
 
 
-def labelled_records(dataset: Dataset, task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str = "") -> list[Labelled]:
+def labelled_records(
+    dataset: Dataset, task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str = ""
+) -> list[Labelled]:
     """Return the records whose truth is known, in the order of their keys.
 
     For classes a record counts when the whole map gives it at least one class: a record whose codes the map does not
     know says nothing, not "none of them". A multi-class or binary record with several classes counts for the first
     class of the map's order that is among the outputs.
     """
-    rows = Record.objects.filter(dataset=dataset).order_by("key", "id").values_list("pk", "key", "subject__key", "fingerprint", "fold", *NUMERIC_TARGETS)
+    rows = (
+        Record.objects.filter(dataset=dataset)
+        .order_by("key", "id")
+        .values_list("pk", "key", "subject__key", "fingerprint", "fold", *NUMERIC_TARGETS)
+    )
     labels = dataset_labels(dataset) if task != "regression" else {}
     spec = spec_of(label_map) if label_map is not None else None
     found: list[Labelled] = []

@@ -1,0 +1,111 @@
+"""The audit trail cannot be changed, and shows it when somebody tried all the same."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+
+from ecgportal.accounts.models import User
+from ecgportal.accounts.services import user_create
+from ecgportal.audit.context import AuditContext, acting
+from ecgportal.audit.models import AuditEvent
+from ecgportal.audit.trail import record, verify
+from ecgportal.projects.services import project_create
+
+
+@pytest.mark.django_db(transaction=True)
+def test_events_are_chained_without_gaps():
+    for number in range(5):
+        record("audit.exported", f"number {number}")
+    rows = list(AuditEvent.objects.order_by("sequence"))
+    assert [row.sequence for row in rows] == [1, 2, 3, 4, 5]
+    assert len({row.hash for row in rows}) == 5
+    assert list(verify()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_rolled_back_change_leaves_no_event_and_no_gap():
+    record("audit.exported", "before")
+    with pytest.raises(RuntimeError), transaction.atomic():
+        record("audit.exported", "never")
+        raise RuntimeError
+    record("audit.exported", "after")
+    assert list(AuditEvent.objects.order_by("sequence").values_list("sequence", "object_label")) == [(1, "before"), (2, "after")]
+    assert list(verify()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("statement", ["UPDATE audit_auditevent SET actor_name = 'nobody'", "DELETE FROM audit_auditevent", "UPDATE audit_auditevent SET hash = 'x'"])
+def test_rows_cannot_be_changed_or_deleted(statement):
+    record("audit.exported", "kept")
+    with pytest.raises(DatabaseError, match="append-only"), connection.cursor() as cursor:
+        cursor.execute(statement)
+    assert list(verify()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_verification_names_the_row_that_was_changed_behind_the_triggers():
+    for number in range(4):
+        record("audit.exported", f"number {number}")
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE audit_auditevent DISABLE TRIGGER audit_append_only")
+        cursor.execute("UPDATE audit_auditevent SET actor_name = 'somebody else' WHERE sequence = 2")
+        cursor.execute("DELETE FROM audit_auditevent WHERE sequence = 3")
+        cursor.execute("ALTER TABLE audit_auditevent ENABLE TRIGGER audit_append_only")
+    found = list(verify())
+    assert any("Row 2 was changed" in sentence for sentence in found)
+    assert any("3 to 3 are missing" in sentence for sentence in found)
+    assert any("Row 4 does not continue the chain" in sentence for sentence in found)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_parallel_transactions_keep_one_chain():
+    def work(name: str) -> None:
+        for number in range(10):
+            with transaction.atomic():
+                record("audit.exported", f"{name} {number}")
+        connection.close()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert AuditEvent.objects.count() == 40
+    assert sorted(AuditEvent.objects.values_list("sequence", flat=True)) == list(range(1, 41))
+    assert list(verify()) == []
+
+
+@pytest.mark.django_db
+def test_events_survive_the_deletion_of_user_and_project():
+    user = user_create(actor=None, username="anna", password="a long password 1")
+    project = project_create(actor=user, name="Ward 3")
+    project.delete()
+    User.objects.filter(pk=user.pk).delete()
+    event = AuditEvent.objects.get(action="project.created")
+    assert (event.actor_name, event.project_name) == ("anna", "Ward 3")
+
+
+@pytest.mark.django_db
+def test_events_carry_the_context_they_were_caused_in():
+    with acting(AuditContext(channel="api", address="192.0.2.7")) as context:
+        event = record("audit.exported", "x")
+    assert (event.channel, event.address, event.correlation) == ("api", "192.0.2.7", context.correlation)
+
+
+@pytest.mark.django_db
+def test_an_unknown_verb_is_refused():
+    with pytest.raises(KeyError, match="not a registered"):
+        record("project.exploded")
+
+
+@pytest.mark.django_db
+def test_sign_in_and_failure_are_recorded(client):
+    user_create(actor=None, username="anna", password="a long password 1")
+    assert not client.login(username="anna", password="wrong")
+    assert client.login(username="anna", password="a long password 1")
+    client.logout()
+    actions = list(AuditEvent.objects.exclude(action="user.created").order_by("id").values_list("action", "outcome"))
+    assert actions == [("session.sign_in_failed", "failure"), ("session.signed_in", "success"), ("session.signed_out", "success")]
