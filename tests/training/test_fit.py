@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
 from tests.training.tiny import FS_HZ, QUIET, TinyNet, tiny_data, tiny_parts, tiny_settings
@@ -448,7 +447,7 @@ def test_an_unknown_device_or_rate_is_refused():
         fit(TinyNet(), train, t, validation, v, MULTILABEL, tiny_settings(), fs_hz=float("nan"))
 
 
-def test_mixup_and_every_augmentation_train(tmp_path):
+def test_mixup_and_every_augmentation_train():
     from training.engine.settings import Augmentation
 
     everything = Augmentation(
@@ -457,4 +456,4 @@ def test_mixup_and_every_augmentation_train(tmp_path):
     result = run(
         settings=tiny_settings(augmentation=everything, focal_gamma=2.0, class_weights="sqrt", label_smoothing=0.05)
     )
-    assert result.stopped_reason == "finished" and nn.Module is not None
+    assert result.stopped_reason == "finished"

@@ -85,7 +85,7 @@ def head_layers(module: nn.Module) -> list[nn.Module]:
     own = getattr(module, "head_modules", None)
     layers: list[nn.Module] = list(own()) if callable(own) else []
     if not layers:
-        layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))][-1:]
+        layers += [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))][-1:]
     if not layers:
         raise TrainingFailed(
             "This network has no layer that could be its head; train all layers instead.", code="no_head"
