@@ -1,0 +1,105 @@
+"""Recognise the same signal under another name.
+
+A fingerprint is 256 signs of fixed random projections (M. Charikar, "Similarity estimation techniques from rounding
+algorithms", STOC 2002) of the steepness of the leads I, II, V1 to V6 at 50 Hz between 0.5 and 6.5 s. Unit, offset and
+baseline fall out; rounding, another container, and another sampling rate turn over a few signs at most. Equal signals
+share at least one of ten buckets of 24 signs, which a database finds by equality; ``similar`` then decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+
+from datasets.ecg import Record, derive_limb_leads
+from datasets.preprocess._gaps import bridge
+from datasets.preprocess._polyphase import resample
+
+BITS = 256
+BUCKETS = 10
+# Of 256 signs. Copies differ in a few, different ECGs in about 128.
+MOST_DIFFERENT = 28
+_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+_WORK_HZ = 50.0
+_START, _LENGTH = 25, 300
+_LEAST_S = 2.0
+
+
+@cache
+def _projections() -> np.ndarray:
+    """Return the projections ``(leads * samples, 256)`` of +1 and -1, the same everywhere and for ever."""
+    count = len(_LEADS) * _LENGTH * BITS
+    data = hashlib.shake_256(b"signal fingerprint 1").digest(count // 8)
+    signs = np.unpackbits(np.frombuffer(data, dtype=np.uint8)).astype(np.float32) * 2 - 1
+    return signs.reshape(len(_LEADS) * _LENGTH, BITS)
+
+
+def fingerprint(record: Record) -> str | None:
+    """Return the fingerprint as 64 hexadecimal digits, or None for a record without a usable signal.
+
+    None: none of the eight leads (I and II may not be computed from others) varies, or less than 2.5 s are there.
+    """
+    record = derive_limb_leads(record)
+    present = [name for name in _LEADS if name in record.leads]
+    if not present or record.duration_s < _LEAST_S + _START / _WORK_HZ:
+        return None
+    rows = record.signal[[record.leads.index(name) for name in present]]
+    # The window with some room for the filter, so that a long record costs no more than a short one.
+    rows = rows[:, : int((_START + _LENGTH + 30) / _WORK_HZ * record.fs_hz)]
+    bridged = bridge(np.where(np.isfinite(rows), rows, np.float32(np.nan)))[0]
+    slow = resample(bridged, record.fs_hz, _WORK_HZ)
+    slope = (slow[:, 2:] - slow[:, :-2])[:, _START : _START + _LENGTH]
+    size = float(np.sqrt(np.square(slope, dtype=np.float64).mean()))
+    # Below the rounding of float32 there is no signal.
+    if size <= 3e-6 * float(np.abs(slow).max()):
+        return None
+    window = np.zeros((len(_LEADS), _LENGTH), dtype=np.float32)
+    window[[_LEADS.index(name) for name in present], : slope.shape[1]] = slope / size
+    bits = window.reshape(-1) @ _projections() > 0
+    return np.packbits(bits).tobytes().hex()
+
+
+def buckets(code: str) -> tuple[str, ...]:
+    """Return the ten exact-match keys of a fingerprint; equal signals share at least one."""
+    return tuple(f"{number}{code[6 * number : 6 * number + 6]}" for number in range(BUCKETS))
+
+
+def distance(first: str, second: str) -> int:
+    """Return how many of the 256 signs differ."""
+    return (int(first, 16) ^ int(second, 16)).bit_count()
+
+
+def similar(first: str, second: str) -> bool:
+    """Return whether two fingerprints are those of one signal."""
+    return distance(first, second) <= MOST_DIFFERENT
+
+
+def same_signal(codes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return, for every key whose signal occurs under another key too, the name of their cluster.
+
+    The name is the cluster's smallest key. Keys without a fingerprint are never in a cluster.
+    """
+    holders: dict[str, list[str]] = defaultdict(list)
+    cluster: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while cluster.get(key, key) != key:
+            key = cluster[key]
+        return key
+
+    for key in sorted(codes):
+        code = codes[key]
+        if code is None:
+            continue
+        for bucket in buckets(code):
+            for other in holders[bucket]:
+                ours, theirs = root(key), root(other)
+                if ours != theirs and similar(code, codes[other] or ""):
+                    cluster[max(ours, theirs)] = min(ours, theirs)
+                    cluster.setdefault(min(ours, theirs), min(ours, theirs))
+            holders[bucket].append(key)
+    return {key: root(key) for key in sorted(cluster)}
