@@ -155,7 +155,7 @@ def _checked(
         raise InvalidInput("Probabilities must lie between 0 and 1; raw outputs need their activation first.")
     if groups is not None and len(groups) != len(truth):
         raise InvalidInput(f"{len(groups)} subjects were given for {len(truth)} records.")
-    rows: np.ndarray = np.isfinite(truth).any(axis=1)
+    rows = np.asarray(np.isfinite(truth).any(axis=1))
     if not rows.any():
         raise InvalidInput("No record has a known truth, so there is nothing to evaluate. Check the label map.")
     limits = None

@@ -52,7 +52,7 @@ class Multiclass(Problem):
         return cross_entropy_loss(train_targets, options)
 
     def _check_trainable(self, targets: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
-        present: np.ndarray = (targets > 0.5).any(axis=0)
+        present = np.asarray((targets > 0.5).any(axis=0))
         if present.sum() < 2:
             only = names[int(present.argmax())]
             raise TrainingFailed(

@@ -42,7 +42,7 @@ class Multilabel(Problem):
         return f1_thresholds(probabilities, targets)
 
     def _check_trainable(self, targets: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
-        both: np.ndarray = ((targets > 0.5).any(axis=0)) & ((targets <= 0.5).any(axis=0))
+        both = np.asarray((targets > 0.5).any(axis=0) & (targets <= 0.5).any(axis=0))
         if not both.any():
             raise TrainingFailed(
                 f"No class of {', '.join(names)} has both records with it and records without it in the training part, "
