@@ -37,6 +37,7 @@ QUEUES = ("portal", "train")
 _TICK_S = 0.1
 _LONGEST_DELAY_S = 30.0
 _STEADY_AFTER_S = 60.0
+_WEB_FIRST_S = 6.0
 
 
 class StartError(RuntimeError):
@@ -45,11 +46,12 @@ class StartError(RuntimeError):
 
 @dataclass
 class Child:
-    """One process that is kept running."""
+    """One process that is kept running; with ``after_web`` its first start leaves the processors to the web server."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    after_web: bool = False
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     delay_s: float = 0.0
@@ -138,10 +140,11 @@ def portal_children(role: str, bind: str, port: int) -> list[Child]:
             )
         )
     if role in ("all", "workers"):
+        # The checks load all pages and the API, which these processes never serve.
+        children.append(Child("jobs", [python, manage, "supervise_jobs", "--skip-checks"]))
         for queue in QUEUES:
-            environment = {"Q_CLUSTER_NAME": queue}
-            children.append(Child(f"queue-{queue}", [python, manage, "qcluster", "-n", queue], environment))
-        children.append(Child("jobs", [python, manage, "supervise_jobs"]))
+            command = [python, manage, "qcluster", "-n", queue, "--skip-checks"]
+            children.append(Child(f"queue-{queue}", command, {"Q_CLUSTER_NAME": queue}, after_web=role == "all"))
     return children
 
 
@@ -180,6 +183,7 @@ class Supervisor:
         self.guardian: Guardian | None = None
         self._postgres: subprocess.Popen[bytes] | None = None
         self._announced = web is None
+        self._web_deadline: float | None = None
         self._next_slow_check = 0.0
 
     def run(self) -> int:
@@ -263,7 +267,7 @@ class Supervisor:
         self._keep_database()
         for child in self.children:
             if child.process is None:
-                if now >= child.start_at:
+                if now >= child.start_at and not (child.after_web and self._web_is_coming(now)):
                     self._start(child)
             elif child.process.poll() is not None:
                 self._bury(child, now)
@@ -273,11 +277,16 @@ class Supervisor:
         for line in self.tail.new_errors():
             say(line)
         if now >= self._next_slow_check:
-            self._next_slow_check = now + 0.5
+            self._next_slow_check = now + 0.25
             self._announce()
             self._reap_strays()
             for path in self.logs_dir.glob("*.log"):
                 cap_size(path)
+
+    def _web_is_coming(self, now: float) -> bool:
+        if self._web_deadline is None:
+            self._web_deadline = now + _WEB_FIRST_S
+        return not self._announced and now < self._web_deadline
 
     def _keep_database(self) -> None:
         if self.server is None:
