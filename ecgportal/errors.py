@@ -64,6 +64,13 @@ class TooLarge(PortalError):
     status = 413
 
 
+class TooManyRequests(PortalError):
+    """The same thing was tried too often; the message says when to try again."""
+
+    code = "too_many_requests"
+    status = 429
+
+
 class UnreadableFile(PortalError):
     """A file could not be read as an ECG; the message names the file and the reason."""
 

@@ -1,3 +1,18 @@
 """All addresses of the portal."""
 
-urlpatterns: list = []
+from __future__ import annotations
+
+from django.urls import include, path
+
+from ecgportal import pages
+
+urlpatterns = [
+    path("", pages.home, name="home"),
+    path("healthz", pages.healthz, name="healthz"),
+    path("accounts/", include("ecgportal.accounts.urls")),
+    path("projects/", include("ecgportal.projects.urls")),
+    path("", include("ecgportal.jobs.urls")),
+    path("", include("ecgportal.audit.urls")),
+    path("", include("viz.urls")),
+    path("api/v1/", include("ecgportal.api.urls")),
+]

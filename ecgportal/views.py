@@ -55,8 +55,31 @@ class ProjectView(View):
     def page(self, template: str | None = None, status: int = 200, **context: Any) -> HttpResponse:
         """Render a page with the project's context and ``can`` (``{{ can.DATA_EDIT }}`` and so on)."""
         can = {action.name: self.allows(action) for action in Action}
-        base = {"project": self.project, "role": self.role, "can": can, "nav_active": self.nav_active, "object": getattr(self, "object", None)}
+        base = {
+            "project": self.project,
+            "role": self.role,
+            "can": can,
+            "nav_active": self.nav_active,
+            "object": getattr(self, "object", None),
+        }
         return render(self.request, template or self.template, base | context, status=status)
+
+
+class AdministratorView(View):
+    """A page of the platform's administration. Everybody else gets 403 with a recorded refusal."""
+
+    administrators_only: ClassVar[bool] = True
+    nav_active: ClassVar[str] = ""
+    template: ClassVar[str] = ""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        access.require_administrator(request.user)
+        return super().dispatch(request, *args, **kwargs)
+
+    def page(self, template: str | None = None, status: int = 200, **context: Any) -> HttpResponse:
+        return render(
+            self.request, template or self.template, {"nav_active": self.nav_active, **context}, status=status
+        )
 
 
 def paginate(request: HttpRequest, queryset: Any, size: int = PAGE_SIZE) -> Page[Any]:

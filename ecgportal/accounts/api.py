@@ -9,12 +9,12 @@ from rest_framework.decorators import action
 from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import ScopedRateThrottle
 from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from ecgportal.accounts import services
 from ecgportal.accounts.models import ApiToken, User
+from ecgportal.accounts.throttle import check_sign_in
 from ecgportal.api.errors import body
 from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet
 from ecgportal.errors import NotFound
@@ -31,30 +31,18 @@ class SignedInSerializer(serializers.Serializer):
     expires_at = serializers.DateTimeField()
 
 
-class SignInThrottle(ScopedRateThrottle):
-    """Counts sign-ins per address and user name, so that one person's typing errors do not lock out others."""
-
-    def get_cache_key(self, request: Request, view: APIView) -> str:
-        name = str(request.data.get("username", ""))[:150] if isinstance(request.data, dict) else ""
-        return self.cache_format % {"scope": self.scope, "ident": f"{self.get_ident(request)} {name}"}
-
-
 class TokenView(APIView):
     """POST signs in with name and password; DELETE revokes the token presented."""
 
-    throttle_scope = "sign_in"
-
     def get_permissions(self) -> list:
         return [AllowAny()] if self.request.method == "POST" else [IsAuthenticated()]
-
-    def get_throttles(self) -> list:
-        return [SignInThrottle()] if self.request.method == "POST" else []
 
     @extend_schema(request=SignInSerializer, responses=SignedInSerializer)
     def post(self, request: Request) -> Response:
         form = SignInSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         data = form.validated_data
+        check_sign_in(data["username"])
         user = authenticate(request._request, username=data["username"], password=data["password"])
         if user is None:
             sentence = "The user name or the password is wrong, or the user is not active."

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from django.db.models import Q, QuerySet
+from django.utils import timezone
 
 from ecgportal.audit.actions import ACTIONS
 from ecgportal.audit.models import AuditEvent
@@ -27,6 +29,20 @@ def readable_by(user: Any) -> QuerySet[AuditEvent]:
         return events
     projects = Membership.objects.filter(user=user, role__in=roles_allowing(Action.AUDIT_VIEW)).values("project")
     return events.filter(Q(project_id__in=projects) | Q(actor_id=user.pk, project_id__isnull=True))
+
+
+def filtered(events: QuerySet[AuditEvent], values: dict[str, Any]) -> QuerySet[AuditEvent]:
+    """Narrow to ``actor`` (user name), ``action``, ``outcome``, and the days ``since`` to ``until`` (both included)."""
+    if actor := values.get("actor"):
+        events = events.filter(actor_name__iexact=actor)
+    for name in ("action", "outcome"):
+        if value := values.get(name):
+            events = events.filter(**{name: value})
+    if since := values.get("since"):
+        events = events.filter(at__gte=datetime.combine(since, time.min, tzinfo=timezone.get_current_timezone()))
+    if until := values.get("until"):
+        events = events.filter(at__lt=datetime.combine(until + timedelta(days=1), time.min, tzinfo=timezone.get_current_timezone()))
+    return events
 
 
 def sentence(event: AuditEvent) -> str:

@@ -93,3 +93,13 @@ class Job(UUIDModel):
     @property
     def percent(self) -> int:
         return round(100 * self.progress)
+
+
+class WorkerBeat(models.Model):
+    """When a process that looks after the jobs last showed itself; one row per host."""
+
+    name = models.CharField(max_length=120, unique=True)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.at:%Y-%m-%d %H:%M:%S}"

@@ -12,7 +12,7 @@ from django.utils import timezone
 from ecgportal.audit.trail import record
 from ecgportal.errors import Conflict
 from ecgportal.jobs import queue
-from ecgportal.jobs.models import OPEN, Job, JobState
+from ecgportal.jobs.models import OPEN, Job, JobState, WorkerBeat
 from ecgportal.jobs.registry import KINDS
 
 logger = logging.getLogger(__name__)
@@ -107,3 +107,8 @@ def give_back(job_id: uuid.UUID, attempt: int, *, died: bool) -> str | None:
     queue.send(job.pk, KINDS[job.kind].queue)
     logger.warning("job %s (%s) goes back to the queue after attempt %s", job.pk, job.kind, attempt)
     return JobState.QUEUED
+
+
+def worker_beat(name: str) -> None:
+    """Note that the process of this name is alive."""
+    WorkerBeat.objects.update_or_create(name=name[:120], defaults={"at": timezone.now()})

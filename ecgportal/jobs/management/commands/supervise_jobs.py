@@ -1,12 +1,13 @@
 import logging
 import signal
+import socket
 import threading
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import connection
 
-from ecgportal.jobs import runner
+from ecgportal.jobs import runner, services
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Command(BaseCommand):
         signal.signal(signal.SIGINT, lambda *_: stop.set())
         while True:
             try:
+                services.worker_beat(socket.gethostname())
                 runner.recover_lost()
             except Exception:
                 if options["once"]:
