@@ -72,6 +72,9 @@ def median_beat(signal_mv: np.ndarray, fs_hz: float, beats: list[Beat], chosen: 
     if not used:
         return None
     before, after = int(_BEFORE_S * fs_hz), int(_AFTER_S * fs_hz)
+    whole = [b for b in used if b.r_peak >= before and b.r_peak + after <= signal_mv.shape[1]]
+    # Beats cut off by the record's ends are used only where there are few others.
+    used = whole if len(whole) >= 3 else used
     cut = windows(signal_mv, np.array([b.r_peak for b in used]), before, after)
     onset = int(np.median([b.r_peak - b.qrs[0] for b in used if b.qrs]))
     gap, half = int(0.012 * fs_hz), max(1, int(0.008 * fs_hz))

@@ -11,16 +11,20 @@ set on the cardiologists' boundaries of LUDB (doi 10.1109/ACCESS.2020.3029211).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
 
-Wave = tuple[int, int, int]
+Wave = tuple[int | None, int, int]
 
 
 @dataclass(frozen=True)
 class Beat:
-    """One beat in sample numbers; a wave is (onset, peak, offset), None where it was not found."""
+    """One beat in sample numbers; a wave is (onset, peak, offset), None where it was not found.
+
+    A T wave that rises out of a raised or lowered ST segment has no onset: None.
+    """
 
     r_peak: int
     qrs: tuple[int, int] | None
@@ -32,8 +36,12 @@ class Beat:
 _QRS_SIGMA_S, _P_SIGMA_S, _T_SIGMA_S, _SMOOTH_S = 0.007, 0.012, 0.020, 0.006
 # Shares of the greatest slope: above the first a sample surely belongs to the QRS; boundaries lie at the others.
 _QRS_SURE, _QRS_ONSET, _QRS_OFFSET = 0.15, 0.06, 0.14
+# A single lead often starts and ends flatter than the others together.
+_ONE_LEAD_ONSET, _ONE_LEAD_OFFSET = 0.03, 0.07
 _P_ONSET, _P_OFFSET, _T_ONSET, _T_OFFSET = 0.40, 0.75, 0.50, 0.40
 # Slopes are near zero at the peaks inside a QRS; pauses up to this length do not end it.
+# The stretch after the QRS offset from which the direction of T is taken.
+_T_FROM_S, _T_UNTIL_S = 0.04, 0.36
 _QRS_GAP_S = 0.03
 _QRS_BEFORE_S, _QRS_AFTER_S = 0.13, 0.18
 _P_REACH_S = 0.34
@@ -53,12 +61,17 @@ def delineate(signal_mv: np.ndarray, fs_hz: float, r_peaks: np.ndarray) -> list[
         return [Beat(r, None, None, None) for r in peaks]
     slopes = ndimage.gaussian_filter1d(x, _QRS_SIGMA_S * fs_hz, axis=1, order=1, mode="nearest") * fs_hz
     velocity = np.sqrt((slopes**2).mean(axis=0))
-    bounds = [_qrs(velocity, peaks, k, fs_hz) for k in range(len(peaks))]
-    level = _without_qrs(_above_pq(x, bounds, peaks, fs_hz), bounds, fs_hz)
-    return _waves(level, bounds, peaks, fs_hz)
+    shares = (_ONE_LEAD_ONSET, _ONE_LEAD_OFFSET) if x.shape[0] == 1 else (_QRS_ONSET, _QRS_OFFSET)
+    bounds = [_qrs(velocity, peaks, k, fs_hz, shares) for k in range(len(peaks))]
+    rows = _above_pq(x, bounds, peaks, fs_hz)
+    p_curve = rows[0].copy() if rows.shape[0] == 1 else np.sqrt((rows**2).mean(axis=0))
+    t_curve = _t_direction(rows, bounds, peaks, fs_hz) @ rows
+    return _waves(_without_qrs(p_curve, bounds, fs_hz), _without_qrs(t_curve, bounds, fs_hz), bounds, peaks, fs_hz)
 
 
-def _qrs(velocity: np.ndarray, peaks: list[int], k: int, fs_hz: float) -> tuple[int, int] | None:
+def _qrs(
+    velocity: np.ndarray, peaks: list[int], k: int, fs_hz: float, shares: tuple[float, float]
+) -> tuple[int, int] | None:
     r, n = peaks[k], velocity.size
     left, right = max(0, r - int(_QRS_BEFORE_S * fs_hz)), min(n - 1, r + int(_QRS_AFTER_S * fs_hz))
     if k:
@@ -70,8 +83,8 @@ def _qrs(velocity: np.ndarray, peaks: list[int], k: int, fs_hz: float) -> tuple[
     if top <= 0:
         return None
     gap = max(1, int(_QRS_GAP_S * fs_hz))
-    onset = r - _edge(velocity[left : r + 1][::-1], top * _QRS_SURE, top * _QRS_ONSET, gap)
-    offset = r + _edge(velocity[r : right + 1], top * _QRS_SURE, top * _QRS_OFFSET, gap)
+    onset = r - _edge(velocity[left : r + 1][::-1], top * _QRS_SURE, top * shares[0], gap)
+    offset = r + _edge(velocity[r : right + 1], top * _QRS_SURE, top * shares[1], gap)
     # A boundary at the end of the record was not seen, only the record's end.
     if onset <= 1 or offset >= n - 2 or offset - onset < 0.02 * fs_hz:
         return None
@@ -92,7 +105,7 @@ def _edge(slope: np.ndarray, sure: float, low: float, gap: int) -> int:
 
 
 def _above_pq(x: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float) -> np.ndarray:
-    """Return the leads' RMS (one lead: the lead itself) above the level just before each QRS, as one curve."""
+    """Return the smoothed leads above their level just before each QRS."""
     onsets = [b[0] if b else r - int(0.06 * fs_hz) for b, r in zip(bounds, peaks, strict=True)]
     n, half, back = x.shape[1], max(1, int(0.008 * fs_hz)), int(0.012 * fs_hz)
     at = np.clip(np.array(onsets) - back, 0, n - 1)
@@ -101,7 +114,22 @@ def _above_pq(x: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[i
     time = np.arange(n)
     for row, level in zip(smooth, levels, strict=True):
         row -= np.interp(time, at, level)
-    return smooth[0] if smooth.shape[0] == 1 else np.sqrt((smooth**2).mean(axis=0))
+    return smooth
+
+
+def _t_direction(rows: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float) -> np.ndarray:
+    """Return the unit vector of leads along which the stretches after the QRS vary most (first principal component).
+
+    Along it a T wave keeps its sign, so that one which crosses zero after a depressed ST segment is seen whole.
+    """
+    if rows.shape[0] == 1:
+        return np.ones(1)
+    after = [rows[:, b[1] + int(_T_FROM_S * fs_hz) : b[1] + int(_T_UNTIL_S * fs_hz) : max(1, int(fs_hz // 125))] for b in bounds if b]
+    parts = np.concatenate(after, axis=1) if after else rows
+    if parts.shape[1] == 0:
+        parts = rows
+    _, vectors = np.linalg.eigh(parts @ parts.T)
+    return vectors[:, -1]
 
 
 def _without_qrs(curve: np.ndarray, bounds: list[tuple[int, int] | None], fs_hz: float) -> np.ndarray:
@@ -114,11 +142,11 @@ def _without_qrs(curve: np.ndarray, bounds: list[tuple[int, int] | None], fs_hz:
     return curve
 
 
-def _waves(level: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float) -> list[Beat]:
-    n = level.size
-    p_slope = ndimage.gaussian_filter1d(level, _P_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
-    t_slope = ndimage.gaussian_filter1d(level, _T_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
-    smooth = ndimage.gaussian_filter1d(level, 0.008 * fs_hz, mode="nearest")
+def _waves(p_curve: np.ndarray, t_curve: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float) -> list[Beat]:
+    n = p_curve.size
+    p_slope = ndimage.gaussian_filter1d(p_curve, _P_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
+    t_slope = ndimage.gaussian_filter1d(t_curve, _T_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
+    p_smooth, t_smooth = (ndimage.gaussian_filter1d(one, 0.008 * fs_hz, mode="nearest") for one in (p_curve, t_curve))
     beats: list[Beat] = []
     for k, (r, qrs) in enumerate(zip(peaks, bounds, strict=True)):
         if qrs is None:
@@ -129,29 +157,61 @@ def _waves(level: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[
         if k + 1 < len(peaks):
             following = bounds[k + 1]
             end = min(end, (following[0] if following else peaks[k + 1]) - int(0.05 * fs_hz))
-        t = _wave(smooth, t_slope, qrs[1] + int(0.03 * fs_hz), end, (_T_ONSET, _T_OFFSET), _LEAST_T_MV, 0.06 * fs_hz, fs_hz)
+        t = _t_wave(t_smooth, t_slope, qrs[1] + int(0.03 * fs_hz), end, fs_hz)
         start = max(0, r - int(_P_REACH_S * fs_hz))
         if k:
             before = beats[k - 1]
             start = max(start, before.t[2] if before.t else peaks[k - 1] + int(0.2 * fs_hz))
-        p = _wave(smooth, p_slope, start, qrs[0], (_P_ONSET, _P_OFFSET), _LEAST_P_MV, 0.03 * fs_hz, fs_hz)
+        p = _p_wave(p_smooth, p_slope, start, qrs[0], fs_hz)
         beats.append(Beat(r, qrs, _inside(p, n), _inside(t, n)))
     return beats
 
 
 def _inside(wave: Wave | None, n: int) -> Wave | None:
     """Drop a wave that touches the record's first or last sample."""
-    return None if wave is None or wave[0] <= 1 or wave[2] >= n - 2 else wave
+    return None if wave is None or (wave[0] is not None and wave[0] <= 1) or wave[2] >= n - 2 else wave
 
 
-def _wave(
-    level: np.ndarray, slope: np.ndarray, first: int, last: int, shares: tuple[float, float], least_mv: float, shortest: float,
-    fs_hz: float,
-) -> Wave | None:  # fmt: skip
-    """Find the wave between two samples: the strongest pair of slopes of opposite sign."""
-    if last - first < 0.06 * fs_hz:
-        return None
+def _p_wave(level: np.ndarray, slope: np.ndarray, first: int, last: int, fs_hz: float) -> Wave | None:
+    """Find the P wave between two samples: the strongest pair of slopes of opposite sign."""
     w = slope[first : last + 1]
+    runs = _slopes(w, int(0.06 * fs_hz))
+    if len(runs) < 2:
+        return None
+    a, b = _strongest(w, runs)
+    onset, peak, offset = a - _fall(w[: a + 1][::-1], _P_ONSET), _turn(w, a, b), b + _fall(w[b:], _P_OFFSET)
+    height = max(abs(level[first + peak] - level[first + onset]), abs(level[first + peak] - level[first + offset]))
+    if height < _LEAST_P_MV or offset - onset < 0.03 * fs_hz:
+        return None
+    return first + onset, first + peak, first + offset
+
+
+def _t_wave(level: np.ndarray, slope: np.ndarray, first: int, last: int, fs_hz: float) -> Wave | None:
+    """Find the T wave between two samples; without a rising slope of its own it has no onset."""
+    w = slope[first : last + 1]
+    runs = _slopes(w, int(0.06 * fs_hz))
+    if not runs:
+        return None
+    if len(runs) == 1:
+        a, b = None, runs[0]
+        peak = int(np.argmax(np.abs(level[first : first + b + 1])))
+    else:
+        a, b = _strongest(w, runs)
+        peak = _turn(w, a, b)
+    offset = b + _fall(w[b:], _T_OFFSET)
+    onset = None if a is None else a - _fall(w[: a + 1][::-1], _T_ONSET)
+    height = abs(level[first + peak] - level[first + offset])
+    if onset is not None:
+        height = max(height, abs(level[first + peak] - level[first + onset]))
+    if height < _LEAST_T_MV or offset - (onset or 0) < 0.06 * fs_hz:
+        return None
+    return None if onset is None else first + onset, first + peak, first + offset
+
+
+def _slopes(w: np.ndarray, shortest: int) -> list[int]:
+    """Return the strongest extreme of each stretch of one sign, weak ones left out."""
+    if w.size <= shortest:
+        return []
     turns = np.diff(w)
     extremes = np.flatnonzero((turns[:-1] * turns[1:] <= 0) & (turns[:-1] != 0)) + 1
     extremes = extremes[np.abs(w[extremes]) > 0.15 * np.abs(w).max()]
@@ -162,19 +222,20 @@ def _wave(
                 runs[-1] = e
         else:
             runs.append(e)
-    if len(runs) < 2:
-        return None
-    pairs = list(zip(runs[:-1], runs[1:], strict=True))
+    return runs
+
+
+def _strongest(w: np.ndarray, runs: list[int]) -> tuple[int, int]:
+    """Return the neighbouring pair of opposite slopes that is strong on both sides."""
+    pairs = list(pairwise(runs))
     strengths = [2 * min(abs(w[a]), abs(w[b])) + 0.5 * max(abs(w[a]), abs(w[b])) for a, b in pairs]
-    a, b = pairs[int(np.argmax(strengths))]
+    return pairs[int(np.argmax(strengths))]
+
+
+def _turn(w: np.ndarray, a: int, b: int) -> int:
+    """Return where the slope changes sign between two samples: the wave's peak."""
     change = np.flatnonzero(np.signbit(w[a:b]) != np.signbit(w[a + 1 : b + 1]))
-    peak = a + (int(change[0]) if change.size else (b - a) // 2)
-    onset = a - _fall(w[: a + 1][::-1], shares[0])
-    offset = b + _fall(w[b:], shares[1])
-    height = max(abs(level[first + peak] - level[first + onset]), abs(level[first + peak] - level[first + offset]))
-    if height < least_mv or offset - onset < shortest:
-        return None
-    return first + onset, first + peak, first + offset
+    return a + (int(change[0]) if change.size else (b - a) // 2)
 
 
 def _fall(slope: np.ndarray, share: float) -> int:

@@ -7,6 +7,8 @@ lead neither hides nor invents beats. In the line of Pan and Tompkins 1985
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy import ndimage
 from scipy import signal as sps
@@ -16,6 +18,8 @@ _SMOOTH_S = 0.09
 _REFRACTORY_S = 0.22
 # Below this slope energy, as an amplitude in the QRS band, nothing is called a beat.
 _FLOOR_MV = 0.015
+# A beat's slope energy over the record's median: the least of one beat, and the least of the median beat.
+_LEAST_CONTRAST, _LEAST_USUAL_CONTRAST = 2.2, 2.4
 _CHUNK_S = 600.0
 _OVERLAP_S = 10.0
 
@@ -68,8 +72,7 @@ def _detect(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
     if not rows.any():
         return nothing
     x = filled(signal_mv[rows])
-    energy, wide = _slope_energy(_coarse(x, fs_hz), fs_hz / _stride(fs_hz))
-    energy, wide = (_stretch(one, x.shape[1], _stride(fs_hz)) for one in (energy, wide))
+    energy = _stretch(_slope_energy(_coarse(x, fs_hz), fs_hz / _stride(fs_hz)), x.shape[1], _stride(fs_hz))
     distance = max(1, int(_REFRACTORY_S * fs_hz))
     peaks, _ = sps.find_peaks(np.pad(energy, 1), distance=distance)
     peaks = peaks - 1
@@ -78,7 +81,7 @@ def _detect(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
     chosen = _choose(peaks, energy, fs_hz)
     if not chosen.size:
         return nothing
-    return _refine(chosen, wide, fs_hz)
+    return _refine(chosen, x, fs_hz)
 
 
 def _stride(fs_hz: float) -> int:
@@ -100,8 +103,8 @@ def _stretch(coarse: np.ndarray, n: int, stride: int) -> np.ndarray:
     return np.interp(np.arange(n), np.arange(coarse.size) * stride + (stride - 1) / 2, coarse)
 
 
-def _slope_energy(x: np.ndarray, fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smoothed slope energy (mV, band-limited) and the summed magnitude that places the peak."""
+def _slope_energy(x: np.ndarray, fs_hz: float) -> np.ndarray:
+    """Return the smoothed slope energy of all leads, in mV of the QRS band."""
     nyquist = fs_hz / 2
     sos = sps.butter(2, [_BAND_HZ[0] / nyquist, min(_BAND_HZ[1] / nyquist, 0.95)], "bandpass", output="sos")
     x = x - np.median(x, axis=1, keepdims=True)
@@ -114,15 +117,16 @@ def _slope_energy(x: np.ndarray, fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
     slope = np.gradient(band, axis=1) * (fs_hz / (2 * np.pi * 12.0))
     width = max(3, int(_SMOOTH_S * fs_hz) | 1)
     power = ndimage.uniform_filter1d((slope**2).mean(axis=0), width, mode="nearest")
-    return np.sqrt(np.maximum(power, 0)), np.sqrt((band**2).mean(axis=0))
+    return np.sqrt(np.maximum(power, 0))
 
 
 def _choose(peaks: np.ndarray, energy: np.ndarray, fs_hz: float) -> np.ndarray:
     heights = energy[peaks]
     reference = _local_reference(peaks, heights, fs_hz)
-    floor = max(_FLOOR_MV, 2.2 * float(np.median(energy)))
+    usual = float(np.median(energy))
+    floor = max(_FLOOR_MV, _LEAST_CONTRAST * usual)
     accepted = (heights > 0.35 * reference) & (heights > floor)
-    if not accepted.any():
+    if not accepted.any() or float(np.median(heights[accepted])) < _LEAST_USUAL_CONTRAST * usual:
         return np.empty(0, dtype=np.int64)
     chosen = _drop_t_waves(peaks[accepted], energy, fs_hz)
     return _search_back(chosen, peaks, heights, reference, floor, fs_hz)
@@ -163,7 +167,7 @@ def _search_back(
         return chosen
     usual = float(np.median(np.diff(chosen)))
     added = []
-    for left, right in zip(chosen[:-1], chosen[1:], strict=True):
+    for left, right in pairwise(chosen.tolist()):
         if right - left < 1.7 * usual:
             continue
         inside = (peaks > left + 0.36 * fs_hz) & (peaks < right - 0.36 * fs_hz)
@@ -173,9 +177,13 @@ def _search_back(
     return np.sort(np.concatenate([chosen, np.array(added, dtype=np.int64)])) if added else chosen
 
 
-def _refine(chosen: np.ndarray, magnitude: np.ndarray, fs_hz: float) -> np.ndarray:
-    """Move each beat to the greatest magnitude within 70 ms."""
-    reach = max(1, int(0.07 * fs_hz))
-    n = magnitude.size
-    out = [lo + int(np.argmax(magnitude[lo : min(n, k + reach + 1)])) for k in chosen.tolist() for lo in (max(0, k - reach),)]
+def _refine(chosen: np.ndarray, x: np.ndarray, fs_hz: float) -> np.ndarray:
+    """Move each beat to the greatest RMS of the leads within 70 ms, above the level 250 ms around it."""
+    reach, around = max(1, int(0.07 * fs_hz)), max(2, int(0.25 * fs_hz))
+    n = x.shape[1]
+    out = []
+    for k in chosen.tolist():
+        first, last = max(0, k - reach), min(n, k + reach + 1)
+        level = np.median(x[:, max(0, k - around) : k + around : max(1, int(fs_hz // 100))], axis=1, keepdims=True)
+        out.append(first + int(np.argmax(((x[:, first:last] - level) ** 2).sum(axis=0))))
     return np.unique(np.array(out, dtype=np.int64))
