@@ -52,15 +52,18 @@ def option_unit_mv(unit: str) -> float:
     return factor
 
 
+def known_lead(label: str) -> str | None:
+    """Return the canonical name of a lead, or None; a bare channel number (``CH1``, ``ECG 2``) names none."""
+    return None if _NUMBERED.match(label) else canonical_lead(label)
+
+
 def lead_name(label: str) -> str:
     """Return the canonical name of a lead, or the label itself, tidied, when it names no known lead.
 
     A bare channel number (``CH1``, ``ECG 2``) says nothing about the electrode position and stays as it is.
     """
     tidy = " ".join(label.replace("\x00", " ").split())
-    if _NUMBERED.match(tidy):
-        return tidy
-    return canonical_lead(tidy) or tidy
+    return known_lead(tidy) or tidy
 
 
 def number(text: object) -> float | None:
