@@ -31,7 +31,7 @@ class FastForm(nn.Module):
         super().__init__()
         self.net = copy.deepcopy(module)
         _convert_children(self.net)
-        self.net.to(memory_format=torch.channels_last)
+        _channels_last(self.net)
 
     @property
     def n_classes(self) -> int:
@@ -48,7 +48,7 @@ class FastForm(nn.Module):
         """Put a fresh class layer in place, as the 1-D network does."""
         self.net.replace_head(n_classes)
         _convert_children(self.net)
-        self.net.to(memory_format=torch.channels_last)
+        _channels_last(self.net)
 
     def state_dict_1d(self) -> dict[str, Tensor]:
         """Return the weights under the names and in the shapes of the 1-D network."""
@@ -62,6 +62,12 @@ class FastForm(nn.Module):
         """Take the weights of the 1-D network; every name must be there."""
         lifted = _lifted_weights(self.net)
         self.net.load_state_dict({n: v.unsqueeze(2) if n in lifted else v for n, v in state.items()}, strict=True)
+
+
+def _channels_last(net: nn.Module) -> None:
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _lifted_weights(net: nn.Module) -> set[str]:

@@ -79,10 +79,12 @@ class SeWideResNet(LinearHeadNetwork):
     two flags that say whether age and sex are given; without the tensor every person counts as unknown.
     """
 
+    unknown_person: Tensor
+
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, metadata: bool) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
         self.stem = SameConv(n_leads, _WIDTHS[0])
-        blocks = []
+        blocks: list[nn.Module] = []
         n_in = _WIDTHS[0]
         for group, width in enumerate(_WIDTHS):
             for position in range(_BLOCKS_PER_GROUP):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,7 +91,7 @@ def adapt_input(model: onnx.ModelProto, layout: Layout, *, scale: float = 1.0, s
     notes: list[str] = []
     current = "ecg_portal_signal"
 
-    def step(kind: str, *others: str, **attributes: object) -> None:
+    def step(kind: str, *others: str, **attributes: Any) -> None:
         nonlocal current
         name = f"ecg_portal_{len(nodes)}"
         nodes.append(helper.make_node(kind, [current, *others], [name], **attributes))
@@ -121,7 +122,7 @@ def adapt_input(model: onnx.ModelProto, layout: Layout, *, scale: float = 1.0, s
     del graph.node[:]
     graph.node.extend([*nodes, *old])
     graph.input.remove(value)
-    shape = ["batch", layout.n_leads, layout.n_samples or "samples"]
+    shape: list[str | int | None] = ["batch", layout.n_leads, layout.n_samples or "samples"]
     graph.input.insert(0, helper.make_tensor_value_info("ecg_portal_signal", TensorProto.FLOAT, shape))
     return notes
 
@@ -136,7 +137,7 @@ def free_batch(model: onnx.ModelProto) -> None:
 
 
 def _standardize(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], current: str, kind: str) -> str:
-    def node(op: str, inputs: list[str], **attributes: object) -> str:
+    def node(op: str, inputs: list[str], **attributes: Any) -> str:
         name = f"ecg_portal_{op.lower()}_{len(nodes)}"
         nodes.append(helper.make_node(op, inputs, [name], **attributes))
         return name

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgportal.errors import ParityError
+from modelhub.architectures.fast import AnyBatchNorm
 
 
 def _without_torchvision() -> None:
@@ -46,6 +47,7 @@ from onnx2torch.utils.common import (  # noqa: E402
     OnnxMapping,
     OnnxToTorchModule,
     OperationConverterResult,
+    get_const_value,
     onnx_mapping_from_node,
 )
 
@@ -85,6 +87,23 @@ class DynamicLayerNorm(nn.Module, OnnxToTorchModule):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.layer_norm(x, weight.shape, weight, bias, self.epsilon)
+
+
+class MaxPool(nn.Module, OnnxToTorchModule):
+    """Maximum over windows of the last one or two axes, with padding that never wins."""
+
+    def __init__(self, kernel: list[int], stride: list[int], pads: list[int], dilation: list[int], ceil: bool) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.dilation, self.ceil = kernel, stride, dilation, ceil
+        rank = len(kernel)
+        # ONNX lists all starts, then all ends; torch pads the last axis first.
+        self.pads = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[axis + rank])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(self.pads):
+            x = nn.functional.pad(x, self.pads, value=float("-inf"))
+        pool = nn.functional.max_pool1d if len(self.kernel) == 1 else nn.functional.max_pool2d
+        return pool(x, self.kernel, self.stride, 0, self.dilation, self.ceil)
 
 
 class Recurrent(nn.Module, OnnxToTorchModule):
@@ -137,6 +156,62 @@ def _layer_norm(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
                 norm.bias.copy_(graph.initializers[names[2]].to_torch())
         return OperationConverterResult(norm, OnnxMapping(inputs=(names[0],), outputs=node.output_values))
     return OperationConverterResult(DynamicLayerNorm(epsilon), onnx_mapping_from_node(node))
+
+
+# The converters that come with the package need the input's rank, which shape inference does not always find, and
+# make a Dropout whose rate is an input of the graph.
+_REPLACED = {("BatchNormalization", 15), ("MaxPool", 12), ("Dropout", 13)}
+for _key in [k for k in _registry._CONVERTER_REGISTRY if (k.operation_type, k.version) in _REPLACED]:
+    del _registry._CONVERTER_REGISTRY[_key]
+
+
+@add_converter(operation_type="MaxPool", version=12)
+def _max_pool(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    attributes = node.attributes
+    kernel = list(attributes["kernel_shape"])
+    rank = len(kernel)
+    automatic = attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "")
+    if rank > 2 or automatic or len(node.output_values) > 1 or attributes.get("storage_order", 0):
+        raise NotImplementedError("MaxPool with these options")
+    pool = MaxPool(
+        kernel,
+        list(attributes.get("strides", [1] * rank)),
+        list(attributes.get("pads", [0] * (2 * rank))),
+        list(attributes.get("dilations", [1] * rank)),
+        bool(attributes.get("ceil_mode", 0)),
+    )
+    return OperationConverterResult(pool, onnx_mapping_from_node(node))
+
+
+@add_converter(operation_type="Dropout", version=13)
+def _dropout(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    names = node.input_values
+    ratio = float(get_const_value(names[1], graph)) if len(names) > 1 and names[1] else 0.5
+    return OperationConverterResult(nn.Dropout(ratio), OnnxMapping(inputs=(names[0],), outputs=node.output_values))
+
+
+@add_converter(operation_type="BatchNormalization", version=15)
+def _batch_norm(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    names = node.input_values
+    if node.attributes.get("training_mode", 0) or not all(name in graph.initializers for name in names[1:]):
+        raise NotImplementedError("BatchNormalization whose statistics are computed in the graph")
+    scale, shift, mean, variance = (graph.initializers[name].to_torch() for name in names[1:])
+    norm = AnyBatchNorm(
+        scale.shape[0],
+        eps=float(node.attributes.get("epsilon", 1e-5)),
+        # ONNX weighs the old value, torch the new one.
+        momentum=1 - float(node.attributes.get("momentum", 0.9)),
+    )
+    norm.load_state_dict(
+        {
+            "weight": scale,
+            "bias": shift,
+            "running_mean": mean,
+            "running_var": variance,
+            "num_batches_tracked": torch.tensor(0),
+        }
+    )
+    return OperationConverterResult(norm, OnnxMapping(inputs=(names[0],), outputs=node.output_values))
 
 
 def _recurrent(node: OnnxNode, graph: OnnxGraph, kind: str) -> OperationConverterResult:

@@ -41,12 +41,7 @@ def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np
     if not getattr(module, "dynamic_length", True):
         contract = contract.with_changes(fixed_length=True)
     working = copy.deepcopy(module).cpu()
-    idle = module.idle_tensors() if isinstance(module, EcgNetwork) else frozenset()
-    state = {
-        name: value.detach().cpu().numpy().copy()
-        for name, value in working.state_dict().items()
-        if name not in idle and not name.endswith("num_batches_tracked")
-    }
+    state = _tensors_to_keep(working)
     model = publishable(_traced(working, contract))
     _name_check(set_tensors(model, state), module)
     _describe(model, contract)
@@ -114,7 +109,7 @@ def _traced(module: nn.Module, contract: ModelContract) -> onnx.ModelProto:
         torch.onnx.export(
             module,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             training=torch.onnx.TrainingMode.TRAINING,
@@ -124,6 +119,14 @@ def _traced(module: nn.Module, contract: ModelContract) -> onnx.ModelProto:
             dynamic_axes=axes,
         )
     return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _tensors_to_keep(module: nn.Module) -> dict[str, np.ndarray]:
+    """Return copies of what further training needs: parameters and running statistics, by name."""
+    idle = module.idle_tensors() if isinstance(module, EcgNetwork) else frozenset()
+    statistics = ("running_mean", "running_var")
+    named = [*module.named_parameters(), *(item for item in module.named_buffers() if item[0].endswith(statistics))]
+    return {name: value.detach().numpy().copy() for name, value in named if name not in idle}
 
 
 def _name_check(missing: list[str], module: nn.Module) -> None:

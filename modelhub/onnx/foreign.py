@@ -17,7 +17,7 @@ import onnxruntime
 
 from datasets.ecg import LEADS_12
 from ecgportal.errors import InvalidInput, ParityError, PortalError, UnsafeFile
-from modelhub.contract import ModelContract, Output, Task
+from modelhub.contract import ModelContract, Task
 from modelhub.onnx.adapt import Layout, adapt_input, free_batch, layout_of, repair, strip_activation
 from modelhub.onnx.metadata import SCALES, STANDARDIZERS, contract_in, parse_target_keys
 from modelhub.onnx.safety import OnnxFacts, check_onnx
@@ -178,7 +178,6 @@ def _contract(
         n_samples=cast(int, n_samples),
         classes=cast("tuple[str, ...]", classes),
         task=cast(Task, task),
-        output=cast(Output, "logits"),
         recipe=given.get("recipe"),
         fixed_length=layout.n_samples is not None,
     )

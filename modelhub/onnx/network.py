@@ -49,7 +49,7 @@ class ForeignNetwork(EcgNetwork):
         old = self.graph.get_submodule(mixing[0])
         fresh: dict[str, nn.Module] = {mixing[0]: _resized(old, n_classes)}
         for name in norms:
-            fresh[name] = type(self.graph.get_submodule(name))(n_classes)  # type: ignore[call-arg, arg-type]
+            fresh[name] = type(self.graph.get_submodule(name))(n_classes)
         previous = {name: self.graph.get_submodule(name) for name in fresh}
         device = next(self.parameters()).device
         for name, module in fresh.items():

@@ -46,7 +46,7 @@ ALLOWED_OPERATORS = frozenset(
 )
 
 # Bits per element; packed 4-bit types count as one byte, which is on the safe side.
-_BYTES = {
+_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4, TensorProto.UINT8: 1, TensorProto.INT8: 1, TensorProto.UINT16: 2, TensorProto.INT16: 2,
     TensorProto.INT32: 4, TensorProto.INT64: 8, TensorProto.BOOL: 1, TensorProto.FLOAT16: 2, TensorProto.DOUBLE: 8,
     TensorProto.UINT32: 4, TensorProto.UINT64: 8, TensorProto.BFLOAT16: 2,
@@ -171,7 +171,7 @@ def _check_graph(graph: GraphProto) -> None:
     for node in graph.node:
         _check_node(node)
         if node.op_type == "Constant" and node.output:
-            constants |= {node.output[0]: a.t for a in node.attribute if a.HasField("t")}
+            constants.update((node.output[0], a.t) for a in node.attribute if a.HasField("t"))
     for node in graph.node:
         if node.op_type in _GROWING:
             _check_growth(node, constants)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
@@ -39,7 +40,7 @@ def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            constants |= {node.output[0]: numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"}
+            constants.update((node.output[0], numpy_helper.to_array(a.t)) for a in node.attribute if a.name == "value")
     for node in graph.node:
         _lower(node, constants)
     del result.opset_import[:]
@@ -56,13 +57,13 @@ def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _lower(node: onnx.NodeProto, constants: dict[str, object]) -> None:
+def _lower(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> None:
     if node.op_type in _REDUCTIONS and len(node.input) > 1:
         name = node.input[1]
         if name and name not in constants:
             raise _cannot(node)
         if name:
-            node.attribute.append(helper.make_attribute("axes", [int(axis) for axis in constants[name].ravel()]))  # type: ignore[attr-defined]
+            node.attribute.append(helper.make_attribute("axes", [int(axis) for axis in constants[name].ravel()]))
         del node.input[1:]
         for attribute in [a for a in node.attribute if a.name == "noop_with_empty_axes"]:
             if attribute.i and not name:
