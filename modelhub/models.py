@@ -80,6 +80,10 @@ class ModelVersion(UUIDModel):
     def __str__(self) -> str:
         return f"{self.model.name} v{self.number}"
 
+    @property
+    def tone(self) -> str:
+        return {"ready": "success", "quarantined": "warning"}.get(self.state, "neutral")
+
 
 class PredictionRun(ProjectOwned):
     """One model version applied to a dataset or some of its records."""

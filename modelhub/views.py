@@ -1,0 +1,272 @@
+"""Pages of models, predictions and exchanges."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Prefetch
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect
+
+from ecgportal.errors import PortalError
+from ecgportal.forms import take_error
+from ecgportal.projects.access import Action
+from ecgportal.views import AdministratorView, ProjectView, paginate
+from modelhub import downloads, exchange, services
+from modelhub.forms import CardForm, ExchangeForm, ImportForm, PredictForm, PushForm
+from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer
+
+
+class ModelListPage(ProjectView):
+    needs = {"get": Action.MODEL_VIEW}
+    template = "modelhub/list.html"
+    nav_active = "models"
+
+    def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        versions = Prefetch("versions", ModelVersion.objects.order_by("-number"))
+        page = paginate(request, Model.objects.filter(project=self.project).prefetch_related(versions))
+        return self.page(page_obj=page, models=page)
+
+
+class ImportPage(ProjectView):
+    needs = {"get": Action.MODEL_EDIT, "post": Action.MODEL_EDIT}
+    template = "modelhub/import.html"
+    nav_active = "models"
+
+    def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        return self.page(form=ImportForm())
+
+    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        form = ImportForm(request.POST, request.FILES)
+        if form.is_valid():
+            try:
+                job = services.import_start(actor=request.user, project=self.project, file=form.cleaned_data["file"], name=form.cleaned_data["name"])
+            except PortalError as error:
+                take_error(form, error)
+            else:
+                return redirect("jobs:detail", pk=job.pk)
+        return self.page(form=form, status=422)
+
+
+class VersionView(ProjectView):
+    model = ModelVersion
+    nav_active = "models"
+    object: ModelVersion
+
+    def rows(self) -> Any:
+        return ModelVersion.objects.select_related("model__project", "parent__model", "created_by")
+
+
+class VersionPage(VersionView):
+    needs = {"get": Action.MODEL_VIEW}
+    template = "modelhub/version.html"
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        version = self.object
+        form = PredictForm(project=self.project, initial={"version": version.pk})
+        return self.page(
+            version=version, predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
+            evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
+            prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],
+            siblings=version.model.versions.order_by("-number")[:20], children=version.children.select_related("model")[:20],
+        )  # fmt: skip
+
+
+class VersionDownload(VersionView):
+    needs = {"get": Action.MODEL_DOWNLOAD}
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
+        return downloads.answer(self.object, request.GET.get("format", "onnx"), actor=request.user)
+
+
+class CardPage(VersionView):
+    needs = {"get": Action.MODEL_EDIT, "post": Action.MODEL_EDIT}
+    template = "modelhub/card.html"
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        return self.page(form=CardForm(card=self.object.card), version=self.object)
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        form = CardForm(request.POST, card=self.object.card)
+        if not form.is_valid():
+            return self.page(form=form, version=self.object, status=422)
+        services.card_update(actor=request.user, version=self.object, card=form.cleaned_data)
+        return redirect("modelhub:version", pk=pk)
+
+
+class VersionAccept(VersionView):
+    needs = {"post": Action.MODEL_EXCHANGE}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        services.version_accept(actor=request.user, version=self.object)
+        messages.success(request, f"{self.object} is accepted and can be used.")
+        return redirect("modelhub:version", pk=pk)
+
+
+class VersionDelete(VersionView):
+    needs = {"get": Action.MODEL_DELETE, "post": Action.MODEL_DELETE}
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        return self.page(
+            "components/confirm.html", title=f"Delete {self.object}", danger=True, submit="Delete the version", cancel_url=f"/versions/{pk}/",
+            message="The weights and the card of this version are removed.", consequences=["Runs that it was trained by keep their metrics."],
+        )  # fmt: skip
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        services.version_delete(actor=request.user, version=self.object)
+        messages.success(request, "The version was deleted.")
+        return redirect("modelhub:list", project=self.project.pk)
+
+
+class VersionPublish(VersionView):
+    needs = {"post": Action.MODEL_EXCHANGE}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        form = PushForm(request.POST)
+        if not form.is_valid():
+            messages.error(request, "Choose an exchange.")
+            return redirect("modelhub:version", pk=pk)
+        transfer = services.push_start(actor=request.user, exchange=form.cleaned_data["exchange"], version=self.object)
+        return redirect("jobs:detail", pk=transfer.job_id)
+
+
+class PredictionListPage(ProjectView):
+    needs = {"get": Action.MODEL_VIEW, "post": Action.MODEL_EDIT}
+    template = "modelhub/predictions.html"
+    nav_active = "predictions"
+
+    def _page(self, request: HttpRequest, form: PredictForm, status: int = 200) -> HttpResponse:
+        runs = PredictionRun.objects.filter(project=self.project).select_related("version__model", "dataset", "job")
+        page = paginate(request, runs)
+        return self.page(form=form, page_obj=page, runs=page, status=status)
+
+    def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        return self._page(request, PredictForm(project=self.project, initial={"version": request.GET.get("version"), "dataset": request.GET.get("dataset")}))
+
+    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        form = PredictForm(request.POST, project=self.project)
+        if form.is_valid():
+            try:
+                run = services.prediction_start(actor=request.user, project=self.project, **form.cleaned_data)
+            except PortalError as error:
+                take_error(form, error)
+            else:
+                return redirect("modelhub:prediction", pk=run.pk)
+        return self._page(request, form, status=422)
+
+
+class PredictionView(ProjectView):
+    model = PredictionRun
+    nav_active = "predictions"
+    object: PredictionRun
+
+    def rows(self) -> Any:
+        return PredictionRun.objects.select_related("project", "version__model", "dataset", "job", "created_by")
+
+
+class PredictionPage(PredictionView):
+    needs = {"get": Action.MODEL_VIEW}
+    template = "modelhub/prediction.html"
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        run = self.object
+        rows = run.predictions.select_related("record").order_by("record__key", "id")
+        if wanted := request.GET.get("class"):
+            rows = rows.filter(predicted__contains=[wanted])
+        page = paginate(request, rows)
+        counts = {name: 0 for name in run.version.classes}
+        for names in run.predictions.values_list("predicted", flat=True).iterator(chunk_size=5000):
+            for name in names:
+                counts[name] = counts.get(name, 0) + 1
+        return self.page(run=run, page_obj=page, predictions=page, classes=run.version.classes, counts=counts, wanted=wanted or "")
+
+
+class PredictionCsv(PredictionView):
+    needs = {"get": Action.MODEL_DOWNLOAD}
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        return downloads.predictions_csv(self.object, actor=request.user)
+
+
+class ExchangePage(ProjectView):
+    """What is published on the exchanges, and pulling it into this project."""
+
+    needs = {"get": Action.MODEL_VIEW, "post": Action.MODEL_EXCHANGE}
+    template = "modelhub/exchanges.html"
+    nav_active = "exchanges"
+
+    def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        rows = []
+        for remote in Exchange.objects.all():
+            entry: dict[str, Any] = {"exchange": remote, "models": [], "error": ""}
+            try:
+                entry["models"] = exchange.listing(remote, self.project)
+            except PortalError as error:
+                entry["error"] = error.message
+            rows.append(entry)
+        transfers = Transfer.objects.filter(project=self.project).select_related("exchange", "job", "version__model")[:20]
+        return self.page(exchanges=rows, transfers=transfers)
+
+    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        remote = get_object_or_404(Exchange, pk=request.POST.get("exchange"))
+        transfer = services.pull_start(actor=request.user, exchange=remote, project=self.project, remote_path=request.POST.get("path", ""))
+        return redirect("jobs:detail", pk=transfer.job_id)
+
+
+class ExchangeAdminPage(AdministratorView):
+    template = "modelhub/exchange_admin.html"
+    nav_active = "exchanges"
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return self.page(form=ExchangeForm(), exchanges=Exchange.objects.all())
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        form = ExchangeForm(request.POST)
+        if form.is_valid():
+            try:
+                row = services.exchange_save(actor=request.user, **form.cleaned_data)
+            except PortalError as error:
+                take_error(form, error)
+            else:
+                messages.success(request, f"{row} was added.")
+                return redirect("modelhub:exchange_edit", pk=row.pk)
+        return self.page(form=form, exchanges=Exchange.objects.all(), status=422)
+
+
+class ExchangeEditPage(AdministratorView):
+    template = "modelhub/exchange_edit.html"
+    nav_active = "exchanges"
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        row = get_object_or_404(Exchange, pk=pk)
+        tested = None
+        if request.GET.get("test"):
+            try:
+                tested = exchange.test(row)
+            except PortalError as error:
+                tested = {"ok": False, "message": error.message}
+        form = ExchangeForm(initial={"name": row.name, "url": row.url, "username": row.username})
+        return self.page(form=form, exchange=row, tested=tested)
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        row = get_object_or_404(Exchange, pk=pk)
+        form = ExchangeForm(request.POST)
+        if form.is_valid():
+            values = {**form.cleaned_data, "password": form.cleaned_data["password"] or None}
+            try:
+                services.exchange_save(actor=request.user, exchange=row, **values)
+            except PortalError as error:
+                take_error(form, error)
+            else:
+                messages.success(request, f"{row} was changed.")
+                return redirect("modelhub:exchange_edit", pk=pk)
+        return self.page(form=form, exchange=row, tested=None, status=422)
+
+
+class ExchangeDelete(AdministratorView):
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        services.exchange_delete(actor=request.user, exchange=get_object_or_404(Exchange, pk=pk))
+        messages.success(request, "The exchange was removed.")
+        return redirect("modelhub:exchange_admin")
