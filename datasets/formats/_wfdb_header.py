@@ -13,7 +13,8 @@ MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_SIGNALS = 1024
 MAX_SEGMENTS = 100_000
 DEFAULT_FS_HZ = 250.0
-FORMATS = frozenset((8, 16, 24, 32, 61, 80, 160, 212, 310, 311, 508, 516, 524))
+# Format 0 describes a signal that a segment does not have.
+FORMATS = frozenset((0, 8, 16, 24, 32, 61, 80, 160, 212, 310, 311, 508, 516, 524))
 
 _RECORD = re.compile(r"[ \t]*([^\s/]+)(?:/(\d+))?[ \t]+(\d+)(?:[ \t]+(.*))?$")
 _RATE = re.compile(r"(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)(?:/.*)?$")

@@ -23,6 +23,8 @@ _NO_SAMPLE = {
     16: -(1 << 15), 24: -(1 << 23), 32: -(1 << 31), 61: -(1 << 15), 80: -(1 << 7), 160: -(1 << 15), 212: -(1 << 11),
     310: -(1 << 9), 311: -(1 << 9), 508: -(1 << 7), 516: -(1 << 15), 524: -(1 << 23),
 }  # fmt: skip
+# Two-byte formats that are decoded here: least and most significant byte first.
+_PLAIN = {16: np.dtype("<i2"), 61: np.dtype(">i2")}
 _FLAC = frozenset((508, 516, 524))
 _STREAMINFO_END = 26
 
@@ -44,15 +46,15 @@ class SignalFile:
         """
         first = self.specs[0]
         check_size(self.header.name, len(self.specs), self.frames * max(spec.per_frame for spec in self.specs))
-        if first.fmt == 16 and all(
-            spec.fmt == 16 and spec.per_frame == 1 and spec.skew == 0 and spec.offset == first.offset
+        if first.fmt in _PLAIN and all(
+            spec.fmt == first.fmt and spec.per_frame == 1 and spec.skew == 0 and spec.offset == first.offset
             for spec in self.specs
         ):
             return self._plain(rows, factors, notes)
         return self._through_wfdb(rows, factors, per_frame)
 
     def _plain(self, rows: list[int], factors: list[float], notes: list[str]) -> np.ndarray:
-        """Decode interleaved little-endian 16-bit samples; bit for bit ``wfdb.rdsamp``'s values cast to float32."""
+        """Decode interleaved 16-bit samples; bit for bit ``wfdb.rdsamp``'s values cast to float32."""
         width = len(self.specs)
         needed = 2 * width * self.frames
         with self.file.open() as stream:
@@ -61,7 +63,9 @@ class SignalFile:
             data = stream.read(needed)
         if len(data) < needed:
             raise self._truncated(len(data) // (2 * width))
-        digits = np.ascontiguousarray(np.frombuffer(data, dtype="<i2").reshape(self.frames, width).T)
+        digits = np.ascontiguousarray(
+            np.frombuffer(data, _PLAIN[self.specs[0].fmt]).reshape(self.frames, width).T, np.int16
+        )
         _compare_checksums(digits, self.specs, notes)
         if len(rows) < width:
             digits = digits[rows]

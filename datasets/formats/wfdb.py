@@ -182,6 +182,7 @@ def _channels(
 
 def _common_rate(specs: Sequence[SignalSpec], names: set[str], notes: list[str]) -> int:
     """Return the samples per frame that all ECG signals share; 1 when they differ (the faster ones are averaged)."""
+    specs = [spec for spec in specs if spec.fmt != 0]
     found = {spec.per_frame for spec in specs if spec.name in names}
     if len(found) == 1:
         return found.pop()
@@ -247,7 +248,7 @@ def _joined(
         rows = []
         for row, channel in enumerate(channels.values()):
             for index, spec in enumerate(segment.header.signals):
-                if spec.name == channel.source and index not in here:
+                if spec.name == channel.source and spec.fmt != 0 and index not in here:
                     factor = millivolts_per(spec.unit)
                     here[index] = _Channel(
                         channel.lead, channel.source, channel.factor_mv if factor is None else factor

@@ -1,0 +1,92 @@
+"""Speed of the format readers.
+
+Run: ``python -m tests.bench formats``. Plain WFDB is held against ``wfdb.rdsamp`` of the same record on the same
+core, both from file to samples in millivolt (ours float32, the package's float64); our time includes the header, the
+checksums and the finished record. Without the shared files a record of the same size is written first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wfdb
+
+from datasets.ecg import LEADS_12
+from datasets.formats import registry
+from datasets.formats.archive import FileSource, FolderSource, unpack
+from datasets.formats.base import ReadOptions
+
+GOAL_RATIO = 40.0
+
+
+def _made(folder: Path) -> Path:
+    digits = np.random.default_rng(1).integers(-2000, 2000, (5000, 12))
+    wfdb.wrsamp("made", 500, ["mV"] * 12, list(LEADS_12), d_signal=digits, fmt=["16"] * 12, adc_gain=[1000.0] * 12,
+                baseline=[0] * 12, write_dir=str(folder))  # fmt: skip
+    return folder / "made.hea"
+
+
+def _median_s(task: Callable[[], object], rounds: int) -> float:
+    task()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        task()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def run() -> list[dict[str, Any]]:
+    """Measure both readers alternately, so that other load on the machine meets both."""
+    entry = registry.readers()["wfdb"]
+    options = ReadOptions()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        header = _made(folder)
+        index = {path.name: path for path in folder.iterdir()}
+        source = FileSource(header.name, header, index)
+        record = str(header.with_suffix(""))
+        ours, theirs = [], []
+        for _ in range(5):
+            ours.append(_median_s(lambda: entry.read(source, options), 200))
+            theirs.append(_median_s(lambda: wfdb.rdsamp(record), 20))
+        signal = entry.read(source, options).records[0][1].signal
+        same = np.array_equal(signal, wfdb.rdsamp(record)[0].T.astype(np.float32))
+        unpacked = _unpack_rate(folder, header)
+    ratio = float(np.median(theirs)) / float(np.median(ours))
+    return [
+        {"name": "WFDB 16-bit 12 x 5000, times faster than wfdb.rdsamp", "value": round(ratio, 1), "unit": "x",
+         "goal": f">= {GOAL_RATIO:g}, same samples", "ok": ratio >= GOAL_RATIO and same},
+        {"name": "WFDB 16-bit 12 x 5000, one record", "value": round(float(np.median(ours)) * 1e6, 1), "unit": "us", "goal": None, "ok": None},
+        {"name": "zip of WFDB records, unpacked and read", "value": round(unpacked), "unit": "records/s", "goal": None, "ok": None},
+    ]  # fmt: skip
+
+
+def _unpack_rate(folder: Path, header: Path) -> float:
+    import zipfile
+
+    archive, count = folder / "many.zip", 100
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        data = header.with_suffix(".dat").read_bytes()
+        for i in range(count):
+            out.writestr(f"r{i}.hea", header.read_text().replace("made", f"r{i}"))
+            out.writestr(f"r{i}.dat", data)
+    into = folder / "into"
+    into.mkdir()
+    start = time.perf_counter()
+    files = FolderSource(dict(unpack(archive, "many.zip", into).files))
+    for i in range(count):
+        source = files.get(f"r{i}.hea")
+        assert source is not None
+        registry.read(source)
+    return count / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(row["name"], row["value"], row["unit"], row["goal"] or "")
