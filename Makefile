@@ -14,7 +14,7 @@ PURE := $(wildcard datasets/ecg.py datasets/formats datasets/preprocess datasets
 	modelhub/contract.py modelhub/bundle.py modelhub/onnx modelhub/runtime modelhub/architectures \
 	training/problems training/metrics training/engine viz/figures \
 	ecgportal/errors.py ecgportal/home.py ecgportal/bootstrap.py ecgportal/os_account.py ecgportal/embedded_pg.py \
-	ecgportal/logfiles.py ecgportal/processes.py ecgportal/supervisor.py)
+	ecgportal/listening.py ecgportal/logfiles.py ecgportal/processes.py ecgportal/supervisor.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test proofs bench lint format shell clean

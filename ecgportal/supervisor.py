@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,8 +27,9 @@ import psutil
 
 from ecgportal import home
 from ecgportal.embedded_pg import DatabaseError, EmbeddedServer
+from ecgportal.listening import StartError, check_port, health, web_address
 from ecgportal.logfiles import ErrorTail, cap_size
-from ecgportal.processes import MARK, AlreadyRunning, Guardian, end_processes, marked_processes, take_lock
+from ecgportal.processes import MARK, AlreadyRunning, Guardian, end_processes, is_alive, marked_processes, take_lock
 
 ROLES = ("all", "web", "workers")
 QUEUES = ("portal", "train")
@@ -40,70 +39,32 @@ _STEADY_AFTER_S = 60.0
 _WEB_FIRST_S = 6.0
 
 
-class StartError(RuntimeError):
-    """The portal cannot be started; the sentence says why and what to do."""
-
-
 @dataclass
 class Child:
-    """One process that is kept running; with ``after_web`` its first start leaves the processors to the web server."""
+    """One process that is kept running.
+
+    Parameters
+    ----------
+    after_web: the first start leaves the processors to the web server.
+    one_body: the death of one of its forked processes must be followed by a start of all of them.
+    """
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     after_web: bool = False
+    one_body: bool = False
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     delay_s: float = 0.0
     start_at: float = 0.0
+    members: set[psutil.Process] = field(default_factory=set)
 
 
 def say(line: str) -> None:
     """Print one line to the terminal at once; a terminal that is gone does not matter."""
     with contextlib.suppress(OSError, ValueError):
         print(line, flush=True)
-
-
-def web_address() -> tuple[str, int]:
-    """Return ``PORTAL_BIND`` and ``PORT``.
-
-    Raises
-    ------
-    StartError: PORT is not a port.
-    """
-    given = os.environ.get("PORT") or "8000"
-    if not given.isdigit() or not 0 < int(given) < 65536:
-        raise StartError(f"PORT is {given!r}; it must be a number from 1 to 65535.")
-    return os.environ.get("PORTAL_BIND") or "127.0.0.1", int(given)
-
-
-def check_port(bind: str, port: int) -> None:
-    """Raise ``StartError`` when the web server could not listen on the address."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        raise StartError(
-            f"The web server cannot listen on {bind} port {port} ({error.strerror or error}). "
-            "Stop the program that uses the port, or set PORT (and PORTAL_BIND) to a free address."
-        ) from error
-
-
-def health(bind: str, port: int, timeout_s: float = 5.0) -> int | None:
-    """Return the HTTP status of ``GET /healthz``, None when nothing answers."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
-    hosts = [name.lstrip(".") for name in os.environ.get("PORTAL_ALLOWED_HOSTS", "").split(",") if name.strip("*. ")]
-    connection = http.client.HTTPConnection(reachable, port, timeout=timeout_s)
-    try:
-        connection.request("GET", "/healthz", headers={"Host": hosts[0].strip()} if hosts else {})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
 
 
 def portal_children(role: str, bind: str, port: int) -> list[Child]:
@@ -144,7 +105,9 @@ def portal_children(role: str, bind: str, port: int) -> list[Child]:
         children.append(Child("jobs", [python, manage, "supervise_jobs", "--skip-checks"]))
         for queue in QUEUES:
             command = [python, manage, "qcluster", "-n", queue, "--skip-checks"]
-            children.append(Child(f"queue-{queue}", command, {"Q_CLUSTER_NAME": queue}, after_web=role == "all"))
+            # A worker that is killed while it waits for a message takes a lock with it that the others need.
+            child = Child(f"queue-{queue}", command, {"Q_CLUSTER_NAME": queue}, role == "all", one_body=True)
+            children.append(child)
     return children
 
 
@@ -280,6 +243,9 @@ class Supervisor:
             self._next_slow_check = now + 0.25
             self._announce()
             self._reap_strays()
+            for child in self.children:
+                if child.one_body and child.process is not None:
+                    self._watch_members(child, child.process.pid)
             for path in self.logs_dir.glob("*.log"):
                 cap_size(path)
 
@@ -313,6 +279,24 @@ class Supervisor:
         where = "" if self.to_terminal else f" (see {self.logs_dir / child.name}.log)"
         say(f"{child.name} {how}; starting it again in {child.delay_s:.1f} s{where}.")
         child.process = None
+        child.members = set()
+
+    def _watch_members(self, child: Child, leader: int) -> None:
+        """End the whole child when one of its processes (not of its jobs: those lead sessions) is gone."""
+        try:
+            found = psutil.Process(leader).children(recursive=True)
+        except psutil.Error:
+            return
+        gone = [process for process in child.members if not is_alive(process.pid)]
+        if gone:
+            say(f"Process {gone[0].pid} of {child.name} ended suddenly; starting {child.name} again.")
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(leader, signal.SIGKILL)
+        child.members = set()
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                if not gone and os.getsid(process.pid) == leader:
+                    child.members.add(process)
 
     def _announce(self) -> None:
         if self._announced or self.web is None:

@@ -19,8 +19,9 @@ import pytest
 
 from ecgportal import processes
 from ecgportal.embedded_pg import EmbeddedServer
+from ecgportal.listening import StartError, check_port, health, web_address
 from ecgportal.logfiles import ErrorTail, cap_size
-from ecgportal.supervisor import QUEUES, Child, StartError, Supervisor, check_port, health, portal_children, web_address
+from ecgportal.supervisor import QUEUES, Child, Supervisor, portal_children
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -250,6 +251,33 @@ def test_strays_of_dead_parents_are_collected(tmp_path, monkeypatch):
     with pytest.raises(ChildProcessError):
         os.waitpid(stray, os.WNOHANG)
     assert known.wait() == 0
+
+
+def test_a_queue_that_lost_a_process_is_started_again_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("PORTAL_HOME", str(tmp_path))
+    monkeypatch.delenv("PORTAL_RUN", raising=False)
+    fork = f"import os, subprocess, sys, time; os.fork(); subprocess.Popen([sys.executable, '-S', '-c', {STUBBORN!r}], "
+    code = fork + "start_new_session=True) if os.getpid() == os.getsid(0) else None; time.sleep(600)"
+    supervisor = Supervisor([Child("queue", [sys.executable, "-S", "-c", code], one_body=True)])
+    (queue,) = supervisor.children
+    try:
+        supervisor._start(queue)
+        leader = psutil.Process(queue.process.pid)
+        until(lambda: len(leader.children()) == 2, "a forked process and a job")
+        member, job = sorted(leader.children(), key=lambda process: os.getsid(process.pid) == process.pid)
+        until(lambda: os.getsid(job.pid) == job.pid, "the job's own session")
+        supervisor._watch_members(queue, leader.pid)
+        assert queue.members == {member}
+        job.kill()
+        job_gone = until(lambda: not processes.is_alive(job.pid), "the job's end")
+        supervisor._watch_members(queue, leader.pid)
+        assert job_gone and queue.process.poll() is None, "the end of a job is an everyday thing"
+        member.kill()
+        until(lambda: not processes.is_alive(member.pid), "the member's end")
+        supervisor._watch_members(queue, leader.pid)
+        assert queue.process.wait(10) == -signal.SIGKILL
+    finally:
+        processes.end_processes(supervisor.run_dir, hurry=lambda: True, reap=supervisor._reap)
 
 
 def test_workers_wait_until_the_database_is_up_to_date(tmp_path, monkeypatch, capsys):
