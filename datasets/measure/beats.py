@@ -101,7 +101,7 @@ class PEvidence:
     """How surely P waves precede the beats.
 
     similarity: median correlation of the stretch before each QRS with their median; strength: power of the
-    mean stretch over the power that differs from beat to beat; spread_s: median absolute deviation of PR.
+    median stretch over the median power by which a beat differs from it; spread_s: median absolute deviation of PR.
     """
 
     similarity: float
@@ -124,9 +124,9 @@ def p_evidence(x: np.ndarray, fs_hz: float, beats: list[Beat]) -> PEvidence:
     left, right = cut[:, :, :edge].mean(axis=2), cut[:, :, -edge:].mean(axis=2)
     ramp = np.linspace(0, 1, span)
     flat = (cut - left[:, :, None] - (right - left)[:, :, None] * ramp).reshape(len(rows), -1)
-    mean = flat.mean(axis=0)
-    noise = ((flat - mean) ** 2).sum() / (len(rows) - 1)
     middle = np.median(flat, axis=0)
+    # Medians, so that a few early beats whose P lies in the T before them do not hide the others'.
+    noise = float(np.median(((flat - middle) ** 2).sum(axis=1)))
     norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(middle)
     similar = np.where(norms > 0, flat @ middle / np.maximum(norms, 1e-12), 0.0)
     per_beat = np.zeros(len(beats))
@@ -134,5 +134,5 @@ def p_evidence(x: np.ndarray, fs_hz: float, beats: list[Beat]) -> PEvidence:
     pr = np.array([(b.qrs[0] - b.p[0]) / fs_hz for b in beats if b.qrs and b.p])
     spread = float(np.median(np.abs(pr - np.median(pr)))) if pr.size else float("inf")
     return PEvidence(
-        float(np.median(similar)), float((mean**2).sum() / max(noise, 1e-12)), spread, pr.size / max(1, len(rows)), per_beat
+        float(np.median(similar)), float((middle**2).sum() / max(noise, 1e-12)), spread, pr.size / max(1, len(rows)), per_beat
     )

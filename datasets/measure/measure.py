@@ -144,14 +144,16 @@ def _why_no_p(evidence: PEvidence, rr_ms: np.ndarray) -> str | None:
 
     The limits separate, on LUDB, sinus rhythms from fibrillation, flutter and dissociated rhythms.
     """
-    if evidence.share_found < 0.5 or evidence.similarity < 0.70 or evidence.strength < 0.35:
+    if evidence.similarity < 0.75 or evidence.strength < 1.2:
         return "No P wave precedes the beats consistently (as in atrial fibrillation, flutter or dissociation, or under noise)."
+    if evidence.share_found < 0.6:
+        return "The waves before the QRS run into the T wave or into each other; no P wave stands alone."
     if evidence.spread_s > 0.020:
         return "The interval from P to QRS changes from beat to beat, so no single PR describes the record."
     if rr_ms.size >= 3:
         variation = float(np.sqrt(np.mean(np.diff(rr_ms) ** 2)) / rr_ms.mean())
-        if variation > _IRREGULAR and evidence.strength < 1.5:
-            return "The rhythm is irregular and the waves before the QRS are too weak to be called P waves."
+        if variation > _IRREGULAR and evidence.strength < 5:
+            return "The rhythm is irregular and the waves before the QRS are too uneven to be called P waves."
     return None
 
 
