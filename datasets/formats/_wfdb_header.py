@@ -105,32 +105,39 @@ def _record_line(line: str) -> tuple[str, int | None, int, float, int | None, st
     )
 
 
-def _signal_line(line: str) -> SignalSpec | None:
-    words = line.split(None, 8)
-    if len(words) < 2:
+@lru_cache(maxsize=8192)
+def _steady(
+    format_: str, calibration: str, zero: str, name: str
+) -> tuple[int, int, int, int, float | None, int, str, str] | None:
+    """Parse those fields of a signal line that the records of a collection share."""
+    shape = _format(format_)
+    gain = _gain(calibration) if calibration else (None, None, "mV")
+    if shape is None or gain is None:
         return None
-    shape = _format(words[1])
-    if shape is None:
-        return None
-    count = len(words)
-    gain, baseline, unit = None, None, "mV"
-    if count > 2:
-        calibration = _gain(words[2])
-        if calibration is None:
-            return None
-        gain, baseline, unit = calibration
-    zero, initial, checksum = 0, 0, None
     try:
-        if count > 4:
-            zero = int(words[4])
-        if count > 5:
-            initial = int(words[5])
-        if count > 6:
-            checksum = int(words[6])
+        baseline = int(zero) if gain[1] is None else gain[1]
     except ValueError:
         return None
-    name = words[8].rstrip() if count > 8 else ""
-    return SignalSpec(words[0], *shape, gain, zero if baseline is None else baseline, unit, initial, checksum, name)
+    return (*shape, gain[0], baseline, gain[2], name.rstrip())
+
+
+def _signal_line(line: str) -> SignalSpec | None:
+    words = line.split(None, 8)
+    count = len(words)
+    if count < 2:
+        return None
+    if count < 9:
+        # Fields that the line leaves out: no calibration, zero, no name.
+        words += ("", "0", "0", "0", "0", "0", "")[count - 2 :]
+    steady = _steady(words[1], words[2], words[4], words[8])
+    if steady is None:
+        return None
+    try:
+        initial, checksum = int(words[5]), int(words[6]) if count > 6 else None
+    except ValueError:
+        return None
+    fmt, per_frame, skew, offset, gain, baseline, unit, name = steady
+    return SignalSpec(words[0], fmt, per_frame, skew, offset, gain, baseline, unit, initial, checksum, name)
 
 
 def looks_like_header(text: str, *, whole: bool) -> bool:

@@ -358,12 +358,13 @@ class FileSource:
     upload; neighbours are looked up in it and nowhere else.
     """
 
-    __slots__ = ("_index", "_path", "name")
+    __slots__ = ("_folder", "_index", "_path", "name")
 
     def __init__(self, name: str, path: Path, index: Mapping[str, Path] | None = None):
         self.name = name
         self._path = path
         self._index = index if index is not None else {}
+        self._folder = name[: name.rfind("/") + 1]
 
     @property
     def size(self) -> int:
@@ -374,12 +375,11 @@ class FileSource:
 
     def companion(self, name: str) -> FileSource | None:
         """Return the file ``name`` of the same folder of the upload; None for anything that is not a bare name."""
-        if not name or "/" in name or "\\" in name or name in (".", ".."):
-            return None
-        folder, slash, _ = self.name.rpartition("/")
-        full = f"{folder}{slash}{name}"
+        full = self._folder + name
         path = self._index.get(full)
-        return None if path is None else FileSource(full, path, self._index)
+        if path is None or not name or "/" in name or "\\" in name or name in (".", ".."):
+            return None
+        return FileSource(full, path, self._index)
 
 
 class FolderSource:

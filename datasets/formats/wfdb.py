@@ -26,8 +26,9 @@ from datasets.formats._wfdb_header import (
 from datasets.formats._wfdb_notes import Annotation, Statements, read_annotations
 from datasets.formats._wfdb_signals import SignalFile, frames_that_fit
 from datasets.formats.base import HEAD_BYTES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
-from ecgportal.errors import NeedsAnswer, UnreadableFile
+from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
+_USUAL_HEADER_BYTES = 16 * 1024
 MAX_ANNOTATION_BYTES = 16 * 1024 * 1024
 
 _SIGNAL_FILE = re.compile(r".+\.(dat|mat|xyz|d\d{1,2})$", re.IGNORECASE)
@@ -72,41 +73,35 @@ def _sniff(head: bytes, name: str) -> bool:
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:
     used: list[str] = []
+    notes: list[str] = []
     header = _header(source)
-    if header.segments is None:
-        notes: list[str] = []
-        header = _georgia_gain(header, notes)
-        layout = header.signals
-        segments = [_Segment(0, header.n_frames or _frames_from_size(source, header, used), header, source)]
-    else:
-        notes = []
-        layout, segments = _segments(source, header, used)
-    channels, dropped = _channels(source.name, layout, options)
-    specs = [spec for segment in segments if segment.header for spec in segment.header.signals]
-    per_frame = _common_rate(specs, {channel.source for channel in channels.values()}, notes)
-    frames = segments[-1].start + segments[-1].frames
-    check_size(source.name, len(channels), frames * per_frame)
-    if len(segments) == 1 and header.segments is None:
-        signal = _segment_signal(segments[0], channels, per_frame, options, used, notes)
-    else:
-        signal = _joined(segments, channels, frames, per_frame, options, used, notes)
     if not 0 < header.fs_hz < 1e6:
         raise UnreadableFile(
             f"{source.name} states a sampling rate of {header.fs_hz:g} Hz. Correct the header.", code="bad_rate"
         )
+    if header.segments is None:
+        header = _georgia_gain(header, notes)
+        choice = _channels(source.name, header.signals, options)
+        segment = _Segment(0, header.n_frames or _frames_from_size(source, header, used), header, source)
+        per_frame = _common_rate(header.signals, choice, notes)
+        signal = _segment_signal(segment, choice.channels, per_frame, options, used, notes)
+    else:
+        layout, segments = _segments(source, header, used)
+        choice = _channels(source.name, layout, options)
+        specs = [spec for part in segments if part.header for spec in part.header.signals]
+        per_frame = _common_rate(specs, choice, notes)
+        signal = _joined(source.name, segments, choice.channels, per_frame, options, used, notes)
     said = Statements(header.comments)
-    leads = tuple(channel.lead for channel in channels.values())
-    by_number = [channels[i].lead if i in channels else None for i in range(len(layout))]
     meta = RecordMeta(
         age=said.age,
         sex=said.sex,
         labels=said.labels,
-        annotations=_annotations(source, header.fs_hz, layout, by_number, used),
-        dropped_channels=dropped,
+        annotations=_annotations(source, header.fs_hz, choice, used),
+        dropped_channels=choice.dropped,
         recorded_at=header.recorded_at,
         notes=tuple(notes),
     )
-    record = Record(signal, header.fs_hz * per_frame, leads, meta=meta)
+    record = Record(signal, header.fs_hz * per_frame, choice.leads, meta=meta)
     return ReadResult(((_key(source.name), record),), tuple(dict.fromkeys(used)))
 
 
@@ -116,7 +111,13 @@ def _key(name: str) -> str:
 
 
 def _header(source: Source) -> Header:
-    return parse_header(read_bytes(source, MAX_HEADER_BYTES).decode("utf-8", "replace"), source.name)
+    with source.open() as stream:
+        data = stream.read(_USUAL_HEADER_BYTES)
+        if len(data) == _USUAL_HEADER_BYTES:
+            data += stream.read(MAX_HEADER_BYTES + 1 - len(data))
+    if len(data) > MAX_HEADER_BYTES:
+        raise TooLarge(f"{source.name} is larger than any WFDB header ({MAX_HEADER_BYTES // 1024} KB).")
+    return parse_header(data.decode("utf-8", "replace"), source.name)
 
 
 def _georgia_gain(header: Header, notes: list[str]) -> Header:
@@ -124,7 +125,12 @@ def _georgia_gain(header: Header, notes: list[str]) -> Header:
 
     The later releases carry the same samples under 1000/mV; with 4880 every wave would be a fifth of its size.
     """
-    if not _GEORGIA.match(header.name) or not header.signals or any(spec.gain != 4880 for spec in header.signals):
+    if (
+        not header.signals
+        or header.signals[0].gain != 4880
+        or not _GEORGIA.match(header.name)
+        or any(spec.gain != 4880 for spec in header.signals)
+    ):
         return header
     notes.append(
         "The header states 4880 digits per mV, a known mistake of the first Georgia release of CinC 2020; "
@@ -146,47 +152,80 @@ def _lead(name: str, unit: str) -> tuple[str, float | None] | None:
     return lead, factor
 
 
-def _channels(
-    name: str, layout: Sequence[SignalSpec], options: ReadOptions
-) -> tuple[dict[int, _Channel], tuple[str, ...]]:
-    """Choose the ECG signals of a record by signal number; also the names of the others."""
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The ECG signals among a record's signals, by signal number; the same for all records of a collection.
+
+    by_number: lead of every signal, None where it is not kept. marks: ``(suffix, lead)`` of the annotation files that
+    may lie beside the header. open: ``(lead, unit)`` of a lead whose unit is no voltage.
+    """
+
+    channels: dict[int, _Channel]
+    leads: tuple[str, ...]
+    by_number: tuple[str | None, ...]
+    dropped: tuple[str, ...]
+    marks: tuple[tuple[str, str | None], ...]
+    open: tuple[str, str] | None
+
+
+@lru_cache(maxsize=512)
+def _choose(signals: tuple[tuple[str, str], ...], unit: str | None) -> _Choice:
+    """Choose the ECG signals from ``(name, unit)`` of all signals; ``unit`` is the user's answer."""
     channels: dict[int, _Channel] = {}
     dropped: list[str] = []
     taken: set[str] = set()
-    for index, spec in enumerate(layout):
-        found = _lead(spec.name, spec.unit)
+    open_: tuple[str, str] | None = None
+    for index, (name, stated) in enumerate(signals):
+        found = _lead(name, stated)
         if found is None:
-            dropped.append(spec.name or f"signal {index}")
+            dropped.append(name or f"signal {index}")
             continue
         lead, factor = found
         if factor is None:
-            if options.unit is None:
-                raise NeedsAnswer(
-                    f"{name} gives lead {lead} in {spec.unit!r}, which is not a voltage.",
-                    fields={
-                        "unit": f"Unit of lead {lead}: the header says {spec.unit!r}; mV is usual. Give mV, uV or <number>/mV."
-                    },
-                )
-            factor = option_unit_mv(options.unit)
+            if unit is None:
+                open_ = open_ or (lead, stated)
+            factor = option_unit_mv(unit or "mV")
         lead = lead or f"signal {index}"
         if lead in taken:
-            lead = next(f"{lead} ({i})" for i in range(2, len(layout) + 2) if f"{lead} ({i})" not in taken)
+            lead = next(f"{lead} ({i})" for i in range(2, len(signals) + 2) if f"{lead} ({i})" not in taken)
         taken.add(lead)
-        channels[index] = _Channel(lead, spec.name, factor)
-    if not channels:
-        raise UnreadableFile(
-            f"{name} has no ECG lead; its signals are: {', '.join(dropped[:20]) or 'none'}.", code="no_ecg_lead"
+        channels[index] = _Channel(lead, name, factor)
+    by_number = tuple(channels[i].lead if i in channels else None for i in range(len(signals)))
+    marks = (
+        ("atr", None),
+        *((name.lower(), lead) for (name, _), lead in zip(signals, by_number) if lead and name.isalnum()),
+    )
+    leads = tuple(channel.lead for channel in channels.values())
+    return _Choice(channels, leads, by_number, tuple(dropped), marks, open_)
+
+
+def _channels(name: str, layout: Sequence[SignalSpec], options: ReadOptions) -> _Choice:
+    choice = _choose(tuple([(spec.name, spec.unit) for spec in layout]), options.unit)
+    if choice.open is not None:
+        lead, unit = choice.open
+        raise NeedsAnswer(
+            f"{name} gives lead {lead} in {unit!r}, which is not a voltage.",
+            fields={
+                "unit": f"Guess: mV. The header gives lead {lead} in {unit!r}; mV is usual. Give mV, uV or <number>/mV."
+            },
         )
-    return channels, tuple(dropped)
+    if not choice.channels:
+        raise UnreadableFile(
+            f"{name} has no ECG lead; its signals are: {', '.join(choice.dropped[:20]) or 'none'}.", code="no_ecg_lead"
+        )
+    return choice
 
 
-def _common_rate(specs: Sequence[SignalSpec], names: set[str], notes: list[str]) -> int:
+def _common_rate(specs: Sequence[SignalSpec], choice: _Choice, notes: list[str]) -> int:
     """Return the samples per frame that all ECG signals share; 1 when they differ (the faster ones are averaged)."""
-    specs = [spec for spec in specs if spec.fmt != 0]
-    found = {spec.per_frame for spec in specs if spec.name in names}
+    if all(spec.per_frame == 1 for spec in specs):
+        return 1
+    names = {channel.source for channel in choice.channels.values()}
+    specs = [spec for spec in specs if spec.fmt != 0 and spec.name in names]
+    found = {spec.per_frame for spec in specs}
     if len(found) == 1:
         return found.pop()
-    faster = sorted({spec.name for spec in specs if spec.name in names and spec.per_frame > 1})
+    faster = sorted({spec.name for spec in specs if spec.per_frame > 1})
     if faster:
         notes.append(f"Sampled faster than the other leads and averaged to their rate: {', '.join(faster)}.")
     return 1
@@ -231,15 +270,17 @@ def _segments(source: Source, header: Header, used: list[str]) -> tuple[tuple[Si
 
 
 def _joined(
+    name: str,
     segments: Sequence[_Segment],
     channels: dict[int, _Channel],
-    frames: int,
     per_frame: int,
     options: ReadOptions,
     used: list[str],
     notes: list[str],
 ) -> np.ndarray:
     """Put the segments of a record side by side; what no segment holds is NaN."""
+    frames = segments[-1].start + segments[-1].frames
+    check_size(name, len(channels), frames * per_frame)
     signal = np.full((len(channels), frames * per_frame), np.nan, dtype=np.float32)
     for segment in segments:
         if segment.header is None:
@@ -280,17 +321,17 @@ def _segment_signal(
     parts = []
     first = 0
     while first < len(specs):
+        file = specs[first].file
         last = first + 1
-        while last < len(specs) and specs[last].file == specs[first].file:
+        while last < len(specs) and specs[last].file == file:
             last += 1
         wanted = [i for i in range(first, last) if i in channels]
         if wanted:
-            group = specs[first:last]
-            companion = _companion(segment.source, group[0].file, used)
-            rows = [i - first for i in wanted]
+            stored = SignalFile(
+                segment.source, _companion(segment.source, file, used), specs[first:last], segment.frames
+            )
             factors = [channels[i].factor_mv for i in wanted]
-            stored = SignalFile(segment.source, companion, group, segment.frames)
-            parts.append(stored.millivolt(rows, factors, per_frame, notes))
+            parts.append(stored.millivolt([i - first for i in wanted], factors, per_frame, notes))
         first = last
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -330,17 +371,15 @@ def _companion(source: Source, name: str, used: list[str]) -> Source:
     return companion
 
 
-def _annotations(
-    source: Source, fs_hz: float, layout: Sequence[SignalSpec], leads: Sequence[str | None], used: list[str]
-) -> tuple[Annotation, ...]:
+def _annotations(source: Source, fs_hz: float, choice: _Choice, used: list[str]) -> tuple[Annotation, ...]:
     """Read the reference annotations beside the header: ``.atr``, and one file a lead as in LUDB (``.i`` to ``.v6``)."""
     stem = _key(source.name)
     found: list[Annotation] = []
-    for suffix, lead in [("atr", None), *((spec.name.lower(), lead) for spec, lead in zip(layout, leads))]:
-        companion = source.companion(f"{stem}.{suffix}") if suffix and suffix not in ("hea", "dat", "mat") else None
+    for suffix, lead in choice.marks:
+        companion = source.companion(f"{stem}.{suffix}")
         if companion is None:
             continue
-        read = read_annotations(read_bytes(companion, MAX_ANNOTATION_BYTES), fs_hz, leads)
+        read = read_annotations(read_bytes(companion, MAX_ANNOTATION_BYTES), fs_hz, choice.by_number)
         used.append(companion.name)
         found += read if lead is None else [(time, symbol, lead, note) for time, symbol, _, note in read]
     found.sort(key=lambda annotation: annotation[0])
