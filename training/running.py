@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from django.db import transaction
 
+from datasets.fingerprint import same_signal
 from datasets.models import Record
 from datasets.preparing import StoreView, bring_up_to_date
 from datasets.preprocess.recipe import Recipe
-from datasets.splits import SplitItem, split
+from datasets.splits import SplitItem, merged_groups, split
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import JobCancelled, TrainingFailed
@@ -85,28 +86,29 @@ def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str],
     if run.split_id is not None:
         rows = SplitMember.objects.filter(split=run.split_id).values_list("record_id", "group__part")
         return {str(record): part for record, part in rows}, []
+    twins = same_signal({str(item.record): item.fingerprint or None for item in items})
     entries = [
         SplitItem(
-            key=str(item.record), group=item.group, labels=item.classes, fold=None, same_signal=item.fingerprint or None
+            key=str(item.record),
+            group=item.group,
+            labels=item.classes,
+            fold=None,
+            same_signal=twins.get(str(item.record)),
         )
         for item in items
     ]
-    result = split(entries, seed=run.settings["seed"])
-    row = Split.objects.create(
-        dataset=run.dataset,
-        digest=split_digest(result.parts),
-        settings={"seed": run.settings["seed"], "method": "by subject, stratified"},
+    result = split(entries, fractions=FRACTIONS, seed=run.settings["seed"])
+    how = {"seed": run.settings["seed"], "method": "by subject and signal, stratified", "fractions": FRACTIONS}
+    row = Split.objects.create(dataset=run.dataset, digest=result.digest, settings=how)
+    # A group is named after its first record, which is unique; its members share a subject or a signal.
+    members = merged_groups(entries)
+    groups = SplitGroup.objects.bulk_create(
+        SplitGroup(split=row, key=group[0].key, part=result.parts[group[0].key]) for group in members
     )
-    parts_of_groups = {result.groups[key]: part for key, part in result.parts.items()}
-    groups = {
-        group.key: group
-        for group in SplitGroup.objects.bulk_create(
-            SplitGroup(split=row, key=name[:130], part=part) for name, part in parts_of_groups.items()
-        )
-    }
     SplitMember.objects.bulk_create(
-        SplitMember(split=row, group=groups[result.groups[str(item.record)][:130]], record_id=item.record)
-        for item in items
+        SplitMember(split=row, group=group, record_id=item.key)
+        for group, items_of in zip(groups, members, strict=True)
+        for item in items_of
     )
     run.split = row
     run.save(update_fields=["split"])

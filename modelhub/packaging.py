@@ -1,0 +1,77 @@
+"""Bundles of versions: signed with this portal's key, with a generated sample and nothing about any patient."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from django.db import IntegrityError, transaction
+
+from datasets.preprocess.recipe import Recipe
+from datasets.simulate import simulate
+from ecgportal import secrets, storage
+from modelhub import bundle, loading
+from modelhub.contract import ModelContract
+from modelhub.models import ModelVersion, SigningKey
+
+# The facts that may travel; everything else of a version stays here.
+MANIFEST_FACTS = ("name", "number", "created_at", "licence", "task", "parameters", "architecture", "parent_sha256", "sha256", "metrics", "records", "label_map")
+
+
+def own_key() -> SigningKey:
+    """Return this portal's signing key, made at its first use."""
+    row = SigningKey.objects.exclude(private_encrypted="").first()
+    if row is not None:
+        return row
+    private = bundle.new_signing_key()
+    try:
+        with transaction.atomic():
+            return SigningKey.objects.create(
+                name="this portal", public_key=bundle.public_key_of(private).hex(), private_encrypted=secrets.encrypt(base64.b64encode(private).decode())
+            )
+    except IntegrityError:
+        # Another process made it at the same moment.
+        return SigningKey.objects.exclude(private_encrypted="").get()
+
+
+def trusted_keys() -> list[bytes]:
+    """Return the public keys whose signatures count: this portal's own and those that an administrator added."""
+    own_key()
+    return [bytes.fromhex(key) for key in SigningKey.objects.values_list("public_key", flat=True)]
+
+
+def sample_for(version: ModelVersion, contract: ModelContract) -> tuple[np.ndarray, np.ndarray]:
+    """Return two generated ECGs as the model gets them, and its answers."""
+    recipe = Recipe.from_json(loading.recipe_of(contract))
+    signals = np.stack([recipe.apply(simulate(name, seed, fs_hz=500.0).record).signal for seed, name in enumerate(("SNR", "AF"), start=7)])
+    return signals, loading.predictor(version).predict(signals)
+
+
+def manifest_of(version: ModelVersion) -> dict[str, Any]:
+    """Return the facts that travel with a version."""
+    evaluation = version.evaluations.exclude(report={}).order_by("created_at").first()  # type: ignore[attr-defined]
+    metrics = {}
+    if evaluation is not None:
+        metrics = {name: evaluation.report.get(name) for name in ("auroc_macro", "f1_macro", "f1_weighted")} | {"n": evaluation.report.get("n"), "part": evaluation.part}
+    facts = {
+        "name": version.model.name, "number": version.number, "created_at": version.created_at.isoformat(), "licence": version.card.get("licence", ""),
+        "task": version.task, "parameters": version.parameters, "architecture": version.architecture, "sha256": version.sha256,
+        "parent_sha256": version.parent.sha256 if version.parent else None, "metrics": metrics,
+        "records": version.facts.get("records"), "label_map": version.facts.get("label_map"),
+    }  # fmt: skip
+    return {name: value for name, value in facts.items() if value not in (None, "", {})}
+
+
+def bundle_of(version: ModelVersion) -> bytes:
+    """Return a version's signed bundle. InvalidInput (``identifiers_found``) when a text looks as if it named a patient."""
+    contract = ModelContract.from_dict(version.contract)
+    main = storage.read_blob(version.sha256)
+    is_onnx = version.checks.get("format", "onnx") == "onnx"
+    weights = storage.read_blob(version.weights_sha256) if version.weights_sha256 else None
+    sample_input, sample_output = sample_for(version, contract)
+    private = base64.b64decode(secrets.decrypt(own_key().private_encrypted))
+    return bundle.write_bundle(
+        contract, card=card_markdown(version), onnx=main if is_onnx else None, weights=weights if not is_onnx else None,
+        manifest=manifest_of(version), sample_input=sample_input, sample_output=sample_output, signing_key=private,
+    )  # fmt: skip

@@ -1,0 +1,292 @@
+"""Every address of the URLconf, for every role of its own and of a sibling project.
+
+The table is made from the URLconf itself. A route that states no access action, is not an administrator's, not Dash's, and
+is not in one of the two short lists below fails the test: nothing can be added without a decision about who may use it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from datasets.models import Dataset, Ingest, LabelImport, LabelMap, Record
+from ecgportal.accounts.models import ApiToken
+from ecgportal.accounts.services import token_create
+from ecgportal.jobs.models import Job, JobState
+from ecgportal.projects.access import ROLE_ALLOWS, Action
+from ecgportal.projects.models import Project
+from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer
+from tests import factories
+from training.models import Evaluation, TrainingRun
+
+ROLES = ("anonymous", "outsider", "viewer", "editor", "owner", "sibling viewer", "sibling editor", "sibling owner")
+
+# Open to everybody, signed in or not.
+PUBLIC = {"healthz", "accounts:login", "accounts:logout", "token"}
+# About the signed-in user alone, or the same for every signed-in user; no project's data.
+PERSONAL = {
+    "home", "accounts:tokens", "accounts:token_delete", "accounts:password", "projects:list", "projects:create", "projects:roles",
+    "architectures", "schema", "docs", "api-root", "auth-tokens-list", "auth-tokens-detail", "users-me", "projects-list",
+    "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "audit-events-list", "audit-events-export",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Route:
+    pattern: str
+    name: str
+    callback: Any
+    parameters: tuple[str, ...]
+
+
+def routes() -> list[Route]:
+    """Return all routes of the URLconf."""
+    return list(_walk(get_resolver().url_patterns, "", ""))
+
+
+def _walk(entries: Any, prefix: str, namespace: str) -> Any:
+    for entry in entries:
+        text = prefix + str(entry.pattern)
+        if isinstance(entry, URLResolver):
+            inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
+            yield from _walk(entry.url_patterns, text, inner)
+        elif isinstance(entry, URLPattern):
+            yield Route(text, namespace + (entry.name or ""), entry.callback, tuple(entry.pattern.converters) or tuple(entry.pattern.regex.groupindex))
+
+
+@pytest.fixture
+def world(db, settings, tmp_path):
+    return World()
+
+
+class World:
+    """Two projects with the same members' roles, each holding one row of every kind."""
+
+    def __init__(self) -> None:
+        self.own, self.sibling = factories.make_project(name="Own"), factories.make_project(name="Sibling")
+        team, others = factories.make_team(self.own), factories.make_team(self.sibling)
+        self.users = {
+            "anonymous": None, "outsider": team["outsider"], **{role: team[role] for role in ("viewer", "editor", "owner")},
+            **{f"sibling {role}": others[role] for role in ("viewer", "editor", "owner")},
+        }  # fmt: skip
+        self.administrator = factories.make_user(is_administrator=True)
+        self.rows: dict[type, Any] = {}
+        self.fill()
+
+    def fill(self) -> None:
+        project = self.own
+        dataset = factories.make_dataset(project)
+        record = factories.make_record(dataset, labels=("NORM",))
+        label_map = factories.make_label_map(project)
+        model = Model.objects.create(project=project, name="Net")
+        contract = {
+            "format": 1, "leads": list(factories.LEADS), "fs_hz": 100.0, "n_samples": 1000, "classes": ["NORM"], "task": "multilabel", "unit": "mV",
+            "normalisation": "none", "architecture": "inception_time", "config": {}, "recipe": None, "thresholds": {}, "output": "logits",
+            "fixed_length": False, "parent": None,
+        }  # fmt: skip
+        version = ModelVersion.objects.create(
+            model=model, number=1, state="ready", origin="trained", contract=contract, classes=["NORM"], task="multilabel", sha256="0" * 64, size=1
+        )
+        exchange = Exchange.objects.create(name="X", url="http://127.0.0.1:9/")
+        done = {"state": JobState.FAILED}
+        run = TrainingRun.objects.create(
+            project=project, name="Run", dataset=dataset, label_map=label_map, classes=["NORM"], task="multilabel", architecture="inception_time",
+            job=factories.make_job(project, kind="train", **done),
+        )  # fmt: skip
+        rows: list[Any] = [
+            project, dataset, record, label_map, model, version, exchange, run,
+            factories.make_ingest(dataset), factories.make_job(project),
+            PredictionRun.objects.create(project=project, version=version, dataset=dataset, job=factories.make_job(project, kind="predict")),
+            Evaluation.objects.create(project=project, version=version, dataset=dataset),
+            LabelImport.objects.create(dataset=dataset, file_name="t.csv", sha256="1" * 64, job=factories.make_job(project, kind="labels")),
+            Transfer.objects.create(project=project, exchange=exchange, direction="push", remote_path="m", job=factories.make_job(project)),
+        ]  # fmt: skip
+        self.rows = {type(row): row for row in rows}
+
+    def address(self, route: Route, model: type | None) -> str:
+        """Return the route's path with ids of rows of the own project."""
+        values = {
+            "project": self.own.pk, "user_id": self.users["viewer"].pk, "user": self.users["viewer"].pk, "membership": None, "ident": "EcgView",
+            "kind": "roc", "component": "dash", "resource": "nothing.js", "cpe2": "x", "path": "nothing.css", "pk": self.rows[model].pk if model else uuid.uuid4(),
+        }  # fmt: skip
+        text = route.pattern.replace("^", "").replace("$", "").replace("\\Z", "").replace("\\.", ".")
+        for name in route.parameters:
+            text = re.sub(rf"<(?:\w+:)?{name}>", str(values[name]), text) if "(?P" not in text else _fill_regex(text, name, str(values[name]))
+        return "/" + text
+
+
+def _fill_regex(text: str, name: str, value: str) -> str:
+    start = text.index(f"(?P<{name}>")
+    depth, end = 0, start
+    for end in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[end], 0)
+        if depth == 0:
+            break
+    return re.sub(rf"<(?:\w+:)?{name}>", value, text[:start] + value + text[end + 1 :])
+
+
+API_MODELS = {
+    "datasets": Dataset, "ingests": Ingest, "records": Record, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
+    "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
+}  # fmt: skip
+
+
+def required(route: Route) -> list[tuple[str, str, Action | str, type | None]]:
+    """Return ``(method, kind, action, model)`` of each method of a route; AssertionError for a route without a decision."""
+    callback = route.callback
+    if route.name in PUBLIC:
+        return [("get", "public", "public", None)]
+    if getattr(callback, "is_dash_route", False):
+        return [("post" if "update-component" in route.name else "get", "dash", Action.DATA_VIEW, Record)]
+    view, cls = getattr(callback, "view_class", None), getattr(callback, "cls", None)
+    if view is not None and getattr(view, "needs", None):
+        return [(method, "page", action, view.model) for method, action in view.needs.items()]
+    if view is not None and getattr(view, "administrators_only", False):
+        return [("get" if hasattr(view, "get") else "post", "administrator", "administrator", None)]
+    if route.name in PERSONAL:
+        return [("get", "personal", "personal", None)]
+    if cls is not None and getattr(cls, "needs", None) and hasattr(callback, "actions"):
+        model = API_MODELS[re.sub(r"^api/v1/\^?", "", route.pattern).split("/")[0]]
+        found = []
+        for method, name in callback.actions.items():
+            if name == "create":
+                found.append((method, "api create", cls.needs.get(name, "personal"), None))
+            elif not route.parameters:
+                found.append((method, "api list" if name == "list" else "api create", cls.needs[name], None))
+            else:
+                found.append((method, "api", cls.needs[name], model))
+        return found
+    if cls is not None and hasattr(callback, "actions") and _is_administrators(cls):
+        return [(method, "api administrator", "administrator", API_MODELS.get(route.name.split("-")[0])) for method in callback.actions]
+    raise AssertionError(f"{route.pattern} ({route.name}) does not say who may use it")
+
+
+def _is_administrators(cls: Any) -> bool:
+    return cls.__name__ in {"UserViewSet", "ExchangeViewSet"}
+
+
+def expected(kind: str, action: Action | str, role: str) -> set[int] | None:
+    """Return the statuses that a role must get; None for "allowed: anything but a refusal"."""
+    if kind == "public":
+        return None
+    if role == "anonymous":
+        return {401} if kind.startswith("api") or kind == "dash" else {302, 401}
+    if kind == "personal":
+        return None
+    if kind in ("administrator", "api administrator"):
+        return {403}
+    if kind == "api list":
+        return {200}
+    if action == "personal":
+        return None
+    if role == "outsider" or role.startswith("sibling"):
+        return {404, 422} if kind == "api create" else {404}
+    return None if action in ROLE_ALLOWS[role] else {403}
+
+
+REFUSALS = {401, 403, 404}
+# Static files of Dash components are the same for every signed-in user.
+DASH_ASSETS = ("component-suites", "component-component-suites", "asset-redirect", "layout", "dependencies", "app-main")
+
+
+def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
+    if kind == "dash":
+        record = world.rows[Record]
+        values = ["3x4+rhythm", 25, 10, "II", "none", "pink", "none", "original", 0, "light"]
+        names = ["layout", "speed", "gain", "rhythm", "band", "paper", "marks", "stage", "start"]
+        inputs = [{"id": "address", "property": "search", "value": f"?id={record.pk}"}]
+        inputs += [{"id": name, "property": "value", "value": value} for name, value in zip(names, values)]
+        inputs += [{"id": "scheme", "property": "data", "value": "light"}]
+        outputs = [{"id": "ecg", "property": "figure"}, {"id": "told", "property": "children"}]
+        return {"output": "..ecg.figure...told.children..", "outputs": outputs, "inputs": inputs, "state": [], "changedPropIds": []}
+    rows = world.rows
+    return {
+        "project": str(world.own.pk), "version": str(rows[ModelVersion].pk), "dataset": str(rows[Dataset].pk), "label_map": str(rows[LabelMap].pk),
+        "name": "x", "system": "scp", "classes": ["NORM"], "path": "m", "role": "viewer", "username": "nobody", "password": "x",
+    }  # fmt: skip
+
+
+def _ask(client: Any, method: str, address: str, body: dict[str, Any]) -> int:
+    call = getattr(client, method)
+    if method in ("get", "head"):
+        return call(address).status_code
+    return call(address, json.dumps(body), content_type="application/json").status_code
+
+
+def test_every_route_of_every_role(world, client_factory, record_property):
+    checked, wrong = 0, []
+    clients = {role: client_factory(user) for role, user in world.users.items()}
+    for route in routes():
+        for method, kind, action, model in required(route):
+            is_asset = kind == "dash" and not route.name.endswith("update-component")
+            # Refused roles first: an allowed deletion would take the row away from those who ask after it.
+            roles = sorted(ROLES, key=lambda role: expected(kind, action, role) is None)
+            for role in roles:
+                address = world.address(route, model)
+                with transaction.atomic():
+                    status = _ask(clients[role], method, address, _body(route, kind, world))
+                    transaction.set_rollback(True)
+                want = expected(kind, action, role) if not is_asset or role == "anonymous" else None
+                checked += 1
+                if want is None:
+                    is_right = status < 500 and (is_asset or kind in ("public", "personal") or status not in REFUSALS)
+                    is_right = is_right or (status == 502 and "exchange" in route.name)
+                else:
+                    is_right = status in want
+                if not is_right:
+                    wrong.append(f"{method.upper()} {address} ({route.name}) as {role}: {status}, not {sorted(want) if want else 'an answer'}")
+    record_property("routes_times_roles", checked)
+    print(f"\n{len(routes())} routes, {checked} combinations of route, method and role")
+    assert not wrong, "\n".join(wrong)
+    assert checked > 500
+
+
+def test_every_dash_callback_loads_its_object_through_the_permission_check():
+    from viz.dash_apps import ecg, evaluation, training
+
+    for app in (ecg.app, evaluation.app, training.app):
+        callbacks = app._callback_sets
+        assert callbacks
+        for _, function in callbacks:
+            assert getattr(function, "guarded_by", None) in Action
+
+
+@pytest.fixture
+def client_factory(db):
+    def make(user: Any) -> Client:
+        client = Client(raise_request_exception=False)
+        if user is not None:
+            client.force_login(user)
+        return client
+
+    return make
+
+
+def test_an_administrator_gets_no_project_data(world, client_factory):
+    client = client_factory(world.administrator)
+    for row in (world.rows[Dataset], world.rows[Record], world.rows[TrainingRun]):
+        name = {Dataset: "datasets", Record: "records", TrainingRun: "training-runs"}[type(row)]
+        assert client.get(f"/api/v1/{name}/{row.pk}/").status_code == 404
+
+
+def test_a_token_reaches_what_its_user_reaches_and_nothing_else(world, client_factory):
+    dataset = world.rows[Dataset]
+    for role, status in (("viewer", 200), ("sibling owner", 404)):
+        _, key = token_create(user=world.users[role], name="t")
+        answer = client_factory(None).get(f"/api/v1/datasets/{dataset.pk}/", headers={"Authorization": f"Token {key}"})
+        assert answer.status_code == status
+    ApiToken.objects.all().delete()
+    assert client_factory(None).get("/api/v1/datasets/", headers={"Authorization": f"Token {key}"}).status_code == 401
+
+
+def test_the_routes_are_many():
+    assert len(routes()) > 80
+    assert len({route.name for route in routes()}) > 60
