@@ -46,18 +46,29 @@ def detect_r_peaks(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
 
 
 def usable_leads(signal_mv: np.ndarray) -> np.ndarray:
-    """Return which rows carry signal: at least half of the samples present, and not flat."""
+    """Return which rows carry signal: at least half of the samples present, not flat, and not far noisier than the others.
+
+    Noise is the median size of the second difference, which R peaks hardly move. A row is left out when it
+    passes six times the rows' median by more than 0.02 mV, and only where three rows or more carry signal.
+    """
     finite = np.isfinite(signal_mv)
     enough = finite.mean(axis=1) >= 0.5
     low = np.where(finite, signal_mv, np.inf).min(axis=1)
     high = np.where(finite, signal_mv, -np.inf).max(axis=1)
-    return enough & (high - low > 1e-3)
+    good = enough & (high - low > 1e-3)
+    if good.sum() >= 3:
+        with np.errstate(invalid="ignore"):
+            bend = np.abs(np.diff(signal_mv[good], n=2, axis=1))
+        noise = np.array([float(np.median(row[np.isfinite(row)])) if np.isfinite(row).any() else 0.0 for row in bend])
+        good[np.flatnonzero(good)[noise > 6 * np.median(noise) + 0.02]] = False
+    return good
 
 
 def filled(signal_mv: np.ndarray) -> np.ndarray:
     """Return a float64 copy with gaps bridged linearly; rows without samples become zero."""
     out = np.array(signal_mv, dtype=np.float64)
-    for row in out[~np.isfinite(out).all(axis=1)]:
+    for k in np.flatnonzero(~np.isfinite(out).all(axis=1)):
+        row = out[k]
         gaps = ~np.isfinite(row)
         at = np.arange(row.size)
         row[gaps] = 0.0 if gaps.all() else np.interp(at[gaps], at[~gaps], row[~gaps])
@@ -170,7 +181,8 @@ def _search_back(
     for left, right in pairwise(chosen.tolist()):
         if right - left < 1.7 * usual:
             continue
-        inside = (peaks > left + 0.36 * fs_hz) & (peaks < right - 0.36 * fs_hz)
+        # Later than a T wave's steepest slope.
+        inside = (peaks > left + 0.42 * fs_hz) & (peaks < right - 0.36 * fs_hz)
         inside &= (heights > 0.22 * reference) & (heights > 0.7 * floor)
         if inside.any():
             added.append(int(peaks[inside][np.argmax(heights[inside])]))
