@@ -83,7 +83,8 @@ def _channel_scale(name: str, what: str, channel: Dataset, options: ReadOptions)
     value, _, meaning = _code(channel, "ChannelSensitivityUnitsSequence")
     unit = value or meaning
     if unit:
-        factor = millivolts_per(unit)
+        # Some writers code the unit in a scheme of their own and name it in words.
+        factor = millivolts_per(value) or millivolts_per(meaning)
         if factor is None:
             return None
     elif options.unit is not None:
@@ -177,6 +178,11 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
             "The file is damaged.",
             code="damaged_dicom",
         )
+    # An original beat would be a contradiction, but a derived group may be a filtered rhythm.
+    median = bool(_MEDIAN.search(label)) or (derived and digits.shape[0] < 2 * fs_hz)
+    if median:
+        empty = np.empty((0, digits.shape[0]), np.float32)
+        return Group(index, label, True, fs_hz, digits.shape[0], 0.0, (), empty)
     rows, leads, dropped, notes = [], [], [], []
     channel_leads: list[str | None] = []
     for column, channel in enumerate(channels):
@@ -194,8 +200,7 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
     return Group(
         index=index,
         label=label,
-        # An original beat would be a contradiction, but a derived group may be a filtered rhythm.
-        is_median=bool(_MEDIAN.search(label)) or (derived and digits.shape[0] < 2 * fs_hz),
+        is_median=False,
         fs_hz=fs_hz,
         samples=digits.shape[0],
         offset_s=(number(item.get("MultiplexGroupTimeOffset")) or 0.0) / 1000,

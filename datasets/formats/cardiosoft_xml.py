@@ -72,6 +72,12 @@ def _rate(name: str, block: Element, options: ReadOptions) -> float:
     return check_rate(name, fs_hz)
 
 
+def _one_line(text: str) -> str:
+    """Return the values of several lines as one; lines end with a separator or without one, depending on the version."""
+    text = text.strip().replace("\r", "")
+    return text.replace(",\n", "\n").replace("\n", ",") if "\n" in text else text
+
+
 def _strip(name: str, block: Element, options: ReadOptions) -> tuple[float, tuple[str, ...], np.ndarray, list[str]]:
     """Return (rate, leads, signal in mV, notes) of one strip."""
     fs_hz, scale = _rate(name, block, options), _scale(name, block, options)
@@ -82,7 +88,7 @@ def _strip(name: str, block: Element, options: ReadOptions) -> tuple[float, tupl
     check_leads(name, leads)
     total = 0
     for lead, element in zip(leads, elements, strict=True):
-        values = parse_numbers(name, f"lead {lead}", (element.text or "").strip(), ",")
+        values = parse_numbers(name, f"lead {lead}", _one_line(element.text or ""), ",")
         if announced is not None and values.size != int(announced):
             raise UnreadableFile(
                 f"{name}: lead {lead} announces {int(announced)} samples but holds {values.size}. "
@@ -112,11 +118,8 @@ def _disclosure(
     fs_hz, scale = _rate(name, block, options), _scale(name, block, options)
     leads = [lead_name(text) for text in (text_of(block, "LeadOrder") or "").split(",") if text.strip()]
     check_leads(name, leads)
-    text = (block.findtext("FullDisclosureData") or "").strip()
-    # Lines end with a separator or without one, depending on the version.
-    values = parse_numbers(
-        name, "the full disclosure", text.replace("\r", "").replace(",\n", "\n").replace("\n", ","), ","
-    )
+    text = block.findtext("FullDisclosureData") or ""
+    values = parse_numbers(name, "the full disclosure", _one_line(text), ",")
     per_second = round(fs_hz)
     if not leads or values.size == 0 or values.size % (len(leads) * per_second):
         raise UnreadableFile(

@@ -60,7 +60,7 @@ def _leads(name: str, signals: list[Signal], options: ReadOptions) -> dict[int, 
     found: dict[int, str] = {}
     for index, signal in enumerate(signals):
         if _ECG_LABEL.match(signal.label):
-            rest = re.sub(r"^(ECG|EKG)[ _\-:]*", "", signal.label, flags=re.IGNORECASE)
+            rest = re.sub(r"^(ECG|EKG)[ _\-:]*|[ \-]+Ref$", "", signal.label, flags=re.IGNORECASE)
             named = lead_name(rest) if known_lead(rest) and (ecg_file or not _DOUBTFUL.match(rest)) else signal.label
             found[index] = named
         elif known_lead(signal.label) and (ecg_file or not _DOUBTFUL.match(signal.label)):
