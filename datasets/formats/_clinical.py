@@ -115,8 +115,10 @@ def check_rate(name: str, fs_hz: float | None) -> float:
     return fs_hz
 
 
-def parse_numbers(name: str, what: str, text: str, separator: str | None) -> np.ndarray:
-    """Return the numbers of a text, shape ``(values,)``, float64; ``separator`` None is white space.
+def parse_numbers(
+    name: str, what: str, text: str, separator: str | None, scale: float = 1.0, offset: float = 0.0
+) -> np.ndarray:
+    """Return ``number * scale + offset`` for the numbers of a text, float32; ``separator`` None is white space.
 
     An empty place between separators is a missing sample (NaN). The text is read in pieces, so that memory stays
     in proportion to the values.
@@ -145,8 +147,8 @@ def parse_numbers(name: str, what: str, text: str, separator: str | None) -> np.
             raise UnreadableFile(f"{name}: {what} holds an infinite value. The file is damaged.", code="not_a_number")
         total += values.size
         check_size(name, 1, total)
-        pieces.append(values)
-    return np.concatenate(pieces) if pieces else np.empty(0)
+        pieces.append((values * scale + offset).astype(np.float32))
+    return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
 
 
 def _next_separator(text: str, start: int, separator: str | None) -> int:

@@ -13,6 +13,7 @@ from ecgportal.errors import UnreadableFile
 
 MAX_SIGNALS = 512
 MAX_ANNOTATIONS = 200_000
+MAX_ANNOTATION_BYTES = 64 * 1024 * 1024
 _FIELDS = (
     ("label", 16), ("transducer", 80), ("unit", 8), ("physical_min", 8), ("physical_max", 8), ("digital_min", 8),
     ("digital_max", 8), ("prefilter", 80), ("samples", 8), ("reserved", 32),
@@ -178,20 +179,18 @@ class Annotation:
     text: str
 
 
-_ONSET = re.compile(rb"([+-]\d{1,12}(?:\.\d{0,9})?)(?:\x15(\d{0,12}(?:\.\d{0,9})?))?\x14")
+# An onset, a duration that is passed over, texts that each end with 0x14, and a zero byte at the end.
+_ENTRY = re.compile(rb"([+-]\d{1,12}(?:\.\d{0,9})?)(?:\x15[\d.]{0,20})?\x14([^\x00]{0,4096})\x00")
 
 
 def read_annotations(raw: bytes) -> tuple[float | None, list[Annotation]]:
     """Return the start of a data record (its time-keeping annotation) and the annotations of its list."""
     start: float | None = None
     found: list[Annotation] = []
-    for entry in raw.split(b"\x00"):
-        match = _ONSET.match(entry)
-        if match is None:
-            continue
+    for match in _ENTRY.finditer(raw):
         onset = float(match[1])
-        texts = entry[match.end() :].split(b"\x14")
-        if start is None and texts and texts[0] == b"":
+        texts = match[2].split(b"\x14")
+        if start is None and texts[0] == b"":
             start = onset
         found += [Annotation(onset, text.decode("utf-8", "replace").strip()) for text in texts if text.strip()]
         if len(found) > MAX_ANNOTATIONS:

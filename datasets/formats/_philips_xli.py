@@ -5,16 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from datasets.formats._clinical import check_size
-from ecgportal.errors import UnreadableFile
+from ecgportal.errors import TooLarge, UnreadableFile
 
 _BITS = 10
 _END = (1 << _BITS) - 1
 _MAX_CODES = _END
 MAX_SLACK = 4
+# Sixteen leads of two minutes at 500 Hz are one million; resting recordings hold 11 s.
+MAX_XLI_VALUES = 3_000_000
 
 
-def _codes(chunk: bytes) -> np.ndarray:
-    """Return the 10-bit codes of a chunk, most significant bit first, without what follows the end code."""
+def _codes(chunk: bytes, most: int) -> np.ndarray:
+    """Return the 10-bit codes of a chunk, most significant bit first, without what follows the end code.
+
+    No more than ``most`` codes are taken.
+    """
+    chunk = chunk[: (most * _BITS + 7) // 8]
     bits = np.unpackbits(np.frombuffer(chunk, np.uint8))
     whole = bits[: bits.size // _BITS * _BITS].reshape(-1, _BITS)
     codes = whole @ (1 << np.arange(_BITS - 1, -1, -1))
@@ -30,7 +36,7 @@ def lzw_decode(name: str, chunk: bytes, limit: int) -> bytes:
     table: list[bytes] = [bytes([value]) for value in range(256)]
     out: list[bytes] = []
     size, previous = 0, b""
-    for code in _codes(chunk).tolist():
+    for code in _codes(chunk, limit + 2).tolist():
         if code < len(table):
             entry = table[code]
         elif code == len(table) and previous:
@@ -78,6 +84,11 @@ def xli_decode(name: str, data: bytes, leads: int, samples: int) -> np.ndarray:
     out are the high bytes of all values and behind them the low bytes.
     """
     check_size(name, leads, samples)
+    if leads * samples > MAX_XLI_VALUES:
+        raise TooLarge(
+            f"{name} announces {leads} compressed leads of {samples} samples; at most {MAX_XLI_VALUES} values are unpacked. "
+            "Export the recording uncompressed or in parts."
+        )
     rows: list[np.ndarray] = []
     at = 0
     while len(rows) < leads:

@@ -88,7 +88,7 @@ def _strip(name: str, block: Element, options: ReadOptions) -> tuple[float, tupl
     check_leads(name, leads)
     total = 0
     for lead, element in zip(leads, elements, strict=True):
-        values = parse_numbers(name, f"lead {lead}", _one_line(element.text or ""), ",")
+        values = parse_numbers(name, f"lead {lead}", _one_line(element.text or ""), ",", scale)
         if announced is not None and values.size != int(announced):
             raise UnreadableFile(
                 f"{name}: lead {lead} announces {int(announced)} samples but holds {values.size}. "
@@ -97,7 +97,7 @@ def _strip(name: str, block: Element, options: ReadOptions) -> tuple[float, tupl
             )
         total += values.size
         check_size(name, 1, total)
-        rows.append((values * scale).astype(np.float32))
+        rows.append(values)
     length = max(row.size for row in rows)
     check_size(name, len(rows), length)
     signal = np.full((len(rows), length), np.nan, np.float32)
@@ -119,7 +119,7 @@ def _disclosure(
     leads = [lead_name(text) for text in (text_of(block, "LeadOrder") or "").split(",") if text.strip()]
     check_leads(name, leads)
     text = block.findtext("FullDisclosureData") or ""
-    values = parse_numbers(name, "the full disclosure", _one_line(text), ",")
+    values = parse_numbers(name, "the full disclosure", _one_line(text), ",", scale)
     per_second = round(fs_hz)
     if not leads or values.size == 0 or values.size % (len(leads) * per_second):
         raise UnreadableFile(
@@ -129,7 +129,7 @@ def _disclosure(
         )
     blocks = values.reshape(-1, len(leads), per_second).transpose(1, 0, 2).reshape(len(leads), -1)
     note = "No strip was stored; the full disclosure was read."
-    return fs_hz, tuple(leads), (blocks * scale).astype(np.float32), [note]
+    return fs_hz, tuple(leads), blocks, [note]
 
 
 def _date(block: Element | None) -> datetime | None:

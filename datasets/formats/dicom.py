@@ -11,6 +11,7 @@ import zlib
 from datetime import datetime
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from datasets.ecg import Record, RecordMeta
@@ -30,6 +31,8 @@ from ecgportal.errors import PortalError, TooLarge, UnreadableFile
 
 # 16 bits, 12 leads, 1000 Hz: 90 minutes; compressed files of ECG carts hold seconds.
 MAX_INFLATED_BYTES = 128 * 1024 * 1024
+# Reading steps of the parser; a cart's ECG with all its annotations takes some thousand.
+MAX_STEPS = 300_000
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _EXPLICIT_LE = b"1.2.840.10008.1.2.1\x00"
 _VRS = frozenset(
@@ -120,6 +123,42 @@ def _inflate(name: str, data: bytes) -> bytes:
     return b"\x00" * 128 + b"DICM" + body + syntax + data[end:at] + plain
 
 
+class _Metered(io.BytesIO):
+    """Bytes that may be read in so many steps only: the parser takes one or two for every element and item."""
+
+    steps = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise TooLarge(
+                f"The DICOM file has more than {MAX_STEPS // 2} elements; no ECG has. It was not read further."
+            )
+        return super().read(size)
+
+
+def _check_elements(name: str, raw: bytes) -> None:
+    """Refuse a sequence of stated length, which the parser opens later, with too many elements.
+
+    Elements of nested sequences follow each other in the bytes, so one walk over all heads counts them.
+    """
+    at, count = 0, 0
+    while at + 8 <= len(raw):
+        count += 1
+        if count > MAX_STEPS // 2:
+            raise TooLarge(
+                f"{name} has more than {MAX_STEPS // 2} elements in one sequence; no ECG has. It was not read."
+            )
+        found = _element_at(raw, at)
+        if found is None or found[0] == 0xFFFE:
+            at += 8
+        elif raw[at + 4 : at + 6] == b"SQ":
+            at += 12
+        else:
+            # In implicit files a sequence is told by the item that it starts with.
+            at = at + 8 if raw[at + 8 : at + 12] == b"\xfe\xff\x00\xe0" else found[2]
+
+
 def _age(dataset: Dataset) -> float | None:
     text = str(dataset.get("PatientAge", "") or "").strip()
     value = number(text[:-1]) if text[-1:].isalpha() else number(text)
@@ -169,7 +208,11 @@ def _meta(dataset: Dataset, groups: list[Group], used: Group, notes: tuple[str, 
 def _dataset(name: str, data: bytes) -> Dataset:
     try:
         with pydicom.config.disable_value_validation():
-            dataset = pydicom.dcmread(io.BytesIO(_inflate(name, data)), force=True)
+            dataset = pydicom.dcmread(_Metered(_inflate(name, data)), force=True)
+            for keyword in ("WaveformSequence", "WaveformAnnotationSequence"):
+                element = dataset.get_item(keyword)
+                if isinstance(element, RawDataElement) and element.value:
+                    _check_elements(name, element.value)
             kind = str(dataset.get("SOPClassUID", ""))
             has_waveform = "WaveformSequence" in dataset
     except PortalError:

@@ -24,7 +24,15 @@ from datasets.formats._clinical import (
     statement_labels,
     stem,
 )
-from datasets.formats._edf_header import MAX_ANNOTATIONS, Annotation, Header, Signal, read_annotations, read_header
+from datasets.formats._edf_header import (
+    MAX_ANNOTATION_BYTES,
+    MAX_ANNOTATIONS,
+    Annotation,
+    Header,
+    Signal,
+    read_annotations,
+    read_header,
+)
 from datasets.formats.base import MAX_FILE_BYTES, Reader, ReadOptions, ReadResult, Source, reader
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
@@ -142,6 +150,10 @@ def _clock(name: str, stream: BinaryIO, header: Header) -> tuple[list[float], li
     found: list[Annotation] = []
     if not lists:
         return starts, found
+    if header.records * header.width * sum(signal.samples for signal in lists) > MAX_ANNOTATION_BYTES:
+        raise TooLarge(
+            f"{name} holds more than {MAX_ANNOTATION_BYTES // 2**20} MB of annotations. Split the recording."
+        )
     for first, block in _blocks(name, stream, header):
         for row in range(block.shape[0]):
             for place, signal in enumerate(lists):

@@ -166,9 +166,9 @@ class _Set:
                 f"{name}: lead {lead} does not say how many microvolt one digit is. State the unit.",
                 fields={"unit": "The file names no unit; uV is the usual unit of annotated ECG files."},
             )
-        values = parse_numbers(name, f"lead {lead}", digits.text or "", None)
         offset = (origin or 0.0) * (millivolts_per(origin_unit) or factor)
-        return (values * ((1.0 if scale is None else scale) * factor) + offset).astype(np.float32)
+        per_digit = (1.0 if scale is None else scale) * factor
+        return parse_numbers(name, f"lead {lead}", digits.text or "", None, per_digit, offset)
 
 
 class _Annotations:

@@ -117,8 +117,8 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         fs_hz, scale = _rate(name, block, options), _scale(name, block, options)
         rows = []
         for lead, channel in zip(leads, channels, strict=True):
-            values = parse_numbers(name, f"lead {lead}", (channel.findtext("data") or "").strip(), ",")
-            rows.append((values * scale).astype(np.float32))
+            text = (channel.findtext("data") or "").strip()
+            rows.append(parse_numbers(name, f"lead {lead}", text, ",", scale))
         length = max(row.size for row in rows)
         check_size(name, len(rows), length)
         if length == 0:

@@ -17,10 +17,12 @@ from datasets.formats._clinical import CODED_LEADS, check_leads, check_rate, che
 from datasets.formats._scp_huffman import Table, decode, read_tables, undo_differences
 from datasets.formats._scp_meta import read_meta
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
-from ecgportal.errors import UnreadableFile
+from ecgportal.errors import TooLarge, UnreadableFile
 
 MAX_SCP_BYTES = 64 * 1024 * 1024
 _MAX_BEATS = 10_000
+# Lead lengths are 16-bit byte counts: twelve leads of Huffman data end well below this.
+MAX_SCP_VALUES = 2_500_000
 _SECTIONS = {
     0: "pointers", 1: "patient data", 2: "Huffman tables", 3: "leads", 4: "QRS positions", 5: "reference beat",
     6: "rhythm data", 7: "global measurements",
@@ -154,6 +156,11 @@ def read_leads(name: str, data: bytes) -> tuple[list[Lead], bool]:
     check_leads(name, [lead.name for lead in leads])
     first, last = min(lead.start for lead in leads), max(lead.end for lead in leads)
     check_size(name, len(leads), last - first + 1)
+    if len(leads) * (last - first + 1) > MAX_SCP_VALUES:
+        raise TooLarge(
+            f"{name} announces {len(leads)} leads of {last - first + 1} samples; an SCP-ECG file may have at most "
+            f"{MAX_SCP_VALUES} values. Split the recording."
+        )
     return leads, bool(data[1] & 1)
 
 
@@ -270,7 +277,7 @@ def _rhythm(name: str, sections: dict[int, bytes], notes: list[str]) -> tuple[fl
         row = _restore(name, index, lead, block, tables, factor, beats)
         if subtracts and reference is not None:
             beat_samples = int(beats.length_ms * 1000 / reference.interval_us)
-            check_size(name, 1, beat_samples)
+            check_size(name, len(leads) * 100, beat_samples)
             beat = reference.samples(name, index, lead.name, tables, beat_samples) * reference.unit_nv
             _add_beats(row, lead, beat, beats)
         signal[index, lead.start - first : lead.start - first + row.size] = row * 1e-6
