@@ -172,9 +172,11 @@ class EmbeddedServer:
     def _programs(self, version: str, account: Account | None) -> Path:
         programs = programs_dir(version)
         if account is not None:
-            allow_traverse(programs, account)
-            if not _runs(programs, account):
-                allow_reading(programs.parent)
+            package = programs.parent.parent
+            for tree in (programs.parent, package.with_name(f"{package.name}.libs")):
+                if tree.is_dir():
+                    allow_reading(tree)
+                    allow_traverse(tree, account)
         return programs
 
     def _create(self, account: Account | None) -> None:
@@ -309,20 +311,6 @@ def _run(command: list[str], account: Account | None, feed: str = "") -> None:
             f"{Path(command[0]).name} failed (status {done.returncode}) and said:\n{said}\n"
             f"Is the disk full, or the data folder on a file system without owners? {_USE_OTHER}"
         )
-
-
-def _runs(programs: Path, account: Account) -> bool:
-    try:
-        return not subprocess.run(
-            [str(programs / "postgres"), "--version"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            check=False,
-            **_as(account),
-        ).returncode
-    except OSError:
-        return False
 
 
 def _sockets_work(folder: Path, account: Account | None) -> bool:

@@ -124,17 +124,15 @@ def allow_traverse(folder: Path, account: Account) -> None:
 
 
 def allow_reading(tree: Path) -> None:
-    """Make the (public) programs under ``tree`` readable for every account, as a strict umask left them unreadable."""
-    for folder, _, names in os.walk(tree):
-        place = Path(folder)
-        mode = stat.S_IMODE(place.stat().st_mode)
-        if mode & 0o055 != 0o055:
-            place.chmod(mode | 0o055)
-        for name in names:
-            path = place / name
-            if path.is_symlink():
-                continue
-            mode = stat.S_IMODE(path.stat().st_mode)
-            wanted = mode | 0o044 | (0o011 if mode & 0o100 else 0)
-            if wanted != mode:
-                path.chmod(wanted)
+    """Make the (public) programs under ``tree`` readable for every account where a strict umask left them closed.
+
+    The top folder tells: an installer gives all files of a package the same treatment. It is
+    opened last, so that a broken off run is taken up again.
+    """
+    if tree.stat().st_mode & 0o005 == 0o005:
+        return
+    for folder, _, names in os.walk(tree, topdown=False):
+        for path in [*(Path(folder, name) for name in names), Path(folder)]:
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if not path.is_symlink():
+                path.chmod(mode | 0o044 | (0o011 if mode & 0o100 else 0))

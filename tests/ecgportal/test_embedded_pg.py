@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from ecgportal.embedded_pg import DatabaseError, EmbeddedServer, main, programs_dir
-from ecgportal.os_account import Account, _with_traverse_entry
+from ecgportal.os_account import Account, _with_traverse_entry, allow_reading
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +176,20 @@ def test_access_entry_keeps_what_the_mode_said():
     assert made.hex() == ("0200000001000700ffffffff02000100d204000004000500ffffffff10000500ffffffff20000000ffffffff")
     assert _with_traverse_entry(made, 0o750, 1234) == made, "a second time changes nothing"
     assert Account("a", 5, 6).popen_arguments() == {"user": 5, "group": 6, "extra_groups": []}
+
+
+def test_programs_that_a_strict_umask_closed_are_opened_for_reading_only(tmp_path):
+    tree = tmp_path / "programs"
+    (tree / "bin").mkdir(parents=True)
+    for name, mode in (("postgres", 0o700), ("notes", 0o600)):
+        (tree / "bin" / name).touch()
+        (tree / "bin" / name).chmod(mode)
+    (tree / "link").symlink_to("/nowhere")
+    for folder in (tree / "bin", tree):
+        folder.chmod(0o700)
+    allow_reading(tree)
+    modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in (tree, *tree.rglob("*")) if path.name != "link"}
+    assert modes == {"programs": 0o755, "bin": 0o755, "postgres": 0o755, "notes": 0o644}
+    (tree / "bin" / "notes").chmod(0o600)
+    allow_reading(tree)
+    assert stat.S_IMODE((tree / "bin" / "notes").stat().st_mode) == 0o600, "an open tree is left as it is"
