@@ -13,6 +13,10 @@ urlpatterns = [
     path("projects/", include("ecgportal.projects.urls")),
     path("", include("ecgportal.jobs.urls")),
     path("", include("ecgportal.audit.urls")),
+    path("", include("datasets.urls")),
+    path("", include("modelhub.urls")),
+    path("", include("training.urls")),
     path("", include("viz.urls")),
+    path("dash/", include("viz.dash_urls")),
     path("api/v1/", include("ecgportal.api.urls")),
 ]

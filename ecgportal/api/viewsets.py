@@ -33,6 +33,8 @@ class ProjectViewSet(GenericViewSet):
     """
 
     needs: ClassVar[dict[str, Action]] = {}
+    filterset_class: Any = None
+    filterset_fields: Any = None
     lookup_value_regex = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
     def needed(self) -> Action:
