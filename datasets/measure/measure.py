@@ -79,7 +79,7 @@ def measure(record: Record, lead: str | None = None) -> Measurements:
         return _nothing(empty, "No lead carries a signal: every lead is flat or empty.")
     if lead is not None and lead not in names:
         return _nothing(empty, f"Lead {lead} carries no signal: it is flat or mostly empty.")
-    peaks = detect_r_peaks(record.signal, record.fs_hz)
+    peaks = detect_r_peaks(record.signal, record.fs_hz, usable)
     if peaks.size == 0:
         short = record.duration_s < 0.5 or record.fs_hz < 50
         return _nothing(empty, "The record is too short or too coarsely sampled." if short else "No R peak stands out of the signal.")
