@@ -122,11 +122,7 @@ def _decode(data: bytes) -> str | None:
 def _cells(line: str, delimiter: str | None) -> list[str]:
     if delimiter is not None and '"' in line:
         return next(csv.reader([line], delimiter=delimiter), [])
-    cells = line.split(delimiter)
-    # A delimiter at the end of every line opens no column.
-    if len(cells) > 1 and delimiter is not None and not cells[-1].strip():
-        cells.pop()
-    return cells
+    return line.split(delimiter)
 
 
 def _is_number(cell: str, comma: bool) -> bool:
@@ -185,6 +181,9 @@ def _with_header(lines: Sequence[str], start: int, width: int, delimiter: str | 
         cells = [cell.strip() for cell in _cells(lines[previous].lstrip("#% "), delimiter)]
         if len(cells) == width - 1 and delimiter is not None and lines[previous].startswith(delimiter):
             cells = ["", *cells]
+        if len(cells) == width - 1 and delimiter is not None and not _cells(lines[start], delimiter)[-1].strip():
+            # The rows end with a delimiter that opens no column.
+            cells.append("")
         if len(cells) == width and (width > 1 or _is_channel(_split_unit(cells[0])[0])):
             header, before = tuple(cells), previous
     first = [cell.strip() for cell in _cells(lines[start], delimiter)]
@@ -269,6 +268,8 @@ def _record(name: str, table: np.ndarray, layout: _Layout, options: ReadOptions)
     told, notes = _preamble(layout.preamble)
     dropped: list[str] = []
     if layout.header is None:
+        if table.shape[1] > 1 and np.isnan(table[:, -1]).all():
+            table = table[:, :-1]
         table, told = _without_counter(table, told)
         if table.shape[0] < table.shape[1]:
             table = table.T
