@@ -21,6 +21,8 @@ MAX_DEPTH = 64
 MAX_ELEMENTS = 200_000
 MAX_ATTRIBUTES = 64
 _CHUNK = 1 << 20
+# A tag, comment or instruction is held by the parser until it ends; the longest are the samples of one lead.
+MAX_TAG_BYTES = 4 << 20
 
 # Encodings that device software writes. Others (EBCDIC, UTF-7) would hide the content from every check by bytes.
 _ENCODINGS = frozenset(
@@ -209,8 +211,16 @@ def parse_xml(source: Source) -> Element:
     parser.SkippedEntityHandler = guard.reference
     parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
     try:
+        fed = 0
         for piece in _pieces(source):
             parser.Parse(piece, False)
+            fed += len(piece)
+            if fed - parser.CurrentByteIndex > MAX_TAG_BYTES:
+                raise UnsafeFile(
+                    f"{source.name} holds a single tag or comment of more than {MAX_TAG_BYTES // 2**20} MB; no ECG format does. "
+                    "It was not read further.",
+                    code="unsafe_xml",
+                )
         parser.Parse(b"", True)
         return guard.builder.close()
     except PortalError:

@@ -32,7 +32,7 @@ from ecgportal.errors import PortalError, TooLarge, UnreadableFile
 # 16 bits, 12 leads, 1000 Hz: 90 minutes; compressed files of ECG carts hold seconds.
 MAX_INFLATED_BYTES = 128 * 1024 * 1024
 # Reading steps of the parser; a cart's ECG with all its annotations takes some thousand.
-MAX_STEPS = 300_000
+MAX_STEPS = 200_000
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _EXPLICIT_LE = b"1.2.840.10008.1.2.1\x00"
 _VRS = frozenset(

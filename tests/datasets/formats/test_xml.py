@@ -34,6 +34,8 @@ HOSTILE = {
     "UTF-7": b'<?xml version="1.0" encoding="utf-7"?><a/>',
     "nested": b"<a>" * 1_000_000,
     "wide": b"<a>" + b"<b/>" * 201_000,
+    "a tag without end": b"<a " + b'k="' + b"x" * 7_000_000,
+    "a comment without end": b"<a><!--" + b"x" * 7_000_000,
     "attributes": b"<a " + b" ".join(b'k%d="1"' % i for i in range(5000)) + b"/>",
 }
 
@@ -68,6 +70,11 @@ def test_a_stream_longer_than_it_says_is_stopped():
 
     with pytest.raises(TooLarge):
         parse_xml(Liar("x.xml", b"<a>" + b" " * (MAX_XML_BYTES + 10)))
+
+
+def test_a_long_text_and_a_long_attribute_are_read():
+    root = parse(b'<a data="' + b"A" * 2_000_000 + b'">' + b"1 " * 6_000_000 + b"</a>")
+    assert len(root.get("data")) == 2_000_000 and len(root.text) == 12_000_000
 
 
 def test_a_bare_document_type_is_read_and_not_resolved():
