@@ -11,6 +11,7 @@ register(
     upload__ingested="took in an upload to {object}",
     record__deleted="deleted the record {object}",
     record__downloaded="downloaded the signal of {object}",
+    labels__discarded="discarded a label table of {object}",
     labels__imported="imported labels into {object}",
     label_map__created="created the label map {object}",
     label_map__changed="changed the label map {object}",

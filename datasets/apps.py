@@ -5,4 +5,4 @@ class DatasetsConfig(AppConfig):
     name = "datasets"
 
     def ready(self) -> None:
-        from datasets import actions, handlers  # noqa: F401  (register audit verbs and job kinds)
+        from datasets import actions, handlers, overview  # noqa: F401  (register audit verbs, job kinds, figures)

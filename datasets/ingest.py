@@ -18,11 +18,22 @@ from datasets.formats import archive, registry
 from datasets.formats.archive import FileSource
 from datasets.formats.base import ReadOptions
 from datasets.formats.wfdb import is_signal_file_name
-from datasets.models import Dataset, Ingest, IngestItem, LabelSource, OriginalFile, Outcome, Record, RecordLabel, Subject
+from datasets.models import (
+    Dataset,
+    Ingest,
+    IngestItem,
+    LabelSource,
+    OriginalFile,
+    Outcome,
+    Record,
+    RecordLabel,
+    Sex,
+    Subject,
+)
 from datasets.quality import assess
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import PortalError, UnreadableFile
+from ecgportal.errors import NeedsAnswer, PortalError, UnreadableFile
 
 if TYPE_CHECKING:
     from ecgportal.jobs.context import JobContext
@@ -130,6 +141,8 @@ def _read_one(name: str, index: dict[str, Path], options: ReadOptions) -> Answer
             raise _unknown(name)
         result = entry.read(source, options)
         records = [(key, ecg.normalise(record)) for key, record in result.records]
+    except NeedsAnswer as error:
+        return Refused(name, error.code, f"{error.message} {' '.join(error.fields.values())}".strip())
     except PortalError as error:
         return Refused(name, error.code, error.message)
     except Exception:
@@ -261,7 +274,7 @@ class Store:
         return Record(
             dataset=self.dataset, subject=subject, key=key, format=answer.format, fs_hz=record.fs_hz,
             n_samples=record.n_samples, leads=list(record.leads), leads_computed=list(record.computed), age=meta.age,
-            sex=meta.sex or "", quality=report.to_json(), quality_score=report.score, content_sha256=digest,
+            sex=Sex.stored(meta.sex), quality=report.to_json(), quality_score=report.score, content_sha256=digest,
             fingerprint=fingerprint(record) or "", pack=writer.pack, offset=writer.add(record.signal),
             meta={
                 "printed": meta.printed, "annotations": [list(row) for row in meta.annotations[:20_000]],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
 from datasets.labels import table as tables
-from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel
-from datasets.services import clean_name, subject_for
+from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex
+from datasets.services import clean_name, drop_unused_blobs, subject_for
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import TooLarge
+from ecgportal.errors import Conflict, TooLarge
 from ecgportal.jobs.services import enqueue
 
 if TYPE_CHECKING:
@@ -19,27 +21,71 @@ if TYPE_CHECKING:
 
 _MAX_TABLE_BYTES = 500_000_000
 _REPORTED_ROWS = 2000
+_SHOWN_ROWS = 8
+CHECKED_ROWS = 1000
 
 
 @transaction.atomic
-def import_start(*, actor: Any, dataset: Dataset, file: Any, mapping: dict[str, Any] | None = None) -> LabelImport:
-    """Keep a label table and start the job that reads it. ``mapping`` overrides what the header tells."""
+def import_keep(*, actor: Any, dataset: Dataset, file: Any) -> LabelImport:
+    """Keep a label table. It waits for ``import_begin``, so that its columns can be looked at first."""
     if file.size > _MAX_TABLE_BYTES:
         raise TooLarge(f"The label table has {file.size / 1e6:.0f} MB; at most {_MAX_TABLE_BYTES / 1e6:.0f} MB can be read.")
     sha256, size = storage.put(file.file if hasattr(file, "file") else file)
-    row = LabelImport(dataset=dataset, created_by=actor, file_name=clean_name(file.name), sha256=sha256, mapping=mapping or {})
-    row.job = enqueue(
-        "labels", actor=actor, project=dataset.project, payload={"label_import": str(row.pk)}, title=f"Read labels from {row.file_name[-80:]}"
-    )
+    row = LabelImport(dataset=dataset, created_by=actor, file_name=clean_name(file.name), sha256=sha256)
     row.save(force_insert=True)
     audit("upload.received", dataset, actor=actor, project=dataset.project, changes={"label_table": row.file_name, "bytes": size})
     return row
 
 
-def preview(data: bytes, name: str) -> dict[str, Any]:
-    """Return the columns, the guessed mapping and the first rows of a table, for a form."""
+@transaction.atomic
+def import_begin(*, actor: Any, label_import: LabelImport, mapping: dict[str, Any] | None = None) -> LabelImport:
+    """Start the job that reads a kept table. ``mapping`` overrides what the header tells; Conflict when it was started."""
+    row = LabelImport.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=label_import.pk)
+    if row.job_id is not None:
+        raise Conflict(f"{row.file_name} was read already. Upload the table again to read it in another way.", code="already_started")
+    row.mapping = mapping or {}
+    row.job = enqueue(
+        "labels", actor=actor, project=row.dataset.project, payload={"label_import": str(row.pk)}, title=f"Read labels from {row.file_name[-80:]}"
+    )
+    row.save(update_fields=["mapping", "job"])
+    return row
+
+
+@transaction.atomic
+def import_start(*, actor: Any, dataset: Dataset, file: Any, mapping: dict[str, Any] | None = None) -> LabelImport:
+    """Keep a label table and start the job that reads it at once."""
+    return import_begin(actor=actor, label_import=import_keep(actor=actor, dataset=dataset, file=file), mapping=mapping)
+
+
+def import_discard(*, actor: Any, label_import: LabelImport) -> None:
+    """Remove a kept table that was not read; Conflict when it was."""
+    if label_import.job_id is not None:
+        raise Conflict(f"{label_import.file_name} was read already; its labels belong to the records now.", code="already_started")
+    dataset, sha256 = label_import.dataset, label_import.sha256
+    with transaction.atomic():
+        label_import.delete()
+        audit("labels.discarded", dataset, actor=actor, project=dataset.project, changes={"label_table": label_import.file_name})
+    drop_unused_blobs([sha256])
+
+
+def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what a form shows of a table before it is read.
+
+    columns, mapping (guessed, with ``mapping`` over it), the first rows, row_count; and of the first ``CHECKED_ROWS`` rows
+    how many fit one of the record ``keys``, with the first problems. InvalidInput when the mapping cannot be used.
+    """
     table = tables.read_table(data, name)
-    return {"columns": list(table.columns), "rows": [list(row) for row in table.rows[:8]], "mapping": tables.guess_mapping(table).to_dict()}
+    chosen = tables.guess_mapping(table, overrides=mapping)
+    found: dict[str, Any] = {
+        "columns": list(table.columns), "rows": [list(row) for row in table.rows[:_SHOWN_ROWS]], "mapping": chosen.to_dict(),
+        "row_count": len(table.rows), "checked": 0, "matched": 0, "problems": [],
+    }  # fmt: skip
+    if chosen.record is None:
+        return found
+    rows = tables.apply(replace(table, rows=table.rows[:CHECKED_ROWS]), chosen)
+    match = tables.match_keys(keys, rows)
+    sentences = [f"Row {row.row_number}: {text}" for row in rows for text in (*row.problems, match.problems.get(row.row_number, "")) if text]
+    return {**found, "checked": len(rows), "matched": len(match.matched), "problems": sentences[:5]}
 
 
 def run(context: JobContext) -> dict[str, Any]:
@@ -98,7 +144,7 @@ def _complete(record: Record, item: Any) -> bool:
     if item.subject and (record.subject is None or record.subject.key != item.subject):
         record.subject_wanted = item.subject  # type: ignore[attr-defined]
         changed = True
-    for name, value in (("age", item.age), ("sex", item.sex), ("fold", item.fold)):
+    for name, value in (("age", item.age), ("sex", Sex.stored(item.sex)), ("fold", item.fold)):
         if value not in (None, "") and getattr(record, name) != value:
             setattr(record, name, value)
             changed = True

@@ -73,6 +73,18 @@ class Outcome(models.TextChoices):
     COMPANION = "companion", "Companion"
 
 
+class Sex(models.TextChoices):
+    """As stored; the label is the word that files, tables and the pure core use."""
+
+    FEMALE = "F", "female"
+    MALE = "M", "male"
+
+    @classmethod
+    def stored(cls, word: str | None) -> str:
+        """Return the stored form of ``female`` or ``male``; empty when it is not known."""
+        return next((sex.value for sex in cls if sex.label == word), "")
+
+
 class Record(UUIDModel):
     """One ECG. The native-rate signal (float32 mV, ``(leads, samples)``) lies in the pack file ``pack`` at byte ``offset``."""
 
@@ -120,6 +132,11 @@ class Record(UUIDModel):
     @property
     def duration_s(self) -> float:
         return self.n_samples / self.fs_hz
+
+    @property
+    def sex_word(self) -> str | None:
+        """``female``, ``male``, or None when it is not known."""
+        return Sex(self.sex).label if self.sex else None
 
 
 class OriginalFile(UUIDModel):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from datasets import signals
+from datasets.labels.tabular import safe_cell
 from datasets.measure.measure import measure
 from datasets.models import LabelMap, Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE
@@ -124,8 +125,14 @@ def map_csv(label_map: LabelMap) -> str:
     writer.writerow(["code", "class", "relation"])
     for code, entry in sorted(label_map.entries.items()):
         cells = (code, entry.get("class") or "", entry.get("relation", "exact"))
-        writer.writerow(["'" + cell if cell[:1] in "=+-@\t\r" else cell for cell in cells])
+        writer.writerow([safe_cell(cell) for cell in cells])
     return out.getvalue()
+
+
+def _plain(cell: str | None) -> str:
+    """Undo what ``safe_cell`` did to a cell."""
+    text = (cell or "").strip()
+    return text[1:] if text.startswith("'") and safe_cell(text[1:]) == text else text
 
 
 def read_map_csv(data: bytes) -> tuple[list[str], dict[str, dict[str, Any]]]:
@@ -138,6 +145,6 @@ def read_map_csv(data: bytes) -> tuple[list[str], dict[str, dict[str, Any]]]:
         raise InvalidInput("The label map is not UTF-8 text.", fields={"file": "Save it as CSV in UTF-8."}) from None
     if not rows or not {"code", "class"} <= set(rows[0]):
         raise InvalidInput("The label map needs the columns code and class.", fields={"file": "Columns: code, class, relation."})
-    entries = map_entries({(row["code"] or "").lstrip("'"): {"class": row["class"] or None, "relation": row.get("relation") or None} for row in rows})
+    entries = map_entries({_plain(row["code"]): {"class": _plain(row["class"]) or None, "relation": row.get("relation") or None} for row in rows})
     classes = list(dict.fromkeys(entry["class"] for entry in entries.values() if entry["class"]))
     return classes, entries

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db import connection
+from django.db.models import Count, F, FloatField, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 
-from datasets.labels import builtin
-from datasets.labels.maps import LabelMapSpec, apply_map
 from datasets.ecg import SourceLabel
+from datasets.labels import builtin
+from datasets.labels.maps import Coverage, LabelMapSpec, apply_map, coverage
 from datasets.models import Dataset, LabelMap, Record, RecordLabel, Subject
 from ecgportal.projects import access
 
@@ -115,12 +117,88 @@ def spec_of(label_map: LabelMap) -> LabelMapSpec:
 
 def class_counts(dataset: Dataset, label_map: LabelMap) -> dict[str, int]:
     """Return how many records of the dataset bear each class of the map."""
-    spec = spec_of(label_map)
-    counts = dict.fromkeys(label_map.classes, 0)
-    for labels in dataset_labels(dataset).values():
-        for name in apply_map(labels, spec).classes:
-            counts[name] += 1
-    return counts
+    return coverages(dataset, [label_map])[0].by_class
+
+
+@dataclass(frozen=True)
+class MapCoverage:
+    """What a map makes of a dataset. classified: records with one class at least."""
+
+    label_map: LabelMap
+    classified: int
+    by_class: dict[str, int]
+
+    @property
+    def used(self) -> int:
+        """How many classes have a record."""
+        return sum(count > 0 for count in self.by_class.values())
+
+
+def coverages(dataset: Dataset, label_maps: Iterable[LabelMap]) -> list[MapCoverage]:
+    """Return the coverage of several maps in one query. Equal sets of labels are mapped once."""
+    sets = Counter(frozenset(labels) for labels in dataset_labels(dataset).values())
+    found = []
+    for label_map in label_maps:
+        spec = spec_of(label_map)
+        by_class = dict.fromkeys(label_map.classes, 0)
+        classified = 0
+        for labels, count in sets.items():
+            classes = apply_map(labels, spec).classes
+            classified += count if classes else 0
+            for name in classes:
+                by_class[name] += count
+        found.append(MapCoverage(label_map, classified, by_class))
+    return found
+
+
+def full_coverage(dataset: Dataset, label_map: LabelMap) -> Coverage:
+    """Return the coverage of one map with every code of the dataset."""
+    return coverage(dataset_labels(dataset).values(), spec_of(label_map))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Figures of a dataset. duration_h: recorded time in hours."""
+
+    records: int
+    subjects: int
+    labelled: int
+    duration_h: float
+    rates_hz: tuple[float, ...]
+    formats: dict[str, int]
+    flags: dict[str, int]
+
+
+def totals(dataset: Dataset) -> Totals:
+    """Return the figures of a dataset in five queries."""
+    records = Record.objects.filter(dataset=dataset).order_by()
+    sums = records.aggregate(n=Count("pk"), seconds=Sum(F("n_samples") / F("fs_hz"), output_field=FloatField()))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT flag, count(*) FROM datasets_record, jsonb_array_elements_text("
+            "CASE jsonb_typeof(quality->'flags') WHEN 'array' THEN quality->'flags' ELSE '[]' END) AS flag "
+            "WHERE dataset_id = %s GROUP BY flag ORDER BY count(*) DESC, flag",
+            [dataset.pk],
+        )
+        flags = dict(cursor.fetchall())
+    groups = list(records.values_list("format", "fs_hz").annotate(n=Count("pk")).order_by("format", "fs_hz"))
+    formats: dict[str, int] = defaultdict(int)
+    for name, _, count in groups:
+        formats[name] += count
+    return Totals(
+        records=sums["n"], subjects=Subject.objects.filter(dataset=dataset).count(),
+        labelled=RecordLabel.objects.filter(record__dataset=dataset).aggregate(n=Count("record", distinct=True))["n"],
+        duration_h=(sums["seconds"] or 0.0) / 3600, rates_hz=tuple(sorted({fs_hz for _, fs_hz, _ in groups})), formats=dict(formats), flags=flags,
+    )  # fmt: skip
+
+
+SORTS = {"key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key")}
+
+
+def sorted_records(queryset: QuerySet[Record], sort: str) -> tuple[QuerySet[Record], str]:
+    """Order by one of ``SORTS``; returns the order that was used."""
+    used = sort if sort in SORTS else "key"
+    return queryset.order_by(*SORTS[used]), used
 
 
 def builtin_specs() -> tuple[LabelMapSpec, ...]:

@@ -35,11 +35,32 @@ def dataset_create(*, actor: Any, project: Any, name: str, description: str = ""
     return dataset
 
 
+@transaction.atomic
+def dataset_update(*, actor: Any, dataset: Dataset, name: str | None = None, description: str | None = None) -> Dataset:
+    """Change the name or the description."""
+    changes = {}
+    for field, value in (("name", name), ("description", description)):
+        if value is not None and getattr(dataset, field) != value.strip():
+            changes[field] = [getattr(dataset, field), value.strip()]
+            setattr(dataset, field, value.strip())
+    if not changes:
+        return dataset
+    try:
+        # The person who created it may be deleted by now.
+        dataset.full_clean(exclude=["created_by"])
+    except ValidationError as error:
+        raise InvalidInput("The dataset cannot be changed like this.", fields=validation_fields(error)) from error
+    dataset.save()
+    audit("dataset.changed", dataset, actor=actor, project=dataset.project, changes=changes)
+    return dataset
+
+
 def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
     """Delete a dataset with all that belongs to it. Conflict while a training run refers to it."""
     if dataset.training_runs.exists():  # type: ignore[attr-defined]
         raise Conflict(f"{dataset.name} is the data of a training run. Delete the run first.", code="dataset_in_use")
     digests = list(OriginalFile.objects.filter(record__dataset=dataset).values_list("sha256", flat=True).distinct())
+    digests += dataset.label_imports.values_list("sha256", flat=True)
     dataset_id, project = dataset.pk, dataset.project
     with transaction.atomic():
         count = dataset.records.count()
@@ -48,7 +69,7 @@ def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
         audit("dataset.deleted", dataset, actor=actor, project=project, changes={"records": count})
     storage.remove_area("signals", dataset_id)
     storage.remove_area("prepared", dataset_id)
-    _drop_unused(digests)
+    drop_unused_blobs(digests)
 
 
 def record_delete(*, actor: Any, record: Record) -> None:
@@ -64,10 +85,11 @@ def record_delete(*, actor: Any, record: Record) -> None:
             subject.delete()
         audit("record.deleted", record, actor=actor, project=record.dataset.project)
     forget(record.dataset, record_id)
-    _drop_unused(digests)
+    drop_unused_blobs(digests)
 
 
-def _drop_unused(digests: Iterable[str]) -> None:
+def drop_unused_blobs(digests: Iterable[str]) -> None:
+    """Remove stored files that neither a record nor a label table refers to."""
     digests = list(digests)
     used = set(OriginalFile.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
     used |= set(LabelImport.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
@@ -149,12 +171,13 @@ def label_map_create(
     *, actor: Any, project: Any, name: str, system: str, classes: list[str], entries: dict[str, Any]
 ) -> LabelMap:
     """Create a label map, or its next version when the project has one of this name."""
+    name = name.strip()
     last = LabelMap.objects.filter(project=project, name=name).order_by("-version").first()
     for code, entry in entries.items():
         if entry.get("class") is not None and entry["class"] not in classes:
             raise InvalidInput(f"The code {code} is mapped to {entry['class']}, which is not one of the classes.", fields={"entries": f"{code}: unknown class."})
     label_map = LabelMap(
-        project=project, created_by=actor, name=name.strip(), version=(last.version + 1 if last else 1), system=system, classes=classes, entries=entries
+        project=project, created_by=actor, name=name, version=(last.version + 1 if last else 1), system=system, classes=classes, entries=entries
     )  # fmt: skip
     try:
         label_map.full_clean()

@@ -65,7 +65,7 @@ def load(record: Record) -> ecg.Record:
     meta = ecg.RecordMeta(
         subject=record.subject.key if record.subject_id and record.subject else None,
         age=record.age,
-        sex=record.sex or None,
+        sex=record.sex_word,
         printed=record.meta.get("printed", {}),
         annotations=tuple(tuple(row) for row in record.meta.get("annotations", [])),
         dropped_channels=tuple(record.meta.get("dropped_channels", [])),

@@ -15,7 +15,13 @@ from django.views import View
 
 from ecgportal.accounts import services
 from ecgportal.accounts.forms import (
-    OwnPasswordForm, PasswordResetForm, SignInForm, TokenForm, UserCreateForm, UserEditForm, UserFilterForm,
+    OwnPasswordForm,
+    PasswordResetForm,
+    SignInForm,
+    TokenForm,
+    UserCreateForm,
+    UserEditForm,
+    UserFilterForm,
 )  # fmt: skip
 from ecgportal.accounts.models import ApiToken, User
 from ecgportal.accounts.throttle import check_sign_in

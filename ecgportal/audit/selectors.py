@@ -22,6 +22,9 @@ EXPORT_COLUMNS = (
 )  # fmt: skip
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
 def readable_by(user: Any) -> QuerySet[AuditEvent]:
     """Events of the projects whose trail the user may read; everything for an administrator."""
     events = AuditEvent.objects.all()
@@ -57,5 +60,5 @@ def as_csv(events: Iterable[AuditEvent]) -> str:
     writer.writerow(EXPORT_COLUMNS)
     for event in events:
         cells = (str(getattr(event, name) if getattr(event, name) is not None else "") for name in EXPORT_COLUMNS)
-        writer.writerow(["'" + cell if cell[:1] in "=+-@\t\r" else cell for cell in cells])
+        writer.writerow(["'" + cell if cell.startswith(_FORMULA) else cell for cell in cells])
     return out.getvalue()

@@ -76,7 +76,9 @@ def test_the_export_is_csv_without_formulas_and_is_recorded(client: Client, owne
     client.force_login(owner)
     answer = client.get(reverse("audit:project_export", kwargs={"project": project.pk}), {"action": "member.set"})
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
-    assert answer["Content-Type"].startswith("text/csv") and [row["object_label"] for row in rows] == ["'=1+1"]
+    assert answer["Content-Type"].startswith("text/csv") and [
+        (row["object_label"], row["object_id"]) for row in rows
+    ] == [("'=1+1", "")]
     event = AuditEvent.objects.get(action="audit.exported")
     assert event.project_id == project.pk and event.actor_name == "olga"
 

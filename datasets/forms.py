@@ -1,0 +1,271 @@
+"""Forms of datasets, uploads, label tables and label maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from datasets.labels.maps import RELATIONS
+from datasets.labels.table import SYSTEMS
+from datasets.models import Dataset, LabelMap, Outcome, Sex
+from ecgportal.forms import FilterForm
+
+_DIGITS = "digits"
+_UNITS = [
+    ("", "As the file says"),
+    ("mV", "mV"),
+    ("uV", "µV"),
+    ("V", "V"),
+    ("nV", "nV"),
+    (_DIGITS, "Digits of the converter"),
+]
+SYSTEM_WORDS = {
+    "snomed": "SNOMED CT",
+    "scp": "SCP-ECG",
+    "icd10": "ICD-10",
+    "aha": "AHA",
+    "name": "names",
+    "any": "several (system:code)",
+}
+
+
+class ManyFilesInput(forms.FileInput):
+    allow_multiple_selected = True
+
+
+class ManyFilesField(forms.FileField):
+    """Any number of files; cleans to a list."""
+
+    def clean(self, data: Any, initial: Any = None) -> list[Any]:
+        files = data if isinstance(data, list | tuple) else [data]
+        return [super(ManyFilesField, self).clean(file, initial) for file in files or [None]]
+
+
+class DatasetForm(forms.Form):
+    name = forms.CharField(max_length=120)
+    description = forms.CharField(
+        max_length=4000, required=False, widget=forms.Textarea(attrs={"rows": 4}),
+        help_text="Where the records come from, under which approval, and how they were labelled.",
+    )  # fmt: skip
+
+
+class DeleteDatasetForm(forms.Form):
+    """Deleting a dataset is confirmed by its name."""
+
+    name = forms.CharField(
+        max_length=120, label="Name of the dataset", widget=forms.TextInput(attrs={"autocomplete": "off"})
+    )
+
+    def __init__(self, dataset: Dataset, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._dataset = dataset
+
+    def clean_name(self) -> str:
+        if self.cleaned_data["name"].strip() != self._dataset.name:
+            raise forms.ValidationError(f"Type {self._dataset.name} to delete it.")
+        return self.cleaned_data["name"]
+
+
+class AnswersForm(forms.Form):
+    """What a file may leave open. ``answers`` is ready for the service; errors of the service fall on these fields."""
+
+    fs_hz = forms.FloatField(
+        required=False, label="Sampling rate (Hz)", help_text="Samples per second and lead.",
+        widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+    )  # fmt: skip
+    unit = forms.ChoiceField(required=False, choices=_UNITS, help_text="What one number in the file stands for.")
+    digits_per_mv = forms.FloatField(
+        required=False, label="Digits per millivolt", help_text="Only with digits of the converter, for example 200.",
+        min_value=1e-6, widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+    )  # fmt: skip
+    lead_order = forms.CharField(
+        required=False, max_length=400, label="Lead order",
+        help_text="The leads in the order of the file, separated by commas: I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6.",
+    )  # fmt: skip
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        if values.get("unit") == _DIGITS and not values.get("digits_per_mv") and "digits_per_mv" not in self.errors:
+            self.add_error("digits_per_mv", "Say how many digits stand for one millivolt.")
+        return values
+
+    @property
+    def answers(self) -> dict[str, Any]:
+        values = self.cleaned_data
+        unit = f"{values['digits_per_mv']:g}/mV" if values["unit"] == _DIGITS else values["unit"]
+        return {"fs_hz": values["fs_hz"], "unit": unit, "lead_order": values["lead_order"]}
+
+
+class UploadForm(AnswersForm):
+    files = ManyFilesField(
+        label="ECG files", widget=ManyFilesInput(),
+        help_text="Single files, WFDB pairs (.hea with .dat or .mat), or archives (.zip, .tar.gz) of them.",
+        error_messages={"required": "Choose at least one file.", "empty": "One of the files is empty."}, allow_empty_file=True,
+    )  # fmt: skip
+    field_order = ["files"]
+
+
+class RecordFilterForm(FilterForm):
+    search = forms.CharField(max_length=120, label="Record or subject")
+    label = forms.ChoiceField()
+    format = forms.ChoiceField()
+    sex = forms.ChoiceField(choices=[("", "All"), *((value, word.capitalize()) for value, word in Sex.choices)])
+    quality = forms.ChoiceField(label="Quality")
+    age_min = forms.FloatField(
+        label="Age from", min_value=0, max_value=130, widget=forms.NumberInput(attrs={"step": "any"})
+    )
+    age_max = forms.FloatField(
+        label="Age to", min_value=0, max_value=130, widget=forms.NumberInput(attrs={"step": "any"})
+    )
+
+    def __init__(self, *args, labels: dict[str, int], formats: dict[str, int], flags: dict[str, int], **kwargs):
+        super().__init__(*args, **kwargs)
+        for name, counts in (("label", labels), ("format", formats), ("quality", flags)):
+            words = (
+                (value, f"{value.replace('_', ' ') if name == 'quality' else value} ({count})")
+                for value, count in counts.items()
+            )
+            self.fields[name].choices = [("", "All"), *words]
+
+
+class ItemFilterForm(FilterForm):
+    outcome = forms.ChoiceField(choices=[("", "All"), *Outcome.choices])
+    code = forms.ChoiceField(label="Reason")
+    search = forms.CharField(max_length=200, label="File name")
+
+    def __init__(self, *args, codes: list[str], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["code"].choices = [("", "All"), *((code, code.replace("_", " ")) for code in codes)]
+
+
+class LabelTableForm(forms.Form):
+    file = forms.FileField(label="Label table", help_text="CSV, TSV, XLSX or JSON with one row per record.")
+
+
+# What a column of a label table can be. One column a row says the record; several may hold labels.
+SINGLE_ROLES = {
+    "record": "Record",
+    "subject": "Subject",
+    "age": "Age",
+    "sex": "Sex",
+    "fold": "Fold",
+    "likelihood": "Likelihood",
+}
+COLUMN_ROLES = [
+    ("", "Not used"), *SINGLE_ROLES.items(), ("also_record", "Record, too"), ("codes:", "Labels, any system"),
+    *((f"codes:{system}", f"Labels, {SYSTEM_WORDS[system]}") for system in SYSTEMS),
+    ("flag:", "0 or 1, any system"), *((f"flag:{system}", f"0 or 1, {SYSTEM_WORDS[system]}") for system in SYSTEMS),
+]  # fmt: skip
+
+
+def roles_of(mapping: dict[str, Any], columns: list[str]) -> dict[str, str]:
+    """Return the role of each column under a mapping (the JSON form of ``ColumnMapping``)."""
+    roles = dict.fromkeys(columns, "")
+    for name in SINGLE_ROLES:
+        if mapping.get(name):
+            roles[mapping[name]] = name
+    roles |= dict.fromkeys(mapping.get("also_record", ()), "also_record")
+    roles |= {
+        column["column"]: f"{column['kind']}:{column.get('system') or ''}" for column in mapping.get("labels", ())
+    }
+    return roles
+
+
+class ColumnsForm(forms.Form):
+    """One choice per column of a label table. ``mapping`` is what the service takes."""
+
+    def __init__(self, *args, columns: list[str], guessed: dict[str, Any], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.columns, self._guessed = columns, guessed
+        roles = roles_of(guessed, columns)
+        for number, column in enumerate(columns):
+            self.fields[f"column_{number}"] = forms.ChoiceField(
+                label=column, choices=COLUMN_ROLES, required=False, initial=roles[column]
+            )
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        seen: dict[str, str] = {}
+        for number, column in enumerate(self.columns):
+            role = values.get(f"column_{number}", "")
+            if role in SINGLE_ROLES and role in seen:
+                self.add_error(f"column_{number}", f"{seen[role]} is chosen as {SINGLE_ROLES[role].lower()} already.")
+            seen.setdefault(role, column)
+        if "record" not in seen and not self.errors:
+            self.add_error(None, "Choose the column that names the records.")
+        return values
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """Return the whole mapping; the codes of flags that were guessed stay as they are."""
+        codes = {column["column"]: column.get("code") for column in self._guessed.get("labels", ())}
+        chosen: dict[str, Any] = {**dict.fromkeys(SINGLE_ROLES), "also_record": [], "labels": []}
+        for number, column in enumerate(self.columns):
+            role = self.cleaned_data.get(f"column_{number}", "")
+            kind, has_system, system = role.partition(":")
+            if role in SINGLE_ROLES:
+                chosen[role] = column
+            elif role == "also_record":
+                chosen["also_record"].append(column)
+            elif has_system:
+                code = codes.get(column) or column if kind == "flag" else None
+                chosen["labels"].append({"column": column, "kind": kind, "system": system or None, "code": code})
+        return chosen
+
+
+class LabelMapForm(forms.Form):
+    """The head of a label map; its entries are rows of their own (``read_entries``)."""
+
+    name = forms.CharField(max_length=120)
+    system = forms.ChoiceField(
+        choices=[(system, SYSTEM_WORDS[system]) for system in (*SYSTEMS, "any")], label="Code system"
+    )
+    classes = forms.CharField(
+        widget=forms.Textarea(attrs={"rows": 6}), max_length=20_000,
+        help_text="One class a line, in the order that models will use.",
+    )  # fmt: skip
+
+    def clean_classes(self) -> list[str]:
+        names = [name.strip() for name in self.cleaned_data["classes"].splitlines() if name.strip()]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise forms.ValidationError(f"{', '.join(double)} is named twice.")
+        if long := [name for name in names if len(name) > 80]:
+            raise forms.ValidationError(f"{long[0][:40]}... is longer than 80 characters.")
+        return names
+
+
+class LabelMapFileForm(forms.Form):
+    file = forms.FileField(
+        label="CSV file", help_text="With the columns code, class and relation, as the portal exports it."
+    )
+    name = forms.CharField(
+        max_length=120, help_text="The name of an existing map of the project makes its next version."
+    )
+    system = forms.ChoiceField(
+        choices=[(system, SYSTEM_WORDS[system]) for system in (*SYSTEMS, "any")], label="Code system"
+    )
+
+
+class MapChoiceForm(FilterForm):
+    """Choose one of the maps that can be used in the project."""
+
+    map = forms.ModelChoiceField(LabelMap.objects.none(), empty_label=None, label="Label map")
+
+    def __init__(self, *args, maps: Any, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["map"].queryset = maps
+
+
+RELATION_CHOICES = [(relation, relation) for relation in RELATIONS]
+
+
+def read_entries(data: Any) -> dict[str, dict[str, str]]:
+    """Return the entries of the map editor's rows; rows without a code are left out."""
+    rows = zip(data.getlist("code"), data.getlist("class"), data.getlist("relation"))
+    return {
+        code.strip(): {"class": name.strip() or None, "relation": relation}
+        for code, name, relation in rows
+        if code.strip()
+    }

@@ -1,0 +1,529 @@
+"""Pages of datasets, uploads, label tables and label maps."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.urls import reverse
+
+from datasets import labelling, services
+from datasets.forms import ColumnsForm, roles_of
+from datasets.labels import table as tables
+from datasets.models import Dataset, Ingest, IngestItem, LabelImport, LabelMap, Record, RecordLabel
+from ecgportal import storage
+from ecgportal.audit.models import AuditEvent
+from ecgportal.jobs.context import JobContext
+from ecgportal.jobs.models import Job, JobState
+from ecgportal.jobs.services import claim
+from ecgportal.projects.access import ROLE_ALLOWS, Action
+from ecgportal.projects.models import Project
+from tests.factories import make_dataset, make_ingest, make_job, make_label_map, make_project, make_record, make_team
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project()
+
+
+@pytest.fixture
+def team(project: Project) -> dict:
+    return make_team(project)
+
+
+@pytest.fixture
+def dataset(project: Project) -> Dataset:
+    return make_dataset(project, "PTB-XL part")
+
+
+@pytest.fixture
+def editor(client: Client, team: dict) -> Client:
+    client.force_login(team["editor"])
+    return client
+
+
+def text_of(answer) -> str:
+    return answer.content.decode()
+
+
+def test_every_page_is_404_403_or_200_by_role(client: Client, team: dict, project: Project, dataset: Dataset) -> None:
+    record = make_record(dataset)
+    ingest = make_ingest(dataset)
+    table = labelling.import_keep(actor=team["editor"], dataset=dataset, file=table_file())
+    label_map = make_label_map(project)
+    in_project, view, edit, delete = {"project": project.pk}, Action.DATA_VIEW, Action.DATA_EDIT, Action.DATA_DELETE
+    pages = [
+        ("datasets:list", in_project, view), ("datasets:create", in_project, edit), ("datasets:label_maps", in_project, view),
+        ("datasets:label_map_create", in_project, edit), ("datasets:detail", {"pk": dataset.pk}, view),
+        ("datasets:edit", {"pk": dataset.pk}, edit), ("datasets:delete", {"pk": dataset.pk}, delete),
+        ("datasets:upload", {"pk": dataset.pk}, edit), ("datasets:labels", {"pk": dataset.pk}, view),
+        ("datasets:ingest", {"pk": ingest.pk}, view), ("datasets:label_import", {"pk": table.pk}, view),
+        ("datasets:label_map", {"pk": label_map.pk}, view), ("datasets:label_map_export", {"pk": label_map.pk}, view),
+        ("datasets:record_delete", {"pk": record.pk}, delete),
+    ]  # fmt: skip
+    for name, kwargs, action in pages:
+        address = reverse(name, kwargs=kwargs)
+        client.logout()
+        assert client.get(address).status_code == 302, name
+        for role, user in team.items():
+            client.force_login(user)
+            expected = 404 if role == "outsider" else 200 if action in ROLE_ALLOWS[role] else 403
+            assert client.get(address).status_code == expected, (name, role)
+
+
+class TestDatasets:
+    def test_create_leads_to_the_upload_and_keeps_what_was_typed(
+        self, editor: Client, project: Project, dataset: Dataset
+    ) -> None:
+        address = reverse("datasets:create", kwargs={"project": project.pk})
+        answer = editor.post(address, {"name": "ptb-xl PART", "description": "kept text"})
+        assert answer.status_code == 422
+        assert "has a dataset with this name already" in text_of(answer) and "kept text" in text_of(answer)
+        answer = editor.post(address, {"name": "Chapman"})
+        assert answer["Location"] == reverse("datasets:upload", args=[Dataset.objects.get(name="Chapman").pk])
+
+    def test_rename(self, editor: Client, dataset: Dataset) -> None:
+        address = reverse("datasets:edit", args=[dataset.pk])
+        assert editor.post(address, {"name": "PTB-XL", "description": "from 2020"}).status_code == 302
+        dataset.refresh_from_db()
+        assert (dataset.name, dataset.description) == ("PTB-XL", "from 2020")
+        assert AuditEvent.objects.get(action="dataset.changed").changes["name"] == ["PTB-XL part", "PTB-XL"]
+
+    def test_delete_asks_for_the_name(self, editor: Client, dataset: Dataset) -> None:
+        make_record(dataset)
+        address = reverse("datasets:delete", args=[dataset.pk])
+        assert editor.post(address, {"name": "wrong"}).status_code == 422
+        assert Dataset.objects.filter(pk=dataset.pk).exists()
+        assert editor.post(address, {"name": "PTB-XL part"}).status_code == 302
+        assert not Dataset.objects.filter(pk=dataset.pk).exists() and not Record.objects.exists()
+
+    def test_deleting_a_dataset_removes_its_label_tables_from_storage(
+        self, editor: Client, team: dict, dataset: Dataset
+    ) -> None:
+        row = labelling.import_keep(actor=team["editor"], dataset=dataset, file=table_file())
+        assert storage.blob_path(row.sha256).exists()
+        services.dataset_delete(actor=team["editor"], dataset=dataset)
+        assert not storage.blob_path(row.sha256).exists()
+
+    def test_the_list_is_bounded(self, editor: Client, project: Project, django_assert_max_num_queries) -> None:
+        for _ in range(20):
+            make_record(make_dataset(project), subject="p1")
+        with django_assert_max_num_queries(9):
+            answer = editor.get(reverse("datasets:list", kwargs={"project": project.pk}))
+        assert [(d.record_count, d.subject_count) for d in answer.context["page_obj"]] == [(1, 1)] * 20
+
+    def test_the_projects_first_page_counts_and_offers_the_next_step(self, editor: Client, project: Project) -> None:
+        address = reverse("projects:detail", kwargs={"project": project.pk})
+        assert "Create a dataset" in text_of(editor.get(address))
+        make_record(make_dataset(project))
+        answer = editor.get(address)
+        assert "Create a dataset" not in text_of(answer)
+        assert {(f.label, f.value) for f in answer.context["figures"]} >= {("Datasets", 1), ("Records", 1)}
+
+
+class TestRecords:
+    @pytest.fixture
+    def filled(self, dataset: Dataset) -> Dataset:
+        make_record(dataset, "a/100", subject="p1", labels=("NORM",), age=40.0, sex="F")
+        make_record(
+            dataset, "a/101", subject="p1", labels=("NORM", "SR"), age=71.5, sex="M", quality={"flags": ["flat_lead"]}
+        )
+        make_record(dataset, "b/200", subject="p2", labels=("AFIB",), format="dicom", fs_hz=500.0)
+        return dataset
+
+    def keys(self, client: Client, dataset: Dataset, **params: str) -> list[str]:
+        answer = client.get(reverse("datasets:detail", args=[dataset.pk]), params)
+        assert answer.status_code == 200
+        return [record.key for record in answer.context["page_obj"]]
+
+    def test_filters(self, editor: Client, filled: Dataset) -> None:
+        assert self.keys(editor, filled) == ["a/100", "a/101", "b/200"]
+        assert self.keys(editor, filled, search="P1") == ["a/100", "a/101"]
+        assert self.keys(editor, filled, label="NORM", sex="M") == ["a/101"]
+        assert self.keys(editor, filled, format="dicom") == ["b/200"]
+        assert self.keys(editor, filled, quality="flat_lead") == ["a/101"]
+        assert self.keys(editor, filled, age_min="41", age_max="80") == ["a/101"]
+        assert self.keys(editor, filled, label="no such code", sex="X", age_min="old") == ["a/100", "a/101", "b/200"]
+
+    def test_sorting_puts_unknown_ages_last_both_ways(self, editor: Client, filled: Dataset) -> None:
+        assert self.keys(editor, filled, sort="age") == ["a/100", "a/101", "b/200"]
+        assert self.keys(editor, filled, sort="-age") == ["a/101", "a/100", "b/200"]
+        assert self.keys(editor, filled, sort="-key") == ["b/200", "a/101", "a/100"]
+        assert self.keys(editor, filled, sort="dataset__project__slug") == ["a/100", "a/101", "b/200"]
+
+    def test_figures_and_links_behind_the_label_counts(self, editor: Client, filled: Dataset) -> None:
+        answer = editor.get(reverse("datasets:detail", args=[filled.pk]))
+        totals = answer.context["totals"]
+        assert (totals.records, totals.subjects, totals.labelled, totals.rates_hz) == (3, 2, 3, (100.0, 500.0))
+        assert totals.flags == {"flat_lead": 1} and totals.formats == {"wfdb": 2, "dicom": 1}
+        assert totals.duration_h == pytest.approx(6 / 3600)
+        assert answer.context["labels"] == [("NORM", 2), ("AFIB", 1), ("SR", 1)]
+        assert "?label=NORM#records" in text_of(answer)
+
+    def test_the_link_to_a_record_keeps_the_filter(self, editor: Client, filled: Dataset) -> None:
+        record = Record.objects.get(key="a/100")
+        text = text_of(editor.get(reverse("datasets:detail", args=[filled.pk]), {"label": "NORM", "page": "1"}))
+        assert f"{reverse('viz:record', kwargs={'pk': record.pk})}?label=NORM" in text
+
+    def test_the_page_is_bounded(self, editor: Client, dataset: Dataset, django_assert_max_num_queries) -> None:
+        for number in range(60):
+            make_record(dataset, subject=f"p{number}", labels=("NORM", f"X{number}"))
+        for _ in range(6):
+            make_ingest(dataset)
+        with django_assert_max_num_queries(18):
+            answer = editor.get(reverse("datasets:detail", args=[dataset.pk]), {"search": "p"})
+        assert len(answer.context["page_obj"]) == 50 and len(answer.context["more_labels"]) == 46
+
+    def test_names_from_files_are_escaped(self, editor: Client, dataset: Dataset) -> None:
+        make_record(dataset, "<img src=x>", subject="<b>p", labels=("<i>",))
+        text = text_of(editor.get(reverse("datasets:detail", args=[dataset.pk])))
+        assert "<img src=x>" not in text and "<b>p" not in text and "<i>" not in text
+
+    def test_deleting_a_record_removes_it_and_its_last_subject(self, editor: Client, filled: Dataset) -> None:
+        record = Record.objects.get(key="b/200")
+        address = reverse("datasets:record_delete", args=[record.pk])
+        assert "cannot be undone" in text_of(editor.get(address))
+        assert editor.post(address)["Location"] == reverse("datasets:detail", args=[filled.pk])
+        assert self.keys(editor, filled) == ["a/100", "a/101"]
+        assert set(filled.subjects.values_list("key", flat=True)) == {"p1"}
+        assert AuditEvent.objects.filter(action="record.deleted", object_label="b/200").count() == 1
+
+
+class TestUpload:
+    def test_files_become_an_upload_with_a_job(self, editor: Client, dataset: Dataset) -> None:
+        files = [SimpleUploadedFile("a.hea", b"a 1 100 10\n"), SimpleUploadedFile("a.dat", b"\x00" * 20)]
+        address = reverse("datasets:upload", args=[dataset.pk])
+        answer = editor.post(address, {"files": files, "fs_hz": "250", "unit": "uV", "lead_order": "I, II"})
+        ingest = Ingest.objects.get()
+        assert answer["Location"] == reverse("datasets:ingest", args=[ingest.pk])
+        assert [file["name"] for file in ingest.files] == ["a.hea", "a.dat"]
+        assert ingest.options == {"fs_hz": 250.0, "unit": "uV", "lead_order": ["I", "II"]}
+        assert ingest.job.state == JobState.QUEUED
+
+    def test_digits_become_a_unit(self, editor: Client, dataset: Dataset) -> None:
+        address = reverse("datasets:upload", args=[dataset.pk])
+        file = SimpleUploadedFile("a.csv", b"1,2\n")
+        answer = editor.post(address, {"files": [file], "unit": "digits"})
+        assert answer.status_code == 422 and "how many digits" in text_of(answer)
+        editor.post(
+            address, {"files": [SimpleUploadedFile("a.csv", b"1,2\n")], "unit": "digits", "digits_per_mv": "204.8"}
+        )
+        assert Ingest.objects.get().options == {"unit": "204.8/mV"}
+
+    def test_script_gets_json(self, editor: Client, dataset: Dataset) -> None:
+        address = reverse("datasets:upload", args=[dataset.pk])
+        answer = editor.post(address, {"files": [SimpleUploadedFile("a.hea", b"x")]}, headers={"X-Upload": "1"})
+        assert answer.json() == {"location": reverse("datasets:ingest", args=[Ingest.objects.get().pk])}
+        answer = editor.post(address, {"fs_hz": "250"}, headers={"X-Upload": "1"})
+        assert answer.status_code == 422 and answer.json()["error"]["message"] == "Choose at least one file."
+
+    def test_too_large_stores_nothing(self, editor: Client, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(services, "MAX_UPLOAD_BYTES", 10)
+        files = {"files": [SimpleUploadedFile("a.hea", b"x" * 11)]}
+        answer = editor.post(reverse("datasets:upload", args=[dataset.pk]), files, headers={"X-Upload": "1"})
+        assert answer.status_code == 413 and "Send it in parts" in answer.json()["error"]["message"]
+        assert not Ingest.objects.exists() and not Job.objects.exists()
+
+    @pytest.mark.parametrize(("field", "value"), [("fs_hz", "0"), ("fs_hz", "fast"), ("lead_order", "I,I")])
+    def test_wrong_answers_stand_beside_their_field(
+        self, editor: Client, dataset: Dataset, field: str, value: str
+    ) -> None:
+        answer = editor.post(
+            reverse("datasets:upload", args=[dataset.pk]), {"files": [SimpleUploadedFile("a", b"x")], field: value}
+        )
+        assert (
+            answer.status_code == 422
+            and field in answer.context["form"].errors
+            and f'value="{value}"' in text_of(answer)
+        )
+
+
+class TestIngest:
+    ITEMS = (
+        ("a.hea", "accepted", "", ""), ("a.dat", "companion", "", "Read together with its header."),
+        ("b.csv", "refused", "needs_answer", "b.csv does not say its rate."), ("c.csv", "refused", "needs_answer", "c.csv does not say its rate."),
+        ("letter.pdf", "refused", "not_an_ecg", "letter.pdf is not an ECG."),
+    )  # fmt: skip
+
+    def test_counts_reasons_and_the_form_for_answers(self, editor: Client, dataset: Dataset) -> None:
+        ingest = make_ingest(dataset, items=self.ITEMS)
+        answer = editor.get(reverse("datasets:ingest", args=[ingest.pk]))
+        assert {o["value"]: o["count"] for o in answer.context["outcomes"]} == {
+            "accepted": 1,
+            "duplicate": 0,
+            "refused": 3,
+            "companion": 1,
+        }
+        assert [(r["code"], r["n"]) for r in answer.context["reasons"]] == [("needs_answer", 2), ("not_an_ecg", 1)]
+        assert answer.context[
+            "waiting"
+        ] == 2 and f'action="{reverse("datasets:upload", args=[dataset.pk])}"' in text_of(answer)
+
+    def test_filters(self, editor: Client, dataset: Dataset) -> None:
+        address = reverse("datasets:ingest", args=[make_ingest(dataset, items=self.ITEMS).pk])
+
+        def names(**params: str) -> list[str]:
+            return [item.name for item in editor.get(address, params).context["page_obj"]]
+
+        assert names(outcome="refused") == ["b.csv", "c.csv", "letter.pdf"]
+        assert names(code="not_an_ecg") == ["letter.pdf"]
+        assert names(search="A.") == ["a.hea", "a.dat"]
+
+    def test_viewers_see_reasons_but_no_form(self, client: Client, team: dict, dataset: Dataset) -> None:
+        client.force_login(team["viewer"])
+        answer = client.get(reverse("datasets:ingest", args=[make_ingest(dataset, items=self.ITEMS).pk]))
+        assert "does not say its rate" in text_of(answer) and 'type="file"' not in text_of(answer)
+
+    def test_a_running_upload_polls(self, editor: Client, dataset: Dataset) -> None:
+        ingest = make_ingest(dataset, state=JobState.RUNNING)
+        assert reverse("jobs:fragment", args=[ingest.job_id]) in text_of(
+            editor.get(reverse("datasets:ingest", args=[ingest.pk]))
+        )
+
+    def test_an_upload_without_a_job_is_shown(self, editor: Client, dataset: Dataset) -> None:
+        ingest = Ingest.objects.create(dataset=dataset, options={"simulated": 5})
+        assert editor.get(reverse("datasets:ingest", args=[ingest.pk])).status_code == 200
+        assert editor.get(reverse("datasets:detail", args=[dataset.pk])).status_code == 200
+
+    def test_the_page_is_bounded(self, editor: Client, dataset: Dataset, django_assert_max_num_queries) -> None:
+        ingest = make_ingest(dataset)
+        record = make_record(dataset)
+        IngestItem.objects.bulk_create(
+            IngestItem(ingest=ingest, position=n, name=f"{n:04d}.hea", outcome="accepted", record=record)
+            for n in range(120)
+        )
+        with django_assert_max_num_queries(11):
+            editor.get(reverse("datasets:ingest", args=[ingest.pk]))
+
+
+TABLE = "filename_hr,patient_id,age,sex,scp_codes,strat_fold,nurse\nrec1,7,50,1,\"{'NORM': 100.0}\",1,x\nrec2,8,61,0,\"{'IMI': 80.0, 'ZZZ': 0}\",2,y\nrec9,9,1000,0,{},3,z\n"
+
+
+def table_file(text: str = TABLE, name: str = "labels.csv") -> SimpleUploadedFile:
+    return SimpleUploadedFile(name, text.encode())
+
+
+class TestLabels:
+    def upload(self, client: Client, dataset: Dataset, file: SimpleUploadedFile | None = None) -> LabelImport:
+        answer = client.post(reverse("datasets:labels", args=[dataset.pk]), {"file": file or table_file()})
+        row = LabelImport.objects.get()
+        assert answer["Location"] == reverse("datasets:label_import", args=[row.pk])
+        return row
+
+    def choices(self, **changed: str) -> dict[str, str]:
+        columns = ["filename_hr", "patient_id", "age", "sex", "scp_codes", "strat_fold", "nurse"]
+        roles = dict(zip(columns, ["record", "subject", "age", "sex", "codes:scp", "fold", ""])) | changed
+        return {f"column_{number}": roles[column] for number, column in enumerate(columns)}
+
+    def test_a_table_is_shown_before_anything_is_stored(self, editor: Client, dataset: Dataset) -> None:
+        make_record(dataset, "rec1")
+        make_record(dataset, "rec2")
+        row = self.upload(editor, dataset)
+        answer = editor.get(reverse("datasets:label_import", args=[row.pk]))
+        found = answer.context["found"]
+        assert (found["row_count"], found["checked"], found["matched"]) == (3, 3, 2)
+        text = text_of(answer)
+        assert "2 of the 3 rows fit a record" in text and "No record is called &#x27;rec9&#x27;" in text
+        assert {field.label: field.initial for field in answer.context["form"].fields.values()} == {
+            "filename_hr": "record", "patient_id": "subject", "age": "age", "sex": "sex", "scp_codes": "codes:scp", "strat_fold": "fold", "nurse": "",
+        }  # fmt: skip
+        assert not RecordLabel.objects.exists() and not Job.objects.exists()
+
+    def test_the_whole_way_from_table_to_labels(self, editor: Client, dataset: Dataset) -> None:
+        make_record(dataset, "rec1")
+        make_record(dataset, "rec2")
+        row = self.upload(editor, dataset)
+        address = reverse("datasets:label_import", args=[row.pk])
+        assert editor.post(address, self.choices()).status_code == 302
+        row.refresh_from_db()
+        assert row.job.state == JobState.QUEUED
+        result = labelling.run(JobContext(claim(row.job_id, host="test")))
+        Job.objects.filter(pk=row.job_id).update(
+            state=JobState.SUCCEEDED, started_at=row.created_at, finished_at=row.created_at, result=result
+        )
+        first, second = Record.objects.select_related("subject").order_by("key")
+        assert (first.subject.key, first.age, first.sex, first.fold) == ("7", 50.0, "F", 1)
+        assert (second.sex, sorted(second.labels.values_list("code", "system", "likelihood"))) == (
+            "M",
+            [("IMI", "scp", 0.8), ("ZZZ", "scp", 0.0)],
+        )
+        text = text_of(editor.get(address))
+        assert "rec9" in text and "No record" in text and "ZZZ" in text
+        answer = editor.get(reverse("datasets:labels", args=[dataset.pk]))
+        assert "labels.csv" in text_of(answer)
+
+    def test_the_record_column_must_be_one(self, editor: Client, dataset: Dataset) -> None:
+        address = reverse("datasets:label_import", args=[self.upload(editor, dataset).pk])
+        assert "Choose the column that names the records" in text_of(editor.post(address, self.choices(filename_hr="")))
+        answer = editor.post(address, self.choices(nurse="record"))
+        assert answer.status_code == 422 and "chosen as record already" in text_of(answer)
+        assert not Job.objects.exists()
+
+    def test_checking_again_starts_nothing(self, editor: Client, dataset: Dataset) -> None:
+        make_record(dataset, "x")
+        address = reverse("datasets:label_import", args=[self.upload(editor, dataset).pk])
+        answer = editor.post(address, self.choices(filename_hr="", nurse="record") | {"check": "1"})
+        assert answer.status_code == 200 and answer.context["found"]["matched"] == 1 and not Job.objects.exists()
+
+    def test_a_file_that_is_no_table_says_so_and_can_be_discarded(self, editor: Client, dataset: Dataset) -> None:
+        row = self.upload(editor, dataset, SimpleUploadedFile("labels.csv", b"\xff\xfe\x00\x00\x01"))
+        answer = editor.get(reverse("datasets:label_import", args=[row.pk]))
+        assert answer.status_code == 422 and "labels.csv" in text_of(answer)
+        assert editor.post(reverse("datasets:label_import_discard", args=[row.pk])).status_code == 302
+        assert not LabelImport.objects.exists() and not storage.blob_path(row.sha256).exists()
+        assert AuditEvent.objects.filter(action="labels.discarded").count() == 1
+
+    def test_a_table_is_read_once(self, editor: Client, dataset: Dataset) -> None:
+        row = self.upload(editor, dataset)
+        editor.post(reverse("datasets:label_import", args=[row.pk]), self.choices())
+        editor.post(reverse("datasets:label_import", args=[row.pk]), self.choices())
+        assert Job.objects.count() == 1
+        assert editor.post(reverse("datasets:label_import_discard", args=[row.pk])).status_code == 409
+
+    def test_the_columns_form_gives_back_the_guess(self) -> None:
+        columns = ["id", "AF", "1dAVb", "dx"]
+        table = tables.read_table(b"id,AF,1dAVb,dx\n1,1,0,164889003\n2,0,1,426783006\n", "t.csv")
+        guessed = tables.guess_mapping(table).to_dict()
+        roles = roles_of(guessed, columns)
+        form = ColumnsForm({f"column_{n}": roles[c] for n, c in enumerate(columns)}, columns=columns, guessed=guessed)
+        assert form.is_valid(), form.errors
+        again = tables.guess_mapping(table, overrides=form.mapping).to_dict()
+        assert again["record"] == guessed["record"] == "id"
+        assert {c["column"]: c for c in again["labels"]} == {c["column"]: c for c in guessed["labels"]}
+
+    def test_coverage_of_the_maps(
+        self, editor: Client, project: Project, dataset: Dataset, django_assert_max_num_queries
+    ) -> None:
+        for codes in (("NORM",), ("NORM",), ("IMI",), ("ASMI", "NORM"), ()):
+            make_record(dataset, labels=codes)
+        own = make_label_map(project, "Own")
+        make_label_map(project, "Other", classes=["A"], entries={})
+        make_label_map(make_project(), "Foreign")
+        with django_assert_max_num_queries(14):
+            answer = editor.get(reverse("datasets:labels", args=[dataset.pk]))
+        found = {c.label_map.name: (c.classified, c.by_class) for c in answer.context["coverages"]}
+        assert found == {"Own": (4, {"NORM": 3, "MI": 1}), "Other": (0, {"A": 0})}
+        assert answer.context["chosen"] == own and "not in the map" in text_of(answer)
+
+    def test_the_newest_version_of_a_map_is_shown(self, editor: Client, project: Project, dataset: Dataset) -> None:
+        make_label_map(project, "Own", version=1)
+        newest = make_label_map(project, "Own", version=2)
+        answer = editor.get(reverse("datasets:labels", args=[dataset.pk]))
+        assert [c.label_map.pk for c in answer.context["coverages"]] == [newest.pk]
+
+
+class TestLabelMaps:
+    HEAD = {"name": "Own", "system": "scp", "classes": "NORM\nMI\n"}
+
+    def test_list_shows_own_and_built_in_maps(
+        self, editor: Client, project: Project, django_assert_max_num_queries
+    ) -> None:
+        make_label_map(project, "Own")
+        make_label_map(None, "Built in")
+        make_label_map(make_project(), "Foreign")
+        with django_assert_max_num_queries(8):
+            answer = editor.get(reverse("datasets:label_maps", kwargs={"project": project.pk}))
+        assert {row.name for row in answer.context["page_obj"]} == {"Own", "Built in"}
+
+    def test_saving_makes_the_next_version_and_leaves_the_old_one(self, editor: Client, project: Project) -> None:
+        first = make_label_map(project, "Own", frozen=True)
+        rows = {
+            "code": ["NORM", "IMI", "ASMI", ""],
+            "class": ["NORM", "MI", "MI", ""],
+            "relation": ["exact", "exact", "broader", "exact"],
+        }
+        answer = editor.post(reverse("datasets:label_map", args=[first.pk]), {**self.HEAD, **rows})
+        saved = LabelMap.objects.get(name="Own", version=2)
+        assert answer["Location"] == reverse("datasets:label_map", args=[saved.pk])
+        assert saved.entries["ASMI"] == {"class": "MI", "relation": "broader"} and not saved.frozen
+        first.refresh_from_db()
+        assert "ASMI" not in first.entries
+
+    def test_a_class_that_is_not_listed_is_refused_and_the_rows_stay(self, editor: Client, project: Project) -> None:
+        first = make_label_map(project, "Own")
+        answer = editor.post(
+            reverse("datasets:label_map", args=[first.pk]),
+            {**self.HEAD, "code": ["QQQ"], "class": ["HYP"], "relation": ["exact"]},
+        )
+        text = text_of(answer)
+        assert (
+            answer.status_code == 422
+            and "not one of the classes" in text
+            and 'value="QQQ"' in text
+            and 'value="HYP"' in text
+        )
+        assert LabelMap.objects.count() == 1
+
+    def test_a_class_named_twice_is_refused(self, editor: Client, project: Project) -> None:
+        answer = editor.post(
+            reverse("datasets:label_map_create", kwargs={"project": project.pk}), {**self.HEAD, "classes": "MI\nMI"}
+        )
+        assert answer.status_code == 422 and "MI is named twice" in text_of(answer)
+
+    def test_built_in_maps_are_read_by_all_and_changed_by_nobody(
+        self, editor: Client, client: Client, team: dict
+    ) -> None:
+        label_map = make_label_map(None, "PTB-XL superclass", frozen=True)
+        client.force_login(team["outsider"])
+        address = reverse("datasets:label_map", args=[label_map.pk])
+        assert client.get(address).status_code == 200 and '<form class="form form--card"' not in text_of(
+            client.get(address)
+        )
+        assert client.post(address, self.HEAD).status_code == 404
+        client.logout()
+        assert client.get(address).status_code == 302
+
+    def test_a_copy_of_a_built_in_map(self, editor: Client, project: Project) -> None:
+        source = make_label_map(None, "PTB-XL superclass")
+        foreign = make_label_map(make_project(), "Foreign")
+        address = reverse("datasets:label_map_create", kwargs={"project": project.pk})
+        answer = editor.get(address, {"from": str(source.pk)})
+        assert 'value="PTB-XL superclass (own)"' in text_of(answer) and 'value="IMI"' in text_of(answer)
+        for wrong in (str(foreign.pk), "nonsense"):
+            assert editor.get(address, {"from": wrong}).status_code == 404
+
+    def test_export_and_import_give_the_same_map(self, editor: Client, project: Project) -> None:
+        label_map = make_label_map(
+            project,
+            "Own",
+            entries={
+                "NORM": {"class": "NORM", "relation": "exact"},
+                "X": {"class": None, "relation": "unmapped"},
+                "-Y": {"class": "MI", "relation": "exact"},
+                "IMI": {"class": "MI", "relation": "broader"},
+            },
+        )
+        answer = editor.get(reverse("datasets:label_map_export", args=[label_map.pk]))
+        assert {row["code"] for row in csv.DictReader(io.StringIO(text_of(answer)))} == {"NORM", "X", "'-Y", "IMI"}
+        assert AuditEvent.objects.filter(action="label_map.exported").count() == 1
+        file = SimpleUploadedFile("map.csv", answer.content)
+        editor.post(
+            reverse("datasets:label_maps", kwargs={"project": project.pk}),
+            {"file": file, "name": "Own", "system": "scp"},
+        )
+        again = LabelMap.objects.get(name="Own", version=2)
+        assert again.entries == label_map.entries and set(again.classes) == {"NORM", "MI"}
+
+    def test_a_file_that_is_no_map_is_refused_beside_the_field(self, editor: Client, project: Project) -> None:
+        file = SimpleUploadedFile("map.csv", b"a,b\n1,2\n")
+        answer = editor.post(
+            reverse("datasets:label_maps", kwargs={"project": project.pk}),
+            {"file": file, "name": "Own", "system": "scp"},
+        )
+        assert (
+            answer.status_code == 422 and "file" in answer.context["form"].errors and 'value="Own"' in text_of(answer)
+        )
+
+
+def test_jobs_lead_to_what_they_work_on(editor: Client, team: dict, project: Project, dataset: Dataset) -> None:
+    ingest = make_ingest(dataset)
+    assert reverse("datasets:ingest", args=[ingest.pk]) in text_of(
+        editor.get(reverse("jobs:detail", args=[ingest.job_id]))
+    )
+    lost = make_job(project, kind="ingest", payload={})
+    assert editor.get(reverse("jobs:detail", args=[lost.pk])).status_code == 200
