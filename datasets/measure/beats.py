@@ -44,7 +44,7 @@ def dominant_beats(x: np.ndarray, fs_hz: float, beats: list[Beat]) -> tuple[np.n
     among = np.unique(np.linspace(0, n - 1, min(n, _MOST_BEATS)).astype(int))
     alike = flat[among] @ flat.T
     votes = (alike >= _SAME_SHAPE).sum(axis=1).astype(float)
-    widths = np.array([(beats[k].qrs[1] - beats[k].qrs[0]) / fs_hz if beats[k].qrs else 0.5 for k in among])  # type: ignore[index]
+    widths = np.array([(beats[k].qrs[1] - beats[k].qrs[0]) / fs_hz if beats[k].qrs else 0.5 for k in among])
     leader = int(np.argmax(votes - np.minimum(widths, 0.9)))
     chosen = alike[leader] >= _SAME_SHAPE
     template = np.median(flat[chosen], axis=0)

@@ -16,7 +16,8 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
-Wave = tuple[int | None, int, int]
+Wave = tuple[int, int, int]
+TWave = tuple[int | None, int, int]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Beat:
     r_peak: int
     qrs: tuple[int, int] | None
     p: Wave | None
-    t: Wave | None
+    t: TWave | None
 
 
 # Widths of the Gaussian derivatives.
@@ -163,13 +164,15 @@ def _waves(p_curve: np.ndarray, t_curve: np.ndarray, bounds: list[tuple[int, int
             before = beats[k - 1]
             start = max(start, before.t[2] if before.t else peaks[k - 1] + int(0.2 * fs_hz))
         p = _p_wave(p_smooth, p_slope, start, qrs[0], fs_hz)
-        beats.append(Beat(r, qrs, _inside(p, n), _inside(t, n)))
+        p = None if p is None or _outside(p[0], p[2], n) else p
+        t = None if t is None or _outside(t[0], t[2], n) else t
+        beats.append(Beat(r, qrs, p, t))
     return beats
 
 
-def _inside(wave: Wave | None, n: int) -> Wave | None:
-    """Drop a wave that touches the record's first or last sample."""
-    return None if wave is None or (wave[0] is not None and wave[0] <= 1) or wave[2] >= n - 2 else wave
+def _outside(first: int | None, last: int, n: int) -> bool:
+    """Say whether a wave touches the record's first or last sample."""
+    return (first is not None and first <= 1) or last >= n - 2
 
 
 def _p_wave(level: np.ndarray, slope: np.ndarray, first: int, last: int, fs_hz: float) -> Wave | None:
@@ -186,7 +189,7 @@ def _p_wave(level: np.ndarray, slope: np.ndarray, first: int, last: int, fs_hz: 
     return first + onset, first + peak, first + offset
 
 
-def _t_wave(level: np.ndarray, slope: np.ndarray, first: int, last: int, fs_hz: float) -> Wave | None:
+def _t_wave(level: np.ndarray, slope: np.ndarray, first: int, last: int, fs_hz: float) -> TWave | None:
     """Find the T wave between two samples; without a rising slope of its own it has no onset."""
     w = slope[first : last + 1]
     runs = _slopes(w, int(0.06 * fs_hz))

@@ -237,7 +237,7 @@ def _offsets(main: list[Beat], fs_hz: float) -> dict[str, tuple[int, int] | None
         return int(first), int(last)
 
     return {
-        "p": median([(b.p[0] - b.r_peak, b.p[2] - b.r_peak) for b in main if b.p and b.p[0] is not None]),
+        "p": median([(b.p[0] - b.r_peak, b.p[2] - b.r_peak) for b in main if b.p]),
         "qrs": median([(b.qrs[0] - b.r_peak, b.qrs[1] - b.r_peak) for b in main if b.qrs]),
         "t": median([(b.t[0] - b.r_peak, b.t[2] - b.r_peak) for b in main if b.t and b.t[0] is not None]),
     }

@@ -144,7 +144,9 @@ def _operating(
     if not drawn:
         why = "No curve: it takes at least one record with the label and one without." if curves else "No curve was given."
         return charts.empty(title, x_title, y_title, dark, kind, heads, why)
-    data, table, told = list(extra), [heads], []
+    data = list(extra)
+    table: list[list[Any]] = [heads]
+    told: list[str] = []
     for k, one in enumerate(drawn):
         label = f"{one.name}: {area} {charts.show(one.area)}" if one.area is not None else one.name
         if len(one.low):
@@ -245,7 +247,8 @@ def calibration(curves: Sequence[Reliability], *, dark: bool = False, title: str
         "type": "scatter", "mode": "lines", "name": "perfect", "x": [0, 1], "y": [0, 1], "hoverinfo": "skip",
         "line": {"color": charts.theme(dark).quiet, "width": 1, "dash": "dot"},
     }]  # fmt: skip
-    table, told = [heads], []
+    table: list[list[Any]] = [heads]
+    told: list[str] = []
     for k, one in enumerate(drawn):
         bars = {}
         if len(one.low):

@@ -159,7 +159,7 @@ def _paper(record: Record, view: View, sheet: Page, colours: Paper, top: float) 
             traces.append(svg.el("path", d=path, class_="ecg-trace", data_lead=cell.lead, data_row=cell.row))
         words.append(_cell_words(cell, colours))
     pulses = "".join(
-        svg.el("path", d=svg.polyline_path(*np.array(points).T, PATH_UNIT_MM), class_="ecg-pulse") for points in sheet.pulses
+        svg.el("path", d=svg.polyline_path(np.array(points)[:, 0], np.array(points)[:, 1], PATH_UNIT_MM), class_="ecg-pulse") for points in sheet.pulses
     )
     inked = svg.el(
         "g", pulses + "".join(traces), transform=f"scale({PATH_UNIT_MM})", fill="none", stroke=colours.trace,

@@ -39,7 +39,7 @@ def confusion_matrix(
     ]
     wrong = matrix - np.diag(np.diag(matrix))
     if wrong.max() > 0:
-        r, c = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        r, c = divmod(int(wrong.argmax()), len(labels))
         told.append(f"Most frequent confusion: {labels[r]} taken for {labels[c]} ({int(wrong[r, c])} records).")
     frame = _matrix_layout(title, x_title, y_title, dark, "confusion")
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
@@ -59,7 +59,10 @@ def confusion_per_label(
     if not counts:
         return charts.empty(title, x_title, y_title, dark, "confusion-labels", heads, "No labels were counted.")
     columns = ["with label, found", "with label, missed", "without, called", "without, left"]
-    share, text, table, told = [], [], [heads], []
+    share: list[list[float]] = []
+    text: list[list[str]] = []
+    table: list[list[Any]] = [heads]
+    told: list[str] = []
     for name, (tp, fn, fp, tn) in counts.items():
         row = [_share(tp, tp + fn), _share(fn, tp + fn), _share(fp, fp + tn), _share(tn, fp + tn)]
         share.append(row)

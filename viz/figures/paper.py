@@ -260,10 +260,10 @@ def minmax_index(values: np.ndarray, max_points: int) -> np.ndarray:
     per_bin = math.ceil(2 * n / max_points)
     n_bins = math.ceil(n / per_bin)
     finite = np.isfinite(values)
-    low = np.full(n_bins * per_bin, np.inf)
-    low[:n][finite] = values[finite]
-    high = np.where(np.isinf(low), -np.inf, low).reshape(n_bins, per_bin)
-    low = low.reshape(n_bins, per_bin)
+    filled = np.full(n_bins * per_bin, np.inf)
+    filled[:n][finite] = values[finite]
+    low = filled.reshape(n_bins, per_bin)
+    high = np.where(np.isinf(low), -np.inf, low)
     base = np.arange(n_bins) * per_bin
     chosen = [base + low.argmin(axis=1), base + high.argmax(axis=1), np.array([0, n - 1])]
     change = np.flatnonzero(np.diff(finite))

@@ -37,7 +37,9 @@ def _over_epochs(
     drawn = {name: points for name, points in series.items() if len(points)}
     if not drawn:
         return charts.empty(title, "epoch (count)", unit, dark, key, heads, "Nothing has been measured yet.")
-    data, table, told = [], [heads], []
+    data: list[dict[str, Any]] = []
+    table: list[list[Any]] = [heads]
+    told: list[str] = []
     for k, (name, points) in enumerate(drawn.items()):
         epochs = [float(at) for at, _ in points]
         values = [np.nan if value is None else float(value) for _, value in points]

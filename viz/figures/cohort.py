@@ -1,0 +1,135 @@
+"""What a dataset holds: counts by any field, distributions, and a two-dimensional map of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from viz.figures import charts
+from viz.figures.figure import Figure, figure
+
+_MOST_BARS = 60
+_MOST_PLACES = 20_000
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "triangle-down")
+
+
+@figure("count_bars")
+def count_bars(
+    counts: Mapping[str, int], *, total: int | None = None, links: Mapping[str, str] | None = None, dark: bool = False,
+    title: str = "Records per label", noun: str = "label",
+) -> Figure:  # fmt: skip
+    """Horizontal bars of counts: labels, sex, source, device, quality, missing leads or any other field.
+
+    counts: ``{name: records}`` in the order to show; total: records in all, for the shares (a record may count
+    under several names); links: an address a name, kept in ``customdata`` for the page to follow.
+    """
+    x_title = "records (count)"
+    heads: list[Any] = [noun, x_title, "share of all records"]
+    if not counts:
+        return charts.empty(title, x_title, noun, dark, f"counts-{noun}", heads, "No records.")
+    shown = list(counts.items())[:_MOST_BARS]
+    share = [None if not total else n / total for _, n in shown]
+    text = [f"{n}" if p is None else f"{n} ({p:.1%})" for (_, n), p in zip(shown, share, strict=True)]
+    data = [{
+        "type": "bar", "orientation": "h", "name": x_title, "y": [charts.plain(name, 60) for name, _ in shown], "x": [n for _, n in shown],
+        "text": text, "textposition": "auto", "marker": {"color": charts.colour(0, dark)}, "showlegend": False,
+        "customdata": [(links or {}).get(name) for name, _ in shown], "hovertemplate": "%{y}: %{text}<extra></extra>",
+    }]  # fmt: skip
+    told = [f"{name}: {words}." for (name, _), words in zip(shown[:8], text, strict=False)]
+    if len(counts) > len(told):
+        told.append(f"{len(counts) - len(told)} more are in the table.")
+    if len(counts) > len(shown):
+        told.append(f"The figure shows the first {len(shown)}.")
+    table: list[list[Any]] = [heads] + [[name, n, charts.number(n / total) if total else None] for name, n in counts.items()]
+    frame = charts.layout(
+        title, x_title, noun, dark, uirevision=f"counts-{noun}", y={"type": "category", "autorange": "reversed"},
+        x={"rangemode": "tozero"}, height=max(240, 110 + 24 * len(shown)),
+    )  # fmt: skip
+    return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
+
+
+@figure("histogram")
+def histogram(
+    groups: Mapping[str, Sequence[float | None]], *, unit: str, bins: int = 30, dark: bool = False, title: str = "Distribution",
+    quantity: str = "value",
+) -> Figure:  # fmt: skip
+    """Distribution of a measure (age, heart rate, an interval, length), one outline a group (sex, dataset, split).
+
+    groups: ``{name: values}``; what is unknown (None or NaN) is counted and said, not drawn.
+    """
+    x_title, y_title = f"{quantity} ({unit})", "records (count)"
+    heads: list[Any] = ["group", f"from ({unit})", f"to ({unit})", y_title]
+    known = {name: _finite(values) for name, values in groups.items()}
+    everything = np.concatenate(list(known.values())) if known else np.empty(0)
+    unknown = {name: len(values) - known[name].size for name, values in groups.items()}
+    if everything.size == 0:
+        return charts.empty(title, x_title, y_title, dark, f"histogram-{quantity}", heads, f"No record has a known {quantity}.")
+    low, high = float(everything.min()), float(everything.max())
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1 if high > low else 2)
+    data: list[dict[str, Any]] = []
+    table: list[list[Any]] = [heads]
+    told: list[str] = []
+    for k, (name, values) in enumerate(known.items()):
+        counted, _ = np.histogram(values, edges)
+        data.append({
+            "type": "scatter", "mode": "lines", "name": charts.plain(name), "x": charts.numbers(np.repeat(edges, 2)),
+            "y": [0, *np.repeat(counted, 2).tolist(), 0], "line": charts.line(k, dark), "fill": "tozeroy",
+            "fillcolor": charts.rgba(charts.colour(k, dark), 0.18), "hovertemplate": f"{charts.plain(name)}: %{{y}} at %{{x:.4g}} {unit}<extra></extra>",
+        })  # fmt: skip
+        table += [[name, *row] for row in zip(charts.numbers(edges[:-1]), charts.numbers(edges[1:]), counted.tolist(), strict=True)]
+        if values.size:
+            q1, middle, q3 = np.percentile(values, [25, 50, 75])
+            told.append(f"{name}: {values.size} records, median {middle:.4g} {unit} (quartiles {q1:.4g} to {q3:.4g}), {unknown[name]} unknown.")
+        else:
+            told.append(f"{name}: no known {quantity}, {unknown[name]} unknown.")
+    frame = charts.layout(title, x_title, y_title, dark, uirevision=f"histogram-{quantity}", y={"rangemode": "tozero"})
+    return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
+
+
+def _finite(values: Sequence[float | None]) -> np.ndarray:
+    array = np.array([np.nan if value is None else value for value in values], dtype=float)
+    return array[np.isfinite(array)]
+
+
+@figure("embedding_map")
+def embedding_map(
+    places: Sequence[Sequence[float]], *, ids: Sequence[Any] = (), groups: Sequence[str] = (), dark: bool = False,
+    title: str = "Map of the dataset", axes: tuple[str, str] = ("first axis (no unit)", "second axis (no unit)"), coloured_by: str = "label",
+) -> Figure:  # fmt: skip
+    """Scatter of records in two dimensions (PCA, UMAP, a model's embedding), coloured by a category.
+
+    places: ``(records, 2)``; ids stand in ``customdata`` for a lasso; groups: one category a record. The eight most
+    frequent categories have colours and symbols, the rest is "other". Above 20 000 records an even part is drawn.
+    """
+    heads: list[Any] = [coloured_by, "records (count)", f"mean {axes[0]}", f"mean {axes[1]}"]
+    xy = np.asarray(places, dtype=float).reshape(-1, 2)
+    fine = np.isfinite(xy).all(axis=1)
+    if not fine.any():
+        return charts.empty(title, axes[0], axes[1], dark, "map", heads, "No record has a place on the map.")
+    names = np.array([str(one) for one in groups] if len(groups) else ["all records"] * len(xy), dtype=object)
+    keys = list(ids) if len(ids) else list(range(len(xy)))
+    order = sorted(set(names[fine]), key=lambda name: (-int((names[fine] == name).sum()), name))
+    own = order[:7] if len(order) > 8 else order
+    label = np.array([name if name in own else "other" for name in names], dtype=object)
+    drawn = np.flatnonzero(fine)
+    drawn = drawn[charts.thin(drawn.size, _MOST_PLACES)]
+    data: list[dict[str, Any]] = []
+    table: list[list[Any]] = [heads]
+    told = [f"{int(fine.sum())} records, {int((~fine).sum())} without a place, {len(order)} categories of {coloured_by}."]
+    for k, name in enumerate([*own, "other"] if len(own) < len(order) else own):
+        rows = drawn[label[drawn] == name]
+        data.append({
+            "type": "scatter" if drawn.size <= 5000 else "scattergl", "mode": "markers", "name": charts.plain(name, 40),
+            "x": charts.numbers(xy[rows, 0], 5), "y": charts.numbers(xy[rows, 1], 5), "customdata": [keys[r] for r in rows],
+            "marker": {"size": 6, "opacity": 0.75, "color": charts.colour(k, dark), "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
+            "hovertemplate": f"{charts.plain(name, 40)}: %{{customdata}}<extra></extra>",
+        })  # fmt: skip
+        every = np.flatnonzero(fine & (label == name))
+        table.append([name, every.size, *charts.numbers(xy[every].mean(axis=0))])
+        told.append(f"{name}: {every.size}.")
+    if drawn.size < fine.sum():
+        told.append(f"An even part of {drawn.size} records is drawn.")
+    frame = charts.layout(title, axes[0], axes[1], dark, uirevision="map", dragmode="lasso")
+    return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
