@@ -50,7 +50,7 @@ class LabelMapSpec:
             if system == "name" and code.endswith("*"):
                 prefixes.append((name_key(code), (target, relation)))
             else:
-                lookup[system, name_key(code) if system == "name" else code] = (target, relation)
+                lookup[system, _comparable(system, code)] = (target, relation)
         object.__setattr__(self, "_lookup", lookup)
         object.__setattr__(self, "_prefixes", tuple(sorted(prefixes, key=lambda entry: -len(entry[0]))))
 
@@ -60,14 +60,18 @@ class LabelMapSpec:
 
     def find(self, label: SourceLabel) -> tuple[str | None, str] | None:
         """Return ``(class or None, relation)`` of a label, or None when the map does not know its code."""
-        if label.system != "name":
-            code = label.code.replace(".", "") if label.system == "icd10" else label.code
-            return self._lookup.get((label.system, label.code)) or self._lookup.get((label.system, code))
-        key = name_key(label.code)
-        found = self._lookup.get(("name", key))
-        if found is None:
+        key = _comparable(label.system, label.code)
+        found = self._lookup.get((label.system, key))
+        if found is None and label.system == "name":
             found = next((entry for prefix, entry in self._prefixes if key.startswith(prefix)), None)
         return found
+
+
+def _comparable(system: str, code: str) -> str:
+    if system == "name":
+        return name_key(code)
+    # ICD-10 is written with and without the dot.
+    return code.replace(".", "").upper() if system == "icd10" else code
 
 
 def name_key(text: str) -> str:

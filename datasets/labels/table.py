@@ -51,6 +51,7 @@ _NOT_FINDINGS = re.compile(
 )
 _TRUE = frozenset(("1", "1.0", "true", "yes", "y", "x"))
 _FALSE = frozenset(("", "0", "0.0", "false", "no", "n", "nan", "none"))
+_CLEAR = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
 _NOTHING = frozenset(("", "nan", "none", "null", "n/a", "na", "-", "[]", "{}", "unknown"))
 _ICD = re.compile(r"[A-TV-Z]\d[0-9A-Z](\.?[0-9A-Z]{1,4})?$")
 _WEIGHTED = re.compile(r"([^:\s]+)\s*:\s*(\d+(?:\.\d+)?)%?$")
@@ -161,15 +162,17 @@ def _label_columns(
         if name in _LABELS:
             system = _LABELS[name] or _system_of(values[column])
             found.append(LabelColumn(column, "codes", system))
-        elif (
-            cells <= _TRUE | _FALSE
-            and cells & {"0", "1", "0.0", "1.0", "true", "false"}
-            and not _NOT_FINDINGS.match(column)
-        ):
+        elif cells & _CLEAR and _is_flag(values[column]) and not _NOT_FINDINGS.match(column):
             flags.append(column)
     # The columns of a wide table speak one language: it is SCP-ECG only where every one of them is.
     system = _system_of(flags) or "name"
     return (*found, *(LabelColumn(column, "flag", system, column) for column in flags))
+
+
+def _is_flag(cells: Sequence[str]) -> bool:
+    """Tell whether a column holds yes and no; a few stray cells are reported row by row, not taken for its nature."""
+    strays = sum(cell.casefold() not in _TRUE | _FALSE for cell in cells)
+    return strays <= 0.1 * len(cells)
 
 
 def _system_of(cells: Iterable[str]) -> str | None:

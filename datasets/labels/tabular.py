@@ -198,6 +198,8 @@ def _json_table(text: str, name: str) -> RawTable:
 
 
 def _table(rows: list[list[str]], name: str, has_header: bool | None) -> RawTable:
+    if not rows:
+        raise _bad(name, "it is empty")
     if has_header is None:
         has_header = not _is_data(rows)
     head = rows[0] if has_header else [""] * max(len(row) for row in rows[:100])
