@@ -1,0 +1,382 @@
+"""Exchange models with a WebDAV server.
+
+Files are uploaded under a temporary name and then moved, so that a reader never sees half of one; nothing that is
+there already is overwritten unless it is the state that was seen before. Layout that is read: models as
+``<folder>/<model>.onnx`` (that of ExChanGeAI) or bundles as ``<folder>/<model>.ecgmodel.zip``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+from urllib.parse import unquote
+from xml.etree.ElementTree import ParseError
+
+import httpx
+from webdav4.client import (
+    BadGatewayError,
+    Client,
+    ClientError,
+    HTTPError,
+    ResourceAlreadyExists,
+    ResourceNotFound,
+)
+from webdav4.http import Client as DavHttpClient
+
+from ecgportal.errors import RemoteError
+from modelhub.webdav_guard import MAX_ANSWER_BYTES, GuardedTransport
+
+MODEL_SUFFIXES = (".onnx", ".ecgmodel.zip")
+MAX_ENTRIES = 5_000
+MAX_FOLDERS = 200
+LIST_SECONDS = 60.0
+TRANSFER_SECONDS = 3600.0
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+_CHUNK = 1024 * 1024
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class RemoteEntry:
+    """A file or folder on a server. path: below the remote's address, without a leading slash."""
+
+    path: str
+    is_folder: bool
+    size: int | None
+    modified: datetime | None
+    etag: str | None
+
+    @property
+    def name(self) -> str:
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+
+# The method ``Remote.list`` hides the type's name inside the class.
+Entries = list[RemoteEntry]
+
+
+@dataclass(frozen=True)
+class RemoteCheck:
+    """What a test of the connection found."""
+
+    address: str
+    server: str
+    entries: int
+    encrypted: bool
+
+
+@dataclass(frozen=True)
+class Download:
+    """What was received."""
+
+    size: int
+    sha256: str
+    etag: str | None
+
+
+class Remote:
+    """One WebDAV folder, addressed by URL, with basic authentication.
+
+    allow_private: whether loopback and private addresses may be used; link-local and metadata addresses never are.
+    Every trouble is a RemoteError with a sentence and a code.
+    """
+
+    def __init__(self, url: str, username: str = "", password: str = "", allow_private: bool = False) -> None:
+        self.url = _address(url)
+        self._transport = GuardedTransport(self.url, allow_private=allow_private)
+        self._http = DavHttpClient(
+            base_url=self.url,
+            auth=(username, password) if username or password else None,
+            transport=self._transport,
+            timeout=_TIMEOUT,
+            trust_env=False,
+            follow_redirects=False,
+            max_redirects=5,
+        )
+        self._dav = Client(self.url, http_client=self._http, retry=False)
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def test(self) -> RemoteCheck:
+        """Connect, sign in and list the folder."""
+        with self._operation("", MAX_ANSWER_BYTES, LIST_SECONDS):
+            answer = self._http.request("OPTIONS", str(self.url))
+            server = answer.headers.get("Server", "")
+        entries = self.list()
+        return RemoteCheck(str(self.url), server[:200], len(entries), self.url.scheme == "https")
+
+    def list(self, folder: str = "") -> Entries:
+        """Return what lies in a folder, sorted by path; at most 5000 entries, 8 MB of answer, one minute."""
+        path = _path(folder)
+        with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
+            found = self._dav.ls(path or "/", detail=True, allow_listing_resource=False)
+        if len(found) > MAX_ENTRIES:
+            raise RemoteError(
+                f"The folder {path or '/'} has {len(found)} entries; at most {MAX_ENTRIES} are read. Use a smaller folder.",
+                code="remote_too_large",
+            )
+        entries = [entry for row in found if isinstance(row, dict) and (entry := _entry(row, path)) is not None]
+        return sorted(entries, key=lambda entry: entry.path)
+
+    def models(self) -> Entries:
+        """Return the model files in the remote's folder and in the folders directly below it."""
+        top = self.list()
+        folders = [entry for entry in top if entry.is_folder]
+        if len(folders) > MAX_FOLDERS:
+            raise RemoteError(
+                f"The remote has {len(folders)} folders; at most {MAX_FOLDERS} are searched for models.",
+                code="remote_too_large",
+            )
+        files = top + [entry for folder in folders for entry in self.list(folder.path)]
+        return [entry for entry in files if not entry.is_folder and entry.name.lower().endswith(MODEL_SUFFIXES)]
+
+    def find(self, path: str) -> RemoteEntry | None:
+        """Return one file's or folder's entry, or None when it is not there."""
+        path = _path(path)
+        try:
+            with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
+                row: dict[str, Any] = self._dav.info(path)
+        except RemoteError as error:
+            if error.code == "remote_not_found":
+                return None
+            raise
+        return _entry({**row, "name": path}, path.rpartition("/")[0])
+
+    def download(self, path: str, limit: int) -> bytes:
+        """Return a file's bytes; RemoteError (``remote_too_large``) as soon as it passes ``limit`` bytes."""
+        buffer = io.BytesIO()
+        self.download_to(path, buffer, limit)
+        return buffer.getvalue()
+
+    def download_to(self, path: str, stream: BinaryIO, limit: int, progress: Progress | None = None) -> Download:
+        """Write a file into ``stream`` piece by piece; ``progress`` is told the bytes so far."""
+        path = _path(path)
+        digest, size = hashlib.sha256(), 0
+        with (
+            self._operation(path, limit, TRANSFER_SECONDS),
+            self._http.stream("GET", self._dav.join_url(path)) as answer,
+        ):
+            self._check(answer, path)
+            for part in answer.iter_bytes(_CHUNK):
+                digest.update(part)
+                size += len(part)
+                stream.write(part)
+                if progress is not None:
+                    progress(size)
+            declared = answer.headers.get("Content-Length", "")
+            if declared.isdigit() and int(declared) != size:
+                raise RemoteError(
+                    f"The server ended {path} after {size} of {declared} bytes.", code="remote_bad_answer"
+                )
+            return Download(size, digest.hexdigest(), answer.headers.get("ETag"))
+
+    def publish(
+        self, path: str, data: bytes, manifest: bytes | None = None, progress: Progress | None = None
+    ) -> RemoteEntry:
+        """Upload a new file; RemoteError (``remote_exists``) when one of that name is there.
+
+        The bytes go to ``<path>.part-<uuid>`` first and are then moved without overwriting; folders on the way are
+        made; ``manifest`` follows last as ``<path>.json``, so that who sees it sees the whole file.
+        """
+        path = _path(path)
+        self._make_folders(path)
+        self._put_new(path, data, progress)
+        if manifest is not None:
+            self._put_new(f"{path}.json", manifest, None)
+        entry = self.find(path)
+        if entry is None or (entry.size is not None and entry.size != len(data)):
+            raise RemoteError(f"The server does not hold {path} as it was sent.", code="remote_bad_answer")
+        return entry
+
+    def replace(self, path: str, data: bytes, etag: str) -> None:
+        """Overwrite a file only while its state is still ``etag``; RemoteError (``remote_changed``) otherwise."""
+        path = _path(path)
+        with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS):
+            answer = self._http.request(
+                "PUT", self._dav.join_url(path), content=data, headers={"If-Match": _quoted(etag)}
+            )
+            self._check(answer, path)
+
+    def remove(self, path: str) -> None:
+        """Delete a file."""
+        path = _path(path)
+        if not path:
+            raise RemoteError("The remote's own folder is not deleted.", code="remote_bad_path")
+        with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
+            self._dav.remove(path)
+
+    def _put_new(self, path: str, data: bytes, progress: Progress | None) -> None:
+        if self.find(path) is not None:
+            raise _exists(path)
+        part = f"{path}.part-{uuid.uuid4().hex}"
+        try:
+            with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS):
+                self._dav.upload_fileobj(
+                    io.BytesIO(data), part, overwrite=True, callback=_total(progress), chunk_size=_CHUNK, size=len(data)
+                )
+                self._dav.move(part, path, overwrite=False)
+        except RemoteError:
+            self._discard(part)
+            raise
+
+    def _discard(self, part: str) -> None:
+        try:
+            self.remove(part)
+        except RemoteError as error:
+            # The upload's own error is what the caller needs; a leftover part file is named as one.
+            if error.code not in ("remote_not_found", "remote_unreachable", "remote_timeout"):
+                return
+
+    def _make_folders(self, path: str) -> None:
+        parts = path.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            folder = "/".join(parts[:depth])
+            if self.find(folder) is None:
+                try:
+                    with self._operation(folder, MAX_ANSWER_BYTES, LIST_SECONDS):
+                        self._dav.mkdir(folder)
+                except RemoteError as error:
+                    if error.code != "remote_exists":
+                        raise
+
+    @contextmanager
+    def _operation(self, path: str, max_bytes: int, seconds: float) -> Iterator[None]:
+        self._transport.start(max_bytes=max_bytes, seconds=seconds)
+        try:
+            yield
+        except ResourceNotFound as error:
+            raise _not_found(path) from error
+        except ResourceAlreadyExists as error:
+            raise _exists(path) from error
+        except HTTPError as error:
+            raise _status_error(error.status_code, path) from error
+        except BadGatewayError as error:
+            raise _status_error(502, path) from error
+        except (ParseError, ValueError, KeyError, AssertionError, LookupError) as error:
+            raise RemoteError(
+                "The server's answer is not that of a WebDAV server.", code="remote_bad_answer"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise RemoteError("The server did not answer in time.", code="remote_timeout") from error
+        except httpx.TooManyRedirects as error:
+            raise RemoteError("The server redirects without end.", code="remote_redirected") from error
+        except httpx.HTTPError as error:
+            raise RemoteError(
+                f"The server {self.url.host} cannot be reached: {str(error)[:200]}", code="remote_unreachable"
+            ) from error
+        except ClientError as error:
+            raise RemoteError(f"The server refused: {str(error)[:200]}", code="remote_failed") from error
+
+    def _check(self, answer: httpx.Response, path: str) -> None:
+        if not 200 <= answer.status_code < 300:
+            raise _status_error(answer.status_code, path)
+
+
+def _address(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url.strip())
+    except (httpx.InvalidURL, TypeError) as error:
+        raise RemoteError("The address is not a URL.", code="remote_bad_url") from error
+    if address.scheme not in ("http", "https") or not address.host:
+        raise RemoteError("The address must begin with https:// or http:// and name a server.", code="remote_bad_url")
+    if address.userinfo or address.query or address.fragment:
+        raise RemoteError(
+            "The address must hold neither a password nor a query; enter name and password in their fields.",
+            code="remote_bad_url",
+        )
+    return address.copy_with(path=address.path.rstrip("/") + "/")
+
+
+def _path(path: str) -> str:
+    """Return a path below the remote, or raise RemoteError (``remote_bad_path``)."""
+    text = path.strip("/")
+    if text and (
+        len(text) > 1000
+        or "\\" in text
+        or re.search(r"[\x00-\x1f\x7f?#]", text)
+        or any(part in ("", ".", "..") for part in unquote(text).split("/"))
+    ):
+        raise RemoteError(f"{path[:80]!r} is not a path on the remote.", code="remote_bad_path")
+    return text
+
+
+def _entry(row: dict[str, Any], folder: str) -> RemoteEntry | None:
+    """Return an entry of a listing, or None for one that does not lie directly in the listed folder."""
+    try:
+        path = _path(str(row.get("name") or ""))
+    except RemoteError:
+        return None
+    if not path or path.rpartition("/")[0] != folder.strip("/"):
+        return None
+    size = row.get("content_length")
+    modified = row.get("modified")
+    return RemoteEntry(
+        path=path,
+        is_folder=row.get("type") == "directory",
+        size=size if isinstance(size, int) and size >= 0 else None,
+        modified=modified if isinstance(modified, datetime) else None,
+        etag=str(row["etag"])[:200] if row.get("etag") else None,
+    )
+
+
+def _total(progress: Progress | None) -> Progress | None:
+    if progress is None:
+        return None
+    total = 0
+
+    def tell(size: int) -> None:
+        nonlocal total
+        total += size
+        progress(total)
+
+    return tell
+
+
+def _quoted(etag: str) -> str:
+    return etag if etag.startswith(('"', "W/")) else f'"{etag}"'
+
+
+def _exists(path: str) -> RemoteError:
+    return RemoteError(f"{path} is on the server already; it was not overwritten.", code="remote_exists")
+
+
+def _not_found(path: str) -> RemoteError:
+    return RemoteError(
+        f"There is no {path or 'such folder'} on the server. Check the address.", code="remote_not_found"
+    )
+
+
+def _status_error(status: int, path: str) -> RemoteError:
+    if status == 404:
+        return _not_found(path)
+    sentences = {
+        401: ("The server refused the user name or password.", "remote_refused"),
+        403: (f"The server does not allow this account to use {path or 'the folder'}.", "remote_refused"),
+        405: ("The server does not speak WebDAV at this address.", "remote_bad_answer"),
+        409: (f"The folder of {path} does not exist on the server.", "remote_not_found"),
+        412: (f"{path} was changed on the server in the meantime; nothing was overwritten.", "remote_changed"),
+        413: (f"The server does not take a file of this size ({path}).", "remote_too_large"),
+        423: (f"{path} is locked on the server. Try again later.", "remote_locked"),
+        507: ("The server has no space left.", "remote_full"),
+    }
+    if status in sentences:
+        return RemoteError(sentences[status][0], code=sentences[status][1])
+    if 300 <= status < 400:
+        return RemoteError("The server redirects this address. Enter the final one.", code="remote_redirected")
+    return RemoteError(f"The server answered with status {status} for {path or 'the folder'}.", code="remote_failed")
