@@ -309,12 +309,14 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
     @action(detail=False, methods=["post"], url_path="import")
     def import_csv(self, request: Request) -> Response:
         """Read a map from CSV with the columns ``code, class, relation``."""
-        file = request.FILES.get("file")
-        if file is None or not request.data.get("project") or not request.data.get("name"):
-            raise InvalidInput("A label map needs a file, a project and a name.", fields={"file": "CSV with code, class, relation."})
+        if not request.data.get("project"):
+            raise InvalidInput("A label map belongs to a project.", fields={"project": "Give the id of a project."})
+        project, file = self.project(request.data["project"]), request.FILES.get("file")
+        if file is None or not request.data.get("name"):
+            raise InvalidInput("A label map needs a file and a name.", fields={"file": "CSV with code, class, relation."})
         classes, entries = presenting.read_map_csv(file.read(5_000_001))
         row = services.label_map_create(
-            actor=request.user, project=self.project(request.data["project"]), name=request.data["name"],
+            actor=request.user, project=project, name=request.data["name"],
             system=request.data.get("system", "any"), classes=classes, entries=entries,
         )  # fmt: skip
         return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)

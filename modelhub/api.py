@@ -98,13 +98,18 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     )
     def create(self, request: Request) -> Response:
         """Import a model file; the job's ``result.version`` names the version."""
-        file = request.FILES.get("file")
-        if file is None or not request.data.get("project"):
-            raise InvalidInput("A model import needs a file and a project.", fields={"file": "Send .onnx, a bundle or .safetensors."})
+        if not request.data.get("project"):
+            raise InvalidInput("A model import needs a project.", fields={"project": "Give the id of a project."})
+        project, file = self.project(request.data["project"]), request.FILES.get("file")
+        if file is None:
+            raise InvalidInput("No model file was sent.", fields={"file": "Send .onnx, a bundle or .safetensors."})
         job = services.import_start(
-            actor=request.user, project=self.project(request.data["project"]), file=file, name=str(request.data.get("name", "")),
+            actor=request.user,
+            project=project,
+            file=file,
+            name=str(request.data.get("name", "")),
             contract=json_field(request.data.get("contract"), "contract"),
-        )  # fmt: skip
+        )
         return Response({"id": job.pk, "job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
 
     def destroy(self, request: Request, pk: str) -> Response:

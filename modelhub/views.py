@@ -10,7 +10,8 @@ from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 
-from ecgportal.errors import PortalError
+from ecgportal.api.viewsets import as_uuid
+from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
@@ -210,7 +211,9 @@ class ExchangePage(ProjectView):
         return self.page(exchanges=rows, transfers=transfers)
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        remote = get_object_or_404(Exchange, pk=request.POST.get("exchange"))
+        remote = Exchange.objects.filter(pk=as_uuid(request.POST.get("exchange", ""), "exchange")).first()
+        if remote is None:
+            raise InvalidInput("This exchange was removed. Open the page again.", fields={"exchange": "Not there."})
         transfer = services.pull_start(actor=request.user, exchange=remote, project=self.project, remote_path=request.POST.get("path", ""))
         return redirect("jobs:detail", pk=transfer.job_id)
 

@@ -20,6 +20,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from datasets.models import Dataset, Ingest, LabelImport, LabelMap, Record
 from ecgportal.accounts.models import ApiToken
 from ecgportal.accounts.services import token_create
+from ecgportal import storage
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Project
@@ -93,7 +94,7 @@ class World:
             "fixed_length": False, "parent": None,
         }  # fmt: skip
         version = ModelVersion.objects.create(
-            model=model, number=1, state="ready", origin="trained", contract=contract, classes=["NORM"], task="multilabel", sha256="0" * 64, size=1
+            model=model, number=1, state="ready", origin="trained", contract=contract, classes=["NORM"], task="multilabel", sha256=storage.put_bytes(b"weights")[0], size=7
         )
         exchange = Exchange.objects.create(name="X", url="http://127.0.0.1:9/")
         done = {"state": JobState.FAILED}
