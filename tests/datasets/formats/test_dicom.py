@@ -348,6 +348,21 @@ def test_an_announced_size_beyond_memory_is_refused_before_reading():
         read_one(data, "a.dcm", "dicom")
 
 
+def many_elements(group_number: int, count: int) -> bytes:
+    return b"".join(struct.pack("<HH2sH", group_number, index % 60_000, b"LO", 0) for index in range(count))
+
+
+def test_millions_of_elements_are_refused():
+    data = document([group(RAMP, [channel()])])
+    with pytest.raises(TooLarge, match="elements"):
+        read_one(data + many_elements(0x5401, 250_000), "a.dcm", "dicom")
+    data = document([])
+    at = data.rindex(b"\x00\x54\x00\x01SQ")
+    body = struct.pack("<HHI", 0xFFFE, 0xE000, 8 * 150_000) + many_elements(0x0009, 150_000)
+    with pytest.raises(TooLarge, match="in one sequence"):
+        read_one(data[:at] + struct.pack("<HH2sHI", 0x5400, 0x100, b"SQ", 0, len(body)) + body, "a.dcm", "dicom")
+
+
 @needs_shared
 def test_a_wrong_vr_is_refused_or_read_but_never_crashes():
     data = shared_bytes("dicom/reencoded_ludb2_uV.dcm")

@@ -243,6 +243,15 @@ def test_a_gap_beyond_memory_is_refused():
         read_one(build([("II", "mV", ramp())], kind="EDF+D", annotations=lists), "a.edf", "edf")
 
 
+def test_a_flood_of_annotations_is_refused():
+    data = bytearray(build([("II", "mV", ramp(1, 10))], annotations=[tal(0)], kind="EDF+C"))
+    at = 256 + 2 * 216 + 8
+    assert data[at : at + 8].strip() == b"30"
+    data[at : at + 8] = b"34000000"
+    with pytest.raises(TooLarge, match="annotations"):
+        read_one(bytes(data) + bytes(68_000_000), "a.edf", "edf")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -289,6 +289,15 @@ def test_a_huffman_table_that_only_switches_ends(table):
         read_one(data, "a.scp", "scp_ecg")
 
 
+def test_the_default_table_written_out_reads_like_the_default():
+    row = signal()
+    part = scp.huffman(scp.differences(row, 2))
+    leads = scp.leads_section([("I", 1, row.size)])
+    written = {2: scp.table_section([scp.default_table()]), 3: leads, 6: scp.block([part], order=2)}
+    record = read_one(scp.scp_file(written), "a.scp", "scp_ecg")
+    assert np.array_equal(np.round(record.lead("I") * 1000).astype(int), row)
+
+
 def test_impossible_tables_are_refused():
     for bits in (
         struct.pack("<HHBBBhI", 1, 1, 0, 0, 1, 0, 0),
