@@ -14,7 +14,7 @@ import numpy as np
 
 from ecgportal.errors import TooLarge, UnreadableFile, UnsafeFile
 
-MAX_INFLATED = 400 * 1024 * 1024
+MAX_INFLATED = 256 * 1024 * 1024
 _MAX_DEPTH = 16
 _MAX_ELEMENTS = 200_000
 

@@ -7,7 +7,7 @@ file's content (``sniff``), reads from streams, and returns canonical records.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol
@@ -78,10 +78,11 @@ class ReadResult:
     """What one file gave.
 
     records: ``(key, record)`` pairs; the key names the record inside its file's collection (the file's stem
-    for a file with one record). companions: names (as in ``Source.name``) of other files that were read with it.
+    for a file with one record). A file of very many records gives a sequence that reads each one when it is asked for:
+    iterate over it, and keep no more than are needed at once. companions: names (as in ``Source.name``) of other files that were read with it.
     """
 
-    records: tuple[tuple[str, Record], ...]
+    records: Sequence[tuple[str, Record]]
     companions: tuple[str, ...] = ()
 
 

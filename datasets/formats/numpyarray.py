@@ -78,7 +78,8 @@ def _from_npz(data: bytes, name: str, options: ReadOptions) -> Record:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
-            if len(infos) > _MAX_ARRAYS or sum(info.file_size for info in infos) > 8 * MAX_VALUES:
+            unpacked = sum(info.file_size for info in infos)
+            if len(infos) > _MAX_ARRAYS or unpacked > min(8 * MAX_VALUES, 64 * 1024 * 1024 + 200 * len(data)):
                 raise TooLarge(
                     f"{name} unpacks to more than the portal reads. Save one ECG a file.", code="archive_bomb"
                 )

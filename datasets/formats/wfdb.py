@@ -29,6 +29,7 @@ from datasets.formats.base import HEAD_BYTES, Reader, ReadOptions, ReadResult, S
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
 _USUAL_HEADER_BYTES = 16 * 1024
+_LONG_VALUES = 20_000_000
 MAX_ANNOTATION_BYTES = 16 * 1024 * 1024
 
 _SIGNAL_FILE = re.compile(r".+\.(dat|mat|xyz|d\d{1,2})$", re.IGNORECASE)
@@ -281,6 +282,11 @@ def _joined(
     """Put the segments of a record side by side; what no segment holds is NaN."""
     frames = segments[-1].start + segments[-1].frames
     check_size(name, len(channels), frames * per_frame)
+    recorded = sum(segment.frames for segment in segments if segment.header is not None)
+    if frames * per_frame * len(channels) > _LONG_VALUES and frames > 100 * recorded:
+        raise TooLarge(
+            f"{name} consists of gaps: {recorded} of {frames} samples are recorded. Cut the record to its segments."
+        )
     signal = np.full((len(channels), frames * per_frame), np.nan, dtype=np.float32)
     for segment in segments:
         if segment.header is None:

@@ -190,6 +190,30 @@ def test_code15_layout_gives_one_record_an_exam() -> None:
     assert "zero padding" in second.meta.notes[0] and result.records[0][1].meta.notes == ()
 
 
+def test_exams_are_read_one_by_one_and_in_any_order() -> None:
+    tracings = np.random.default_rng(3).normal(size=(5, 400, 12)).astype(np.float32)
+    records = read_all(hdf(tracings=tracings), "x.h5", "hdf5").records
+    assert len(records) == 5 and not isinstance(records, tuple | list)
+    assert np.array_equal(records[3][1].signal, tracings[3].T) and np.array_equal(records[-1][1].signal, tracings[4].T)
+    assert [key for key, _ in records[1:3]] == ["000001", "000002"]
+    assert [key for key, _ in records] == [key for key, _ in records] == [f"00000{i}" for i in range(5)]
+    with pytest.raises(IndexError):
+        records[5]
+    with pytest.raises(NeedsAnswer):
+        read_all(hdf(tracings=tracings), "x.h5", "hdf5", None)
+
+
+def test_an_array_that_is_announced_but_not_stored_is_refused() -> None:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("ecg", (12, 20_000_000), "f4", chunks=(1, 1000))
+    with pytest.raises(TooLarge) as caught:
+        read(buffer.getvalue(), "a.h5", "hdf5")
+    assert caught.value.code == "archive_bomb"
+    with pytest.raises(TooLarge):
+        read(npz(x=np.zeros((12, 10_000_000), np.float32)), "a.npz", "numpy")
+
+
 def test_an_array_that_could_lie_either_way_is_asked_for() -> None:
     with pytest.raises(NeedsAnswer) as asked:
         read(npy(np.zeros((120, 130))), "a.npy", "numpy", ReadOptions(500, "mV"))

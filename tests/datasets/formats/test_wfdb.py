@@ -340,7 +340,11 @@ def test_headers_that_make_no_sense_are_refused(header: str, code: str) -> None:
 
 
 def test_a_length_beyond_the_limit_is_refused_before_reading() -> None:
-    for header in ("x 1 100 400000000\nx.dat 16 100 16 0 0 0 0 II\n", "m/2 1 100 1000000004\nx 4\n~ 1000000000\n"):
+    for header in (
+        "x 1 100 400000000\nx.dat 16 100 16 0 0 0 0 II\n",
+        "m/2 1 100 1000000004\nx 4\n~ 1000000000\n",
+        "m/2 1 100 30000004\nx 4\n~ 30000000\n",
+    ):
         with pytest.raises(TooLarge):
             read_made(header, {"x.dat": bytes(8), "x.hea": HEADER.encode()})
 
