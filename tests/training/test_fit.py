@@ -354,6 +354,17 @@ def test_regression_answers_in_the_unit_of_its_target():
     assert np.abs(answer - age[90:]).mean() < 12
 
 
+def test_a_regression_refuses_a_network_that_bends_its_outputs_before_the_start():
+    class Bounded(TinyNet):
+        def forward(self, x):
+            return torch.tanh(super().forward(x))
+
+    train, _, validation, _ = tiny_parts()
+    age = np.linspace(20, 90, 40)
+    with pytest.raises(TrainingFailed, match="linear layer"):
+        run(Bounded(1), problem=get_problem("regression"), parts=(train, age, validation, age[:24]))
+
+
 @pytest.mark.parametrize("task", ["multiclass", "binary"])
 def test_the_other_tasks_train(task):
     signals, targets = tiny_data(96, 3)
@@ -437,6 +448,25 @@ def test_the_two_dimensional_form_trains_to_the_same_weights_as_the_given_one():
     fast, slow = run(net, settings), run(plain, settings)
     for name, tensor in slow.best_state.items():
         torch.testing.assert_close(fast.best_state[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("name", ["resnet1d_wang", "xception_time", "s4d_128"])
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_registered_networks_train_and_their_heads_alone_too(name, task):
+    from modelhub.architectures.registry import build
+
+    signals, targets = (
+        np.random.default_rng(0).normal(size=(10, 12, 200)).astype(np.float32),
+        np.eye(2, dtype=np.float32)[[0, 1] * 5],
+    )
+    net = build(name, n_leads=12, n_samples=200, fs_hz=FS_HZ, n_classes=2, seed=0)
+    before = copy.deepcopy(net.state_dict())
+    parts = ArraySource(signals[:6]), targets[:6], ArraySource(signals[6:]), targets[6:]
+    result = run(net, tiny_settings(mode="head", epochs=1, batch_size=3), get_problem(task), parts)
+    changed = {k for k, tensor in result.best_state.items() if not torch.equal(tensor, before[k])}
+    assert changed and all(k.startswith("head.") for k in changed)
+    net.load_state_dict(result.best_state)
+    np.testing.assert_allclose(predict(net, parts[2]), result.validation_outputs, rtol=1e-3, atol=1e-3)
 
 
 def test_an_unknown_device_or_rate_is_refused():

@@ -104,6 +104,17 @@ class Stepper:
         self.note(f"Memory ran out; batches are now computed in pieces of {self.piece} records.")
 
 
+def not_finite(epoch: int, batch: int | None, rate: float, kept_epoch: int) -> TrainingFailed:
+    """Return the error for a loss that is no number; ``batch`` is 0-based, None for validation; kept_epoch 0: none."""
+    where = f"epoch {epoch}" + ("'s validation" if batch is None else f", batch {batch + 1}")
+    best = f" The weights of epoch {kept_epoch} are kept in the checkpoint." if kept_epoch else ""
+    return TrainingFailed(
+        f"The loss is no longer a finite number ({where}, learning rate {rate:.2g}). "
+        f"Choose a smaller learning rate, or look for damaged records in the training part.{best}",
+        code="loss_not_finite",
+    )
+
+
 def first_forward(net: nn.Module, x: Tensor, n_outputs: int) -> None:
     """Run one forward pass in eval mode and turn a network that does not fit the data into a sentence."""
     mode = net.training

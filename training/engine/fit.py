@@ -15,14 +15,23 @@ from torch import nn
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
 from training.engine.augment import augment, mixup
-from training.engine.batches import Stepper, Stopped, first_forward, interruptible
+from training.engine.batches import Stepper, Stopped, first_forward, interruptible, not_finite
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
 from training.engine.data import Data, check_data
 from training.engine.device import resolve_device
 from training.engine.lr_finder import sweep
 from training.engine.monitor import Monitor, choose_monitor, validation_metrics
-from training.engine.network import Average, Form, freeze_for, in_target_units, rate_factors, train_mode, weights_hash
+from training.engine.network import (
+    Average,
+    Form,
+    check_target_units,
+    freeze_for,
+    in_target_units,
+    rate_factors,
+    train_mode,
+    weights_hash,
+)
 from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
 from training.engine.predict import outputs_of
 from training.engine.result import FitResult
@@ -111,6 +120,8 @@ class _Run:
         first_forward(module, first.cpu(), len(data.names))
         self.fingerprint = fingerprint(s, data, self.problem.name, self.fs_hz, module)
         self.form = Form(module, self.device, (first.shape[1], first.shape[2]))
+        if self.problem.standardise:
+            check_target_units(module, self.form, first.cpu(), data.centre, data.spread)
         self.net = self.form.net
         self.average = Average(self.net, s.ema_decay) if s.ema_decay > 0 else None
         options = LossOptions(s.class_weights, s.focal_gamma, s.label_smoothing)
@@ -377,17 +388,7 @@ class _Run:
                 self.callbacks.on_note(sentence)
 
     def _fail_not_finite(self, epoch: int, batch: int | None) -> None:
-        where = f"epoch {epoch}" + ("'s validation" if batch is None else f", batch {batch + 1}")
-        best = (
-            f" The weights of epoch {self.monitor.best_epoch} are kept in the checkpoint."
-            if self.store and self.best_state
-            else ""
-        )
-        raise TrainingFailed(
-            f"The loss is no longer a finite number ({where}, learning rate {self.rate:.2g}). "
-            f"Choose a smaller learning rate, or look for damaged records in the training part.{best}",
-            code="loss_not_finite",
-        )
+        raise not_finite(epoch, batch, self.rate, self.monitor.best_epoch if self.store and self.best_state else 0)
 
     def _report(self, epoch: int, batch: int, batches: int, loss: float, rate: float, begun: float) -> None:
         now = time.monotonic()

@@ -20,7 +20,7 @@ _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "onnx", 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Return versions and hardware: ``python, libraries, system, processor, cores, threads, memory_gib, accelerator``."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -151,21 +151,41 @@ def train_mode(net: nn.Module, only: list[nn.Module] | None) -> None:
 
 
 def in_target_units(state: State, form: Form, centre: np.ndarray, spread: np.ndarray) -> State:
-    """Fold the targets' mean and deviation into the head, so that the network answers in the targets' unit.
-
-    Exact for a head that is one linear layer with a bias; TrainingFailed for any other.
-    """
-    layer = head_layers(form.net)[-1]
-    prefix = next(name for name, m in form.net.named_modules() if m is layer).removeprefix(form.prefix)
+    """Fold the targets' mean and deviation into the head, so that the network answers in the targets' unit."""
+    inside = head_layers(form.net)[-1].modules()
+    layer = [m for m in inside if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))][-1:]
+    if not layer:
+        raise _cannot_answer_in_units()
+    prefix = next(name for name, m in form.net.named_modules() if m is layer[0]).removeprefix(form.prefix)
     weight, bias = state.get(f"{prefix}.weight"), state.get(f"{prefix}.bias")
-    if not isinstance(layer, nn.Linear) or weight is None or bias is None:
-        raise TrainingFailed(
-            "This network does not end in a linear layer with a bias, which a regression needs to answer in the "
-            "target's unit.",
-            code="network_does_not_fit",
-        )
-    wide, shift = torch.as_tensor(spread, dtype=weight.dtype), torch.as_tensor(centre, dtype=weight.dtype)
-    return state | {f"{prefix}.weight": weight * wide[:, None], f"{prefix}.bias": bias * wide + shift}
+    if weight is None or bias is None or len(bias) != len(centre):
+        raise _cannot_answer_in_units()
+    wide = torch.as_tensor(spread, dtype=weight.dtype).reshape(-1, *[1] * (weight.ndim - 1))
+    return state | {
+        f"{prefix}.weight": weight * wide,
+        f"{prefix}.bias": bias * wide.flatten() + torch.as_tensor(centre, dtype=weight.dtype),
+    }
+
+
+def check_target_units(module: nn.Module, form: Form, x: Tensor, centre: np.ndarray, spread: np.ndarray) -> None:
+    """Raise TrainingFailed when :func:`in_target_units` is not exact for this network (an activation after its head, say).
+
+    module: the network as handed in, on the processor; x: some records, ``(records, leads, samples)``.
+    """
+    trial = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        wanted = trial(x) * torch.as_tensor(spread, dtype=x.dtype) + torch.as_tensor(centre, dtype=x.dtype)
+        trial.load_state_dict(in_target_units(trial.state_dict(), form, centre, spread))
+        if not torch.allclose(trial(x), wanted, rtol=1e-3, atol=1e-3 * float(np.max(spread))):
+            raise _cannot_answer_in_units()
+
+
+def _cannot_answer_in_units() -> TrainingFailed:
+    return TrainingFailed(
+        "This network does not end in a linear layer with a bias, which a regression needs to answer in the target's "
+        "unit. Choose another network.",
+        code="network_does_not_fit",
+    )
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
