@@ -10,6 +10,7 @@ import torch
 from ecgportal.errors import TrainingFailed
 from tests.training.tiny import FS_HZ, TinyNet, tiny_data, tiny_parts, tiny_settings
 from training.engine.augment import augment, hum, lead_dropout, mixup, noise, scale, shift, wander
+from training.engine.batches import Stopped, interruptible
 from training.engine.fit import fit
 from training.engine.lr_finder import find_learning_rate, steepest, suggest, sweep, valley
 from training.engine.manifest import digest_of_keys, digest_of_source, manifest
@@ -177,6 +178,27 @@ def test_subset_and_feed_read_in_the_order_asked_for():
     source = Subset(ArraySource(np.arange(10, dtype=np.float32)[:, None, None] * np.ones((1, 1, 2))), [7, 2, 5])
     batches = list(Feed(source, CPU).batches([np.array([2, 0]), np.array([1])]))
     assert [b[:, 0, 0].tolist() for b in batches] == [[5, 7], [2]]
+
+
+@pytest.mark.parametrize("after", [2, 9])
+def test_a_wish_to_stop_breaks_off_a_batch_in_its_forward_and_backward_pass(after):
+    net, calls = TinyNet(), []
+
+    def check():
+        calls.append(1)
+        if len(calls) > after:
+            raise Stopped("cancelled")
+
+    finished = []
+    with pytest.raises(Stopped), interruptible(net, check):
+        out = net(torch.randn(4, 3, 64))
+        finished.append("forward")
+        out.sum().backward()
+    # Eight layers report on the way forward; the ninth call and those after it come on the way back.
+    assert finished == ([] if after == 2 else ["forward"])
+    calls.clear()
+    net(torch.randn(4, 3, 64)).sum().backward()
+    assert not calls
 
 
 def test_norms_and_biases_are_not_decayed():
