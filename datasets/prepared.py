@@ -44,12 +44,18 @@ def quantise(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rounding of float32). InvalidInput when a value is not finite.
     """
     signals = np.asarray(signals, dtype=np.float32)
-    largest = np.maximum(signals.max(axis=2), -signals.min(axis=2)) if signals.size else np.zeros(signals.shape[:2])
-    if not np.isfinite(largest).all():
-        raise InvalidInput("Prepared signals must be finite; a recipe's closing fill step sees to that.")
-    step = np.maximum(largest / np.float32(32767), _SMALLEST_STEP).astype(np.float32)
-    steps = np.rint(signals / step[:, :, None])
-    return np.clip(steps, -32767, 32767, out=steps).astype("<i2"), step.astype("<f4")
+    steps = np.empty(signals.shape, dtype="<i2")
+    sizes = np.empty(signals.shape[:2], dtype="<f4")
+    # Record by record the working set stays in the processor's cache.
+    for signal, step, size in zip(signals, steps, sizes, strict=True):
+        largest = np.maximum(signal.max(axis=1), -signal.min(axis=1))
+        if not np.isfinite(largest).all():
+            raise InvalidInput("Prepared signals must be finite; a recipe's closing fill step sees to that.")
+        # One unit in the last place more, so that rounding cannot reach 32768.
+        np.maximum(np.nextafter(largest / np.float32(32767), np.float32(np.inf)), _SMALLEST_STEP, out=size)
+        scaled = signal / size[:, None]
+        step[...] = np.rint(scaled, out=scaled)
+    return steps, sizes
 
 
 class PreparedStore:
@@ -228,18 +234,24 @@ class PreparedStore:
         self._state.pending = set()
         self._commit()
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the signals of rows in the given order, float32 ``(n, leads, samples)``.
 
-        Raises NotFound for a row that is out of range or removed.
+        ``out`` is written and returned when given, which spares the allocation. Raises NotFound for a row that is out
+        of range or removed.
         """
         rows = self._rows_of(indices)
-        out = np.empty((len(rows), len(self.leads), self.n_samples), dtype=np.float32)
+        shape = (len(rows), len(self.leads), self.n_samples)
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+        elif out.shape != shape or out.dtype != np.float32:
+            raise InvalidInput(f"The array to read into must be float32 of shape {shape}, not {out.dtype} {out.shape}.")
         for places, shard, own in _by_shard(rows):
-            signals, scales = self._map("signals", shard), self._map("scales", shard)
-            widths = np.asarray(scales[own])[:, :, None]
+            signals, widths = self._map("signals", shard), self._map("scales", shard)[own][:, :, None]
             for place, row, width in zip(places.tolist(), own.tolist(), widths, strict=True):
-                np.multiply(signals[row], width, out=out[place])
+                target = out[place]
+                target[...] = signals[row]
+                target *= width
         return out
 
     def read_masks(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:

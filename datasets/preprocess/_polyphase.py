@@ -15,7 +15,7 @@ import numpy as np
 _STOP_DB = 66.0
 _PASS, _STOP = 0.8, 1.0
 _MAX_TERM = 2000
-_BLOCK = 32
+_BLOCK = 24
 
 
 @lru_cache(maxsize=256)

@@ -100,8 +100,7 @@ class Recipe:
     def apply(self, record: Record) -> Prepared:
         """Prepare one record. Samples that are not finite count as missing."""
         mask = np.isfinite(record.signal)
-        whole = bool(mask.all())
-        signal = record.signal if whole else np.where(mask, record.signal, np.float32(np.nan))
+        signal = record.signal if mask.all() else np.where(mask, record.signal, np.float32(np.nan))
         stage = Stage(signal, float(record.fs_hz), record.leads, mask)
         for entry in self.steps:
             stage = entry.apply(stage)

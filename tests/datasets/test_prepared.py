@@ -54,6 +54,10 @@ def test_what_is_appended_is_read_back_in_any_order_also_by_another_process(tmp_
     for place, row in enumerate(order):
         assert _close(signals[place], batch[row].signal)
         assert np.array_equal(masks[place], batch[row].mask)
+    into = np.empty_like(signals)
+    assert again.read(order, out=into) is into and np.array_equal(into, signals)
+    with pytest.raises(InvalidInput, match="must be float32 of shape"):
+        again.read(order, out=into[:3])
     assert again.verify() == []
     assert again.missing(["record 3", "new"]) == ["new"]
     assert again.read([]).shape == (0, 2, 50)
