@@ -98,7 +98,10 @@ class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
         form.is_valid(raise_exception=True)
         project = self.project(form.validated_data["project_id"])
         dataset = services.dataset_create(
-            actor=request.user, project=project, name=form.validated_data["name"], description=form.validated_data.get("description", "")
+            actor=request.user,
+            project=project,
+            name=form.validated_data["name"],
+            description=form.validated_data.get("description", ""),
         )
         return Response(self.get_serializer(dataset).data, status=status.HTTP_201_CREATED)
 
@@ -111,8 +114,12 @@ class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     def uploads(self, request: Request, pk: str) -> Response:
         """Send one or many files: single ECG files, WFDB pairs, zip, tar.gz. The job answers per file."""
         dataset = self.get_object()
-        options = services.check_read_options(request.data.get("fs_hz"), request.data.get("unit"), request.data.get("lead_order"))
-        ingest = services.upload_receive(actor=request.user, dataset=dataset, files=request.FILES.getlist("files"), options=options)
+        options = services.check_read_options(
+            request.data.get("fs_hz"), request.data.get("unit"), request.data.get("lead_order")
+        )
+        ingest = services.upload_receive(
+            actor=request.user, dataset=dataset, files=request.FILES.getlist("files"), options=options
+        )
         answer = {"job": ingest.job_id, "ingest": ingest.pk, "id": ingest.pk, "state": ingest.job.state}
         return Response(answer, status=status.HTTP_202_ACCEPTED)
 
@@ -121,7 +128,9 @@ class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     def labels(self, request: Request, pk: str) -> Response:
         """The label table: a page of records with their labels."""
         dataset = self.get_object()
-        page = self.paginate_queryset(Record.objects.filter(dataset=dataset).prefetch_related("labels").order_by("key", "id"))
+        page = self.paginate_queryset(
+            Record.objects.filter(dataset=dataset).prefetch_related("labels").order_by("key", "id")
+        )
         rows = [{"record": row.pk, "key": row.key, "labels": presenting.labels(row)} for row in page]
         return self.get_paginated_response(rows)
 
@@ -133,7 +142,12 @@ class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
         file = request.FILES.get("file")
         if file is None:
             raise InvalidInput("No label table was sent.", fields={"file": "Send a CSV, TSV, XLSX or JSON file."})
-        row = labelling.import_start(actor=request.user, dataset=dataset, file=file, mapping=presenting.json_field(request.data.get("mapping"), "mapping"))
+        row = labelling.import_start(
+            actor=request.user,
+            dataset=dataset,
+            file=file,
+            mapping=presenting.json_field(request.data.get("mapping"), "mapping"),
+        )
         return Response({"id": row.pk, "job": row.job_id, "state": row.job.state}, status=status.HTTP_202_ACCEPTED)
 
 
@@ -226,9 +240,17 @@ class RecordViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
         """Samples in millivolt: ``original`` at the file's own rate and length, ``prepared`` by the default recipe."""
         row = self.get_object()
         query = request.query_params
-        window = presenting.signal_window(row, query.get("stage", "original"), query.get("leads"), query.get("start_s"), query.get("end_s"))
+        window = presenting.signal_window(
+            row, query.get("stage", "original"), query.get("leads"), query.get("start_s"), query.get("end_s")
+        )
         kind = query.get("format", "json")
-        audit("record.downloaded", row, actor=request.user, project=row.dataset.project, changes={"format": kind, "stage": query.get("stage", "original")})
+        audit(
+            "record.downloaded",
+            row,
+            actor=request.user,
+            project=row.dataset.project,
+            changes={"format": kind, "stage": query.get("stage", "original")},
+        )
         if kind == "json":
             return Response(presenting.signal_json(window))
         if kind == "npy":
@@ -247,7 +269,9 @@ class RecordViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
 
 
 def _file(data: bytes, content_type: str, name: str) -> HttpResponse:
-    return HttpResponse(data, content_type=content_type, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+    return HttpResponse(
+        data, content_type=content_type, headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )
 
 
 class LabelMapSerializer(serializers.ModelSerializer):
@@ -294,7 +318,12 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
             raise InvalidInput("A label map belongs to a project.", fields={"project": "Required."})
         entries = presenting.map_entries(data.get("entries", {}))
         row = services.label_map_create(
-            actor=request.user, project=self.project(data["project_id"]), name=data["name"], system=data["system"], classes=data["classes"], entries=entries
+            actor=request.user,
+            project=self.project(data["project_id"]),
+            name=data["name"],
+            system=data["system"],
+            classes=data["classes"],
+            entries=entries,
         )
         return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
 
@@ -305,7 +334,20 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
         audit("label_map.exported", row, actor=request.user, project=row.project)
         return _file(presenting.map_csv(row).encode(), "text/csv; charset=utf-8", "label-map.csv")
 
-    @extend_schema(request={"multipart/form-data": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}, "project": {"type": "string"}, "name": {"type": "string"}, "system": {"type": "string"}}}}, responses={201: LabelMapSerializer})
+    @extend_schema(
+        request={
+            "multipart/form-data": {
+                "type": "object",
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "project": {"type": "string"},
+                    "name": {"type": "string"},
+                    "system": {"type": "string"},
+                },
+            }
+        },
+        responses={201: LabelMapSerializer},
+    )
     @action(detail=False, methods=["post"], url_path="import")
     def import_csv(self, request: Request) -> Response:
         """Read a map from CSV with the columns ``code, class, relation``."""
@@ -313,12 +355,12 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
             raise InvalidInput("A label map belongs to a project.", fields={"project": "Give the id of a project."})
         project, file = self.project(request.data["project"]), request.FILES.get("file")
         if file is None or not request.data.get("name"):
-            raise InvalidInput("A label map needs a file and a name.", fields={"file": "CSV with code, class, relation."})
+            raise InvalidInput(
+                "A label map needs a file and a name.", fields={"file": "CSV with code, class, relation."}
+            )
         classes, entries = presenting.read_map_csv(file.read(5_000_001))
         row = services.label_map_create(
             actor=request.user, project=project, name=request.data["name"],
             system=request.data.get("system", "any"), classes=classes, entries=entries,
         )  # fmt: skip
         return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
-
-

@@ -51,7 +51,10 @@ def sync_label_maps() -> int:
     for spec in builtin_specs():
         entries = {code: {"class": name, "relation": relation} for code, (name, relation) in spec.entries.items()}
         _, created = LabelMap.objects.get_or_create(
-            project=None, name=spec.name, version=spec.version, defaults={"system": spec.system, "classes": list(spec.classes), "entries": entries, "frozen": True}
+            project=None,
+            name=spec.name,
+            version=spec.version,
+            defaults={"system": spec.system, "classes": list(spec.classes), "entries": entries, "frozen": True},
         )
         new += created
     return new

@@ -17,7 +17,23 @@ from ecgportal.errors import InvalidInput
 LEADS_12: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 LIMB_DERIVED: tuple[str, ...] = ("III", "aVR", "aVL", "aVF")
 OTHER_LEADS: tuple[str, ...] = (
-    "V7", "V8", "V9", "V3R", "V4R", "V5R", "V6R", "V7R", "X", "Y", "Z", "MLII", "MLI", "MLIII", "ES", "AS", "AI",
+    "V7",
+    "V8",
+    "V9",
+    "V3R",
+    "V4R",
+    "V5R",
+    "V6R",
+    "V7R",
+    "X",
+    "Y",
+    "Z",
+    "MLII",
+    "MLI",
+    "MLIII",
+    "ES",
+    "AS",
+    "AI",
 )
 
 _KNOWN = {name.upper(): name for name in (*LEADS_12, *OTHER_LEADS)}
@@ -103,7 +119,9 @@ class Record:
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "leads", tuple(self.leads))
         if signal.ndim != 2 or signal.shape[0] != len(self.leads) or signal.shape[1] == 0:
-            raise InvalidInput(f"A record needs one row of samples per lead; got shape {signal.shape} for {len(self.leads)} leads.")
+            raise InvalidInput(
+                f"A record needs one row of samples per lead; got shape {signal.shape} for {len(self.leads)} leads."
+            )
         if len(set(self.leads)) != len(self.leads):
             raise InvalidInput(f"A lead is named twice: {', '.join(self.leads)}.")
         if not (np.isfinite(self.fs_hz) and self.fs_hz > 0):

@@ -175,7 +175,9 @@ class IngestItem(UUIDModel):
         constraints = [
             models.UniqueConstraint(fields=["ingest", "position"], name="item_once"),
             models.CheckConstraint(condition=models.Q(outcome__in=Outcome.values), name="item_outcome_known"),
-            models.CheckConstraint(condition=~models.Q(outcome="refused") | ~models.Q(code=""), name="item_refused_has_code"),
+            models.CheckConstraint(
+                condition=~models.Q(outcome="refused") | ~models.Q(code=""), name="item_refused_has_code"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -205,7 +207,8 @@ class RecordLabel(UUIDModel):
         constraints = [
             models.UniqueConstraint(fields=["record", "system", "code", "source"], name="label_once"),
             models.CheckConstraint(
-                condition=models.Q(likelihood__isnull=True) | models.Q(likelihood__gte=0, likelihood__lte=1), name="label_likelihood_range"
+                condition=models.Q(likelihood__isnull=True) | models.Q(likelihood__gte=0, likelihood__lte=1),
+                name="label_likelihood_range",
             ),
             models.CheckConstraint(condition=models.Q(source__in=LabelSource.values), name="label_source_known"),
         ]
@@ -255,7 +258,9 @@ class LabelMap(UUIDModel):
     class Meta:
         ordering = ["name", "-version", "id"]
         constraints = [
-            models.UniqueConstraint(fields=["project", "name", "version"], name="label_map_version", nulls_distinct=False),
+            models.UniqueConstraint(
+                fields=["project", "name", "version"], name="label_map_version", nulls_distinct=False
+            ),
             models.CheckConstraint(condition=models.Q(classes__len__gt=0), name="label_map_has_classes"),
         ]
 

@@ -53,14 +53,23 @@ def bring_up_to_date(dataset: Dataset, recipe: Recipe, progress: Progress | None
     with _one_at_a_time(dataset, recipe):
         store.refresh()
         have = set(store.index)
-        missing = [pk for pk in Record.objects.filter(dataset=dataset).order_by("id").values_list("pk", flat=True) if str(pk) not in have]
+        missing = [
+            pk
+            for pk in Record.objects.filter(dataset=dataset).order_by("id").values_list("pk", flat=True)
+            if str(pk) not in have
+        ]
         for start in range(0, len(missing), _BATCH):
             rows = list(Record.objects.filter(pk__in=missing[start : start + _BATCH]).select_related("subject"))
             store.append([str(row.pk) for row in rows], [recipe.apply(signals.load(row)) for row in rows])
             if progress is not None:
-                progress(min(start + _BATCH, len(missing)) / len(missing), f"Prepared {min(start + _BATCH, len(missing))} of {len(missing)} records")
+                progress(
+                    min(start + _BATCH, len(missing)) / len(missing),
+                    f"Prepared {min(start + _BATCH, len(missing))} of {len(missing)} records",
+                )
     PreparedSet.objects.update_or_create(
-        dataset=dataset, recipe_digest=recipe.digest, defaults={"recipe": json.loads(recipe.to_json()), "record_count": len(store.index)}
+        dataset=dataset,
+        recipe_digest=recipe.digest,
+        defaults={"recipe": json.loads(recipe.to_json()), "record_count": len(store.index)},
     )
     return store
 

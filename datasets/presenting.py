@@ -21,7 +21,10 @@ _RELATIONS = ("exact", "broader", "ambiguous", "unmapped")
 
 
 def labels(record: Record) -> list[dict[str, Any]]:
-    return [{"code": x.code, "system": x.system, "likelihood": x.likelihood, "source": x.source} for x in record.labels.all()]
+    return [
+        {"code": x.code, "system": x.system, "likelihood": x.likelihood, "source": x.source}
+        for x in record.labels.all()
+    ]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,11 @@ def signal_window(record: Record, stage: str, leads: str | None, start_s: str | 
     source = signals.load(record)
     if stage == "prepared":
         prepared = DEFAULT_RECIPE.apply(source)
-        samples, fs_hz, names = np.where(prepared.mask, prepared.signal, np.float32(np.nan)), prepared.fs_hz, prepared.leads
+        samples, fs_hz, names = (
+            np.where(prepared.mask, prepared.signal, np.float32(np.nan)),
+            prepared.fs_hz,
+            prepared.leads,
+        )
     elif stage == "original":
         samples, fs_hz, names = source.signal, source.fs_hz, source.leads
     else:
@@ -58,11 +65,13 @@ def signal_window(record: Record, stage: str, leads: str | None, start_s: str | 
         wanted = [name.strip() for name in leads.split(",") if name.strip()]
         unknown = [name for name in wanted if name not in names]
         if unknown:
-            raise InvalidInput(f"The record has no lead {', '.join(unknown)}.", fields={"leads": f"It has {', '.join(names)}."})
+            raise InvalidInput(
+                f"The record has no lead {', '.join(unknown)}.", fields={"leads": f"It has {', '.join(names)}."}
+            )
         samples, names = samples[[names.index(name) for name in wanted]], tuple(wanted)
     start, end = _number(start_s, "start_s") or 0.0, _number(end_s, "end_s")
-    first = min(max(int(round(start * fs_hz)), 0), samples.shape[1])
-    last = samples.shape[1] if end is None else min(max(int(round(end * fs_hz)), first), samples.shape[1])
+    first = min(max(round(start * fs_hz), 0), samples.shape[1])
+    last = samples.shape[1] if end is None else min(max(round(end * fs_hz), first), samples.shape[1])
     return Window(samples[:, first:last], fs_hz, tuple(names), first / fs_hz, stage)
 
 
@@ -82,7 +91,9 @@ def signal_csv(window: Window) -> str:
     writer = csv.writer(out)
     writer.writerow(["time_s", *(f"{name} (mV)" for name in window.leads)])
     for number, column in enumerate(window.signal.T):
-        writer.writerow([f"{window.start_s + number / window.fs_hz:.6f}", *("" if np.isnan(v) else f"{v:.6f}" for v in column)])
+        writer.writerow(
+            [f"{window.start_s + number / window.fs_hz:.6f}", *("" if np.isnan(v) else f"{v:.6f}" for v in column)]
+        )
     return out.getvalue()
 
 
@@ -113,7 +124,10 @@ def map_entries(entries: Any) -> dict[str, dict[str, Any]]:
         entry = value if isinstance(value, dict) else {"class": value}
         relation = entry.get("relation") or ("exact" if entry.get("class") else "unmapped")
         if relation not in _RELATIONS:
-            raise InvalidInput(f"{code}: there is no relation {relation!r}.", fields={"entries": f"Choose one of {', '.join(_RELATIONS)}."})
+            raise InvalidInput(
+                f"{code}: there is no relation {relation!r}.",
+                fields={"entries": f"Choose one of {', '.join(_RELATIONS)}."},
+            )
         found[str(code)[:120]] = {"class": entry.get("class"), "relation": relation}
     return found
 
@@ -144,7 +158,14 @@ def read_map_csv(data: bytes) -> tuple[list[str], dict[str, dict[str, Any]]]:
     except UnicodeDecodeError:
         raise InvalidInput("The label map is not UTF-8 text.", fields={"file": "Save it as CSV in UTF-8."}) from None
     if not rows or not {"code", "class"} <= set(rows[0]):
-        raise InvalidInput("The label map needs the columns code and class.", fields={"file": "Columns: code, class, relation."})
-    entries = map_entries({_plain(row["code"]): {"class": _plain(row["class"]) or None, "relation": row.get("relation") or None} for row in rows})
+        raise InvalidInput(
+            "The label map needs the columns code and class.", fields={"file": "Columns: code, class, relation."}
+        )
+    entries = map_entries(
+        {
+            _plain(row["code"]): {"class": _plain(row["class"]) or None, "relation": row.get("relation") or None}
+            for row in rows
+        }
+    )
     classes = list(dict.fromkeys(entry["class"] for entry in entries.values() if entry["class"]))
     return classes, entries

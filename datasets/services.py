@@ -106,21 +106,32 @@ def check_read_options(fs_hz: Any = None, unit: Any = None, lead_order: Any = No
         except (TypeError, ValueError):
             options["fs_hz"] = -1.0
         if not 1 <= options["fs_hz"] <= 100_000:
-            raise InvalidInput("The sampling rate cannot be used.", fields={"fs_hz": "Give samples per second, from 1 to 100000."})
+            raise InvalidInput(
+                "The sampling rate cannot be used.", fields={"fs_hz": "Give samples per second, from 1 to 100000."}
+            )
     if unit:
         number, slash, per = str(unit).partition("/")
-        if unit not in _UNITS and not (slash and per == "mV" and number.replace(".", "", 1).isdigit() and float(number) > 0):
-            raise InvalidInput("The unit cannot be used.", fields={"unit": "Choose mV, uV, V, nV, or digits per millivolt such as 200/mV."})
+        if unit not in _UNITS and not (
+            slash and per == "mV" and number.replace(".", "", 1).isdigit() and float(number) > 0
+        ):
+            raise InvalidInput(
+                "The unit cannot be used.",
+                fields={"unit": "Choose mV, uV, V, nV, or digits per millivolt such as 200/mV."},
+            )
         options["unit"] = unit
     if lead_order:
         names = [name.strip() for name in (lead_order.split(",") if isinstance(lead_order, str) else lead_order)]
         if len(set(names)) != len(names) or not all(names):
-            raise InvalidInput("The lead order cannot be used.", fields={"lead_order": "Name each lead once, separated by commas."})
+            raise InvalidInput(
+                "The lead order cannot be used.", fields={"lead_order": "Name each lead once, separated by commas."}
+            )
         options["lead_order"] = names
     return options
 
 
-def upload_receive(*, actor: Any, dataset: Dataset, files: Iterable[Any], options: dict[str, Any] | None = None) -> Ingest:
+def upload_receive(
+    *, actor: Any, dataset: Dataset, files: Iterable[Any], options: dict[str, Any] | None = None
+) -> Ingest:
     """Keep uploaded files (objects with ``name``, ``size`` and ``chunks()``) and start the job that reads them.
 
     Files lie under generated names; their own names are only shown. TooLarge before anything is kept.
@@ -130,7 +141,9 @@ def upload_receive(*, actor: Any, dataset: Dataset, files: Iterable[Any], option
         raise InvalidInput("No file was sent.", fields={"files": "Choose at least one file."})
     total = sum(file.size or 0 for file in files)
     if total > MAX_UPLOAD_BYTES:
-        raise TooLarge(f"The upload has {total / 1e9:.1f} GB; at most {MAX_UPLOAD_BYTES / 1e9:.0f} GB fit in one. Send it in parts.")
+        raise TooLarge(
+            f"The upload has {total / 1e9:.1f} GB; at most {MAX_UPLOAD_BYTES / 1e9:.0f} GB fit in one. Send it in parts."
+        )
     ingest = Ingest(dataset=dataset, created_by=actor, options=options or {})
     folder = storage.area("uploads", ingest.pk)
     try:
@@ -149,7 +162,11 @@ def upload_receive(*, actor: Any, dataset: Dataset, files: Iterable[Any], option
 def clean_name(name: str) -> str:
     """Return a relative name for showing and matching: no drive, no leading slash, no parent steps, no controls."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    text = "".join(ch for ch in "/".join(parts) if ch.isprintable() and ch not in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069\u202c")
+    text = "".join(
+        ch
+        for ch in "/".join(parts)
+        if ch.isprintable() and ch not in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069\u202c"
+    )
     return text[-300:] or "unnamed"
 
 
@@ -175,7 +192,10 @@ def label_map_create(
     last = LabelMap.objects.filter(project=project, name=name).order_by("-version").first()
     for code, entry in entries.items():
         if entry.get("class") is not None and entry["class"] not in classes:
-            raise InvalidInput(f"The code {code} is mapped to {entry['class']}, which is not one of the classes.", fields={"entries": f"{code}: unknown class."})
+            raise InvalidInput(
+                f"The code {code} is mapped to {entry['class']}, which is not one of the classes.",
+                fields={"entries": f"{code}: unknown class."},
+            )
     label_map = LabelMap(
         project=project, created_by=actor, name=name, version=(last.version + 1 if last else 1), system=system, classes=classes, entries=entries
     )  # fmt: skip

@@ -37,7 +37,9 @@ class PackWriter:
     def __enter__(self) -> PackWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stream.close()
         if kind is None:
             os.replace(self._part, self._target)
@@ -57,7 +59,9 @@ def read_signal(record: Record) -> np.ndarray:
     try:
         return np.array(np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape))
     except (FileNotFoundError, ValueError) as error:
-        raise NotFound(f"The stored signal of {record.key} is missing. Restore the data folder from a backup or upload the record again.") from error
+        raise NotFound(
+            f"The stored signal of {record.key} is missing. Restore the data folder from a backup or upload the record again."
+        ) from error
 
 
 def load(record: Record) -> ecg.Record:

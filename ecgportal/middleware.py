@@ -38,5 +38,10 @@ class PortalErrorMiddleware:
         if not isinstance(error, PortalError):
             return None
         template = {403: "403.html", 404: "404.html", 413: "413.html"}.get(error.status, "400.html")
-        context = {"message": error.message, "needed_role": getattr(error, "needed_role", None), "code": error.code, "status": error.status}
+        context = {
+            "message": error.message,
+            "needed_role": getattr(error, "needed_role", None),
+            "code": error.code,
+            "status": error.status,
+        }
         return render(request, template, context, status=error.status)

@@ -28,4 +28,7 @@ def decrypt(token: str) -> str:
     try:
         return _cipher().decrypt(token.encode()).decode()
     except InvalidToken:
-        raise Conflict("A stored password can no longer be read because the portal's secret key was changed. Enter it again.", code="secret_unreadable") from None
+        raise Conflict(
+            "A stored password can no longer be read because the portal's secret key was changed. Enter it again.",
+            code="secret_unreadable",
+        ) from None

@@ -21,7 +21,9 @@ DEBUG = False
 SECRET_KEY = home.secret_key()
 _hosts = [host for host in os.environ.get("PORTAL_ALLOWED_HOSTS", "").split(",") if host]
 if PRODUCTION and not _hosts:
-    raise ImproperlyConfigured("PORTAL_ALLOWED_HOSTS must name the host names of this portal when PORTAL_ENV=production.")
+    raise ImproperlyConfigured(
+        "PORTAL_ALLOWED_HOSTS must name the host names of this portal when PORTAL_ENV=production."
+    )
 ALLOWED_HOSTS = _hosts or ["localhost", "127.0.0.1", "[::1]", "testserver", os.environ.get("PORTAL_BIND", "127.0.0.1")]
 CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in _hosts if host != "*"]
 

@@ -93,7 +93,17 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     }  # fmt: skip
 
     @extend_schema(
-        request={"multipart/form-data": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}, "project": {"type": "string"}, "name": {"type": "string"}, "contract": {"type": "string"}}}},
+        request={
+            "multipart/form-data": {
+                "type": "object",
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "project": {"type": "string"},
+                    "name": {"type": "string"},
+                    "contract": {"type": "string"},
+                },
+            }
+        },
         responses={202: OpenApiTypes.OBJECT},
     )
     def create(self, request: Request) -> Response:
@@ -116,7 +126,10 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
         services.version_delete(actor=request.user, version=self.get_object())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
-    @extend_schema(parameters=[OpenApiParameter("format", str, enum=["onnx", "bundle", "safetensors"])], responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=["onnx", "bundle", "safetensors"])],
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
+    )
     @action(detail=True)
     def download(self, request: Request, pk: str) -> FileResponse | HttpResponse:
         version = self.get_object()
@@ -126,7 +139,13 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     @action(detail=True)
     def card(self, request: Request, pk: str) -> Response:
         version = self.get_object()
-        return Response({"markdown": downloads.card_markdown(version), "prose": version.card, "facts": downloads.card_facts(version)})
+        return Response(
+            {
+                "markdown": downloads.card_markdown(version),
+                "prose": version.card,
+                "facts": downloads.card_facts(version),
+            }
+        )
 
     @extend_schema(request=OpenApiTypes.OBJECT, responses=OpenApiTypes.OBJECT)
     @card.mapping.patch
@@ -149,7 +168,19 @@ class PredictionRunSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = PredictionRun
-        fields = ["id", "project", "version", "dataset", "records", "job", "state", "progress", "thresholds", "refused", "created_at"]
+        fields = [
+            "id",
+            "project",
+            "version",
+            "dataset",
+            "records",
+            "job",
+            "state",
+            "progress",
+            "thresholds",
+            "refused",
+            "created_at",
+        ]
 
 
 class PredictionCreateSerializer(serializers.Serializer):
@@ -175,15 +206,22 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         records: list[Record] = []
         if data.get("records"):
             wanted = set(data["records"])
-            records = list(access.visible(Record.objects.select_related("dataset__project"), request.user).filter(pk__in=wanted))
+            records = list(
+                access.visible(Record.objects.select_related("dataset__project"), request.user).filter(pk__in=wanted)
+            )
             if len(records) != len(wanted) or len({row.dataset_id for row in records}) != 1:
-                raise InvalidInput("Some records are not visible to you, or they lie in different datasets.", fields={"records": "Records of one dataset."})
+                raise InvalidInput(
+                    "Some records are not visible to you, or they lie in different datasets.",
+                    fields={"records": "Records of one dataset."},
+                )
             dataset = records[0].dataset
         elif data.get("dataset"):
             dataset = self.related(Dataset.objects.select_related("project"), data["dataset"], "dataset")
         else:
             raise InvalidInput("Say what to predict on.", fields={"dataset": "Give a dataset or records."})
-        run = services.prediction_start(actor=request.user, project=version.model.project, version=version, dataset=dataset, records=records)
+        run = services.prediction_start(
+            actor=request.user, project=version.model.project, version=version, dataset=dataset, records=records
+        )
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=None)
@@ -223,7 +261,19 @@ class TransferSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Transfer
-        fields = ["id", "exchange", "project", "direction", "remote_path", "version", "sha256", "job", "state", "result", "created_at"]
+        fields = [
+            "id",
+            "exchange",
+            "project",
+            "direction",
+            "remote_path",
+            "version",
+            "sha256",
+            "job",
+            "state",
+            "result",
+            "created_at",
+        ]
 
 
 class PushSerializer(serializers.Serializer):
@@ -275,7 +325,9 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
         """Published models and, with ``?project=``, how each stands against that project's versions."""
         project = None
         if request.query_params.get("project"):
-            project = access.get_or_404(access.Project.objects.all(), request.user, Action.MODEL_VIEW, pk=request.query_params["project"])
+            project = access.get_or_404(
+                access.Project.objects.all(), request.user, Action.MODEL_VIEW, pk=request.query_params["project"]
+            )
         rows = exchange.listing(self.get_object(), project)
         return Response({"count": len(rows), "next": None, "previous": None, "results": rows})
 
@@ -294,6 +346,10 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
     def pull(self, request: Request, pk: str) -> Response:
         form = PullSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        project = access.get_or_404(access.Project.objects.all(), request.user, Action.MODEL_EXCHANGE, pk=form.validated_data["project"])
-        row = services.pull_start(actor=request.user, exchange=self.get_object(), project=project, remote_path=form.validated_data["path"])
+        project = access.get_or_404(
+            access.Project.objects.all(), request.user, Action.MODEL_EXCHANGE, pk=form.validated_data["project"]
+        )
+        row = services.pull_start(
+            actor=request.user, exchange=self.get_object(), project=project, remote_path=form.validated_data["path"]
+        )
         return Response(TransferSerializer(row).data, status=status.HTTP_202_ACCEPTED)

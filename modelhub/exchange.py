@@ -20,12 +20,22 @@ from modelhub.services import remote_name
 from modelhub.webdav import Remote
 
 _NAME = re.compile(r"(?P<slug>.+)-v(?P<number>\d+)-(?P<sha>[0-9a-f]{12})\.ecgmodel\.zip")
-STATES = {"same": "same version here", "differs": "another version here", "remote_only": "not here", "local_only": "not published"}
+STATES = {
+    "same": "same version here",
+    "differs": "another version here",
+    "remote_only": "not here",
+    "local_only": "not published",
+}
 
 
 def connect(exchange: Exchange) -> Remote:
     """Return a connection to an exchange with its stored credentials."""
-    return Remote(exchange.url, exchange.username, secrets.decrypt(exchange.password_encrypted), allow_private=settings.EXCHANGE_ALLOW_PRIVATE)
+    return Remote(
+        exchange.url,
+        exchange.username,
+        secrets.decrypt(exchange.password_encrypted),
+        allow_private=settings.EXCHANGE_ALLOW_PRIVATE,
+    )
 
 
 def test(exchange: Exchange) -> dict[str, Any]:
@@ -33,7 +43,11 @@ def test(exchange: Exchange) -> dict[str, Any]:
     with connect(exchange) as remote:
         found = remote.test()
     safe = "" if found.encrypted else " The connection is not encrypted; use https:// outside your own network."
-    return {"ok": True, "message": f"{found.server or 'The server'} answered with {found.entries} entries.{safe}", "encrypted": found.encrypted}
+    return {
+        "ok": True,
+        "message": f"{found.server or 'The server'} answered with {found.entries} entries.{safe}",
+        "encrypted": found.encrypted,
+    }
 
 
 def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
@@ -45,7 +59,9 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
     if project is not None:
         versions = ModelVersion.objects.filter(model__project=project).select_related("model")
         local = {remote_name(version): version for version in versions if version.state == VersionState.READY}
-        transfers = Transfer.objects.filter(project=project, exchange=exchange, direction="pull", version__isnull=False).select_related("version__model")
+        transfers = Transfer.objects.filter(
+            project=project, exchange=exchange, direction="pull", version__isnull=False
+        ).select_related("version__model")
         pulled = {transfer.remote_path: transfer.version for transfer in transfers if transfer.version}
     stems = {name.rsplit("-", 1)[0]: version for name, version in local.items()}
     rows = []
@@ -55,7 +71,15 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
         other = stems.get(f"{match['slug']}-v{match['number']}") if match else None
         state = "same" if here else "differs" if other else "remote_only"
         found = here or other
-        rows.append({"path": entry.path, "size": entry.size, "modified": entry.modified, "state": state, "version": str(found.pk) if found else None})
+        rows.append(
+            {
+                "path": entry.path,
+                "size": entry.size,
+                "modified": entry.modified,
+                "state": state,
+                "version": str(found.pk) if found else None,
+            }
+        )
     published = {entry.name for entry in entries}
     rows += [
         {"path": "", "size": version.size, "modified": version.created_at, "state": "local_only", "version": str(version.pk), "name": str(version)}
@@ -66,7 +90,9 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
 
 def push(context: JobContext) -> dict[str, Any]:
     """The job: write the bundle and publish it under a name that holds its digest. A second run finds it there."""
-    transfer = Transfer.objects.select_related("exchange", "version__model", "project", "created_by").get(pk=context.payload["transfer"])
+    transfer = Transfer.objects.select_related("exchange", "version__model", "project", "created_by").get(
+        pk=context.payload["transfer"]
+    )
     version = transfer.version
     if version is None:
         raise Conflict("The version was deleted before it was published.", code="version_gone")
@@ -79,10 +105,19 @@ def push(context: JobContext) -> dict[str, Any]:
         if known is None:
             remote.publish(transfer.remote_path, data)
         elif hashlib.sha256(remote.download(transfer.remote_path, MAX_BUNDLE_BYTES)).hexdigest() != sha256:
-            raise Conflict(f"{transfer.exchange} has another file called {transfer.remote_path}. It was not overwritten.", code="remote_differs")
+            raise Conflict(
+                f"{transfer.exchange} has another file called {transfer.remote_path}. It was not overwritten.",
+                code="remote_differs",
+            )
     with transaction.atomic():
         Transfer.objects.filter(pk=transfer.pk).update(sha256=sha256)
-        audit("exchange.pushed", version, actor=transfer.created_by, project=transfer.project, changes={"exchange": transfer.exchange.name, "sha256": sha256})
+        audit(
+            "exchange.pushed",
+            version,
+            actor=transfer.created_by,
+            project=transfer.project,
+            changes={"exchange": transfer.exchange.name, "sha256": sha256},
+        )
     return {"path": transfer.remote_path, "sha256": sha256, "version": str(version.pk)}
 
 
@@ -103,10 +138,20 @@ def pull(context: JobContext) -> dict[str, Any]:
             changes={"code": error.code, "exchange": transfer.exchange.name, "sha256": sha256},
         )  # fmt: skip
         raise
-    quarantined = importing.Incoming(found.main, found.weights, found.contract, found.parameters, found.checks, found.facts, quarantined=True)
+    quarantined = importing.Incoming(
+        found.main, found.weights, found.contract, found.parameters, found.checks, found.facts, quarantined=True
+    )
     with transaction.atomic():
         title = str(found.facts.get("name") or name.removesuffix(".ecgmodel.zip").removesuffix(".onnx"))[:120]
-        version = importing.store(quarantined, actor=transfer.created_by, project=transfer.project, name=title, origin=Origin.PULLED)
+        version = importing.store(
+            quarantined, actor=transfer.created_by, project=transfer.project, name=title, origin=Origin.PULLED
+        )
         Transfer.objects.filter(pk=transfer.pk).update(version=version, sha256=sha256)
-        audit("exchange.pulled", version, actor=transfer.created_by, project=transfer.project, changes={"exchange": transfer.exchange.name, "sha256": sha256})
+        audit(
+            "exchange.pulled",
+            version,
+            actor=transfer.created_by,
+            project=transfer.project,
+            changes={"exchange": transfer.exchange.name, "sha256": sha256},
+        )
     return {"version": str(version.pk), "state": version.state, "signature": found.checks.get("signature", "none")}

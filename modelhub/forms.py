@@ -13,12 +13,20 @@ from modelhub.services import CARD_FIELDS
 
 def runnable_versions(project: Any) -> Any:
     """Return the versions of a project that may be run."""
-    return ModelVersion.objects.filter(model__project=project, state=VersionState.READY).select_related("model").order_by("model__name", "-number")
+    return (
+        ModelVersion.objects.filter(model__project=project, state=VersionState.READY)
+        .select_related("model")
+        .order_by("model__name", "-number")
+    )
 
 
 class ImportForm(forms.Form):
-    name = forms.CharField(max_length=120, help_text="The model's name in this project; a second import adds a version.")
-    file = forms.FileField(label="Model file", help_text="ONNX, a bundle of an ECG Portal, or safetensors of a known network.")
+    name = forms.CharField(
+        max_length=120, help_text="The model's name in this project; a second import adds a version."
+    )
+    file = forms.FileField(
+        label="Model file", help_text="ONNX, a bundle of an ECG Portal, or safetensors of a known network."
+    )
 
 
 class PredictForm(forms.Form):
@@ -38,7 +46,11 @@ class CardForm(forms.Form):
         super().__init__(*args, **kwargs)
         for name in CARD_FIELDS:
             self.fields[name] = forms.CharField(
-                required=False, max_length=8000, initial=card.get(name, ""), label=name.replace("_", " ").capitalize(), widget=forms.Textarea({"rows": 3})
+                required=False,
+                max_length=8000,
+                initial=card.get(name, ""),
+                label=name.replace("_", " ").capitalize(),
+                widget=forms.Textarea({"rows": 3}),
             )
 
 
@@ -48,8 +60,13 @@ class PushForm(forms.Form):
 
 class ExchangeForm(forms.Form):
     name = forms.CharField(max_length=80)
-    url = forms.CharField(max_length=400, label="Address", help_text="The WebDAV folder, for example https://dav.example.org/ecg-models/")
+    url = forms.CharField(
+        max_length=400, label="Address", help_text="The WebDAV folder, for example https://dav.example.org/ecg-models/"
+    )
     username = forms.CharField(max_length=120, required=False, label="User name")
     password = forms.CharField(
-        max_length=400, required=False, widget=forms.PasswordInput({"autocomplete": "new-password"}), help_text="Stored encrypted and never shown. Empty keeps the present one."
+        max_length=400,
+        required=False,
+        widget=forms.PasswordInput({"autocomplete": "new-password"}),
+        help_text="Stored encrypted and never shown. Empty keeps the present one.",
     )

@@ -53,7 +53,10 @@ def run(context: JobContext) -> dict[str, Any]:
 
 
 def _in_use(sha256: str) -> bool:
-    return ModelVersion.objects.filter(sha256=sha256).exists() or ModelVersion.objects.filter(weights_sha256=sha256).exists()
+    return (
+        ModelVersion.objects.filter(sha256=sha256).exists()
+        or ModelVersion.objects.filter(weights_sha256=sha256).exists()
+    )
 
 
 @transaction.atomic
@@ -80,7 +83,10 @@ def examine(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     if _is_safetensors(data):
         return _safetensors(data, name, answers)
     if data[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-        raise UnsafeFile(f"{name} is a Python pickle, which can run code when it is opened. It is never loaded.", code="pickle_refused")
+        raise UnsafeFile(
+            f"{name} is a Python pickle, which can run code when it is opened. It is never loaded.",
+            code="pickle_refused",
+        )
     return _onnx(data, name, answers)
 
 
@@ -96,19 +102,36 @@ def _is_safetensors(data: bytes) -> bool:
 def _bundle(data: bytes) -> Incoming:
     bundle = read_bundle(data, packaging.trusted_keys())
     if not bundle.installable:
-        raise UnsafeFile("The bundle's signature does not fit its content: it was changed after it was signed.", code="signature_broken")
+        raise UnsafeFile(
+            "The bundle's signature does not fit its content: it was changed after it was signed.",
+            code="signature_broken",
+        )
     main, weights = bundle.onnx or bundle.weights, bundle.weights
     assert main is not None
     kind = "onnx" if bundle.onnx else "safetensors"
     parameters = bundle.manifest.get("parameters")
     concerns = bundle.concerns()
-    checks = {"format": kind, "signature": bundle.signature, "key": bundle.key_id, "concerns": concerns, "card": bundle.card[:20_000]}
+    checks = {
+        "format": kind,
+        "signature": bundle.signature,
+        "key": bundle.key_id,
+        "concerns": concerns,
+        "card": bundle.card[:20_000],
+    }
     if bundle.onnx:
         found = _onnx(bundle.onnx, "model.onnx", {})
         checks |= {name: value for name, value in found.checks.items() if name not in checks}
         parameters, weights = found.parameters, weights or found.weights
     facts = {name: value for name, value in bundle.manifest.items() if name in packaging.MANIFEST_FACTS}
-    return Incoming(main, weights, bundle.contract, parameters if isinstance(parameters, int) else None, checks, facts, quarantined=True)
+    return Incoming(
+        main,
+        weights,
+        bundle.contract,
+        parameters if isinstance(parameters, int) else None,
+        checks,
+        facts,
+        quarantined=True,
+    )
 
 
 def _onnx(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
@@ -123,8 +146,16 @@ def _onnx(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
 
         own = load_own(data, name=name)
         difference = check_parity(own.module, data, own.contract)
-        weights = save_safetensors(own.module, {"architecture": own.contract.architecture or "", "contract": own.contract.to_json()})
-        return Incoming(data, weights, own.contract, parameter_count(own.module), {"format": "onnx", "parity_max_difference": difference})
+        weights = save_safetensors(
+            own.module, {"architecture": own.contract.architecture or "", "contract": own.contract.to_json()}
+        )
+        return Incoming(
+            data,
+            weights,
+            own.contract,
+            parameter_count(own.module),
+            {"format": "onnx", "parity_max_difference": difference},
+        )
     return _foreign(data, name, answers)
 
 
@@ -159,9 +190,18 @@ def _safetensors(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
         )  # fmt: skip
     contract = ModelContract.from_json(text)
     if contract.architecture is None:
-        raise InvalidInput("The contract does not name the network.", code="contract_incomplete", fields={"contract": "architecture is missing."})
+        raise InvalidInput(
+            "The contract does not name the network.",
+            code="contract_incomplete",
+            fields={"contract": "architecture is missing."},
+        )
     module = build(
-        contract.architecture, n_leads=contract.n_leads, n_samples=contract.n_samples, fs_hz=contract.fs_hz, n_classes=contract.n_classes, **contract.config
+        contract.architecture,
+        n_leads=contract.n_leads,
+        n_samples=contract.n_samples,
+        fs_hz=contract.fs_hz,
+        n_classes=contract.n_classes,
+        **contract.config,
     )
     load_safetensors(module, data)
     files = export(module.eval(), contract)

@@ -49,7 +49,12 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
 
     if base is None:
         return build(
-            architecture, n_leads=contract.n_leads, n_samples=contract.n_samples, fs_hz=contract.fs_hz, n_classes=contract.n_classes, seed=seed
+            architecture,
+            n_leads=contract.n_leads,
+            n_samples=contract.n_samples,
+            fs_hz=contract.fs_hz,
+            n_classes=contract.n_classes,
+            seed=seed,
         )
     import torch
 
@@ -72,7 +77,12 @@ def module_of(version: ModelVersion) -> nn.Module:
 
         return trainable_module(storage.read_blob(version.sha256), contract)
     module = build(
-        contract.architecture, n_leads=contract.n_leads, n_samples=contract.n_samples, fs_hz=contract.fs_hz, n_classes=contract.n_classes, **contract.config
+        contract.architecture,
+        n_leads=contract.n_leads,
+        n_samples=contract.n_samples,
+        fs_hz=contract.fs_hz,
+        n_classes=contract.n_classes,
+        **contract.config,
     )
     load_safetensors(module, storage.read_blob(version.weights_sha256))
     return module

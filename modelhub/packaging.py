@@ -17,7 +17,20 @@ from modelhub.models import ModelVersion, SigningKey
 from modelhub.services import CARD_FIELDS
 
 # The facts that may travel; everything else of a version stays here.
-MANIFEST_FACTS = ("name", "number", "created_at", "licence", "task", "parameters", "architecture", "parent_sha256", "sha256", "metrics", "records", "label_map")
+MANIFEST_FACTS = (
+    "name",
+    "number",
+    "created_at",
+    "licence",
+    "task",
+    "parameters",
+    "architecture",
+    "parent_sha256",
+    "sha256",
+    "metrics",
+    "records",
+    "label_map",
+)
 
 
 def own_key() -> SigningKey:
@@ -29,7 +42,9 @@ def own_key() -> SigningKey:
     try:
         with transaction.atomic():
             return SigningKey.objects.create(
-                name="this portal", public_key=bundle.public_key_of(private).hex(), private_encrypted=secrets.encrypt(base64.b64encode(private).decode())
+                name="this portal",
+                public_key=bundle.public_key_of(private).hex(),
+                private_encrypted=secrets.encrypt(base64.b64encode(private).decode()),
             )
     except IntegrityError:
         # Another process made it at the same moment.
@@ -45,7 +60,12 @@ def trusted_keys() -> list[bytes]:
 def sample_for(version: ModelVersion, contract: ModelContract) -> tuple[np.ndarray, np.ndarray]:
     """Return two generated ECGs as the model gets them, and its answers."""
     recipe = Recipe.from_json(loading.recipe_of(contract))
-    signals = np.stack([recipe.apply(simulate(name, seed, fs_hz=500.0).record).signal for seed, name in enumerate(("SNR", "AF"), start=7)])
+    signals = np.stack(
+        [
+            recipe.apply(simulate(name, seed, fs_hz=500.0).record).signal
+            for seed, name in enumerate(("SNR", "AF"), start=7)
+        ]
+    )
     return signals, loading.predictor(version).predict(signals)
 
 
@@ -54,7 +74,10 @@ def manifest_of(version: ModelVersion) -> dict[str, Any]:
     evaluation = version.evaluations.exclude(report={}).order_by("created_at").first()  # type: ignore[attr-defined]
     metrics = {}
     if evaluation is not None:
-        metrics = {name: evaluation.report.get(name) for name in ("auroc_macro", "f1_macro", "f1_weighted")} | {"n": evaluation.report.get("n"), "part": evaluation.part}
+        metrics = {name: evaluation.report.get(name) for name in ("auroc_macro", "f1_macro", "f1_weighted")} | {
+            "n": evaluation.report.get("n"),
+            "part": evaluation.part,
+        }
     facts = {
         "name": version.model.name, "number": version.number, "created_at": version.created_at.isoformat(), "licence": version.card.get("licence", ""),
         "task": version.task, "parameters": version.parameters, "architecture": version.architecture, "sha256": version.sha256,
@@ -80,7 +103,11 @@ def bundle_of(version: ModelVersion) -> bytes:
 
 def card_facts(version: ModelVersion) -> dict[str, Any]:
     """Return what the portal itself knows about a version, for its card."""
-    return {**manifest_of(version), "contract": version.contract, "checks": {k: v for k, v in version.checks.items() if k != "card"}}
+    return {
+        **manifest_of(version),
+        "contract": version.contract,
+        "checks": {k: v for k, v in version.checks.items() if k != "card"},
+    }
 
 
 def card_markdown(version: ModelVersion) -> str:

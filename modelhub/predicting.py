@@ -55,7 +55,11 @@ def run(context: JobContext) -> dict[str, Any]:
         else:
             refused.append({"record": str(record.pk), "key": record.key, "reason": reason})
     PredictionRun.objects.filter(pk=row.pk).update(refused=refused)
-    store = bring_up_to_date(row.dataset, Recipe.from_json(loading.recipe_of(contract)), lambda part, note: context.progress(0.4 * part, note))
+    store = bring_up_to_date(
+        row.dataset,
+        Recipe.from_json(loading.recipe_of(contract)),
+        lambda part, note: context.progress(0.4 * part, note),
+    )
     predictor = loading.predictor(row.version)
     view = StoreView(store, wanted)
     for start in range(0, len(wanted), _BATCH):

@@ -96,7 +96,7 @@ def card_update(*, actor: Any, version: ModelVersion, card: dict[str, str]) -> M
     unknown = set(card) - set(CARD_FIELDS)
     if unknown:
         raise InvalidInput(
-            f"A card has no field {', '.join(sorted(unknown))}.", fields={name: "Unknown field." for name in unknown}
+            f"A card has no field {', '.join(sorted(unknown))}.", fields=dict.fromkeys(unknown, "Unknown field.")
         )
     version.card = {**version.card, **{name: str(text)[:8000] for name, text in card.items()}}
     version.save(update_fields=["card"])

@@ -43,7 +43,12 @@ class ImportPage(ProjectView):
         form = ImportForm(request.POST, request.FILES)
         if form.is_valid():
             try:
-                job = services.import_start(actor=request.user, project=self.project, file=form.cleaned_data["file"], name=form.cleaned_data["name"])
+                job = services.import_start(
+                    actor=request.user,
+                    project=self.project,
+                    file=form.cleaned_data["file"],
+                    name=form.cleaned_data["name"],
+                )
             except PortalError as error:
                 take_error(form, error)
             else:
@@ -144,7 +149,13 @@ class PredictionListPage(ProjectView):
         return self.page(form=form, page_obj=page, runs=page, status=status)
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self._page(request, PredictForm(project=self.project, initial={"version": request.GET.get("version"), "dataset": request.GET.get("dataset")}))
+        return self._page(
+            request,
+            PredictForm(
+                project=self.project,
+                initial={"version": request.GET.get("version"), "dataset": request.GET.get("dataset")},
+            ),
+        )
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = PredictForm(request.POST, project=self.project)
@@ -177,11 +188,13 @@ class PredictionPage(PredictionView):
         if wanted := request.GET.get("class"):
             rows = rows.filter(predicted__contains=[wanted])
         page = paginate(request, rows)
-        counts = {name: 0 for name in run.version.classes}
+        counts = dict.fromkeys(run.version.classes, 0)
         for names in run.predictions.values_list("predicted", flat=True).iterator(chunk_size=5000):
             for name in names:
                 counts[name] = counts.get(name, 0) + 1
-        return self.page(run=run, page_obj=page, predictions=page, classes=run.version.classes, counts=counts, wanted=wanted or "")
+        return self.page(
+            run=run, page_obj=page, predictions=page, classes=run.version.classes, counts=counts, wanted=wanted or ""
+        )
 
 
 class PredictionCsv(PredictionView):
@@ -207,14 +220,18 @@ class ExchangePage(ProjectView):
             except PortalError as error:
                 entry["error"] = error.message
             rows.append(entry)
-        transfers = Transfer.objects.filter(project=self.project).select_related("exchange", "job", "version__model")[:20]
+        transfers = Transfer.objects.filter(project=self.project).select_related("exchange", "job", "version__model")[
+            :20
+        ]
         return self.page(exchanges=rows, transfers=transfers)
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         remote = Exchange.objects.filter(pk=as_uuid(request.POST.get("exchange", ""), "exchange")).first()
         if remote is None:
             raise InvalidInput("This exchange was removed. Open the page again.", fields={"exchange": "Not there."})
-        transfer = services.pull_start(actor=request.user, exchange=remote, project=self.project, remote_path=request.POST.get("path", ""))
+        transfer = services.pull_start(
+            actor=request.user, exchange=remote, project=self.project, remote_path=request.POST.get("path", "")
+        )
         return redirect("jobs:detail", pk=transfer.job_id)
 
 

@@ -103,8 +103,8 @@ class GuardedTransport(httpx.BaseTransport):
             stream=request.stream,
             extensions={**request.extensions, "sni_hostname": host},
         )
-        response = self._inner.handle_request(pinned)
-        return self._limited(response)
+        response = self._limited(self._inner.handle_request(pinned))
+        return _plain_listing(response) if request.method == "PROPFIND" and response.status_code == 207 else response
 
     def close(self) -> None:
         self._inner.close()
@@ -154,6 +154,16 @@ class _LimitedStream(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _plain_listing(response: httpx.Response) -> httpx.Response:
+    """Read a listing whole and refuse what is none, or what declares entities, before an XML parser sees it."""
+    content = response.read()
+    if b"\x00" in content or b"<!" in content.replace(b"<!--", b"") or b"multistatus" not in content:
+        raise RemoteError("The server's answer is not that of a WebDAV server.", code="remote_bad_answer")
+    return httpx.Response(
+        response.status_code, headers=response.headers, content=content, extensions=response.extensions
+    )
 
 
 def _too_large(limit: int) -> NoReturn:

@@ -18,9 +18,9 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from datasets.models import Dataset, Ingest, LabelImport, LabelMap, Record
+from ecgportal import storage
 from ecgportal.accounts.models import ApiToken
 from ecgportal.accounts.services import token_create
-from ecgportal import storage
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Project
@@ -60,7 +60,12 @@ def _walk(entries: Any, prefix: str, namespace: str) -> Any:
             inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
             yield from _walk(entry.url_patterns, text, inner)
         elif isinstance(entry, URLPattern):
-            yield Route(text, namespace + (entry.name or ""), entry.callback, tuple(entry.pattern.converters) or tuple(entry.pattern.regex.groupindex))
+            yield Route(
+                text,
+                namespace + (entry.name or ""),
+                entry.callback,
+                tuple(entry.pattern.converters) or tuple(entry.pattern.regex.groupindex),
+            )
 
 
 @pytest.fixture
@@ -94,7 +99,15 @@ class World:
             "fixed_length": False, "parent": None,
         }  # fmt: skip
         version = ModelVersion.objects.create(
-            model=model, number=1, state="ready", origin="trained", contract=contract, classes=["NORM"], task="multilabel", sha256=storage.put_bytes(b"weights")[0], size=7
+            model=model,
+            number=1,
+            state="ready",
+            origin="trained",
+            contract=contract,
+            classes=["NORM"],
+            task="multilabel",
+            sha256=storage.put_bytes(b"weights")[0],
+            size=7,
         )
         exchange = Exchange.objects.create(name="X", url="http://127.0.0.1:9/")
         done = {"state": JobState.FAILED}
@@ -120,7 +133,11 @@ class World:
         }  # fmt: skip
         text = route.pattern.replace("^", "").replace("$", "").replace("\\Z", "").replace("\\.", ".")
         for name in route.parameters:
-            text = re.sub(rf"<(?:\w+:)?{name}>", str(values[name]), text) if "(?P" not in text else _fill_regex(text, name, str(values[name]))
+            text = (
+                re.sub(rf"<(?:\w+:)?{name}>", str(values[name]), text)
+                if "(?P" not in text
+                else _fill_regex(text, name, str(values[name]))
+            )
         return "/" + text
 
 
@@ -166,7 +183,10 @@ def required(route: Route) -> list[tuple[str, str, Action | str, type | None]]:
                 found.append((method, "api", cls.needs[name], model))
         return found
     if cls is not None and hasattr(callback, "actions") and _is_administrators(cls):
-        return [(method, "api administrator", "administrator", API_MODELS.get(route.name.split("-")[0])) for method in callback.actions]
+        return [
+            (method, "api administrator", "administrator", API_MODELS.get(route.name.split("-")[0]))
+            for method in callback.actions
+        ]
     raise AssertionError(f"{route.pattern} ({route.name}) does not say who may use it")
 
 
@@ -207,7 +227,13 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
         inputs += [{"id": name, "property": "value", "value": value} for name, value in zip(names, values)]
         inputs += [{"id": "scheme", "property": "data", "value": "light"}]
         outputs = [{"id": "ecg", "property": "figure"}, {"id": "told", "property": "children"}]
-        return {"output": "..ecg.figure...told.children..", "outputs": outputs, "inputs": inputs, "state": [], "changedPropIds": []}
+        return {
+            "output": "..ecg.figure...told.children..",
+            "outputs": outputs,
+            "inputs": inputs,
+            "state": [],
+            "changedPropIds": [],
+        }
     rows = world.rows
     return {
         "project": str(world.own.pk), "version": str(rows[ModelVersion].pk), "dataset": str(rows[Dataset].pk), "label_map": str(rows[LabelMap].pk),
@@ -243,7 +269,9 @@ def test_every_route_of_every_role(world, client_factory, record_property):
                 else:
                     is_right = status in want
                 if not is_right:
-                    wrong.append(f"{method.upper()} {address} ({route.name}) as {role}: {status}, not {sorted(want) if want else 'an answer'}")
+                    wrong.append(
+                        f"{method.upper()} {address} ({route.name}) as {role}: {status}, not {sorted(want) if want else 'an answer'}"
+                    )
     record_property("routes_times_roles", checked)
     print(f"\n{len(routes())} routes, {checked} combinations of route, method and role")
     assert not wrong, "\n".join(wrong)

@@ -21,24 +21,49 @@ SHOWN = ("epochs", "batch_size", "learning_rate", "seed", "patience", "class_wei
 
 
 class RunForm(forms.Form):
-    name = forms.CharField(max_length=120, required=False, help_text="Also the name of the model that comes out. Empty: dataset and network.")
+    name = forms.CharField(
+        max_length=120,
+        required=False,
+        help_text="Also the name of the model that comes out. Empty: dataset and network.",
+    )
     dataset = forms.ModelChoiceField(Dataset.objects.none())
     task = forms.ChoiceField(choices=())
-    label_map = forms.ModelChoiceField(LabelMap.objects.none(), required=False, help_text="Says which codes become which class. Its classes are the outputs.")
-    classes = forms.CharField(required=False, help_text="Some of the map's classes, separated by commas. Empty: all of them.")
+    label_map = forms.ModelChoiceField(
+        LabelMap.objects.none(),
+        required=False,
+        help_text="Says which codes become which class. Its classes are the outputs.",
+    )
+    classes = forms.CharField(
+        required=False, help_text="Some of the map's classes, separated by commas. Empty: all of them."
+    )
     target = forms.ChoiceField(choices=(), required=False, label="Numeric target", help_text="For a regression only.")
     base_version = forms.ModelChoiceField(
-        ModelVersion.objects.none(), required=False, label="Start from", empty_label="fresh weights (from scratch)", help_text="A model version of this project to fine-tune."
+        ModelVersion.objects.none(),
+        required=False,
+        label="Start from",
+        empty_label="fresh weights (from scratch)",
+        help_text="A model version of this project to fine-tune.",
     )
-    architecture = forms.ChoiceField(choices=(), required=False, label="Network", help_text="For training from scratch; a fine-tuned model keeps its own.")
-    mode = forms.ChoiceField(choices=[("", "default"), *[c for c in Mode.choices if c[0] != Mode.SCRATCH]], required=False, label="What is fine-tuned")
+    architecture = forms.ChoiceField(
+        choices=(),
+        required=False,
+        label="Network",
+        help_text="For training from scratch; a fine-tuned model keeps its own.",
+    )
+    mode = forms.ChoiceField(
+        choices=[("", "default"), *[c for c in Mode.choices if c[0] != Mode.SCRATCH]],
+        required=False,
+        label="What is fine-tuned",
+    )
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.fields["dataset"].queryset = Dataset.objects.filter(project=project)
         self.fields["label_map"].queryset = label_maps_for(project)
         self.fields["base_version"].queryset = runnable_versions(project)
-        self.fields["task"].choices = [(name, get_problem(name).title) for name in sorted(problem_names(), key=lambda n: n != "multilabel")]
+        self.fields["task"].choices = [
+            (name, get_problem(name).title) for name in sorted(problem_names(), key=lambda n: n != "multilabel")
+        ]
         self.fields["target"].choices = [("", "none"), *[(name, name) for name in NUMERIC_TARGETS]]
         self.fields["architecture"].choices = [
             (facts.name, f"{facts.title}: {facts.parameters / 1e6:.2f} million parameters, {facts.million_macs:.0f} million operations per ECG")
@@ -77,7 +102,12 @@ def _types(entry: dict[str, Any]) -> list[str]:
 
 def _field(entry: dict[str, Any]) -> forms.Field:
     """Return the form field of one setting."""
-    common = {"label": entry["title"], "help_text": entry["description"], "required": False, "initial": entry.get("default")}
+    common = {
+        "label": entry["title"],
+        "help_text": entry["description"],
+        "required": False,
+        "initial": entry.get("default"),
+    }
     if choices := [value for value in entry.get("enum", []) if value is not None]:
         return forms.ChoiceField(choices=[(value, str(value).replace("_", " ")) for value in choices], **common)
     limits = {"min_value": entry.get("minimum"), "max_value": entry.get("maximum")}
@@ -89,7 +119,9 @@ def _field(entry: dict[str, Any]) -> forms.Field:
 class EvaluationForm(forms.Form):
     version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version")
     dataset = forms.ModelChoiceField(Dataset.objects.none())
-    label_map = forms.ModelChoiceField(LabelMap.objects.none(), required=False, help_text="Empty: the map that the model was trained with.")
+    label_map = forms.ModelChoiceField(
+        LabelMap.objects.none(), required=False, help_text="Empty: the map that the model was trained with."
+    )
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

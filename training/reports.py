@@ -23,7 +23,12 @@ def overall_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
         "auroc_macro": "AUROC, mean over classes", "auprc_macro": "AUPRC, mean over classes", "f1_macro": "F1, mean over classes",
         "f1_weighted": "F1, weighted by frequency", "mae": "Mean absolute error", "rmse": "Root mean square error", "r2": "R²",
     }  # fmt: skip
-    return [{"title": title, **report[name]} for name, title in titles.items() if isinstance(report.get(name), dict) and (report[name].get("value") is not None or report["task"] != "regression")]
+    return [
+        {"title": title, **report[name]}
+        for name, title in titles.items()
+        if isinstance(report.get(name), dict)
+        and (report[name].get("value") is not None or report["task"] != "regression")
+    ]
 
 
 def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -35,5 +40,10 @@ def as_html(row: Evaluation) -> str:
     """Return the report as one self-contained HTML file without scripts."""
     return render_to_string(
         "training/report_file.html",
-        {"evaluation": row, "report": row.report, "overall": overall_rows(row.report), "classes": class_rows(row.report)},
+        {
+            "evaluation": row,
+            "report": row.report,
+            "overall": overall_rows(row.report),
+            "classes": class_rows(row.report),
+        },
     )

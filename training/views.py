@@ -26,7 +26,9 @@ class RunListPage(ProjectView):
     nav_active = "training"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        runs = TrainingRun.objects.filter(project=self.project).select_related("job", "dataset", "produced_version__model", "report")
+        runs = TrainingRun.objects.filter(project=self.project).select_related(
+            "job", "dataset", "produced_version__model", "report"
+        )
         page = paginate(request, runs)
         return self.page(page_obj=page, runs=page)
 
@@ -37,7 +39,14 @@ class RunCreatePage(ProjectView):
     nav_active = "training"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        form = RunForm(project=self.project, initial={"dataset": request.GET.get("dataset"), "base_version": request.GET.get("base"), "task": "multilabel"})
+        form = RunForm(
+            project=self.project,
+            initial={
+                "dataset": request.GET.get("dataset"),
+                "base_version": request.GET.get("base"),
+                "task": "multilabel",
+            },
+        )
         return self.page(form=form)
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
@@ -65,7 +74,16 @@ class RunView(ProjectView):
     object: TrainingRun
 
     def rows(self) -> Any:
-        return TrainingRun.objects.select_related("project", "job", "dataset", "label_map", "produced_version__model", "base_version__model", "created_by", "split")
+        return TrainingRun.objects.select_related(
+            "project",
+            "job",
+            "dataset",
+            "label_map",
+            "produced_version__model",
+            "base_version__model",
+            "created_by",
+            "split",
+        )
 
 
 class RunPage(RunView):
@@ -75,7 +93,11 @@ class RunPage(RunView):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         run = self.object
         report = Evaluation.objects.filter(run=run).first()
-        shown = {name.replace("_", " "): value for name, value in run.settings.items() if not isinstance(value, dict) and name != "mode"}
+        shown = {
+            name.replace("_", " "): value
+            for name, value in run.settings.items()
+            if not isinstance(value, dict) and name != "mode"
+        }
         return self.page(
             run=run, split=selectors.split_counts(run), epochs=selectors.epoch_rows(run), report=report, settings=shown,
             overall=reports.overall_rows(report.report) if report else [], resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id,
@@ -116,7 +138,9 @@ class EvaluationListPage(ProjectView):
         return self.page(form=form, page_obj=page, evaluations=page, status=status)
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self._page(request, EvaluationForm(project=self.project, initial={"version": request.GET.get("version")}))
+        return self._page(
+            request, EvaluationForm(project=self.project, initial={"version": request.GET.get("version")})
+        )
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = EvaluationForm(request.POST, project=self.project)
@@ -145,7 +169,12 @@ class EvaluationPage(EvaluationView):
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         row = self.object
-        return self.page(evaluation=row, report=row.report, overall=reports.overall_rows(row.report) if row.report else [], classes=reports.class_rows(row.report))
+        return self.page(
+            evaluation=row,
+            report=row.report,
+            overall=reports.overall_rows(row.report) if row.report else [],
+            classes=reports.class_rows(row.report),
+        )
 
 
 class EvaluationReport(EvaluationView):
@@ -154,5 +183,9 @@ class EvaluationReport(EvaluationView):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         if not self.object.report:
             raise Conflict("The evaluation has not finished.", code="not_finished")
-        audit("evaluation.downloaded", self.object, actor=request.user, project=self.project, changes={"format": "html"})
-        return HttpResponse(reports.as_html(self.object), headers={"Content-Disposition": 'attachment; filename="report.html"'})
+        audit(
+            "evaluation.downloaded", self.object, actor=request.user, project=self.project, changes={"format": "html"}
+        )
+        return HttpResponse(
+            reports.as_html(self.object), headers={"Content-Disposition": 'attachment; filename="report.html"'}
+        )

@@ -53,7 +53,9 @@ def figure_of(row: Evaluation, kind: str, dark: bool = False) -> Figure:
         return curves.precision_recall(_curves(row, "pr", "auprc"), dark=dark)
     if kind == "calibration":
         pairs = _answers(row).items()
-        return curves.calibration([curves.reliability(name, [int(t) for t in truth], scores) for name, (truth, scores) in pairs], dark=dark)
+        return curves.calibration(
+            [curves.reliability(name, [int(t) for t in truth], scores) for name, (truth, scores) in pairs], dark=dark
+        )
     if kind == "f1":
         values = {name: _figure_value(figures.get("f1")) for name, figures in report["per_class"].items()}
         return results.f1_per_class(values, dark=dark)
@@ -62,5 +64,3 @@ def figure_of(row: Evaluation, kind: str, dark: bool = False) -> Figure:
         return matrices.confusion_matrix(counts["matrix"], counts["classes"], dark=dark)
     per_label = {name: (c["tp"], c["fn"], c["fp"], c["tn"]) for name, c in counts["per_class"].items()}
     return matrices.confusion_per_label(per_label, dark=dark)
-
-

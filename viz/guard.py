@@ -23,7 +23,9 @@ from ecgportal.projects.access import Action
 KNOWN_APPS = frozenset({"EcgView", "TrainingView", "EvaluationView"})
 
 
-def dash_guard(view: Callable[..., HttpResponseBase], *args: Any, name: str = "", **options: Any) -> Callable[..., HttpResponseBase]:
+def dash_guard(
+    view: Callable[..., HttpResponseBase], *args: Any, name: str = "", **options: Any
+) -> Callable[..., HttpResponseBase]:
     """Wrap a route of django-plotly-dash: 401 without sign-in, 404 for unknown apps and unused routes, CSRF on callbacks."""
     is_update = name == "update-component"
     # csrf_protect passes over views that are marked exempt, as the callback view is; the lambda hides the mark.
@@ -36,11 +38,15 @@ def dash_guard(view: Callable[..., HttpResponseBase], *args: Any, name: str = ""
         if name == "routes" or kwargs.get("ident") not in KNOWN_APPS:
             raise Http404
         if is_update and not _is_object(request):
-            return JsonResponse({"error": {"code": "bad_request", "message": "A callback is a JSON object.", "fields": {}}}, status=400)
+            return JsonResponse(
+                {"error": {"code": "bad_request", "message": "A callback is a JSON object.", "fields": {}}}, status=400
+            )
         try:
             return protected(request, *a, **kwargs)
         except (NotFound, NotAllowed, InvalidInput) as error:
-            return JsonResponse({"error": {"code": error.code, "message": error.message, "fields": error.fields}}, status=error.status)
+            return JsonResponse(
+                {"error": {"code": error.code, "message": error.message, "fields": error.fields}}, status=error.status
+            )
 
     inner.csrf_exempt = is_update  # type: ignore[attr-defined]
     inner.login_required = False  # type: ignore[attr-defined]
@@ -58,7 +64,9 @@ def _is_object(request: HttpRequest) -> bool:
     return isinstance(body, dict) and isinstance(body.get("inputs"), list) and isinstance(body.get("output"), str)
 
 
-def guarded_callback(app: Any, rows: Callable[[], QuerySet[Any]], action: Action, output: Any, *inputs: Any) -> Callable[..., Any]:
+def guarded_callback(
+    app: Any, rows: Callable[[], QuerySet[Any]], action: Action, output: Any, *inputs: Any
+) -> Callable[..., Any]:
     """Register a callback that gets, as its first argument, the row named in the frame's address (``?id=``).
 
     The address comes from the browser, so the row is loaded through ``access`` for the signed-in user at every call;

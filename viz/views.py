@@ -69,7 +69,9 @@ class RecordSvg(RecordView):
         width = "true" if request.GET.get("size") == "true" else "100%"
         text = ecg_svg(signals.load(row), from_query(request.GET), _header(row), width=width)
         audit("record.downloaded", row, actor=request.user, project=self.project, changes={"format": "svg"})
-        return HttpResponse(text, content_type="image/svg+xml", headers={"Content-Disposition": f'attachment; filename="{row.pk}.svg"'})
+        return HttpResponse(
+            text, content_type="image/svg+xml", headers={"Content-Disposition": f'attachment; filename="{row.pk}.svg"'}
+        )
 
 
 class RecordMeasurements(RecordView):
@@ -96,7 +98,13 @@ def measurement_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
     axes = found.get("axis_deg") or {}
     for wave, title in (("p", "P axis"), ("qrs", "QRS axis"), ("t", "T axis")):
         value = axes.get(wave)
-        rows.append({"title": title, "value": f"{value:.0f}°" if value is not None else None, "reason": reasons.get(f"axis_{wave}_deg", reasons.get("axis_deg", ""))})
+        rows.append(
+            {
+                "title": title,
+                "value": f"{value:.0f}°" if value is not None else None,
+                "reason": reasons.get(f"axis_{wave}_deg", reasons.get("axis_deg", "")),
+            }
+        )
     return rows
 
 
@@ -111,4 +119,8 @@ class EvaluationCsv(ProjectView):
             raise InvalidInput(f"There is no figure {kind!r}.")
         text = figure_of(self.object, kind).csv()
         audit("evaluation.downloaded", self.object, actor=request.user, project=self.project, changes={"figure": kind})
-        return HttpResponse(text, content_type="text/csv; charset=utf-8", headers={"Content-Disposition": f'attachment; filename="{kind}.csv"'})
+        return HttpResponse(
+            text,
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="{kind}.csv"'},
+        )

@@ -48,7 +48,14 @@ def user_create(*, actor: Any, username: str, password: str, email: str = "", is
 
 
 @transaction.atomic
-def user_update(*, actor: Any, user: User, is_active: bool | None = None, email: str | None = None, is_administrator: bool | None = None) -> User:
+def user_update(
+    *,
+    actor: Any,
+    user: User,
+    is_active: bool | None = None,
+    email: str | None = None,
+    is_administrator: bool | None = None,
+) -> User:
     """Change a user. The last active administrator stays one."""
     user = User.objects.select_for_update().get(pk=user.pk)
     changes: dict[str, Any] = {}

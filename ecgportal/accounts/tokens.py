@@ -17,7 +17,11 @@ from ecgportal.accounts.services import digest_of
 def token_of(key: str) -> ApiToken | None:
     """Return the valid token of a key, or None. Notes the use at most once a minute."""
     now = timezone.now()
-    token = ApiToken.objects.select_related("user").filter(digest=digest_of(key), expires_at__gt=now, user__is_active=True).first()
+    token = (
+        ApiToken.objects.select_related("user")
+        .filter(digest=digest_of(key), expires_at__gt=now, user__is_active=True)
+        .first()
+    )
     if token and (token.last_used_at is None or now - token.last_used_at > timedelta(minutes=1)):
         ApiToken.objects.filter(pk=token.pk).update(last_used_at=now)
     return token

@@ -61,7 +61,10 @@ class ProjectViewSet(GenericViewSet):
         """Return a row that a request's body refers to; InvalidInput names the field when it is not visible."""
         found = access.visible(queryset, self.request.user).filter(pk=as_uuid(pk, field)).first()
         if found is None:
-            raise InvalidInput(f"There is no such {queryset.model._meta.verbose_name}.", fields={field: "Not there, or not visible to you."})
+            raise InvalidInput(
+                f"There is no such {queryset.model._meta.verbose_name}.",
+                fields={field: "Not there, or not visible to you."},
+            )
         return found
 
 

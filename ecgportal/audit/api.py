@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.http import HttpResponse
+from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers
@@ -10,13 +11,12 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
+from ecgportal.api.viewsets import as_uuid
 from ecgportal.audit import selectors
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record
 from ecgportal.projects.access import Action, require
 from ecgportal.projects.models import Project
-from ecgportal.api.viewsets import as_uuid
-from django_filters import rest_framework as filters
 
 
 class AuditFilter(filters.FilterSet):
@@ -77,4 +77,8 @@ class AuditViewSet(mixins.ListModelMixin, GenericViewSet):
         events = self.filter_queryset(self.get_queryset())
         text = selectors.as_csv(events[:200_000])
         record("audit.exported", actor=request.user)
-        return HttpResponse(text, content_type="text/csv; charset=utf-8", headers={"Content-Disposition": 'attachment; filename="audit.csv"'})
+        return HttpResponse(
+            text,
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="audit.csv"'},
+        )

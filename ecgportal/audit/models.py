@@ -36,10 +36,14 @@ class AuditEvent(models.Model):
             models.Index(fields=["project_id", "-id"], name="audit_project"),
             models.Index(fields=["actor_id", "-id"], name="audit_actor"),
             models.Index(fields=["action", "-id"], name="audit_action"),
-            models.Index(fields=["-at"], condition=models.Q(action="session.sign_in_failed"), name="audit_failed_sign_ins"),
+            models.Index(
+                fields=["-at"], condition=models.Q(action="session.sign_in_failed"), name="audit_failed_sign_ins"
+            ),
         ]
         constraints = [
-            models.CheckConstraint(condition=models.Q(outcome__in=["success", "failure", "refused"]), name="audit_outcome_known"),
+            models.CheckConstraint(
+                condition=models.Q(outcome__in=["success", "failure", "refused"]), name="audit_outcome_known"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -44,7 +44,9 @@ def filtered(events: QuerySet[AuditEvent], values: dict[str, Any]) -> QuerySet[A
     if since := values.get("since"):
         events = events.filter(at__gte=datetime.combine(since, time.min, tzinfo=timezone.get_current_timezone()))
     if until := values.get("until"):
-        events = events.filter(at__lt=datetime.combine(until + timedelta(days=1), time.min, tzinfo=timezone.get_current_timezone()))
+        events = events.filter(
+            at__lt=datetime.combine(until + timedelta(days=1), time.min, tzinfo=timezone.get_current_timezone())
+        )
     return events
 
 

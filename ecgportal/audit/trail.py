@@ -60,7 +60,7 @@ def record(
         actor_id=known_actor.pk if known_actor else None,
         actor_name=known_actor.get_username()[:150] if known_actor else "",
         project_id=project.pk if project else None,
-        project_name=_label(getattr(project, "name", "")) [:120] if project else "",
+        project_name=_label(getattr(project, "name", ""))[:120] if project else "",
         object_type=obj._meta.model_name[:40] if isinstance(obj, models.Model) else "",
         object_id=str(obj.pk) if isinstance(obj, models.Model) else "",
         object_label=_label(obj),

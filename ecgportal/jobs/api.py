@@ -23,7 +23,9 @@ class JobSerializer(serializers.ModelSerializer):
             "id", "project", "kind", "title", "state", "progress", "message", "error", "result", "attempt", "created_at", "started_at", "finished_at",
         ]  # fmt: skip
 
-    @extend_schema_field({"type": "object", "nullable": True, "properties": {"code": {"type": "string"}, "message": {"type": "string"}}})
+    @extend_schema_field(
+        {"type": "object", "nullable": True, "properties": {"code": {"type": "string"}, "message": {"type": "string"}}}
+    )
     def get_error(self, job: Job) -> dict[str, str] | None:
         return {"code": job.error_code, "message": job.error_message} if job.error_code else None
 

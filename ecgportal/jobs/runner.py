@@ -36,7 +36,14 @@ def start(job_id: str) -> str:
     job = services.claim(job_id, host=socket.gethostname())
     if job is None:
         return "not queued"
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", str(job.pk), "--attempt", str(job.attempt)]
+    command = [
+        sys.executable,
+        str(settings.BASE_DIR / "manage.py"),
+        "run_job",
+        str(job.pk),
+        "--attempt",
+        str(job.attempt),
+    ]
     process = subprocess.Popen(command, start_new_session=True, cwd=settings.BASE_DIR)
     close_old_connections()
     code = process.wait()
@@ -54,7 +61,11 @@ def _pid_file(job: Job) -> Path:
 
 def run(job_id: uuid.UUID, attempt: int) -> int:
     """Do the job in this process; returns the exit status. Every branch closes the row or gives it back."""
-    job = Job.objects.filter(pk=job_id, attempt=attempt, state=JobState.RUNNING).select_related("project", "created_by").first()
+    job = (
+        Job.objects.filter(pk=job_id, attempt=attempt, state=JobState.RUNNING)
+        .select_related("project", "created_by")
+        .first()
+    )
     if job is None:
         logger.info("job %s attempt %s is not mine to run", job_id, attempt)
         return 0
@@ -80,7 +91,12 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
         services.fail(job.pk, attempt, error.code, error.message)
         return 0
     except MemoryError:
-        services.fail(job.pk, attempt, "out_of_memory", "The job needed more memory than this machine has. Choose a smaller batch or model.")
+        services.fail(
+            job.pk,
+            attempt,
+            "out_of_memory",
+            "The job needed more memory than this machine has. Choose a smaller batch or model.",
+        )
         return 0
     except Exception:
         logger.error("job %s (%s) failed\n%s", job.pk, job.kind, traceback.format_exc())

@@ -92,8 +92,12 @@ def require(user: Any, action: Action, project: Project) -> str:
         raise NotFound("There is no such project, or you are not a member of it.")
     if action not in ROLE_ALLOWS[role]:
         need = needed_role(action)
-        record("access.refused", project, actor=user, project=project, outcome="refused", changes={"action": action.name})
-        error = NotAllowed(f"To {action.value} you need the role {need} in {project.name}; yours is {role}.", code="role_needed")
+        record(
+            "access.refused", project, actor=user, project=project, outcome="refused", changes={"action": action.name}
+        )
+        error = NotAllowed(
+            f"To {action.value} you need the role {need} in {project.name}; yours is {role}.", code="role_needed"
+        )
         error.needed_role = need  # type: ignore[attr-defined]
         raise error
     return role

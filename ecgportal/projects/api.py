@@ -63,7 +63,9 @@ class ProjectsViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectV
     def create(self, request: Request) -> Response:
         form = self.get_serializer(data=request.data)
         form.is_valid(raise_exception=True)
-        project = services.project_create(actor=request.user, name=form.validated_data["name"], description=form.validated_data.get("description", ""))
+        project = services.project_create(
+            actor=request.user, name=form.validated_data["name"], description=form.validated_data.get("description", "")
+        )
         project.my_role = Role.OWNER  # type: ignore[attr-defined]
         return Response(self.get_serializer(project).data, status=status.HTTP_201_CREATED)
 
@@ -72,7 +74,10 @@ class ProjectsViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectV
         form = self.get_serializer(project, data=request.data, partial=True)
         form.is_valid(raise_exception=True)
         services.project_update(
-            actor=request.user, project=project, name=form.validated_data.get("name"), description=form.validated_data.get("description")
+            actor=request.user,
+            project=project,
+            name=form.validated_data.get("name"),
+            description=form.validated_data.get("description"),
         )
         return Response(self.get_serializer(project).data)
 
@@ -91,7 +96,9 @@ class ProjectsViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectV
         return self.get_paginated_response(MemberSerializer(page, many=True).data)
 
     @extend_schema(request=MemberSerializer, responses=MemberSerializer)
-    @action(detail=True, methods=["put", "delete"], url_path=f"members/(?P<user_id>{ProjectViewSet.lookup_value_regex})")
+    @action(
+        detail=True, methods=["put", "delete"], url_path=f"members/(?P<user_id>{ProjectViewSet.lookup_value_regex})"
+    )
     def member(self, request: Request, pk: str, user_id: str) -> Response:
         project = self.get_object()
         user = User.objects.filter(pk=as_uuid(user_id), is_active=True).first()
@@ -102,5 +109,7 @@ class ProjectsViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectV
             return Response(status=status.HTTP_204_NO_CONTENT)
         form = MemberSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        membership = services.member_set(actor=request.user, project=project, user=user, role=form.validated_data["role"])
+        membership = services.member_set(
+            actor=request.user, project=project, user=user, role=form.validated_data["role"]
+        )
         return Response(MemberSerializer(membership).data)

@@ -27,7 +27,11 @@ class Project(UUIDModel):
     class Meta:
         ordering = ["name", "id"]
         constraints = [
-            models.UniqueConstraint(Lower("name"), name="project_name_unique", violation_error_message="There is a project with this name already."),
+            models.UniqueConstraint(
+                Lower("name"),
+                name="project_name_unique",
+                violation_error_message="There is a project with this name already.",
+            ),
         ]
 
     project_path = ""

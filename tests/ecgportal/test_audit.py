@@ -32,12 +32,22 @@ def test_a_rolled_back_change_leaves_no_event_and_no_gap():
         record("audit.exported", "never")
         raise RuntimeError
     record("audit.exported", "after")
-    assert list(AuditEvent.objects.order_by("sequence").values_list("sequence", "object_label")) == [(1, "before"), (2, "after")]
+    assert list(AuditEvent.objects.order_by("sequence").values_list("sequence", "object_label")) == [
+        (1, "before"),
+        (2, "after"),
+    ]
     assert list(verify()) == []
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("statement", ["UPDATE audit_auditevent SET actor_name = 'nobody'", "DELETE FROM audit_auditevent", "UPDATE audit_auditevent SET hash = 'x'"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_auditevent SET actor_name = 'nobody'",
+        "DELETE FROM audit_auditevent",
+        "UPDATE audit_auditevent SET hash = 'x'",
+    ],
+)
 def test_rows_cannot_be_changed_or_deleted(statement):
     record("audit.exported", "kept")
     with pytest.raises(DatabaseError, match="append-only"), connection.cursor() as cursor:
@@ -108,4 +118,8 @@ def test_sign_in_and_failure_are_recorded(client):
     assert client.login(username="anna", password="a long password 1")
     client.logout()
     actions = list(AuditEvent.objects.exclude(action="user.created").order_by("id").values_list("action", "outcome"))
-    assert actions == [("session.sign_in_failed", "failure"), ("session.signed_in", "success"), ("session.signed_out", "success")]
+    assert actions == [
+        ("session.sign_in_failed", "failure"),
+        ("session.signed_in", "success"),
+        ("session.signed_out", "success"),
+    ]

@@ -169,8 +169,20 @@ def test_a_job_process_names_its_job_and_survives_its_parent(tmp_path):
     project = project_create(actor=user, name="Ours")
     job = services.enqueue("probe_sleep", actor=user, project=project, payload={"seconds": 60})
     claimed = services.claim(job.pk, host="here")
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", str(job.pk), "--attempt", str(claimed.attempt)]
-    environment = {**os.environ, "DATABASE_URL": _test_database_url(), "PORTAL_HOME": str(settings.PORTAL_HOME), "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    command = [
+        sys.executable,
+        str(settings.BASE_DIR / "manage.py"),
+        "run_job",
+        str(job.pk),
+        "--attempt",
+        str(claimed.attempt),
+    ]
+    environment = {
+        **os.environ,
+        "DATABASE_URL": _test_database_url(),
+        "PORTAL_HOME": str(settings.PORTAL_HOME),
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+    }
     process = subprocess.Popen(command, start_new_session=True, env=environment)
     try:
         deadline = time.monotonic() + 60

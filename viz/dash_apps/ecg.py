@@ -44,8 +44,16 @@ app.layout = page(
             choice("Filter", "band", [(name, title) for name, (title, _) in _BANDS.items()], "none"),
             choice("Paper", "paper", [(name, name.capitalize()) for name in PAPERS], "pink"),
             choice("Marks", "marks", [("none", "None"), ("r", "R peaks"), ("waves", "P, QRS and T waves")], "none"),
-            choice("Signal", "stage", [("original", "Original"), ("prepared", "As a model sees it (100 Hz, 10 s)")], "original"),
-            html.Label([html.Span("From (s)"), dcc.Input(id="start", type="number", min=0, step=1, value=0, debounce=True)], className="choice choice--short"),
+            choice(
+                "Signal",
+                "stage",
+                [("original", "Original"), ("prepared", "As a model sees it (100 Hz, 10 s)")],
+                "original",
+            ),
+            html.Label(
+                [html.Span("From (s)"), dcc.Input(id="start", type="number", min=0, step=1, value=0, debounce=True)],
+                className="choice choice--short",
+            ),
         ],
         className="choices",
         role="group",
@@ -68,11 +76,17 @@ def _prepared(source: EcgRecord) -> EcgRecord:
 
 
 def _overlays(marks: str, original: EcgRecord, stage: str) -> Overlays:
-    notes = [Annotation(t0_s=t, text=symbol, lead=lead) for t, symbol, lead, _ in original.meta.annotations[:500]] if stage == "original" else []
+    notes = (
+        [Annotation(t0_s=t, text=symbol, lead=lead) for t, symbol, lead, _ in original.meta.annotations[:500]]
+        if stage == "original"
+        else []
+    )
     if marks == "none" or stage != "original":
         return Overlays(annotations=notes if marks != "none" else [])
     found = measure(original).to_json()
-    return Overlays(r_peaks_s=found["r_peaks_s"] or (), fiducials=(found["fiducials"] or ()) if marks == "waves" else ())
+    return Overlays(
+        r_peaks_s=found["r_peaks_s"] or (), fiducials=(found["fiducials"] or ()) if marks == "waves" else ()
+    )
 
 
 @guarded_callback(
@@ -80,7 +94,19 @@ def _overlays(marks: str, original: EcgRecord, stage: str) -> Overlays:
     Input("layout", "value"), Input("speed", "value"), Input("gain", "value"), Input("rhythm", "value"), Input("band", "value"),
     Input("paper", "value"), Input("marks", "value"), Input("stage", "value"), Input("start", "value"), Input("scheme", "data"),
 )  # fmt: skip
-def draw(row: Record, layout: str, speed: float, gain: float, rhythm: str, band: str, paper: str, marks: str, stage: str, start: float | None, scheme: str | None) -> list[Any]:
+def draw(
+    row: Record,
+    layout: str,
+    speed: float,
+    gain: float,
+    rhythm: str,
+    band: str,
+    paper: str,
+    marks: str,
+    stage: str,
+    start: float | None,
+    scheme: str | None,
+) -> list[Any]:
     """Draw the record with the chosen view and say in words what is drawn."""
     original = signals.load(row)
     shown = _prepared(original) if stage == "prepared" else original
@@ -89,5 +115,10 @@ def draw(row: Record, layout: str, speed: float, gain: float, rhythm: str, band:
         layout=str(layout), speed_mm_s=float(speed), gain_mm_mv=float(gain), rhythm_lead=str(rhythm), paper=str(paper), dark=scheme == "dark",
         filters=_BANDS[band][1] if band in _BANDS else Filters(), start_s=min(max(float(start or 0), 0.0), latest),
     )  # fmt: skip
-    figure = ecg_plotly(shown, view, _overlays(marks, original, stage), uirevision=f"{row.pk}-{layout}-{speed}-{gain}-{stage}-{view.start_s}")
+    figure = ecg_plotly(
+        shown,
+        view,
+        _overlays(marks, original, stage),
+        uirevision=f"{row.pk}-{layout}-{speed}-{gain}-{stage}-{view.start_s}",
+    )
     return [figure, summary(replace(shown, meta=original.meta), None)]

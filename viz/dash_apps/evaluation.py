@@ -16,7 +16,9 @@ from viz.guard import guarded_callback
 app = make_app("EvaluationView")
 
 app.layout = page(
-    html.Div([choice("Figure", "kind", [(name, title) for name, title in FIGURES.items()], "roc")], className="choices"),
+    html.Div(
+        [choice("Figure", "kind", [(name, title) for name, title in FIGURES.items()], "roc")], className="choices"
+    ),
     dcc.Graph(id="figure", config=GRAPH_CONFIG, className="whole"),
     html.P(id="told", className="told", role="status"),
 )

@@ -28,19 +28,35 @@ def make_app(name: str) -> DjangoDash:
 def page(*children: Any) -> html.Main:
     """Return the layout: the address that names the object, the colour scheme, and the children."""
     return html.Main(
-        [dcc.Location(id="address", refresh=False), dcc.Store(id="scheme"), dcc.Interval(id="scheme-tick", interval=1500), *children],
+        [
+            dcc.Location(id="address", refresh=False),
+            dcc.Store(id="scheme"),
+            dcc.Interval(id="scheme-tick", interval=1500),
+            *children,
+        ],
         className="frame",
     )
 
 
 def follow_scheme(app: DjangoDash) -> None:
     """Keep the ``scheme`` store (``dark`` or ``light``) in step with the page around the frame."""
-    app.clientside_callback(ClientsideFunction("portal", "scheme"), Output("scheme", "data"), [Input("scheme-tick", "n_intervals")])
+    app.clientside_callback(
+        ClientsideFunction("portal", "scheme"), Output("scheme", "data"), [Input("scheme-tick", "n_intervals")]
+    )
 
 
 def choice(label: str, id: str, options: list[tuple[Any, str]], value: Any) -> html.Label:
     """Return a labelled drop-down."""
     return html.Label(
-        [html.Span(label), dcc.Dropdown(id=id, options=[{"value": v, "label": t} for v, t in options], value=value, clearable=False, searchable=False)],
+        [
+            html.Span(label),
+            dcc.Dropdown(
+                id=id,
+                options=[{"value": v, "label": t} for v, t in options],
+                value=value,
+                clearable=False,
+                searchable=False,
+            ),
+        ],
         className="choice",
     )

@@ -19,7 +19,10 @@ app = make_app("TrainingView")
 app.layout = page(
     dcc.Interval(id="tick", interval=2000),
     html.Div(
-        [dcc.Graph(id="loss", config=GRAPH_CONFIG, className="half"), dcc.Graph(id="metrics", config=GRAPH_CONFIG, className="half")],
+        [
+            dcc.Graph(id="loss", config=GRAPH_CONFIG, className="half"),
+            dcc.Graph(id="metrics", config=GRAPH_CONFIG, className="half"),
+        ],
         className="halves",
     ),
     html.Div(dcc.Graph(id="rate", config=GRAPH_CONFIG, className="half"), id="rate-box", hidden=True),
@@ -45,11 +48,41 @@ def draw(run: TrainingRun, ticks: int | None, scheme: str | None) -> list[Any]:
     rows = selectors.epoch_rows(run)
 
     def series(names: dict[str, str]) -> dict[str, list[tuple[float, float | None]]]:
-        return {title: [(row["epoch"], row.get(name)) for row in rows] for name, title in names.items() if any(row.get(name) is not None for row in rows)}
+        return {
+            title: [(row["epoch"], row.get(name)) for row in rows]
+            for name, title in names.items()
+            if any(row.get(name) is not None for row in rows)
+        }
 
-    scores = sorted({name for row in rows for name, value in row.items() if isinstance(value, float) and name not in _NOT_SCORES})
-    loss = loss_curves(series({"train_loss": "training", "val_loss": "validation"}), best_epoch=run.best_epoch, run=str(run.pk), dark=dark)
-    metrics = metric_curves(series({name: name.replace("_", " ") for name in scores}), best_epoch=run.best_epoch, run=str(run.pk), dark=dark, title="Validation metrics")
+    scores = sorted(
+        {name for row in rows for name, value in row.items() if isinstance(value, float) and name not in _NOT_SCORES}
+    )
+    loss = loss_curves(
+        series({"train_loss": "training", "val_loss": "validation"}),
+        best_epoch=run.best_epoch,
+        run=str(run.pk),
+        dark=dark,
+    )
+    metrics = metric_curves(
+        series({name: name.replace("_", " ") for name in scores}),
+        best_epoch=run.best_epoch,
+        run=str(run.pk),
+        dark=dark,
+        title="Validation metrics",
+    )
     found = run.lr_finder or {}
-    rate = lr_finder(found.get("rates", []), found.get("losses", []), chosen=run.learning_rate, smoothed=found.get("smoothed", []), dark=dark)
-    return [loss.plotly, metrics.plotly, rate.plotly, not found, f"{loss.summary} {metrics.summary}", not run.job.is_open]
+    rate = lr_finder(
+        found.get("rates", []),
+        found.get("losses", []),
+        chosen=run.learning_rate,
+        smoothed=found.get("smoothed", []),
+        dark=dark,
+    )
+    return [
+        loss.plotly,
+        metrics.plotly,
+        rate.plotly,
+        not found,
+        f"{loss.summary} {metrics.summary}",
+        not run.job.is_open,
+    ]

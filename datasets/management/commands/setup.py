@@ -53,4 +53,6 @@ class Command(BaseCommand):
         if os.environ.get("PORTAL_DEMO", "1") != "0" and not Project.objects.exists():
             self.stdout.write("Making the demonstration project")
             demo.create(actor=admin)
-        self.stdout.write(f"\n  Administrator: {name}\n  Password:      {shown if not password else '(as given in PORTAL_ADMIN_PASSWORD)'}\n")
+        self.stdout.write(
+            f"\n  Administrator: {name}\n  Password:      {shown if not password else '(as given in PORTAL_ADMIN_PASSWORD)'}\n"
+        )
