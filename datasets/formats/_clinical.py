@@ -104,6 +104,16 @@ def check_leads(name: str, leads: Iterable[str]) -> None:
         seen.add(lead)
 
 
+def distinct_leads(name: str, leads: Sequence[str]) -> list[str]:
+    """Return the leads with repeated labels that name no position (``ECG``, ``ECG``) numbered; others may not repeat."""
+    out: list[str] = []
+    for lead in leads:
+        times = leads[: len(out)].count(lead)
+        out.append(f"{lead} ({times + 1})" if times and canonical_lead(lead) != lead else lead)
+    check_leads(name, out)
+    return out
+
+
 def check_rate(name: str, fs_hz: float | None) -> float:
     """Return a usable sampling rate, or refuse: 1 to 100,000 Hz cover every electrocardiograph."""
     if fs_hz is None or not 1 <= fs_hz <= 100_000:

@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset
 
 from datasets.formats._clinical import (
     CODED_LEADS,
-    check_leads,
     check_rate,
     check_size,
+    distinct_leads,
     lead_name,
     millivolts_per,
     number,
@@ -196,7 +196,7 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
         rows.append(row)
         leads.append(lead)
         notes += remarks
-    check_leads(name, leads)
+    leads = distinct_leads(name, leads)
     return Group(
         index=index,
         label=label,

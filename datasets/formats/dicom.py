@@ -215,6 +215,7 @@ def _dataset(name: str, data: bytes) -> Dataset:
                     _check_elements(name, element.value)
             kind = str(dataset.get("SOPClassUID", ""))
             has_waveform = "WaveformSequence" in dataset
+            modality = "" if has_waveform else str(dataset.get("Modality", "") or "unknown modality")[:16]
     except PortalError:
         raise
     # The parser meets arbitrary bytes here; whatever it trips over, the file is the cause.
@@ -224,7 +225,6 @@ def _dataset(name: str, data: bytes) -> Dataset:
             code="damaged_dicom",
         ) from error
     if not has_waveform:
-        modality = str(dataset.get("Modality", "") or "unknown modality")[:16]
         raise UnreadableFile(
             f"{name} is a DICOM object without a waveform ({modality}"
             f"{', ' + _ECG_CLASSES[kind] if kind in _ECG_CLASSES else ''}). "

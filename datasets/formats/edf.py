@@ -13,9 +13,9 @@ import numpy as np
 
 from datasets.ecg import LEADS_12, Record, RecordMeta
 from datasets.formats._clinical import (
-    check_leads,
     check_rate,
     check_size,
+    distinct_leads,
     known_lead,
     lead_name,
     left_out_note,
@@ -275,7 +275,8 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         notes = [*left_out_note(left_out)]
         if header.discontinuous:
             notes.append("The recording has interruptions; they are kept as gaps.")
-        check_leads(source.name, [lead for _, lead, _ in chosen])
+        names = distinct_leads(source.name, [lead for _, lead, _ in chosen])
+        chosen = [(signal, lead, scale) for (signal, _, scale), lead in zip(chosen, names, strict=True)]
         rates = list(dict.fromkeys(signal.samples for signal, _, _ in chosen))
         if len(rates) > 1:
             notes.append("The leads were recorded at different rates; every rate gives a record of its own.")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import binascii
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from datasets.ecg import Record
-from datasets.formats._clinical import CODED_LEADS, check_leads, check_rate, check_size, stem
+from datasets.formats._clinical import CODED_LEADS, check_rate, check_size, distinct_leads, stem
 from datasets.formats._scp_huffman import Table, decode, read_tables, undo_differences
 from datasets.formats._scp_meta import read_meta
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
@@ -153,7 +153,8 @@ def read_leads(name: str, data: bytes) -> tuple[list[Lead], bool]:
         if lead.samples <= 0:
             raise _damaged(name, 3, f"gives lead {lead.name} the samples {start} to {end}")
         leads.append(lead)
-    check_leads(name, [lead.name for lead in leads])
+    names = distinct_leads(name, [lead.name for lead in leads])
+    leads = [replace(lead, name=label) for lead, label in zip(leads, names, strict=True)]
     first, last = min(lead.start for lead in leads), max(lead.end for lead in leads)
     check_size(name, len(leads), last - first + 1)
     if len(leads) * (last - first + 1) > MAX_SCP_VALUES:

@@ -6,13 +6,14 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.formats import registry
 from datasets.formats._clinical import (
     age_between,
     check_rate,
+    distinct_leads,
     lead_name,
     millivolts_per,
     number,
@@ -75,6 +76,12 @@ def test_lead_names(label, name):
     assert lead_name(label) == name
 
 
+def test_repeated_labels_are_numbered_and_repeated_leads_refused():
+    assert distinct_leads("x", ["ECG", "II", "ECG", "ECG"]) == ["ECG", "II", "ECG (2)", "ECG (3)"]
+    with pytest.raises(UnreadableFile, match="lead II twice"):
+        distinct_leads("x", ["II", "II"])
+
+
 @pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-inf", None, "1,5"])
 def test_what_is_no_number(text):
     assert number(text) is None
@@ -95,6 +102,7 @@ def test_numbers_of_a_text_longer_than_one_piece(separator):
         assert np.array_equal(parse_numbers("x", "lead I", text + tail, separator), values)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(-(10**6), 10**6)), min_size=1, max_size=50))
 def test_empty_places_are_gaps(values):
     text = ",".join("" if value is None else str(value) for value in values) + ","
@@ -148,6 +156,7 @@ def test_ages():
     assert age_between(None, datetime(2020, 1, 1)) is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=500))
 def test_recognition_never_raises(head):
     readers = registry.readers()

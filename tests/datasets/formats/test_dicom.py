@@ -348,6 +348,14 @@ def test_an_announced_size_beyond_memory_is_refused_before_reading():
         read_one(data, "a.dcm", "dicom")
 
 
+def test_an_unknown_kind_of_value_in_an_image_object_is_refused():
+    data = document([]).replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00C\xbd")
+    at = data.rindex(b"\x00\x54\x00\x01SQ")
+    with pytest.raises(UnreadableFile) as caught:
+        read_one(data[:at], "a.dcm", "dicom")
+    assert caught.value.code == "damaged_dicom"
+
+
 def many_elements(group_number: int, count: int) -> bytes:
     return b"".join(struct.pack("<HH2sH", group_number, index % 60_000, b"LO", 0) for index in range(count))
 

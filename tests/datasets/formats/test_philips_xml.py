@@ -154,6 +154,7 @@ def test_other_types_and_versions_are_refused_with_a_sentence(name, code, words)
 
 
 @settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(st.binary(max_size=4000), st.integers(1, 40))
 def test_lzw_gives_back_what_was_encoded(data, repeat):
     plain = data * repeat
@@ -225,6 +226,7 @@ def test_an_endless_duration_is_refused_before_memory_is_taken():
         read_one(document(xli_encode(sine()), duration=10**15), "a.xml", "philips_xml")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_in_the_chunks_give_an_answer(data):
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.formats._xml import MAX_XML_BYTES, parse_xml, root_name
@@ -114,11 +114,13 @@ def test_the_root_is_found_by_the_first_bytes(head, expected):
     assert root_name(head) == expected
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_the_root_search_never_raises(head):
     assert root_name(head) is None or isinstance(root_name(b"<" + head), str | None)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_tree_or_an_answer(tail):
     try:
