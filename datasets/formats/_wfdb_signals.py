@@ -147,10 +147,11 @@ def _scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if size > _SCRATCH_BYTES:
         return np.empty(size, dtype=np.uint8), np.empty(size // 2, dtype=np.int16)
-    if not hasattr(_reused, "stored"):
-        _reused.stored = np.empty(_SCRATCH_BYTES, dtype=np.uint8)
-        _reused.digits = np.empty(_SCRATCH_BYTES // 2, dtype=np.int16)
-    return _reused.stored[:size], _reused.digits[: size // 2]
+    if getattr(_reused, "size", None) != size:
+        _reused.size = size
+        _reused.stored = np.empty(size, dtype=np.uint8)
+        _reused.digits = np.empty(size // 2, dtype=np.int16)
+    return _reused.stored, _reused.digits
 
 
 def frames_that_fit(header: Source, file: Source, specs: Sequence[SignalSpec]) -> int:

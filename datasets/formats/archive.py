@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from datasets.formats._forward import ForwardReader
 from ecgportal.errors import PortalError, TooLarge, UnreadableFile, UnsafeFile
 
 _CHUNK = 1 << 20
@@ -27,8 +28,6 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _GZIP = b"\x1f\x8b"
 _TAR_GZ = (".tar.gz", ".tgz")
 _OTHER_KINDS = ((b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!\x1a\x07", "RAR"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"))
-# No header of a tar entry is longer, whatever it announces.
-_MAX_READ = 4 << 20
 # Files that operating systems put into archives by themselves.
 _CLUTTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))
 
@@ -196,7 +195,7 @@ class _Unpacking:
     def _tar(self, stream: BinaryIO) -> Iterator[_Member]:
         packed = stream.read(2) == _GZIP
         stream.seek(0)
-        forward = _Forward(gzip.GzipFile(fileobj=stream) if packed else stream, self._check_total)
+        forward = ForwardReader(gzip.GzipFile(fileobj=stream) if packed else stream, self._check_total)
         with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]
             for info in archive:
                 refusal = None
@@ -297,50 +296,6 @@ class _Unpacking:
     def _refuse(self, name: str, code: str, reason: str) -> None:
         shown = _shown(name)
         self.result.refused.append((shown, code, f"{shown} in {self.name} was refused: it {reason}."))
-
-
-class _Forward:
-    """A forward-only reader for tarfile that counts what it inflates and refuses oversized entry headers."""
-
-    def __init__(self, inner: BinaryIO | gzip.GzipFile, check_total: Callable[[int], None]):
-        self._inner = inner
-        self._check_total = check_total
-        self._end = 0
-        self._position = 0
-        self._last = b""
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        if whence != 0 or position < self._end - len(self._last):
-            raise ValueError("the archive can only be read forwards")
-        self._position = position
-        return position
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MAX_READ:
-            raise ValueError("an entry's header is larger than any file name")
-        while self._position > self._end:
-            if not self._inflate(min(self._position - self._end, _CHUNK)):
-                return b""
-        old = self._last[len(self._last) - (self._end - self._position) :][:size] if self._position < self._end else b""
-        data = old
-        while len(data) < size:
-            new = self._inflate(size - len(data))
-            if not new:
-                break
-            data += new
-        self._position += len(data)
-        return data
-
-    def _inflate(self, size: int) -> bytes:
-        data = self._inner.read(size)
-        self._end += len(data)
-        self._check_total(self._end)
-        # tarfile steps one byte back before each entry to see that the one before is whole.
-        self._last = (self._last + data[-512:])[-512:]
-        return data
 
 
 def _shown(name: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from datasets.ecg import LEADS_12, OTHER_LEADS, Record, RecordMeta
-from datasets.formats._clinical import check_size, lead_name, millivolts_per, option_unit_mv
+from datasets.ecg import Record, RecordMeta
+from datasets.formats._clinical import check_size, millivolts_per, option_unit_mv
+from datasets.formats._wfdb_channels import Channel, Choice, choose_channels
 from datasets.formats._wfdb_header import (
     MAX_HEADER_BYTES,
     Header,
@@ -33,26 +33,12 @@ _LONG_VALUES = 20_000_000
 MAX_ANNOTATION_BYTES = 16 * 1024 * 1024
 
 _SIGNAL_FILE = re.compile(r".+\.(dat|mat|xyz|d\d{1,2})$", re.IGNORECASE)
-_OTHER_SIGNAL = re.compile(
-    r"(resp|pleth|ppg|abp|art\b|bp\b|nibp|pap\b|cvp|icp|sp?o2|sao2|et?co2|co2|eeg|emg|eog|gsr|eda|pcg|scg|acc|marker|trigger|temp|hr\b|flow)",
-    re.IGNORECASE,
-)
-_KNOWN_LEADS = frozenset((*LEADS_12, *OTHER_LEADS))
 _GEORGIA = re.compile(r"E\d{5}$")
 
 
 def is_signal_file_name(name: str) -> bool:
     """Tell whether a file's name is that of a WFDB signal file, which says nothing without its header."""
     return _SIGNAL_FILE.match(PurePosixPath(name).name) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Channel:
-    """An ECG signal of the record: its canonical name and its factor from file units to millivolt."""
-
-    lead: str
-    source: str
-    factor_mv: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +68,13 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         )
     if header.segments is None:
         header = _georgia_gain(header, notes)
-        choice = _channels(source.name, header.signals, options)
+        choice = choose_channels(source.name, header.signals, options)
         segment = _Segment(0, header.n_frames or _frames_from_size(source, header, used), header, source)
         per_frame = _common_rate(header.signals, choice, notes)
         signal = _segment_signal(segment, choice.channels, per_frame, options, used, notes)
     else:
         layout, segments = _segments(source, header, used)
-        choice = _channels(source.name, layout, options)
+        choice = choose_channels(source.name, layout, options)
         specs = [spec for part in segments if part.header for spec in part.header.signals]
         per_frame = _common_rate(specs, choice, notes)
         signal = _joined(source.name, segments, choice.channels, per_frame, options, used, notes)
@@ -141,83 +127,7 @@ def _georgia_gain(header: Header, notes: list[str]) -> Header:
     return Header(header.name, header.fs_hz, header.n_frames, header.recorded_at, signals, None, header.comments)
 
 
-@lru_cache(maxsize=4096)
-def _lead(name: str, unit: str) -> tuple[str, float | None] | None:
-    """Return a signal's lead name and factor to millivolt (None: unit is no voltage); None when it is no ECG."""
-    lead = lead_name(name) if name else ""
-    factor = millivolts_per(unit)
-    if lead in _KNOWN_LEADS:
-        return lead, factor
-    if factor is None or _OTHER_SIGNAL.match(name):
-        return None
-    return lead, factor
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """The ECG signals among a record's signals, by signal number; the same for all records of a collection.
-
-    by_number: lead of every signal, None where it is not kept. marks: ``(suffix, lead)`` of the annotation files that
-    may lie beside the header. open: ``(lead, unit)`` of a lead whose unit is no voltage.
-    """
-
-    channels: dict[int, _Channel]
-    leads: tuple[str, ...]
-    by_number: tuple[str | None, ...]
-    dropped: tuple[str, ...]
-    marks: tuple[tuple[str, str | None], ...]
-    open: tuple[str, str] | None
-
-
-@lru_cache(maxsize=512)
-def _choose(signals: tuple[tuple[str, str], ...], unit: str | None) -> _Choice:
-    """Choose the ECG signals from ``(name, unit)`` of all signals; ``unit`` is the user's answer."""
-    channels: dict[int, _Channel] = {}
-    dropped: list[str] = []
-    taken: set[str] = set()
-    open_: tuple[str, str] | None = None
-    for index, (name, stated) in enumerate(signals):
-        found = _lead(name, stated)
-        if found is None:
-            dropped.append(name or f"signal {index}")
-            continue
-        lead, factor = found
-        if factor is None:
-            if unit is None:
-                open_ = open_ or (lead, stated)
-            factor = option_unit_mv(unit or "mV")
-        lead = lead or f"signal {index}"
-        if lead in taken:
-            lead = next(f"{lead} ({i})" for i in range(2, len(signals) + 2) if f"{lead} ({i})" not in taken)
-        taken.add(lead)
-        channels[index] = _Channel(lead, name, factor)
-    by_number = tuple(channels[i].lead if i in channels else None for i in range(len(signals)))
-    marks = (
-        ("atr", None),
-        *((name.lower(), lead) for (name, _), lead in zip(signals, by_number) if lead and name.isalnum()),
-    )
-    leads = tuple(channel.lead for channel in channels.values())
-    return _Choice(channels, leads, by_number, tuple(dropped), marks, open_)
-
-
-def _channels(name: str, layout: Sequence[SignalSpec], options: ReadOptions) -> _Choice:
-    choice = _choose(tuple([(spec.name, spec.unit) for spec in layout]), options.unit)
-    if choice.open is not None:
-        lead, unit = choice.open
-        raise NeedsAnswer(
-            f"{name} gives lead {lead} in {unit!r}, which is not a voltage.",
-            fields={
-                "unit": f"Guess: mV. The header gives lead {lead} in {unit!r}; mV is usual. Give mV, uV or <number>/mV."
-            },
-        )
-    if not choice.channels:
-        raise UnreadableFile(
-            f"{name} has no ECG lead; its signals are: {', '.join(choice.dropped[:20]) or 'none'}.", code="no_ecg_lead"
-        )
-    return choice
-
-
-def _common_rate(specs: Sequence[SignalSpec], choice: _Choice, notes: list[str]) -> int:
+def _common_rate(specs: Sequence[SignalSpec], choice: Choice, notes: list[str]) -> int:
     """Return the samples per frame that all ECG signals share; 1 when they differ (the faster ones are averaged)."""
     if all(spec.per_frame == 1 for spec in specs):
         return 1
@@ -273,7 +183,7 @@ def _segments(source: Source, header: Header, used: list[str]) -> tuple[tuple[Si
 def _joined(
     name: str,
     segments: Sequence[_Segment],
-    channels: dict[int, _Channel],
+    channels: dict[int, Channel],
     per_frame: int,
     options: ReadOptions,
     used: list[str],
@@ -291,15 +201,13 @@ def _joined(
     for segment in segments:
         if segment.header is None:
             continue
-        here: dict[int, _Channel] = {}
+        here: dict[int, Channel] = {}
         rows = []
         for row, channel in enumerate(channels.values()):
             for index, spec in enumerate(segment.header.signals):
                 if spec.name == channel.source and spec.fmt != 0 and index not in here:
                     factor = millivolts_per(spec.unit)
-                    here[index] = _Channel(
-                        channel.lead, channel.source, channel.factor_mv if factor is None else factor
-                    )
+                    here[index] = Channel(channel.lead, channel.source, channel.factor_mv if factor is None else factor)
                     rows.append((index, row))
                     break
         if not here:
@@ -314,7 +222,7 @@ def _joined(
 
 def _segment_signal(
     segment: _Segment,
-    channels: dict[int, _Channel],
+    channels: dict[int, Channel],
     per_frame: int,
     options: ReadOptions,
     used: list[str],
@@ -343,7 +251,7 @@ def _segment_signal(
 
 
 def _calibrated(
-    name: str, specs: tuple[SignalSpec, ...], channels: dict[int, _Channel], options: ReadOptions
+    name: str, specs: tuple[SignalSpec, ...], channels: dict[int, Channel], options: ReadOptions
 ) -> tuple[SignalSpec, ...]:
     """Fill gains that the header leaves out with the user's answer; ask when there is none."""
     if all(spec.gain is not None for spec in specs):
@@ -377,7 +285,7 @@ def _companion(source: Source, name: str, used: list[str]) -> Source:
     return companion
 
 
-def _annotations(source: Source, fs_hz: float, choice: _Choice, used: list[str]) -> tuple[Annotation, ...]:
+def _annotations(source: Source, fs_hz: float, choice: Choice, used: list[str]) -> tuple[Annotation, ...]:
     """Read the reference annotations beside the header: ``.atr``, and one file a lead as in LUDB (``.i`` to ``.v6``)."""
     stem = _key(source.name)
     found: list[Annotation] = []

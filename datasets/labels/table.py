@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from datasets.ecg import SourceLabel
+from datasets.labels.cells import NOTHING, codes_in, key_of, number_in
 from datasets.labels.matching import Match, match_keys
 from datasets.labels.tabular import RawTable, read_table, safe_cell
 from ecgportal.errors import InvalidInput
@@ -52,9 +52,7 @@ _NOT_FINDINGS = re.compile(
 _TRUE = frozenset(("1", "1.0", "true", "yes", "y", "x"))
 _FALSE = frozenset(("", "0", "0.0", "false", "no", "n", "nan", "none"))
 _CLEAR = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
-_NOTHING = frozenset(("", "nan", "none", "null", "n/a", "na", "-", "[]", "{}", "unknown"))
 _ICD = re.compile(r"[A-TV-Z]\d[0-9A-Z](\.?[0-9A-Z]{1,4})?$")
-_WEIGHTED = re.compile(r"([^:\s]+)\s*:\s*(\d+(?:\.\d+)?)%?$")
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def guess_mapping(table: RawTable, *, overrides: Mapping[str, Any] | None = None
     overrides: entries of :meth:`ColumnMapping.to_dict` that the user set; they win. A column that is not in the table
     or an unknown system is refused with InvalidInput, ``fields`` naming the entry.
     """
-    by_key = {_key(column): column for column in reversed(table.columns)}
+    by_key = {key_of(column): column for column in reversed(table.columns)}
     rows = table.rows[:5000]
 
     def first(names: Iterable[str]) -> str | None:
@@ -158,7 +156,7 @@ def _label_columns(
         if column in other:
             continue
         cells = {cell.casefold() for cell in values[column]}
-        name = _key(column)
+        name = key_of(column)
         if name in _LABELS:
             system = _LABELS[name] or _system_of(values[column])
             found.append(LabelColumn(column, "codes", system))
@@ -177,7 +175,7 @@ def _is_flag(cells: Sequence[str]) -> bool:
 
 def _system_of(cells: Iterable[str]) -> str | None:
     """Return the one system that all codes of some cells belong to by their form, or None when they are mixed."""
-    found = {_code_system(code) for cell in cells for code, _ in _codes(cell)}
+    found = {_code_system(code) for cell in cells for code, _ in codes_in(cell)}
     return found.pop() if len(found) == 1 else None
 
 
@@ -207,7 +205,7 @@ def known_codes() -> frozenset[tuple[str, str]]:
 def _sex_codes(column: str | None, values: Mapping[str, Sequence[str]], is_ptbxl: bool) -> dict[str, str]:
     if column is None:
         return {}
-    name = _key(column)
+    name = key_of(column)
     if name in ("ismale", "isfemale"):
         yes, no = ("male", "female") if name == "ismale" else ("female", "male")
         return {**dict.fromkeys(("1", "1.0", "true", "yes"), yes), **dict.fromkeys(("0", "0.0", "false", "no"), no)}
@@ -279,12 +277,12 @@ def apply(table: RawTable, mapping: ColumnMapping) -> list[RowLabels]:
     cells: dict[str, Callable[[Sequence[str]], str]] = {c: (lambda row, i=i: row[i]) for c, i in position.items()}  # type: ignore[misc]
     percent = {c.column for c in mapping.labels if c.kind == "codes" and _is_percent(table.rows, position[c.column])}
     weights = None if mapping.likelihood is None else position[mapping.likelihood]
-    percent_column = weights is not None and any((_number(row[weights]) or 0) > 1 for row in table.rows)
+    percent_column = weights is not None and any((number_in(row[weights]) or 0) > 1 for row in table.rows)
     result = []
     for index, row in enumerate(table.rows):
         problems: list[str] = []
         weight = None
-        if weights is not None and (weight := _number(row[weights])) is not None:
+        if weights is not None and (weight := number_in(row[weights])) is not None:
             weight = weight / 100 if percent_column else weight
         labels: dict[tuple[str, str], SourceLabel] = {}
         for column in mapping.labels:
@@ -324,7 +322,7 @@ def _labels_of(
         elif word not in _FALSE:
             problems.append(f"Column {column.column} holds {cell[:40]!r}, which is neither 0 nor 1.")
         return
-    for code, likelihood in _codes(cell):
+    for code, likelihood in codes_in(cell):
         if likelihood is not None and percent:
             likelihood /= 100
         if likelihood is not None and not 0 <= likelihood <= 1:
@@ -336,75 +334,19 @@ def _labels_of(
 
 
 def _is_percent(rows: Iterable[Sequence[str]], index: int) -> bool:
-    return any(likelihood is not None and likelihood > 1 for row in rows for _, likelihood in _codes(row[index]))
-
-
-def _codes(cell: str) -> list[tuple[str, float | None]]:
-    """Return the codes of a cell with their likelihoods as written: one code, several, a list or a dict literal."""
-    text = cell.strip()
-    if text.casefold() in _NOTHING:
-        return []
-    if text[0] in "{[(" and text[-1] in "}])" and len(text) < 100_000:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            value = None
-        if isinstance(value, dict):
-            return [(_tidy(k), _number(v)) for k, v in value.items() if _tidy(k)]
-        if isinstance(value, list | tuple | set):
-            return [(_tidy(v), None) for v in value if _tidy(v)]
-    parts = _split(text)
-    found: list[tuple[str, float | None]] = []
-    for part in parts:
-        weighted = _WEIGHTED.match(part)
-        if weighted is not None:
-            found.append((weighted[1], float(weighted[2])))
-        elif part.casefold() not in _NOTHING:
-            found.append((part, None))
-    return found
-
-
-def _split(text: str) -> list[str]:
-    if "\n" in text:
-        parts = text.splitlines()
-    elif ";" in text or "|" in text:
-        parts = re.split(r"[;|]", text)
-    elif "," in text:
-        parts = text.split(",")
-        # A comma between codes separates them; inside words ("Atrial flutter, typical") it belongs to the name.
-        if any(re.search(r"\S\s+\S", part.strip()) for part in parts):
-            parts = [text]
-    else:
-        parts = [text]
-    return [tidy for part in parts if (tidy := _tidy(part))]
-
-
-def _tidy(value: object) -> str:
-    return " ".join(str(value).split()).strip(" .;")[:200]
-
-
-def _key(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())
-
-
-def _number(value: object) -> float | None:
-    try:
-        number = float(str(value).strip().replace(",", ".").removesuffix("%"))
-    except ValueError:
-        return None
-    return number if abs(number) < 1e12 else None
+    return any(likelihood is not None and likelihood > 1 for row in rows for _, likelihood in codes_in(row[index]))
 
 
 def _subject(cell: str) -> str | None:
     # Spreadsheet programs and pandas write whole numbers as 15709.0 when a column has gaps.
     text = re.sub(r"^(\d+)\.0$", r"\1", cell.strip())
-    return None if text.casefold() in _NOTHING else text[:200]
+    return None if text.casefold() in NOTHING else text[:200]
 
 
 def _age(cell: str, problems: list[str]) -> float | None:
-    if cell.casefold() in _NOTHING:
+    if cell.casefold() in NOTHING:
         return None
-    years = _number(re.sub(r"\s*(y|yr|yrs|years)$", "", cell.strip(), flags=re.IGNORECASE))
+    years = number_in(re.sub(r"\s*(y|yr|yrs|years)$", "", cell.strip(), flags=re.IGNORECASE))
     if years == 300 or re.fullmatch(r">\s*(89|90)", cell.strip()):
         # Ages over 89 identify people; PTB-XL writes 300 for them, LUDB ">89".
         return 90.0
@@ -416,7 +358,7 @@ def _age(cell: str, problems: list[str]) -> float | None:
 
 def _sex(cell: str, codes: Mapping[str, str], problems: list[str]) -> str | None:
     word = cell.strip().casefold()
-    if word in _NOTHING:
+    if word in NOTHING:
         return None
     found = codes.get(word) or codes.get(word.removesuffix(".0"))
     if found is None:
@@ -425,9 +367,9 @@ def _sex(cell: str, codes: Mapping[str, str], problems: list[str]) -> str | None
 
 
 def _fold(cell: str, problems: list[str]) -> int | None:
-    if cell.casefold() in _NOTHING:
+    if cell.casefold() in NOTHING:
         return None
-    value = _number(cell)
+    value = number_in(cell)
     if value is None or value != int(value) or not 0 <= value <= 10_000:
         problems.append(f"The fold {cell[:40]!r} is not a whole number and was left out.")
         return None

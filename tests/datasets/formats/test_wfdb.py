@@ -14,6 +14,7 @@ import wfdb
 from datasets.ecg import LEADS_12, Record
 from datasets.formats import _wfdb_signals, registry
 from datasets.formats import wfdb as wfdb_reader
+from datasets.formats._clinical import lead_name
 from datasets.formats._wfdb_header import parse_header
 from datasets.formats.archive import FileSource
 from datasets.formats.base import BytesSource, ReadOptions, ReadResult
@@ -58,7 +59,7 @@ def test_facts_of_real_records(name: str, facts: dict) -> None:
     assert record.duration_s == pytest.approx(facts["seconds"], abs=1e-3)
     assert int(np.isnan(record.signal).sum()) == facts["nan_samples"]
     kept = [lead for lead in facts["names"] if lead not in record.meta.dropped_channels]
-    assert [wfdb_reader.lead_name(lead) for lead in kept] == list(record.leads)
+    assert [lead_name(lead) for lead in kept] == list(record.leads)
     assert record.signal[:2, 0] == pytest.approx(facts["first_sample"][:2], abs=1e-4)
     assert [record.signal[0].min(), record.signal[0].max()] == pytest.approx(facts["ch0_min_max"], abs=1e-4)
     assert record.signal.dtype == np.float32
