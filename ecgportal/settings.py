@@ -7,7 +7,6 @@ import hashlib
 import os
 import warnings
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlparse
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -90,28 +89,7 @@ TEMPLATES = [
 ]
 
 
-def _database(url: str) -> dict[str, object]:
-    """Translate ``postgresql://user:password@host:port/name?host=/socket`` to Django's form."""
-    parts = urlparse(url)
-    if parts.scheme not in {"postgres", "postgresql"}:
-        raise ImproperlyConfigured("DATABASE_URL must start with postgresql:// ; the portal runs on PostgreSQL only.")
-    query = parse_qs(parts.query)
-    host = query.pop("host", [parts.hostname or ""])[0]
-    port = query.pop("port", [str(parts.port or "")])[0]
-    return {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": unquote(parts.path.lstrip("/")),
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
-        "HOST": host,
-        "PORT": port,
-        "CONN_MAX_AGE": 60,
-        "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {key: value[0] for key, value in query.items()},
-    }
-
-
-DATABASES = {"default": _database(home.database_url())}
+DATABASES = {"default": {**home.database_settings(), "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from training.models import Evaluation
-from viz.figures import curves, matrices, results
+from viz.figures import comparison, curves, matrices
+from viz.figures.comparison import Score
 from viz.figures.figure import Figure
 
 FIGURES = {
@@ -57,8 +58,11 @@ def figure_of(row: Evaluation, kind: str, dark: bool = False) -> Figure:
             [curves.reliability(name, [int(t) for t in truth], scores) for name, (truth, scores) in pairs], dark=dark
         )
     if kind == "f1":
-        values = {name: _figure_value(figures.get("f1")) for name, figures in report["per_class"].items()}
-        return results.f1_per_class(values, dark=dark)
+        scores = [
+            Score(name, *_figure_value(figures.get("f1")), figures.get("n_positive"))
+            for name, figures in report["per_class"].items()
+        ]
+        return comparison.f1_per_class(scores, macro=Score("mean", *_figure_value(report.get("f1_macro"))), dark=dark)
     counts = report.get("confusion_matrix") or {"classes": [], "per_class": {}, "matrix": None}
     if counts.get("matrix"):
         return matrices.confusion_matrix(counts["matrix"], counts["classes"], dark=dark)

@@ -19,6 +19,7 @@ import psutil
 from django.conf import settings
 from django.db import close_old_connections
 
+from ecgportal import home
 from ecgportal.audit.context import AuditContext, acting
 from ecgportal.errors import JobCancelled, PortalError
 from ecgportal.jobs import services
@@ -54,7 +55,7 @@ def start(job_id: str) -> str:
 
 
 def _pid_file(job: Job) -> Path:
-    folder = settings.PORTAL_HOME / "run" / "jobs"
+    folder = home.jobs_dir()
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{job.pk}.pid"
 

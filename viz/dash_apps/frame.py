@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from dash import dcc, html
@@ -18,11 +19,17 @@ GRAPH_CONFIG: dict[str, Any] = {
 
 def make_app(name: str) -> DjangoDash:
     """Return a new app that sends the CSRF token and takes its look from the portal."""
-    app = DjangoDash(
-        name, serve_locally=True, csrf_token_name="csrftoken", csrf_header_name="X-CSRFToken",
-        external_stylesheets=[static("portal/css/dash.css")], external_scripts=[static("portal/js/dash-theme.js")],
-    )  # fmt: skip
-    return app
+    with warnings.catch_warnings():
+        # django-plotly-dash warns that it passes the two CSRF names on to Dash, which is what is wanted.
+        warnings.filterwarnings("ignore", message="You are passing extra arguments")
+        return DjangoDash(
+            name,
+            serve_locally=True,
+            csrf_token_name="csrftoken",
+            csrf_header_name="X-CSRFToken",
+            external_stylesheets=[static("portal/css/dash.css")],
+            external_scripts=[static("portal/js/dash-theme.js")],
+        )
 
 
 def page(*children: Any) -> html.Main:

@@ -35,7 +35,7 @@ def layout(
         "xaxis": axis | {"title": {"text": plain(x_title)}} | (x or {}),
         "yaxis": axis | {"title": {"text": plain(y_title)}} | (y or {}),
         "paper_bgcolor": colours.ground, "plot_bgcolor": colours.ground, "font": {"color": colours.ink, "size": 12},
-        "legend": {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0},
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         "margin": {"l": 56, "r": 16, "t": 48, "b": 56}, "hovermode": "closest", "autosize": True,
         "hoverlabel": {"bgcolor": colours.ground, "font": {"color": colours.ink}},
         "uirevision": uirevision,

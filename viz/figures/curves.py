@@ -165,8 +165,8 @@ def _operating(
     if skipped:
         told.append(f"No curve for {', '.join(skipped)}: only one class was seen.")
     frame = charts.layout(
-        title, x_title, y_title, dark, uirevision=kind, x={"range": [-0.02, 1.02]},
-        y={"range": [-0.02, 1.02], **({"scaleanchor": "x"} if kind == "roc" else {})},
+        title, x_title, y_title, dark, uirevision=kind, x={"range": [-0.02, 1.02], "constrain": "domain"},
+        y={"range": [-0.02, 1.02], **({"scaleanchor": "x", "constrain": "domain"} if kind == "roc" else {})},
     )  # fmt: skip
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
 
@@ -177,7 +177,7 @@ def _point(name: str, x_title: str, y_title: str) -> str:
 
 def _marker(name: str, point: tuple[float, float, float], k: int, dark: bool) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "markers", "name": charts.plain(f"{name}, threshold {point[2]:.3g}"), "x": [point[0]], "y": [point[1]],
+        "type": "scatter", "mode": "markers", "showlegend": False, "name": charts.plain(f"{name}, threshold {point[2]:.3g}"), "x": [point[0]], "y": [point[1]],
         "marker": {"symbol": "diamond", "size": 11, "color": charts.colour(k, dark), "line": {"width": 1.5, "color": charts.theme(dark).ink}},
         "hovertemplate": f"<b>{charts.plain(name)}</b> at threshold {point[2]:.4f}: %{{x:.3f}}, %{{y:.3f}}<extra></extra>",
     }  # fmt: skip
@@ -264,5 +264,5 @@ def calibration(curves: Sequence[Reliability], *, dark: bool = False, title: str
         lows, highs = (list(v) if len(v) else [None] * len(one.counts) for v in (one.low, one.high))
         table += [[one.name, *row] for row in zip(one.predicted, one.observed, lows, highs, one.counts, strict=True)]
     span = {"range": [-0.02, 1.02]}
-    frame = charts.layout(title, x_title, y_title, dark, uirevision="calibration", x=span, y=span | {"scaleanchor": "x"})
+    frame = charts.layout(title, x_title, y_title, dark, uirevision="calibration", x=span | {"constrain": "domain"}, y=span | {"scaleanchor": "x", "constrain": "domain"})
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)

@@ -116,7 +116,8 @@ def _saliency_traces(sheet: Page, saliency: over.Saliency, dark: bool) -> list[d
             "type": "heatmap", "name": f"saliency {band.cell.label}", "x": typed(band.edges_mm),
             "y": [y0 - over.BAND_MM, y0 + over.BAND_MM], "z": [np.round(band.values, 4).tolist()], "zmin": 0, "zmax": 1,
             "colorscale": scale, "showscale": k == 0, "hoverinfo": "skip", "meta": {"saliency": band.cell.lead},
-            "colorbar": {"title": {"text": "saliency, share of the greatest"}, "thickness": 10, "len": 0.5},
+            "colorbar": {"title": {"text": "saliency (share of the greatest)", "side": "top", "font": {"size": 11}}, "thickness": 8, "len": 0.3,
+                         "orientation": "h", "x": 0, "xanchor": "left", "y": -0.02, "yanchor": "top"},
         })  # fmt: skip
     return out
 

@@ -58,7 +58,7 @@ def confusion_per_label(
     x_title, y_title = "truth and prediction", "label"
     if not counts:
         return charts.empty(title, x_title, y_title, dark, "confusion-labels", heads, "No labels were counted.")
-    columns = ["with label, found", "with label, missed", "without, called", "without, left"]
+    columns = ["found (TP)", "missed (FN)", "wrongly called (FP)", "rightly left (TN)"]
     share: list[list[float]] = []
     text: list[list[str]] = []
     table: list[list[Any]] = [heads]

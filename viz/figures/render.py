@@ -81,29 +81,33 @@ def _values(one: dict[str, Any], key: str) -> list[Any]:
 
 
 def _axis(spec: dict[str, Any], data: list[dict[str, Any]], key: str, start_px: float, end_px: float, layout: dict[str, Any]) -> _Axis:
-    values = [value for one in data for value in _values(one, key) if value is not None]
-    texts = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
+    texts = tuple(dict.fromkeys(value for one in data for value in _values(one, key) if isinstance(value, str)))
     if texts or spec.get("type") == "category":
         first, last = -0.5, max(len(texts), 1) - 0.5
         if spec.get("autorange") == "reversed":
             first, last = last, first
         return _Axis(first, last, start_px, end_px, texts, False, tuple((float(k), name) for k, name in enumerate(texts)))
     log = spec.get("type") == "log"
-    numeric = [float(value) for value in values if math.isfinite(value) and (value > 0 or not log)]
-    numeric += [float(one[f"{key}{k}"]) for one in layout.get("shapes", []) for k in (0, 1) if one.get(f"{key}ref") != "paper"]
-    if log:
-        numeric = [math.log10(value) for value in numeric]
-    if "range" in spec:
-        first, last = spec["range"]
-    else:
-        first, last = (min(numeric), max(numeric)) if numeric else (0.0, 1.0)
-        if spec.get("rangemode") == "tozero" or any(one["type"] == "bar" for one in data):
-            first, last = min(first, 0.0), max(last, 0.0)
-        pad = 0.04 * (last - first) or 0.5
-        first, last = first if first == 0 else first - pad, last + pad
+    first, last = spec["range"] if "range" in spec else _span(spec, data, key, layout, log)
     given = spec.get("tickvals")
     ticks = tuple(zip(given, spec["ticktext"], strict=True)) if given is not None else _ticks(min(first, last), max(first, last), log)
     return _Axis(first, last, start_px, end_px, (), log, ticks)
+
+
+def _span(spec: dict[str, Any], data: list[dict[str, Any]], key: str, layout: dict[str, Any], log: bool) -> tuple[float, float]:
+    """Return the range of an axis from the points, their error bars and the marked lines, with a margin."""
+    values = [value for one in data for value in _values(one, key) if value is not None]
+    for one in data:
+        bars = one.get(f"error_{key}") or {"array": [], "arrayminus": []}
+        for value, up, down in zip(_values(one, key), bars["array"], bars["arrayminus"], strict=False):
+            values += [value + (up or 0), value - (down or 0)] if value is not None else []
+    values += [one[f"{key}{k}"] for one in layout.get("shapes", []) for k in (0, 1) if one.get(f"{key}ref") != "paper"]
+    numeric = [math.log10(value) if log else float(value) for value in values if math.isfinite(value) and (value > 0 or not log)]
+    first, last = (min(numeric), max(numeric)) if numeric else (0.0, 1.0)
+    from_zero = spec.get("rangemode") == "tozero" and first >= 0
+    first = 0.0 if from_zero else first
+    pad = 0.05 * (last - first) or 0.5
+    return (first if from_zero else first - pad), last + pad
 
 
 def _ticks(low: float, high: float, log: bool) -> tuple[tuple[float, str], ...]:
@@ -119,12 +123,14 @@ def _ticks(low: float, high: float, log: bool) -> tuple[tuple[float, str], ...]:
 
 def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str) -> str:
     out, grid = [], layout["xaxis"]["gridcolor"]
-    for value, name in x.ticks:
+    shown = [() if layout[key].get("showticklabels") is False else axis.ticks for key, axis in (("xaxis", x), ("yaxis", y))]
+    for value, name in shown[0]:
         px = x.px(value)
         if not x.names:
             out.append(svg.el("path", d=f"M{px:.1f} {y.start_px:.1f}V{y.end_px:.1f}", stroke=grid, stroke_width=1))
-        out.append(svg.text(px, y.start_px + 16, _words(name), 11, ink, limit=14 if x.names else None, text_anchor="middle"))
-    for value, name in y.ticks:
+        room = int(abs(x.px(1.0) - x.px(0.0)) / 6) if x.names else None
+        out.append(svg.text(px, y.start_px + 16, _words(name), 11, ink, limit=room, text_anchor="middle"))
+    for value, name in shown[1]:
         px = y.px(value)
         if not y.names:
             out.append(svg.el("path", d=f"M{x.start_px:.1f} {px:.1f}H{x.end_px:.1f}", stroke=grid, stroke_width=1))
@@ -226,7 +232,8 @@ def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     out, points = [], []
     flat = one.get("orientation") == "h"
     size = 0.7 * abs((y.px(1) - y.px(0)) if flat else (x.px(1) - x.px(0)))
-    for a, b in zip(_values(one, "x"), _values(one, "y"), strict=True):
+    notes = list(one.get("text") or [])
+    for k, (a, b) in enumerate(zip(_values(one, "x"), _values(one, "y"), strict=True)):
         if a is None or b is None:
             points.append((math.nan, math.nan))
             continue
@@ -235,6 +242,10 @@ def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
         zero = x.px(0.0) if flat else y.px(0.0)
         box = (min(zero, px), py - size / 2, abs(px - zero), size) if flat else (px - size / 2, min(zero, py), size, abs(py - zero))
         out.append(svg.el("rect", x=box[0], y=box[1], width=box[2], height=box[3], fill=one["marker"]["color"]))
+        if flat and k < len(notes):
+            fits = box[2] > 7 * len(notes[k])
+            at, anchor = (box[0] + box[2] - 5, "end") if fits else (box[0] + box[2] + 5, "start")
+            out.append(svg.text(at, py + 4, notes[k], 11, _readable(one["marker"]["color"]) if fits else ink, text_anchor=anchor))
     return "".join(out) + _errors(one, points, x, y, ink)
 
 
@@ -267,18 +278,19 @@ def _readable(ground: str) -> str:
 
 
 def _line_shape(one: dict[str, Any], x: _Axis, y: _Axis) -> str:
-    if one.get("type") != "line" or one.get("yref") != "paper":
+    if one.get("type") != "line":
         return ""
-    px = x.px(one["x0"])
+    whole = one.get("yref") == "paper"
+    px, top, low = x.px(one["x0"]), y.end_px if whole else y.px(one["y1"]), y.start_px if whole else y.px(one["y0"])
     return svg.el(
-        "path", d=f"M{px:.2f} {y.start_px:.2f}V{y.end_px:.2f}", stroke=one["line"]["color"], stroke_width=one["line"].get("width", 1),
+        "path", d=f"M{px:.2f} {low:.2f}V{top:.2f}", stroke=one["line"]["color"], stroke_width=one["line"].get("width", 1),
         stroke_dasharray=_DASHES.get(one["line"].get("dash", "solid")),
     )  # fmt: skip
 
 
 def _note(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     if one.get("xref") != "paper":
-        return ""
+        return svg.text(x.px(one["x"]), y.px(one["y"]) + 4, _words(one["text"]), 12, ink, text_anchor="start", font_weight="bold")
     px = x.start_px + one["x"] * (x.end_px - x.start_px)
     return svg.text(px, y.start_px + one["y"] * (y.end_px - y.start_px), _words(one["text"]), 13, ink, text_anchor="middle")
 

@@ -19,6 +19,7 @@ from ecgportal.projects.models import Project
 
 class Command(BaseCommand):
     help = "Bring the database, static files, label maps, first administrator and demonstration up to date."
+    requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         executor = MigrationExecutor(connection)

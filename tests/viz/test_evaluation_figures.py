@@ -1,0 +1,44 @@
+"""An evaluation's report as figures, also before it is finished."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.metrics.report import evaluate
+from training.models import Evaluation
+from viz.evaluation_figures import FIGURES, figure_of
+
+
+def _evaluation(task: str, classes: list[str]) -> Evaluation:
+    rng = np.random.default_rng(3)
+    truth = rng.random((60, len(classes))) < 0.4
+    if task == "multiclass":
+        truth = np.eye(len(classes))[rng.integers(0, len(classes), 60)] > 0
+    scores = np.clip(truth * 0.4 + rng.random(truth.shape) * 0.6, 0, 1)
+    if task == "multiclass":
+        scores = scores / scores.sum(axis=1, keepdims=True)
+    report = evaluate(scores, truth.astype(float), classes, task, n_resamples=200).to_json()
+    samples = {"truth": truth.astype(float).tolist(), "probabilities": scores.tolist()}
+    return Evaluation(report=report, curves={"curves": report.pop("curves"), "samples": samples})
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_every_figure_tells_every_class(kind, task):
+    figure = figure_of(_evaluation(task, ["NORM", "MI", "CD"]), kind)
+    assert figure.plotly["data"] and figure.title and figure.summary
+    text = str(figure.table)
+    assert all(name in text for name in ("NORM", "MI", "CD"))
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_an_unfinished_evaluation_gives_an_empty_figure_with_a_sentence(kind):
+    figure = figure_of(Evaluation(report={}, curves={}), kind)
+    assert figure.summary
+
+
+def test_the_area_beside_a_curve_is_the_report_s_own():
+    row = _evaluation("multilabel", ["NORM", "MI"])
+    value = row.report["per_class"]["MI"]["auroc"]["value"]
+    assert f"{value:.3f}" in figure_of(row, "roc").summary
