@@ -125,15 +125,17 @@ class GuardedTransport(httpx.BaseTransport):
         if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             response.close()
             raise RemoteError("The server sent a compressed answer that was not asked for.", code="remote_bad_answer")
+        # The text of a refusal may be longer than the file that was asked for.
+        limit = self.max_bytes if response.status_code < 300 else MAX_ANSWER_BYTES
         declared = response.headers.get("Content-Length", "")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        if declared.isdigit() and int(declared) > limit:
             response.close()
-            _too_large(self.max_bytes)
+            _too_large(limit)
         assert isinstance(response.stream, httpx.SyncByteStream)
         return httpx.Response(
             status_code=response.status_code,
             headers=response.headers,
-            stream=_LimitedStream(response.stream, self.max_bytes, self.deadline),
+            stream=_LimitedStream(response.stream, limit, self.deadline),
             extensions=response.extensions,
         )
 

@@ -29,7 +29,7 @@ def remote(dav_server) -> Iterator[Remote]:
 def code_of(call: Callable[[], object]) -> str:
     with pytest.raises(RemoteError) as caught:
         call()
-    assert caught.value.message[0].isupper() or caught.value.message[0] in "'/"
+    assert len(caught.value.message) > 15
     return caught.value.code
 
 
@@ -162,7 +162,7 @@ def test_loopback_is_blocked_in_every_spelling(host):
     assert code_of(Remote(f"http://{host}/dav/").test) in ("remote_blocked", "remote_unknown_host")
 
 
-def test_a_name_is_judged_by_what_it_resolves_to_and_pinned(dav_server, monkeypatch):
+def test_a_name_is_judged_by_what_it_resolves_to_and_pinned(monkeypatch):
     answers = iter([["93.184.216.34"], ["127.0.0.1"]])
     monkeypatch.setattr(
         webdav_guard.socket, "getaddrinfo", lambda *_a, **_k: [(2, 1, 6, "", (ip, 80)) for ip in next(answers)]

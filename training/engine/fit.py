@@ -217,11 +217,10 @@ class _Run:
         try:
             self._announce()
             self._find_rate()
-            first = len(self.history) + 1
             if self.history and self._exhausted(len(self.history)):
                 return self._finish("early_stopping")
             with interruptible(self.net, self._check_stop_now_and_then, on=self.device.type == "cpu"):
-                for epoch in range(first, self.settings.epochs + 1):
+                for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
                     if self.plan.begins(epoch):
                         self._enter(epoch)
                     self._epoch(epoch)
