@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from datasets.measure.measure import measure
+from datasets.simulate import simulate
 from ecgportal.errors import InvalidInput
 from viz.figures import results as r
+from viz.figures.beats import aligned_beats, aligned_beats_figure, median_beats_figure
 from viz.figures.figure import Figure, registered, typed, untyped
 from viz.figures.palette import OKABE_ITO, OKABE_ITO_DARK, contrast, theme
 
@@ -29,8 +32,14 @@ def _curves(kind: str, n: int) -> list[r.Curve]:
     return [r.scored(kind, f"label {k}", _TRUTH, _SCORE, chosen=0.5, resamples=20, seed=k) for k in range(n)]
 
 
+_SIM = {n: simulate("SNR", 2, fs_hz=250.0, duration_s=max(2.0, float(n))).record for n in (0, 1, 12)}
+_MEASURED = {n: measure(record).to_json() if n else {} for n, record in _SIM.items()}
+
+
 # name -> how to make it with n things in it
 CASES: dict[str, Callable[[int, bool], Figure]] = {
+    "aligned_beats": lambda n, dark: aligned_beats_figure(_SIM[n], _MEASURED[n], dark=dark),
+    "median_beats": lambda n, dark: median_beats_figure(_MEASURED[n], dark=dark),
     "roc": lambda n, dark: r.roc(_curves("roc", n), dark=dark),
     "precision_recall": lambda n, dark: r.precision_recall(_curves("pr", n), dark=dark),
     "calibration": lambda n, dark: r.calibration([r.reliability(f"l{k}", _TRUTH, _SCORE) for k in range(n)], dark=dark),
@@ -200,3 +209,23 @@ def test_typed_arrays_survive(values: list[float]) -> None:
     assert untyped(typed(values)).tolist() == values
     pairs = np.array([values, values], dtype=np.float32).T
     assert np.array_equal(untyped(typed(pairs)), pairs)
+
+
+def test_aligned_beats_hold_the_samples_around_each_peak() -> None:
+    record = _SIM[12]
+    t_s, beats = aligned_beats(record, "V2", [1.0, 6.0], 0.2, 0.3)
+    assert beats.shape == (2, t_s.size) and t_s[50] == 0
+    assert np.array_equal(beats[0], record.lead("V2")[200:326]) and np.array_equal(beats[1], record.lead("V2")[1450:1576])
+    cut = aligned_beats(record, "V2", [0.1], 0.2, 0.3)[1][0]
+    assert np.isnan(cut[:25]).all() and np.isfinite(cut[25:]).all()
+    with pytest.raises(InvalidInput):
+        aligned_beats(record, "V9", [1.0])
+
+
+def test_median_beats_of_all_leads_keep_one_scale() -> None:
+    made = median_beats_figure(_MEASURED[12]).plotly
+    beat = _MEASURED[12]["median_beat"]
+    pitch = made["layout"]["meta"]["pitch_mv"]
+    for k, (trace, row) in enumerate(zip(made["data"], beat["mv"], strict=True)):
+        back = np.array(trace["y"], dtype=float) + (k % 3) * pitch
+        assert np.allclose(back, np.array(row, dtype=float), atol=1e-4)

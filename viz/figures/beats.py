@@ -108,6 +108,7 @@ def median_beats_figure(measurements: Mapping[str, Any], *, dark: bool = False, 
         for line in _boundary_lines(beat["fiducials_s"], dark):
             shapes.append(line | {"x0": line["x0"] + dx, "x1": line["x1"] + dx, "y0": dy - 0.45 * height, "y1": dy + 0.3 * height, "yref": "y"})
     table = [heads] + [charts.numbers([t, *values]) for t, *values in zip(at, *rows, strict=True)]
+    x_title, y_title = f"{x_title}; columns are {width:.2f} s apart", f"{y_title}; rows are {height:.2f} mV apart"
     shown = {"showticklabels": False, "ticks": "", "showgrid": False}
     frame = charts.layout(title, x_title, y_title, dark, uirevision="median-beats", x=shown, y=shown, annotations=notes, shapes=shapes)
     frame["meta"] = {"pitch_s": width, "pitch_mv": height}

@@ -16,6 +16,9 @@ HIGH_PASS_HZ = (0.05, 0.15, 0.5, 0.67)
 LOW_PASS_HZ = (40.0, 100.0, 150.0, 250.0)
 NOTCH_HZ = (50.0, 60.0)
 
+# Two passes of a second-order Butterworth give -3 dB at the named frequency when each is designed this much wider.
+_TWO_PASSES = (2**0.5 - 1) ** 0.25
+
 WARN_40_HZ = "Low-pass at 40 Hz: amplitudes, Q waves and the J point must not be judged on this view."
 
 
@@ -79,7 +82,7 @@ def apply_filters(signal_mv: np.ndarray, fs_hz: float, filters: Filters) -> np.n
     """Return the filtered signal, shape ``(leads, samples)`` in millivolt, in the input's dtype.
 
     Butterworth of second order run forwards and backwards (zero phase) for both pass
-    stages, a notch of Q = 30 likewise. NaN stays NaN: gaps are bridged linearly while
+    stages, -3 dB in all at the named frequency; a notch of Q = 30 likewise. NaN stays NaN: gaps are bridged linearly while
     filtering. Rows without samples, and signals shorter than 9 samples, come back unchanged.
     """
     if not filters.is_on or signal_mv.shape[-1] < 9:
@@ -108,9 +111,11 @@ def _sections(fs_hz: float, filters: Filters) -> list[tuple[np.ndarray, bool]]:
     nyquist = fs_hz / 2
     stages: list[tuple[np.ndarray, bool]] = []
     if filters.high_pass_hz:
-        stages.append((sps.butter(2, filters.high_pass_hz / nyquist, "highpass", output="sos"), True))
+        edge = filters.high_pass_hz * _TWO_PASSES / nyquist
+        stages.append((sps.butter(2, edge, "highpass", output="sos"), True))
     if filters.low_pass_hz and filters.low_pass_hz < nyquist:
-        stages.append((sps.butter(2, filters.low_pass_hz / nyquist, "lowpass", output="sos"), False))
+        edge = min(filters.low_pass_hz / _TWO_PASSES / nyquist, 0.99)
+        stages.append((sps.butter(2, edge, "lowpass", output="sos"), False))
     if filters.notch_hz and filters.notch_hz < 0.98 * nyquist:
         b, a = sps.iirnotch(filters.notch_hz, 30, fs_hz)
         stages.append((sps.tf2sos(b, a), False))

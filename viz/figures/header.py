@@ -91,10 +91,10 @@ def _measured(measurements: Any) -> list[tuple[str, bool]]:
     bazett, fridericia = _show(qtc.get("bazett")), _show(qtc.get("fridericia"))
     return [
         (f"Rate {_show(told.get('heart_rate_bpm'), '/min')}", True),
-        (f"PR {_show(told.get('pr_ms'), 'ms')}   QRS {_show(told.get('qrs_ms'), 'ms')}", False),
+        (f"PR {_show(told.get('pr_ms'), 'ms')} · QRS {_show(told.get('qrs_ms'), 'ms')}", False),
         (f"QT {_show(told.get('qt_ms'), 'ms')}", False),
         (f"QTc {bazett} Bazett, {fridericia} Fridericia (ms)", False),
-        (f"Axes P {_show(axis.get('p'))}  QRS {_show(axis.get('qrs'))}  T {_show(axis.get('t'))} (degrees)", False),
+        (f"Axes P {_show(axis.get('p'))}, QRS {_show(axis.get('qrs'))}, T {_show(axis.get('t'))} (degrees)", False),
     ]
 
 
