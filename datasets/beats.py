@@ -47,6 +47,8 @@ def find_r_peaks(signal: np.ndarray, fs_hz: float) -> np.ndarray:
     Trans Biomed Eng 1985;32:230-236), refractory time of 240 ms, small waves within 400 ms of a larger one left out.
     ``signal``: float32 mV ``(leads, samples)``; NaN allowed.
     """
+    if not len(signal):
+        return np.zeros(0, dtype=np.int64)
     signal, missing = bridge(np.asarray(signal, dtype=np.float32))
     energy = _energy(signal, missing, fs_hz)
     if len(energy) < 30 or not energy.any():

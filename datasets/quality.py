@@ -251,7 +251,9 @@ def _hidden_rate(signal: np.ndarray, fs_hz: float) -> float | None:
     few = signal[:: -(-len(signal) // 4)]
     steep = np.abs(np.diff(resample(few, fs_hz, _FAST_HZ), axis=1))
     # Over 20 ms the hum of the mains is level.
-    steep = np.convolve((steep / np.maximum(steep.mean(axis=1, keepdims=True), 1e-6)).mean(axis=0), np.ones(5) / 5, "same")
+    steep = np.convolve(
+        (steep / np.maximum(steep.mean(axis=1, keepdims=True), 1e-6)).mean(axis=0), np.ones(5) / 5, "same"
+    )
     steep = steep - steep.mean()
     if len(steep) < 150 or not steep.any():
         return None

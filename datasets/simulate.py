@@ -127,7 +127,9 @@ def _fiducials(placed: list[_Placed], duration_s: float) -> tuple[BeatFiducials,
     found = []
     for beat in placed:
         if 0 <= beat.r_s + beat.marks[1][1] < duration_s:
-            p, qrs, t = (None if mark is None else [round(float(beat.r_s + at), 4) for at in mark] for mark in beat.marks)
+            p, qrs, t = (
+                None if mark is None else [round(float(beat.r_s + at), 4) for at in mark] for mark in beat.marks
+            )
             found.append(BeatFiducials(beat.kind, *(p or (None, None, None)), *(qrs or ()), *(t or ())))
     return tuple(found)
 
@@ -252,6 +254,4 @@ def simulate_dataset(
         if spec is None:
             quiet = float(rng.lognormal(0, 0.5))
             spec = NoiseSpec(0.06 * quiet, 0.003 * quiet, 50.0, 0.008 * quiet, 0.15 * quiet, 0.3, 0.002)
-        yield simulate(
-            names, int(rng.integers(2**31)), fs_hz=fs_hz, duration_s=duration_s, noise=spec, patient=patient
-        )
+        yield simulate(names, int(rng.integers(2**31)), fs_hz=fs_hz, duration_s=duration_s, noise=spec, patient=patient)

@@ -35,9 +35,7 @@ class Bandpass(Step):
 
     def apply(self, stage: Stage) -> Stage:
         nyquist = stage.fs_hz / 2
-        require(
-            self.low_hz < nyquist, f"bandpass.low_hz is {self.low_hz} Hz; the signal ends at {nyquist:g} Hz."
-        )
+        require(self.low_hz < nyquist, f"bandpass.low_hz is {self.low_hz} Hz; the signal ends at {nyquist:g} Hz.")
         high = self.high_hz if 0 < self.high_hz < nyquist else 0.0
         if not self.low_hz and not high:
             return stage

@@ -17,7 +17,10 @@ class Crop(Step):
 
     def __post_init__(self) -> None:
         coerce_fields(self)
-        require(0.05 <= self.duration_s <= 86400, f"crop.duration_s must lie between 0.05 and 86400 s, not {self.duration_s}.")
+        require(
+            0.05 <= self.duration_s <= 86400,
+            f"crop.duration_s must lie between 0.05 and 86400 s, not {self.duration_s}.",
+        )
 
     def spec(self, spec: OutputSpec) -> OutputSpec:
         if spec.fs_hz is None:

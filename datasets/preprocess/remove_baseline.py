@@ -31,7 +31,9 @@ class RemoveBaseline(Step):
 
     def __post_init__(self) -> None:
         coerce_fields(self)
-        require(0.05 <= self.corner_hz <= 2, f"remove_baseline.corner_hz must lie in 0.05 to 2 Hz, not {self.corner_hz}.")
+        require(
+            0.05 <= self.corner_hz <= 2, f"remove_baseline.corner_hz must lie in 0.05 to 2 Hz, not {self.corner_hz}."
+        )
 
     def apply(self, stage: Stage) -> Stage:
         if self.method == "highpass":

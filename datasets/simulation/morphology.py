@@ -36,9 +36,7 @@ class Waves:
         return np.exp(-0.5 * (offset / width) ** 2) @ self.dipole_mv
 
     def stretched(self, factor: float) -> Waves:
-        return replace(
-            self, centre_s=self.centre_s * factor, rise_s=self.rise_s * factor, fall_s=self.fall_s * factor
-        )
+        return replace(self, centre_s=self.centre_s * factor, rise_s=self.rise_s * factor, fall_s=self.fall_s * factor)
 
     def moved(self, by_s: float) -> Waves:
         return replace(self, centre_s=self.centre_s + by_s)
@@ -153,7 +151,9 @@ PACED_QRS = waves(
 )
 PVC_QRS = {
     "right": waves((-35, 18.0, (0.45, 0.50, 0.40)), (10, 23.0, (0.95, 1.10, 0.95)), (58, 17.0, (-0.10, 0.25, 0.30))),
-    "left": waves((-35, 18.0, (-0.35, 0.45, -0.55)), (10, 23.0, (-0.70, 0.85, -1.15)), (58, 17.0, (-0.30, 0.10, -0.20))),
+    "left": waves(
+        (-35, 18.0, (-0.35, 0.45, -0.55)), (10, 23.0, (-0.70, 0.85, -1.15)), (58, 17.0, (-0.30, 0.10, -0.20))
+    ),
 }
 NORMAL_P = waves((-16, 13.0, (0.03, 0.09, -0.06)), (16, 15.0, (0.09, 0.06, 0.03)))
 ECTOPIC_P = {

@@ -125,4 +125,3 @@ def run() -> list[Row]:
         return _preparation() + _quality() + _store(folder) + _simulator()
     finally:
         shutil.rmtree(folder)
-

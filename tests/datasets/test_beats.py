@@ -54,7 +54,13 @@ def test_rate_and_amplitude_of_the_record_hardly_matter(name, seed, fs_hz, facto
 
 
 def test_silence_noise_and_very_short_records_have_defined_answers():
-    for signal in (np.zeros((3, 5000)), np.full((3, 5000), np.nan), np.zeros((1, 1)), np.ones((12, 20)), np.zeros((0, 900))):
+    for signal in (
+        np.zeros((3, 5000)),
+        np.full((3, 5000), np.nan),
+        np.zeros((1, 1)),
+        np.ones((12, 20)),
+        np.zeros((0, 900)),
+    ):
         assert find_r_peaks(signal.astype(np.float32), 500).shape == (0,)
     noise = np.random.default_rng(0).standard_normal((12, 5000)).astype(np.float32)
     found = find_r_peaks(noise, 500)

@@ -107,7 +107,13 @@ def test_gaps_stay_gaps_and_do_not_spread():
 
 def test_the_default_recipe_gives_twelve_leads_of_ten_seconds_at_100_hz():
     spec = DEFAULT_RECIPE.output_spec()
-    assert (spec.leads, spec.fs_hz, spec.n_samples, spec.unit, spec.normalisation) == (LEADS_12, 100, 1000, "mV", "none")
+    assert (spec.leads, spec.fs_hz, spec.n_samples, spec.unit, spec.normalisation) == (
+        LEADS_12,
+        100,
+        1000,
+        "mV",
+        "none",
+    )
     out = DEFAULT_RECIPE.apply(simulate("SNR", 1, fs_hz=500).record)
     assert out.signal.shape == (12, 1000) and out.signal.dtype == np.float32 and out.mask.all() and out.notes == ()
 
@@ -181,7 +187,9 @@ def test_filters_have_no_phase_and_the_stated_corners():
             assert abs(np.angle(ratio)) < 0.01, (step, rate_hz)
 
 
-@pytest.mark.parametrize(("step", "left_over"), [(RemoveBaseline("highpass", 0.67), 0.25), (RemoveBaseline("median"), 0.2)])
+@pytest.mark.parametrize(
+    ("step", "left_over"), [(RemoveBaseline("highpass", 0.67), 0.25), (RemoveBaseline("median"), 0.2)]
+)
 def test_baseline_removal_takes_wander_below_half_a_hertz(step, left_over):
     quiet = simulate("SNR", 3, fs_hz=500).record
     wandering = simulate("SNR", 3, fs_hz=500, noise=NoiseSpec(baseline_mv=0.8)).record
