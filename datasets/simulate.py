@@ -7,6 +7,7 @@ heart turns with the breath, and beats differ a little. The same seed gives the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -241,13 +242,15 @@ def simulate_dataset(
     """
     rng = np.random.default_rng([seed, 5])
     order = [conditions for index in [rng.permutation(n)] for conditions in np.array(_quotas(n), dtype=object)[index]]
+    often = Counter(order)
     waiting: dict[tuple[str, ...], tuple[Patient, int]] = {}
     for number, conditions in enumerate(order):
         names = check(conditions)
         patient, left = waiting.pop(names, (None, 0))
         if patient is None:
             patient = draw_patient(int(rng.integers(2**31)), names, f"SIM-{seed:03d}-{number:06d}")
-            left = int(rng.choice((0, 1, 2), p=(0.80, 0.14, 0.06)))
+            # A rare condition is spread over as many patients as it has records.
+            left = int(rng.choice((0, 1, 2), p=(0.80, 0.14, 0.06))) if often[conditions] > 6 else 0
         if left:
             waiting[names] = (patient, left - 1)
         spec = noise
