@@ -168,6 +168,10 @@ class Totals:
     formats: dict[str, int]
     flags: dict[str, int]
 
+    @property
+    def duration_min(self) -> float:
+        return 60 * self.duration_h
+
 
 def totals(dataset: Dataset) -> Totals:
     """Return the figures of a dataset in five queries."""

@@ -82,7 +82,7 @@ class DatasetDetailView(DatasetView):
         kept = request.GET.copy()
         kept.pop("page", None)
         return self.page(
-            totals=totals, filters=form, page_obj=page, sort=sort, query=kept.urlencode(), is_filtered=bool(form.values),
+            totals=totals, rates=", ".join(f"{fs_hz:g}" for fs_hz in totals.rates_hz), filters=form, page_obj=page, sort=sort, query=kept.urlencode(), is_filtered=bool(form.values),
             labels=shown[:SHOWN_LABELS], more_labels=shown[SHOWN_LABELS:], most=max(labels.values(), default=1),
             ingests=self.object.ingests.select_related("job", "created_by")[:5],
         )  # fmt: skip

@@ -130,8 +130,12 @@ class LabelImportView(ProjectView):
             except PortalError as error:
                 take_error(form, error)
             status = 200 if form.is_valid() else 422
+        # Columns that are used come first: a table may have hundreds.
+        fields = list(form)
+        order = sorted(range(len(fields)), key=lambda number: not fields[number].value())
+        found["rows"] = [[row[number] for number in order] for row in found["rows"]]
         return self._page(
-            "datasets/label_columns.html", form=form, found=found, roles=COLUMN_ROLES, fields=list(form), record_count=len(keys), status=status
+            "datasets/label_columns.html", form=form, found=found, roles=COLUMN_ROLES, fields=[fields[number] for number in order], record_count=len(keys), status=status
         )  # fmt: skip
 
     def _page(self, template: str, **context: Any) -> HttpResponse:

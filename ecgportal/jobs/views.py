@@ -45,7 +45,18 @@ class JobDetailView(_JobView):
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         facts = {name: value for name, value in self.object.result.items() if isinstance(value, int | float | str)}
-        return self.page(job=self.object, facts=facts)
+        return self.page(job=self.object, facts=facts, took=_took(self.object))
+
+
+def _took(job: Job) -> str:
+    """Return how long a job ran, in words; empty while it runs."""
+    if job.started_at is None or job.finished_at is None:
+        return ""
+    seconds = (job.finished_at - job.started_at).total_seconds()
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 class JobFragmentView(_JobView):
