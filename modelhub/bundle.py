@@ -236,8 +236,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, seen: Mapping[
     name = info.filename
     if name not in LIMITS or name in seen:
         raise _unsafe(f"it holds {name[:80]!r}, which does not belong into a bundle", "unexpected_member")
-    mode = info.external_attr >> 16
-    if (mode and not stat.S_ISREG(mode)) or info.flag_bits & 1:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
         raise _unsafe(f"its member {name} is a link, a folder or encrypted", "unexpected_member")
     if info.file_size > LIMITS[name]:
         raise _unsafe(f"its member {name} claims {info.file_size} bytes; at most {LIMITS[name]} are read", "too_large")
