@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Below these net areas a wave has no direction worth reporting.
-_LEAST_AREA_MV_S = {"p": 0.0005, "qrs": 0.0015, "t": 0.001}
+# Below these net amplitudes a wave has no direction worth reporting.
+_LEAST_NET_MV = {"p": 0.02, "qrs": 0.08, "t": 0.04}
 
 
 def corrected_qt(qt_ms: float, rr_ms: float) -> dict[str, float]:
@@ -41,24 +41,21 @@ def rr_statistics(rr_ms: np.ndarray) -> dict[str, float]:
     return {name: value if name == "n" else round(value, 2) for name, value in out.items()}
 
 
-def axis_degrees(
-    leads: Sequence[str], beat_mv: np.ndarray, first: int, last: int, step_s: float, wave: str
-) -> float | None:
-    """Return the frontal axis in degrees (-180 to 180) from the net areas in I and aVF, or None without direction.
+def axis_degrees(leads: Sequence[str], beat_mv: np.ndarray, first: int, last: int, wave: str) -> float | None:
+    """Return the frontal axis in degrees (-180 to 180) from the net amplitudes in I and aVF, or None without direction.
 
-    beat_mv: ``(leads, samples)``; first, last: the wave's samples. A straight line through the wave's ends is the
-    zero level. aVF is taken from the record or from I and II (Goldberger: II - I/2), and weighted by 2/√3, as an
-    augmented lead is shorter than a bipolar one.
+    beat_mv: ``(leads, samples)`` above the level before the QRS; first, last: the wave's samples. The net amplitude is
+    the greatest upward plus the greatest downward deflection. aVF is taken from the record or from I and II
+    (Goldberger: II - I/2), and weighted by 2/√3, as an augmented lead is shorter than a bipolar one.
     """
     rows = {name: beat_mv[leads.index(name), first : last + 1].astype(np.float64) for name in ("I", "II", "aVF") if name in leads}
-    i = rows.get("I")
-    avf = rows.get("aVF")
+    i, avf = rows.get("I"), rows.get("aVF")
     if avf is None and i is not None and "II" in rows:
         avf = rows["II"] - i / 2
     if i is None or avf is None or i.size < 3 or not (np.isfinite(i).all() and np.isfinite(avf).all()):
         return None
-    areas = [float(np.sum(row - np.linspace(row[0], row[-1], row.size))) * step_s for row in (i, avf)]
-    x, y = areas[0], areas[1] * 2 / math.sqrt(3)
-    if math.hypot(x, y) < _LEAST_AREA_MV_S[wave]:
+    x, up = (max(float(row.max()), 0.0) + min(float(row.min()), 0.0) for row in (i, avf))
+    y = up * 2 / math.sqrt(3)
+    if math.hypot(x, y) < _LEAST_NET_MV[wave]:
         return None
     return round(math.degrees(math.atan2(y, x)), 0) + 0.0

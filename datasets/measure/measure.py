@@ -220,7 +220,7 @@ def _axes(
             continue
         first, last = offsets[wave]  # type: ignore[misc]
         at = round(beat.before_s * record.fs_hz)
-        degrees = axis_degrees(record.leads, beat.mv, max(0, at + first), at + last, 1 / record.fs_hz, wave)
+        degrees = axis_degrees(record.leads, beat.mv, max(0, at + first), at + last, wave)
         out[wave] = degrees
         if degrees is None:
             reasons[f"axis_deg.{wave}"] = f"The {wave.upper()} wave has no clear direction in the frontal plane."

@@ -221,13 +221,13 @@ def test_axis_of_a_known_frontal_vector(degrees: float) -> None:
     pulse = np.hanning(50)
     leads = ("I", "II", "aVF")
     i, ii = np.cos(angle) * pulse, np.cos(angle - np.radians(60)) * pulse
-    got = axis_degrees(leads, np.array([i, ii, ii - i / 2]), 0, 49, 0.002, "qrs")
+    got = axis_degrees(leads, np.array([i, ii, ii - i / 2]), 0, 49, "qrs")
     assert got is not None and abs((got - degrees + 180) % 360 - 180) <= 1
-    assert axis_degrees(leads[:2], np.array([i, ii]), 0, 49, 0.002, "qrs") == got
+    assert axis_degrees(leads[:2], np.array([i, ii]), 0, 49, "qrs") == got
 
 
 def test_axis_without_direction_or_leads_is_none() -> None:
-    assert axis_degrees(("I", "II"), np.zeros((2, 50)), 0, 49, 0.002, "qrs") is None
-    assert axis_degrees(("V1", "V2"), np.ones((2, 50)), 0, 49, 0.002, "qrs") is None
+    assert axis_degrees(("I", "II"), np.zeros((2, 50)), 0, 49, "qrs") is None
+    assert axis_degrees(("V1", "V2"), np.ones((2, 50)), 0, 49, "qrs") is None
     got = measure(Record(simulate("SNR", 1, fs_hz=500.0).record.signal[6:], 500.0, LEADS_12[6:]))
     assert got.axis_deg["qrs"] is None and "lead I" in got.reasons["axis_deg.qrs"] and got.qrs_ms is not None
