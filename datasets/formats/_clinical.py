@@ -114,6 +114,16 @@ def distinct_leads(name: str, leads: Sequence[str]) -> list[str]:
     return out
 
 
+def finite_signal(name: str, signal: np.ndarray) -> np.ndarray:
+    """Return the signal, or refuse one with infinite values: its scale cannot be that of an ECG."""
+    if np.isinf(signal).any():
+        raise UnreadableFile(
+            f"{name} states a scale that makes its samples infinite. The file is damaged; export it again.",
+            code="bad_scale",
+        )
+    return signal
+
+
 def check_rate(name: str, fs_hz: float | None) -> float:
     """Return a usable sampling rate, or refuse: 1 to 100,000 Hz cover every electrocardiograph."""
     if fs_hz is None or not 1 <= fs_hz <= 100_000:

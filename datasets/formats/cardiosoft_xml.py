@@ -16,6 +16,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    finite_signal,
     lead_name,
     left_out_note,
     number,
@@ -203,10 +204,14 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         fs_hz, leads, signal, notes = _strip(name, block, options)
         if has_disclosure:
             notes.append("The file also holds a full disclosure; the strip was taken.")
-        records.append(Record(signal=signal, fs_hz=fs_hz, leads=leads, meta=_meta(root, block, notes)))
+        records.append(
+            Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=_meta(root, block, notes))
+        )
     if not strips and disclosure is not None and has_disclosure:
         fs_hz, leads, signal, notes = _disclosure(name, disclosure, options)
-        records.append(Record(signal=signal, fs_hz=fs_hz, leads=leads, meta=_meta(root, disclosure, notes)))
+        records.append(
+            Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=_meta(root, disclosure, notes))
+        )
     if not records:
         raise UnreadableFile(
             f"{name} is a CardioSoft file without strips and without a full disclosure. Export it with its waveforms.",

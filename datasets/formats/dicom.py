@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
     age_between,
+    finite_signal,
     left_out_note,
     number,
     person_words,
@@ -258,7 +259,7 @@ def _records(name: str, dataset: Dataset, options: ReadOptions) -> ReadResult:
     for position, group in enumerate(merged, start=1):
         key = stem(name) if len(merged) == 1 else f"{stem(name)}_{position}"
         record = Record(
-            signal=group.signal_mv,
+            signal=finite_signal(name, group.signal_mv),
             fs_hz=group.fs_hz,
             leads=group.leads,
             meta=_meta(dataset, groups, group, notes),

@@ -16,6 +16,7 @@ from datasets.formats._clinical import (
     check_rate,
     check_size,
     distinct_leads,
+    finite_signal,
     known_lead,
     lead_name,
     left_out_note,
@@ -295,7 +296,9 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
                 notes=tuple(notes),
             )
             key = stem(source.name) if len(rates) == 1 else f"{stem(source.name)}_{place}"
-            records.append((key, Record(signal=signal, fs_hz=fs_hz, leads=leads, meta=meta)))
+            records.append(
+                (key, Record(signal=finite_signal(source.name, signal), fs_hz=fs_hz, leads=leads, meta=meta))
+            )
     return ReadResult(tuple(records))
 
 

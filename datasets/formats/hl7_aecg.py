@@ -18,6 +18,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    finite_signal,
     lead_name,
     left_out_note,
     millivolts_per,
@@ -335,7 +336,9 @@ def _series_records(name: str, root: Element, series: Element, options: ReadOpti
         order = sorted(range(len(used)), key=lambda i: -used[i].signal.shape[1])
         leads, signal = timeline(name, fs_hz, [(starts[i], used[i].leads, used[i].signal) for i in order])
         first = used[starts.index(min(starts))].start
-        records.append(Record(signal=signal, fs_hz=fs_hz, leads=leads, meta=_meta(root, series, first, used)))
+        records.append(
+            Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=_meta(root, series, first, used))
+        )
     return records
 
 

@@ -19,6 +19,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    finite_signal,
     lead_name,
     left_out_note,
     number,
@@ -179,7 +180,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             notes.append(f"Lead {lead} has {row.size} of {length} samples; the rest is a gap.")
         if number(channel.get("OFFSET")):
             notes.append(f"Lead {lead} states an offset of {number(channel.get('OFFSET')):g}, which was not applied.")
-    record = Record(signal=signal, fs_hz=fs_hz, leads=tuple(leads), meta=_meta(root, notes))
+    record = Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=tuple(leads), meta=_meta(root, notes))
     return ReadResult(((stem(name), record),))
 
 

@@ -19,6 +19,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    finite_signal,
     lead_name,
     left_out_note,
     millivolts_per,
@@ -246,7 +247,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             leads, signal = timeline(name, fs_hz, [(starts[i], group[i][2], group[i][3]) for i in order])
             remarks = [*notes, *(text for part in group for text in part[4])]
             meta = _meta(root, fs_hz, signal.shape[1], remarks)
-            records.append(Record(signal=signal, fs_hz=fs_hz, leads=leads, meta=meta))
+            records.append(Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=meta))
     key = stem(name)
     if len(records) == 1:
         return ReadResult(((key, records[0]),))

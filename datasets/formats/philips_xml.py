@@ -20,6 +20,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    finite_signal,
     lead_name,
     left_out_note,
     number,
@@ -260,7 +261,9 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     root = parse_xml(source)
     document = _check_version(source.name, root)
     fs_hz, leads, signal, notes = _signal(source.name, root, options)
-    record = Record(signal=signal, fs_hz=fs_hz, leads=leads, meta=_meta(root, document, notes))
+    record = Record(
+        signal=finite_signal(source.name, signal), fs_hz=fs_hz, leads=leads, meta=_meta(root, document, notes)
+    )
     return ReadResult(((stem(source.name), record),))
 
 

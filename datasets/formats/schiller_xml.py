@@ -17,6 +17,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    finite_signal,
     lead_name,
     millivolts_per,
     number,
@@ -139,7 +140,8 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             record[3].append(f"The file also holds {', '.join(sorted(others)).lower()}, not taken as the rhythm.")
     key = stem(name)
     made = [
-        Record(signal=signal, fs_hz=fs, leads=leads, meta=_meta(root, notes)) for fs, leads, signal, notes in records
+        Record(signal=finite_signal(name, signal), fs_hz=fs, leads=leads, meta=_meta(root, notes))
+        for fs, leads, signal, notes in records
     ]
     if len(made) == 1:
         return ReadResult(((key, made[0]),))

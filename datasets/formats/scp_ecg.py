@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from datasets.ecg import Record
-from datasets.formats._clinical import CODED_LEADS, check_rate, check_size, distinct_leads, stem
+from datasets.formats._clinical import CODED_LEADS, check_rate, check_size, distinct_leads, finite_signal, stem
 from datasets.formats._scp_huffman import Table, decode, read_tables, undo_differences
 from datasets.formats._scp_meta import read_meta
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
@@ -327,7 +327,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     notes: list[str] = []
     fs_hz, leads, signal = _rhythm(name, sections, notes)
     meta = read_meta(sections.get(1, b""), sections.get(7, b""), notes)
-    return ReadResult(((stem(name), Record(signal=signal, fs_hz=fs_hz, leads=leads, meta=meta)),))
+    return ReadResult(((stem(name), Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=meta)),))
 
 
 reader(Reader("scp_ecg", "SCP-ECG", (".scp", ".ecg"), _sniff, _read))

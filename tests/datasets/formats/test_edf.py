@@ -288,6 +288,12 @@ def test_a_cut_file_is_refused_with_counts():
         read_one(build([("II", "mV", ramp())])[:-10], "a.edf", "edf")
 
 
+def test_a_scale_that_makes_samples_infinite_is_refused():
+    with pytest.raises(UnreadableFile, match="infinite") as caught:
+        read_one(build([("II", "V", ramp())], physical=("-1e300", "1e300")), "a.edf", "edf")
+    assert caught.value.code == "bad_scale"
+
+
 @pytest.mark.parametrize("physical", [(1, 1), ("", 5)])
 def test_a_scale_that_is_none_is_refused(physical):
     with pytest.raises(UnreadableFile, match="no scale"):

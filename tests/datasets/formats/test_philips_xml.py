@@ -154,7 +154,6 @@ def test_other_types_and_versions_are_refused_with_a_sentence(name, code, words)
 
 
 @settings(max_examples=60, deadline=None)
-@settings(deadline=None)
 @given(st.binary(max_size=4000), st.integers(1, 40))
 def test_lzw_gives_back_what_was_encoded(data, repeat):
     plain = data * repeat
