@@ -77,6 +77,17 @@ def test_an_address_is_locked_after_spraying_many_names(client: Client) -> None:
     assert sign_in(client, "ada", REMOTE_ADDR="10.9.9.8").status_code == 302
 
 
+def test_the_page_and_the_api_share_one_count(client: Client) -> None:
+    make_user("ada")
+    for _ in range(throttle.MAX_PER_NAME - 1):
+        sign_in(client, "ada", "wrong")
+    wrong = {"username": "ada", "password": "wrong"}
+    assert client.post("/api/v1/auth/token/", wrong, content_type="application/json").status_code == 401
+    right = {"username": "ada", "password": PASSWORD}
+    answer = client.post("/api/v1/auth/token/", right, content_type="application/json")
+    assert answer.status_code == 429 and answer.json()["error"]["code"] == "too_many_sign_ins"
+
+
 def test_old_failures_do_not_count(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     make_user("ada")
     for _ in range(throttle.MAX_PER_NAME):

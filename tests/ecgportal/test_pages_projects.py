@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -194,6 +195,10 @@ class TestHealth:
             set(answer.json()) >= {"status", "database", "workers", "storage", "version"}
             and answer.json()["status"] == "ok"
         )
+
+    def test_looking_after_the_jobs_shows_itself(self) -> None:
+        call_command("supervise_jobs", "--once")
+        assert health.workers() == "ok"
 
     def test_an_old_beat_does_not_count(self) -> None:
         WorkerBeat.objects.create(name="host-a", at=timezone.now() - timedelta(seconds=health.BEAT_LIMIT_S + 1))
