@@ -1,4 +1,4 @@
-"""Helpers of the tests of the clinical formats."""
+"""What the tests of the clinical formats share."""
 
 from __future__ import annotations
 
