@@ -102,6 +102,8 @@ class PEvidence:
 
     similarity: median correlation of the stretch before each QRS with their median; strength: power of the
     median stretch over the median power by which a beat differs from it; spread_s: median absolute deviation of PR.
+    repeats: how alike the stretch is to the one 160 to 300 ms earlier (0 to 1): flutter waves follow each other,
+    P waves do not.
     """
 
     similarity: float
@@ -109,6 +111,7 @@ class PEvidence:
     spread_s: float
     share_found: float
     per_beat: np.ndarray
+    repeats: float = 0.0
 
 
 def p_evidence(x: np.ndarray, fs_hz: float, beats: list[Beat]) -> PEvidence:
@@ -134,5 +137,33 @@ def p_evidence(x: np.ndarray, fs_hz: float, beats: list[Beat]) -> PEvidence:
     pr = np.array([(b.qrs[0] - b.p[0]) / fs_hz for b in beats if b.qrs and b.p])
     spread = float(np.median(np.abs(pr - np.median(pr)))) if pr.size else float("inf")
     return PEvidence(
-        float(np.median(similar)), float((middle**2).sum() / max(noise, 1e-12)), spread, pr.size / max(1, len(rows)), per_beat
-    )
+        float(np.median(similar)), float((middle**2).sum() / max(noise, 1e-12)), spread, pr.size / max(1, len(rows)), per_beat,
+        _repeats(smooth, fs_hz, [beats[k].qrs[0] - skip for k in rows]),  # type: ignore[index]
+    )  # fmt: skip
+
+
+def _repeats(smooth: np.ndarray, fs_hz: float, ends: list[int]) -> float:
+    """Return the greatest correlation of the median 200 ms before the QRS with the same leads 160 to 300 ms earlier.
+
+    0 where there is no such peak inside that range, or where the two differ in size by more than half:
+    a T wave before a P wave does.
+    """
+    span, first, last = int(0.20 * fs_hz), int(0.16 * fs_hz), int(0.30 * fs_hz)
+    ends = [end for end in ends if end >= span + last]
+    if len(ends) < 2:
+        return 0.0
+    cut = np.median(np.stack([smooth[:, end - span - last : end] for end in ends]), axis=0)
+
+    def level(part: np.ndarray) -> np.ndarray:
+        return (part - part.mean(axis=1, keepdims=True)).ravel()
+
+    now = level(cut[:, -span:])
+    size = float(np.linalg.norm(now))
+    found = []
+    for lag in range(first, last + 1, max(1, int(0.008 * fs_hz))):
+        then = level(cut[:, cut.shape[1] - span - lag : cut.shape[1] - lag])
+        other = float(np.linalg.norm(then))
+        fits = size > 0 and 0.67 < other / size < 1.5
+        found.append(float(now @ then) / (size * other) if fits and other > 0 else 0.0)
+    best = int(np.argmax(found))
+    return found[best] if 0 < best < len(found) - 1 else 0.0

@@ -17,6 +17,8 @@ from ecgportal.errors import InvalidInput
 # Intervals are measured on at most this much signal from the start; rate and R peaks on all of it.
 _DELINEATED_S = 60.0
 _IRREGULAR = 0.15
+# How alike the stretch before the QRS is to the one before it: above this the waves are taken for flutter waves.
+_FLUTTER = 0.90
 _STEPS = (("p_on_s", "p", 0), ("p_peak_s", "p", 1), ("p_off_s", "p", 2), ("t_on_s", "t", 0), ("t_peak_s", "t", 1), ("t_off_s", "t", 2))
 
 
@@ -103,6 +105,10 @@ def _measured(record: Record, lead: str | None, names: list[str], peaks: np.ndar
     beats = _only_sure_p(beats, main, evidence, p_reason, fs_hz)
     main = [beat for beat, take in zip(beats, chosen, strict=True) if take]
     reasons: dict[str, str] = {}
+    if evidence.repeats > _FLUTTER:
+        # Flutter waves overlie the T wave: neither its end nor its axis is its own.
+        beats = [replace(beat, t=None) for beat in beats]
+        main = [replace(beat, t=None) for beat in main]
     made = _with_intervals(empty, main, fs_hz, p_reason, reasons)
     made = _with_rate(made, rr_ms, reasons)
     beat = median_beat(record.signal[:, :stop], fs_hz, beats, chosen)
@@ -146,6 +152,8 @@ def _why_no_p(evidence: PEvidence, rr_ms: np.ndarray) -> str | None:
     """
     if evidence.similarity < 0.75 or evidence.strength < 1.2:
         return "No P wave precedes the beats consistently (as in atrial fibrillation, flutter or dissociation, or under noise)."
+    if evidence.repeats > _FLUTTER:
+        return "Like waves follow each other without pause between the beats (as in atrial flutter), so none of them is a P wave."
     if evidence.share_found < 0.6:
         return "The waves before the QRS run into the T wave or into each other; no P wave stands alone."
     if evidence.spread_s > 0.020:
@@ -184,7 +192,7 @@ def _with_intervals(made: Measurements, main: list[Beat], fs_hz: float, p_reason
     if qrs is None:
         reasons["qrs_ms"] = "No beat lies completely inside the record."
     if qt is None:
-        reasons["qt_ms"] = "No beat lies completely inside the record." if qrs is None else "The T wave is too flat, or its end is hidden."
+        reasons["qt_ms"] = "No beat lies completely inside the record." if qrs is None else "The T wave is too flat, or its end is hidden by other waves."
     if pr is None:
         why = p_reason or "No P wave stands out before the beats."
         reasons["pr_ms"] = reasons["p_ms"] = why if qrs is not None else "No beat lies completely inside the record."

@@ -61,6 +61,13 @@ def test_no_pr_in_atrial_fibrillation(seed: int) -> None:
     assert all(one["p_on_s"] is None and one["p_peak_s"] is None for one in got.fiducials)
 
 
+@pytest.mark.parametrize("seed", [2, 5, 6, 7])
+def test_no_pr_and_no_qt_under_flutter_waves(seed: int) -> None:
+    got = measure(simulate("AFL", seed, fs_hz=500.0).record)
+    assert got.pr_ms is None and got.qt_ms is None and got.axis_deg["t"] is None
+    assert "flutter" in got.reasons["pr_ms"] and got.heart_rate_bpm is not None
+
+
 def test_fiducials_are_ordered_and_inside_the_record() -> None:
     got = measure(simulate("SNR", 5, fs_hz=500.0).record)
     order = ("p_on_s", "p_peak_s", "p_off_s", "qrs_on_s", "r_peak_s", "qrs_off_s", "t_on_s", "t_peak_s", "t_off_s")

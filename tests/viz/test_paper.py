@@ -152,6 +152,16 @@ def test_start_is_kept_inside_the_record() -> None:
     assert cells(record, View(start_s=4))[0].t0_s == 4
 
 
+@pytest.mark.parametrize("filters", [Filters(), Filters(high_pass_hz=0.5), Filters(low_pass_hz=150.0)])
+def test_centred_view_centres_what_is_drawn(filters: Filters) -> None:
+    base = distinct()
+    record = Record(base.signal + 12.0, 500.0, LEADS_12)
+    view = View(centred=True, filters=filters)
+    for cell in cells(record, view):
+        _, mv = shown_samples(record, view, cell)
+        assert to_mm(cell, 0.0, float(np.median(mv)))[1] == pytest.approx(cell.y0_mm, abs=1e-3)
+
+
 def test_centred_view_moves_the_median_to_the_baseline_and_says_so() -> None:
     record = distinct()
     record = Record(record.signal + 12.0, 500.0, LEADS_12)

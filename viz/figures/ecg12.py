@@ -17,7 +17,7 @@ from viz.figures.header import FOOTER, header_columns, strip_line, summary
 from viz.figures.interactive import ecg_plotly
 from viz.figures.overlays import Overlays
 from viz.figures.palette import Paper, paper
-from viz.figures.paper import Cell, Page, minmax_index, off_paper, page, shown_samples, to_mm
+from viz.figures.paper import Cache, Cell, Page, minmax_index, off_paper, page, shown_samples, to_mm
 from viz.figures.view import View
 
 __all__ = ["Overlays", "View", "ecg_plotly", "ecg_svg", "ecg_thumbnail_svg", "summary"]
@@ -46,9 +46,10 @@ def ecg_svg(
     """
     header = header or {}
     sheet = page(record, view)
+    cache: Cache = {}
     colours = paper(view.paper, view.dark)
     columns = header_columns(record, view, header)
-    notes = _wrapped(_page_notes(record, view, sheet), sheet.width_mm)
+    notes = _wrapped(_page_notes(record, view, sheet, cache), sheet.width_mm)
     top = _MARGIN_MM + _LINE_MM * max(len(column) for column in columns) + 2
     foot = top + sheet.height_mm
     total_w = sheet.width_mm + 2 * _MARGIN_MM
@@ -57,7 +58,7 @@ def ecg_svg(
         el_title(uid, header, record, view),
         svg.el("rect", width=total_w, height=total_h, fill=colours.ground, class_="ecg-ground"),
         _header(columns, sheet.width_mm, colours),
-        _paper(record, view, sheet, colours, top),
+        _paper(record, view, sheet, colours, top, cache),
         _footer(record, view, notes, foot, sheet.width_mm, colours),
     ]
     size = {"width": f"{total_w:g}mm", "height": f"{total_h:g}mm"} if width == "true" else {"width": width}
@@ -105,9 +106,9 @@ def el_title(uid: str, header: Mapping[str, Any], record: Record, view: View) ->
     )
 
 
-def _page_notes(record: Record, view: View, sheet: Page) -> list[str]:
+def _page_notes(record: Record, view: View, sheet: Page, cache: Cache) -> list[str]:
     notes = list(sheet.notes)
-    if off := off_paper(record, view, sheet):
+    if off := off_paper(record, view, sheet, cache):
         notes.append(f"Beyond the paper: {', '.join(off)}; choose a lower gain or the centred view.")
     return notes
 
@@ -150,12 +151,12 @@ def _footer(record: Record, view: View, notes: list[str], y: float, width_mm: fl
     return svg.el("g", "".join(out), class_="ecg-footer")
 
 
-def _paper(record: Record, view: View, sheet: Page, colours: Paper, top: float) -> str:
+def _paper(record: Record, view: View, sheet: Page, colours: Paper, top: float, cache: Cache) -> str:
     """The paper is an inner svg element: it clips the traces at the paper's edge without a clip path's id."""
     per_mm = _MAX_POINTS / max(sum(cell.width_mm for cell in sheet.cells), 1.0)
     traces, words = [], []
     for cell in sheet.cells:
-        if path := _trace_path(record, view, cell, int(per_mm * cell.width_mm)):
+        if path := _trace_path(record, view, cell, int(per_mm * cell.width_mm), cache):
             traces.append(svg.el("path", d=path, class_="ecg-trace", data_lead=cell.lead, data_row=cell.row))
         words.append(_cell_words(cell, colours))
     pulses = "".join(
@@ -172,8 +173,8 @@ def _paper(record: Record, view: View, sheet: Page, colours: Paper, top: float) 
     )  # fmt: skip
 
 
-def _trace_path(record: Record, view: View, cell: Cell, max_points: int) -> str:
-    t_s, mv = shown_samples(record, view, cell)
+def _trace_path(record: Record, view: View, cell: Cell, max_points: int, cache: Cache | None = None) -> str:
+    t_s, mv = shown_samples(record, view, cell, cache)
     if mv.size == 0:
         return ""
     chosen = minmax_index(mv, max(max_points, 16))

@@ -16,7 +16,7 @@ from viz.figures import overlays as over
 from viz.figures.figure import typed
 from viz.figures.header import FOOTER, strip_line
 from viz.figures.palette import Paper, paper, theme
-from viz.figures.paper import Cell, Page, minmax_index, off_paper, page, shown_samples, to_mm
+from viz.figures.paper import Cache, Cell, Page, minmax_index, off_paper, page, shown_samples, to_mm
 from viz.figures.view import View
 
 _MAX_POINTS = 6_500
@@ -43,19 +43,20 @@ def ecg_plotly(
     overlays = overlays or over.Overlays()
     sheet = page(record, view)
     colours = paper(view.paper, view.dark)
+    cache: Cache = {}
     data: list[dict[str, Any]] = []
     if overlays.saliency is not None:
         data += _saliency_traces(sheet, overlays.saliency, view.dark)
     data.append(_pulse_trace(sheet, colours))
     per_mm = max_points / max(sum(cell.width_mm for cell in sheet.cells), 1.0)
     for cell in sheet.cells:
-        data.append(_lead_trace(record, view, cell, colours, max(16, int(per_mm * cell.width_mm))))
-    data += _mark_traces(over.marks(record, view, sheet, overlays), view.dark)
-    return {"data": data, "layout": _layout(record, view, sheet, colours, overlays, uirevision)}
+        data.append(_lead_trace(record, view, cell, colours, max(16, int(per_mm * cell.width_mm)), cache))
+    data += _mark_traces(over.marks(record, view, sheet, overlays, cache), view.dark)
+    return {"data": data, "layout": _layout(record, view, sheet, colours, overlays, uirevision, cache)}
 
 
-def _lead_trace(record: Record, view: View, cell: Cell, colours: Paper, max_points: int) -> dict[str, Any]:
-    t_s, mv = shown_samples(record, view, cell)
+def _lead_trace(record: Record, view: View, cell: Cell, colours: Paper, max_points: int, cache: Cache) -> dict[str, Any]:
+    t_s, mv = shown_samples(record, view, cell, cache)
     chosen = minmax_index(mv, max_points)
     t_s, mv = t_s[chosen], mv[chosen].astype(np.float64)
     x, y = to_mm(cell, t_s, mv)
@@ -123,7 +124,8 @@ def _saliency_traces(sheet: Page, saliency: over.Saliency, dark: bool) -> list[d
 
 
 def _layout(
-    record: Record, view: View, sheet: Page, colours: Paper, overlays: over.Overlays, uirevision: str | None
+    record: Record, view: View, sheet: Page, colours: Paper, overlays: over.Overlays, uirevision: str | None,
+    cache: Cache,
 ) -> dict[str, Any]:
     w, h = sheet.width_mm, sheet.height_mm
     axis = {
@@ -135,7 +137,7 @@ def _layout(
     x_title = f"time: 5 mm = {5 / view.speed_mm_s:g} s ({view.speed_mm_s:g} mm/s)"
     y_title = f"5 mm = {5 / view.gain_mm_mv:g} mV ({view.gain_mm_mv:g} mm/mV)"
     notes = list(sheet.notes)
-    if off := off_paper(record, view, sheet):
+    if off := off_paper(record, view, sheet, cache):
         notes.append(f"Beyond the paper: {', '.join(off)}.")
     return {
         "title": {"text": strip_line(record, view), "font": {"size": 12}},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datasets.ecg import Record
-from viz.figures.paper import Cell, Page, shown_samples, to_mm
+from viz.figures.paper import Cache, Cell, Page, shown_samples, to_mm
 from viz.figures.view import View
 
 # key of a beat's fiducials -> (wave, place)
@@ -78,7 +78,7 @@ class Mark:
     mv: float
 
 
-def marks(record: Record, view: View, sheet: Page, overlays: Overlays) -> list[Mark]:
+def marks(record: Record, view: View, sheet: Page, overlays: Overlays, cache: Cache | None = None) -> list[Mark]:
     """Place every fiducial and R peak on the trace of every cell that shows its time."""
     wanted: list[tuple[str, str, float]] = []
     for beat in overlays.fiducials:
@@ -87,7 +87,7 @@ def marks(record: Record, view: View, sheet: Page, overlays: Overlays) -> list[M
     wanted += [("QRS", "peak", float(t)) for t in overlays.r_peaks_s if round(float(t), 4) not in known]
     out = []
     for cell in sheet.cells:
-        t_s, mv = shown_samples(record, view, cell)
+        t_s, mv = shown_samples(record, view, cell, cache)
         if mv.size == 0:
             continue
         for wave, place, t in wanted:

@@ -128,10 +128,14 @@ def view_start_s(record: Record, view: View) -> float:
     return float(min(view.start_s, max(0.0, record.duration_s - view.window_s)))
 
 
-def shown_samples(record: Record, view: View, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+Cache = dict[str, tuple[int, np.ndarray]]
+
+
+def shown_samples(record: Record, view: View, cell: Cell, cache: Cache | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return times (s) and voltages (mV, float32, display filters applied) of the samples that a cell shows.
 
-    Both arrays are empty where the lead was not recorded or the cell lies behind the record's end.
+    Both arrays are empty where the lead was not recorded or the cell lies behind the record's end. A ``cache`` that
+    is kept between the calls for one record and view lets each lead be filtered once.
     """
     if cell.lead not in record.leads:
         return np.empty(0), np.empty(0, dtype=np.float32)
@@ -141,13 +145,21 @@ def shown_samples(record: Record, view: View, cell: Cell) -> tuple[np.ndarray, n
         return np.empty(0), np.empty(0, dtype=np.float32)
     row = record.signal[record.leads.index(cell.lead)]
     if view.filters.is_on:
-        margin = int(_FILTER_MARGIN_S * record.fs_hz)
-        left = max(0, first - margin)
-        part = apply_filters(row[None, left : stop + margin], record.fs_hz, view.filters)[0]
+        left, part = _filtered_lead(record, view, cell.lead, cache if cache is not None else {})
         mv = part[first - left : stop - left]
     else:
         mv = row[first:stop]
     return np.arange(first, stop) / record.fs_hz, mv
+
+
+def _filtered_lead(record: Record, view: View, lead: str, cache: Cache) -> tuple[int, np.ndarray]:
+    """Return the first sample's number and the filtered samples of the page's stretch of a lead, with its run-in."""
+    if lead not in cache:
+        start_s = view_start_s(record, view)
+        left = max(0, int((start_s - _FILTER_MARGIN_S) * record.fs_hz))
+        stop = int((start_s + view.window_s + _FILTER_MARGIN_S) * record.fs_hz) + 2
+        cache[lead] = (left, apply_filters(record.lead(lead)[None, left:stop], record.fs_hz, view.filters)[0])
+    return cache[lead]
 
 
 def _rows(record: Record, standard: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:
@@ -192,7 +204,11 @@ def _cell(
     mv = mv[np.isfinite(mv)]
     if mv.size == 0:
         return replace(bare, state="empty")
-    level_mv = float(np.median(mv)) if view.centred else 0.0
+    level_mv = 0.0
+    if view.centred:
+        # The level of what is drawn: a high-pass has already taken most of it away.
+        drawn = shown_samples(record, view, bare)[1] if view.filters.is_on else mv
+        level_mv = float(np.nanmedian(drawn))
     flat = mv.size > 1 and float(mv.max() - mv.min()) < 1e-4
     return replace(bare, state="flat" if flat else "recorded", level_mv=level_mv)
 
@@ -234,11 +250,11 @@ def _notes(view: View, made: list[Cell], n_columns: int, column_s: float, simult
     return notes + view.filters.warnings()
 
 
-def off_paper(record: Record, view: View, sheet: Page) -> list[str]:
+def off_paper(record: Record, view: View, sheet: Page, cache: Cache | None = None) -> list[str]:
     """Name the leads whose trace leaves the paper, with their range in mV."""
     out: dict[str, str] = {}
     for cell in sheet.cells:
-        mv = shown_samples(record, view, cell)[1]
+        mv = shown_samples(record, view, cell, cache)[1]
         mv = mv[np.isfinite(mv)]
         if mv.size == 0 or cell.lead in out:
             continue
