@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ecgportal.errors import UnsafeFile
 from modelhub.onnx.passes import to_inference
+from modelhub.onnx.safety import type_name
 
 _MAX_LEADS = 64
 
@@ -38,7 +39,7 @@ def layout_of(model: onnx.ModelProto) -> Layout:
     ]
     element = value.type.tensor_type.elem_type
     if element not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16):
-        raise _mismatch(f"it takes {TensorProto.DataType.Name(element).lower()} numbers, not floating-point ones")
+        raise _mismatch(f"it takes {type_name(element).lower()} numbers, not floating-point ones")
     extra = None
     if len(shape) == 4 and 1 in shape[1:]:
         extra = 1 + shape[1:].index(1)

@@ -109,7 +109,7 @@ def _check(data: bytes) -> tuple[onnx.ModelProto, OnnxFacts]:
         operators=tuple(sorted({node.op_type for node in model.graph.node})),
         input_name=first.name,
         input_shape=_shape(first),
-        input_type=TensorProto.DataType.Name(first.type.tensor_type.elem_type),
+        input_type=type_name(first.type.tensor_type.elem_type),
         output_name=output.name,
         output_shape=_shape(output),
         metadata=metadata,
@@ -253,6 +253,13 @@ def check_tensor(tensor: TensorProto) -> None:
 def _real_inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
+
+
+def type_name(element_type: int) -> str:
+    """Return the name of a tensor's number type, or its number when it has none."""
+    if element_type in TensorProto.DataType.values():
+        return TensorProto.DataType.Name(element_type)
+    return f"type {element_type}"
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
