@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from datasets import labelling, presenting, selectors, services
-from datasets.models import Dataset, Ingest, IngestItem, LabelMap, Record
+from datasets.models import Dataset, Ingest, IngestItem, LabelMap, Outcome, Record
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, NotFound
@@ -178,6 +178,11 @@ class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
         """What became of each file."""
         items = self.get_object().items.all()
         if outcome := request.query_params.get("outcome"):
+            if outcome not in Outcome.values:
+                raise InvalidInput(
+                    f"There is no outcome {outcome!r}.",
+                    fields={"outcome": f"Choose one of {', '.join(Outcome.values)}."},
+                )
             items = items.filter(outcome=outcome)
         return self.get_paginated_response(IngestItemSerializer(self.paginate_queryset(items), many=True).data)
 
@@ -202,6 +207,7 @@ class RecordFilter(filters.FilterSet):
 class RecordSerializer(serializers.ModelSerializer):
     subject = serializers.CharField(source="subject.key", default=None)
     duration_s = serializers.FloatField()
+    sex = serializers.SerializerMethodField()
     labels = serializers.SerializerMethodField()
 
     class Meta:
@@ -210,6 +216,10 @@ class RecordSerializer(serializers.ModelSerializer):
             "id", "dataset", "key", "subject", "format", "fs_hz", "n_samples", "duration_s", "leads", "leads_computed",
             "age", "sex", "quality", "labels", "created_at",
         ]  # fmt: skip
+
+    @extend_schema_field({"type": "string", "enum": ["F", "M"], "nullable": True})
+    def get_sex(self, record: Record) -> str | None:
+        return record.sex or None
 
     @extend_schema_field({"type": "array", "items": {"type": "object"}})
     def get_labels(self, record: Record) -> list[dict[str, Any]]:
@@ -261,11 +271,11 @@ class RecordViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
             return _file(presenting.signal_csv(window).encode(), "text/csv; charset=utf-8", f"{row.pk}.csv")
         raise InvalidInput(f"There is no signal format {kind!r}.", fields={"format": "Choose json, npy or csv."})
 
-    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @extend_schema(parameters=[OpenApiParameter("qtc_formula", str)], responses=OpenApiTypes.OBJECT)
     @action(detail=True)
     def measurements(self, request: Request, pk: str) -> Response:
         """Rate, intervals, axes and fiducials of the original signal; null with a reason where it can't be measured."""
-        return Response(presenting.measurements(self.get_object()))
+        return Response(presenting.measurements(self.get_object(), request.query_params.get("qtc_formula")))
 
 
 def _file(data: bytes, content_type: str, name: str) -> HttpResponse:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from datasets import signals
+from datasets import ecg, signals
 from datasets.labels.tabular import safe_cell
 from datasets.measure.measure import measure
 from datasets.models import LabelMap, Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE
 from ecgportal.errors import InvalidInput
 
+# The correction that drug trials report (ICH E14); Bazett's overcorrects at fast rates.
+QTC_FORMULA = "fridericia"
 _RELATIONS = ("exact", "broader", "ambiguous", "unmapped")
 
 
@@ -42,9 +45,14 @@ def _number(text: str | None, field: str) -> float | None:
     if text in (None, ""):
         return None
     try:
-        return float(text)  # type: ignore[arg-type]
+        value = float(text)  # type: ignore[arg-type]
     except ValueError:
-        raise InvalidInput(f"{field} is not a number.", fields={field: "Give seconds."}) from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidInput(
+            f"The value of {field} is not a number of seconds.", fields={field: "Give seconds, such as 2.5."}
+        )
+    return value
 
 
 def signal_window(record: Record, stage: str, leads: str | None, start_s: str | None, end_s: str | None) -> Window:
@@ -62,7 +70,8 @@ def signal_window(record: Record, stage: str, leads: str | None, start_s: str | 
     else:
         raise InvalidInput(f"There is no stage {stage!r}.", fields={"stage": "Choose original or prepared."})
     if leads:
-        wanted = [name.strip() for name in leads.split(",") if name.strip()]
+        asked = [name.strip() for name in leads.split(",") if name.strip()]
+        wanted = [name if name in names else ecg.canonical_lead(name) or name for name in asked]
         unknown = [name for name in wanted if name not in names]
         if unknown:
             raise InvalidInput(
@@ -70,6 +79,8 @@ def signal_window(record: Record, stage: str, leads: str | None, start_s: str | 
             )
         samples, names = samples[[names.index(name) for name in wanted]], tuple(wanted)
     start, end = _number(start_s, "start_s") or 0.0, _number(end_s, "end_s")
+    if end is not None and end <= start:
+        raise InvalidInput("The part ends before it starts.", fields={"end_s": f"Give more than {start:g} s."})
     first = min(max(round(start * fs_hz), 0), samples.shape[1])
     last = samples.shape[1] if end is None else min(max(round(end * fs_hz), first), samples.shape[1])
     return Window(samples[:, first:last], fs_hz, tuple(names), first / fs_hz, stage)
@@ -97,9 +108,28 @@ def signal_csv(window: Window) -> str:
     return out.getvalue()
 
 
-def measurements(record: Record) -> dict[str, Any]:
-    """Return the measurements of the original signal with the recorded quality beside them."""
-    return {**measure(signals.load(record)).to_json(), "quality": record.quality}
+def measurements(record: Record, formula: str | None = None) -> dict[str, Any]:
+    """Return the measurements of the original signal, flat, with the recorded quality beside them.
+
+    rr_ms: the mean RR interval. qtc_ms: by ``formula`` (``QTC_FORMULA`` by default). axis_deg: the frontal QRS axis.
+    All RR statistics, formulas and axes stand in ``rr_statistics_ms``, ``qtc_by_formula_ms`` and ``axes_deg``. What is
+    null has a sentence under its name in ``reasons``.
+    """
+    found = measure(signals.load(record)).to_json()
+    statistics, by_formula, axes = found["rr_ms"], found["qtc_ms"], found["axis_deg"]
+    formula = formula or QTC_FORMULA
+    if formula not in by_formula:
+        raise InvalidInput(
+            f"There is no QTc formula {formula!r}.", fields={"qtc_formula": f"Choose one of {', '.join(by_formula)}."}
+        )
+    reasons = {name.replace("axis_deg.", "axes_deg."): why for name, why in found["reasons"].items()}
+    if "axes_deg.qrs" in reasons:
+        reasons["axis_deg"] = reasons["axes_deg.qrs"]
+    return {
+        **found, "rr_ms": statistics["mean"] if statistics else None, "rr_statistics_ms": statistics,
+        "qtc_ms": by_formula[formula], "qtc_formula": formula, "qtc_by_formula_ms": by_formula,
+        "axis_deg": axes["qrs"], "axes_deg": axes, "reasons": reasons, "quality": record.quality,
+    }  # fmt: skip
 
 
 def json_field(value: Any, field: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import FileResponse, HttpResponse
+from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
@@ -18,7 +19,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from datasets.models import Dataset, Record
 from datasets.presenting import json_field
-from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet
+from ecgportal.api.viewsets import ByIdFilterSet, IsAdministrator, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
@@ -82,10 +83,18 @@ class VersionSerializer(serializers.ModelSerializer):
         return {name: version.contract.get(name) for name in ("leads", "fs_hz", "n_samples", "unit", "normalisation")}
 
 
+class VersionFilter(ByIdFilterSet):
+    project = filters.UUIDFilter(field_name="model__project_id")
+
+    class Meta:
+        model = ModelVersion
+        fields = ["model", "parent", "task", "state", "origin", "architecture", "sha256"]
+
+
 class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     queryset = ModelVersion.objects.select_related("model__project")
     serializer_class = VersionSerializer
-    filterset_fields = ["model", "model__project", "task", "state", "architecture"]
+    filterset_class = VersionFilter
     parser_classes = [JSONParser, MultiPartParser]
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "destroy": Action.MODEL_DELETE,

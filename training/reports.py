@@ -13,8 +13,16 @@ def as_json(row: Evaluation) -> dict[str, Any]:
     """Return the report with what it is about; curves stand under ``curves``."""
     return {
         "id": str(row.pk), "version": str(row.version_id), "dataset": str(row.dataset_id), "part": row.part,
-        "run": str(row.run_id) if row.run_id else None, "created_at": row.created_at, **row.report, "curves": (row.curves or {}).get("curves", {}),
+        "run": str(row.run_id) if row.run_id else None, "created_at": row.created_at, **row.report,
+        "per_class": _in_order(row.report), "curves": (row.curves or {}).get("curves", {}),
     }  # fmt: skip
+
+
+def _in_order(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures per class in the order of the model's outputs, which the database does not keep."""
+    per_class = report.get("per_class", {})
+    names = [name for name in report.get("classes", []) if name in per_class]
+    return {name: per_class[name] for name in [*names, *(name for name in per_class if name not in names)]}
 
 
 def overall_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -33,7 +41,7 @@ def overall_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row per class: counts, threshold and figures with intervals."""
-    return [{"name": name, **figures} for name, figures in report.get("per_class", {}).items()]
+    return [{"name": name, **figures} for name, figures in _in_order(report).items()]
 
 
 def as_html(row: Evaluation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db import DataError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -43,7 +44,13 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's exception handler. Errors that the portal does not know stay exceptions (500, no details sent)."""
     if isinstance(error, PortalError):
         set_rollback()
-        return Response(body(error.code, error.message, error.fields), status=error.status)
+        headers = {"Retry-After": "600"} if error.status == 429 else {}
+        return Response(body(error.code, error.message, error.fields), status=error.status, headers=headers)
+    if isinstance(error, DataError):
+        # A NUL character or a number beyond the column's range; serializers catch most of them with their field.
+        set_rollback()
+        sentence = "A value cannot be stored: it holds a NUL character or is out of range."
+        return Response(body("invalid_input", sentence), status=422)
     if isinstance(error, Http404):
         error = exceptions.NotFound("There is nothing at this address.")
     elif isinstance(error, PermissionDenied):

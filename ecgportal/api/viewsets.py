@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import Any, ClassVar
 
+from django.db import models
 from django.db.models import Model, QuerySet
+from django_filters import rest_framework as filters
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
@@ -26,6 +28,20 @@ class IsAdministrator(BasePermission):
         return True
 
 
+class ByIdFilterSet(filters.FilterSet):
+    """Filters by another resource take its id. One that is not there, or not visible, gives an empty list."""
+
+    FILTER_DEFAULTS: ClassVar[dict[Any, Any]] = {
+        **filters.FilterSet.FILTER_DEFAULTS,
+        models.ForeignKey: {"filter_class": filters.UUIDFilter},
+        models.OneToOneField: {"filter_class": filters.UUIDFilter},
+    }
+
+
+class ByIdFilterBackend(filters.DjangoFilterBackend):
+    filterset_base = ByIdFilterSet
+
+
 class ProjectViewSet(GenericViewSet):
     """``needs`` maps each view method to the access action; a method that is missing there cannot be called.
 
@@ -33,6 +49,7 @@ class ProjectViewSet(GenericViewSet):
     """
 
     needs: ClassVar[dict[str, Action]] = {}
+    filter_backends = [ByIdFilterBackend]
     filterset_class: Any = None
     filterset_fields: Any = None
     lookup_value_regex = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
@@ -21,7 +24,7 @@ from ecgportal.projects.models import Project
 
 class AuditFilter(filters.FilterSet):
     project = filters.UUIDFilter(field_name="project_id")
-    actor = filters.UUIDFilter(field_name="actor_id")
+    actor = filters.CharFilter(method="by_actor", help_text="Id or user name.")
     actor_name = filters.CharFilter(field_name="actor_name")
     since = filters.IsoDateTimeFilter(field_name="at", lookup_expr="gte")
     until = filters.IsoDateTimeFilter(field_name="at", lookup_expr="lt")
@@ -29,6 +32,12 @@ class AuditFilter(filters.FilterSet):
     class Meta:
         model = AuditEvent
         fields = ["action", "outcome", "object_id", "channel"]
+
+    def by_actor(self, queryset: QuerySet[AuditEvent], name: str, value: str) -> QuerySet[AuditEvent]:
+        try:
+            return queryset.filter(actor_id=uuid.UUID(value))
+        except ValueError:
+            return queryset.filter(actor_name__iexact=value)
 
 
 class AuditEventSerializer(serializers.ModelSerializer):
