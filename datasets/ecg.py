@@ -38,22 +38,24 @@ OTHER_LEADS: tuple[str, ...] = (
 
 _KNOWN = {name.upper(): name for name in (*LEADS_12, *OTHER_LEADS)}
 _ALIASES = {
-    "DI": "I", "DII": "II", "DIII": "III", "L1": "I", "L2": "II", "L3": "III", "1": "I", "2": "II", "3": "III",
-    "AVR": "aVR", "AVL": "aVL", "AVF": "aVF", "R": "aVR", "L": "aVL", "F": "aVF",
+    "DI": "I", "DII": "II", "DIII": "III", "L1": "I", "L2": "II", "L3": "III",
+    "AVR": "aVR", "AVL": "aVL", "AVF": "aVF", "LEAD1": "I", "LEAD2": "II", "LEAD3": "III",
     "VX": "X", "VY": "Y", "VZ": "Z", "C1": "V1", "C2": "V2", "C3": "V3", "C4": "V4", "C5": "V5", "C6": "V6",
 }  # fmt: skip
-_PREFIXES = ("MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG", "CHANNEL", "CH")
+_PREFIXES = ("MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG")
 
 
 def canonical_lead(name: str) -> str | None:
     """Return the canonical name of a lead, or None when the name is not an ECG lead's.
 
     Accepts vendor spellings: case, blanks, NUL padding, ``Lead I``, ``ECG V1``,
-    ``MDC_ECG_LEAD_AVR``, ``aVR (augmented)``, ``DII``, ``C1``. Augmented-lead letters
-    ``R L F`` stand alone only (as in CardioSoft).
+    ``MDC_ECG_LEAD_AVR``, ``aVR (augmented)``, ``DII``, ``C1``. A channel that is only numbered
+    (``Channel 1``, ``ECG_2``) is no lead: nobody knows which electrode it was.
     """
     text = name.replace("\x00", " ").strip()
     text = re.sub(r"[\(\[].*?[\)\]]", "", text).strip().upper()
+    if (numbered := re.sub(r"[\s_\-:.]", "", text)) in _ALIASES:
+        return _ALIASES[numbered]
     # A prefix may itself be followed by another one ("ECG Lead I").
     for _ in range(3):
         for prefix in _PREFIXES:

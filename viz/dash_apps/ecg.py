@@ -59,7 +59,13 @@ app.layout = page(
         role="group",
         **{"aria-label": "How the ECG is shown"},
     ),
-    dcc.Graph(id="ecg", config=GRAPH_CONFIG, className="ecg-graph", responsive=True),
+    html.Div(
+        dcc.Graph(id="ecg", config=GRAPH_CONFIG, className="ecg-graph", responsive=True),
+        className="paper",
+        role="region",
+        tabIndex=0,
+        **{"aria-label": "12-lead ECG on paper"},
+    ),
     html.P(id="told", className="told", role="status"),
 )
 follow_scheme(app)
