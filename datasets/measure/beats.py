@@ -152,7 +152,10 @@ def _repeats(smooth: np.ndarray, fs_hz: float, ends: list[int]) -> float:
     ends = [end for end in ends if end >= span + last]
     if len(ends) < 2:
         return 0.0
-    cut = np.median(np.stack([smooth[:, end - span - last : end] for end in ends]), axis=0)
+    # 250 samples a second are enough to compare waves of this length.
+    stride = max(1, int(fs_hz // 250))
+    cut = np.median(np.stack([smooth[:, end - span - last : end : stride] for end in ends]), axis=0)
+    span, first, last = span // stride, first // stride, last // stride
 
     def level(part: np.ndarray) -> np.ndarray:
         return (part - part.mean(axis=1, keepdims=True)).ravel()
@@ -160,7 +163,7 @@ def _repeats(smooth: np.ndarray, fs_hz: float, ends: list[int]) -> float:
     now = level(cut[:, -span:])
     size = float(np.linalg.norm(now))
     found = []
-    for lag in range(first, last + 1, max(1, int(0.008 * fs_hz))):
+    for lag in range(first, last, max(1, int(0.008 * fs_hz / stride))):
         then = level(cut[:, cut.shape[1] - span - lag : cut.shape[1] - lag])
         other = float(np.linalg.norm(then))
         fits = size > 0 and 0.67 < other / size < 1.5

@@ -77,9 +77,8 @@ def ecg_thumbnail_svg(record: Record, *, dark: bool = False, label: str | None =
     for cell in sheet.cells:
         if path := _trace_path(record, view, cell, 160):
             lines.append(svg.el("path", d=path))
-        if cell.state != "recorded":
-            word = {"missing": "not recorded", "empty": "no samples", "flat": "flat"}[cell.state]
-            lines.append(_small(cell.x0_mm + 4, cell.y0_mm - 4, f"{cell.label} {word}", colours))
+        word = {"missing": " not recorded", "empty": " no samples", "flat": " flat"}.get(cell.state, "")
+        lines.append(svg.text(cell.x0_mm + 1, cell.y0_mm - 8, cell.label + word, 6, colours.quiet, limit=20))
     traces = svg.el(
         "g", "".join(line for line in lines if line.startswith("<path")), transform=f"scale({PATH_UNIT_MM})", fill="none",
         stroke=colours.trace, stroke_width=0.7 / PATH_UNIT_MM, stroke_linejoin="round", stroke_linecap="round",
@@ -214,9 +213,4 @@ def _cell_words(cell: Cell, colours: Paper) -> str:
     if words:
         out += svg.text(x, y + 5.5, words, 3.0, colours.quiet, font_style="italic", class_=f"ecg-{cell.state}")
     return out
-
-
-def _small(x: float, y: float, words: str, colours: Paper) -> str:
-    return svg.text(x, y, words, 6, colours.quiet)
-
 
