@@ -1,0 +1,76 @@
+"""Every page of the URLconf in a browser: two widths, two themes, no complaint, no foreign request, readable by all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.urls import reverse
+
+from tests.browser import looks
+from tests.browser.world import World
+from tests.test_routes import required, routes
+
+# Parts that a page loads after itself.
+FRAGMENTS = {"viz:measurements", "jobs:fragment"}
+# The reader of the API's description comes with its own looks; it must only work and ask nobody else.
+NOT_OURS = {"docs"}
+VARIANTS = ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark"))
+
+
+def page_routes(world: World) -> dict[str, str]:
+    """Return the address of each route that answers GET in a browser, by name."""
+    found, own = {}, world.addresses()
+    for route in routes():
+        for method, kind, _, _ in required(route):
+            if method != "get" or kind.startswith("api") or kind == "dash" or route.name in PUBLIC_CALLS:
+                continue
+            if route.parameters == ("project",):
+                found[route.name] = reverse(route.name, kwargs={"project": world.project.pk})
+            elif route.parameters:
+                if route.callback.view_class.http_method_names and not hasattr(route.callback.view_class, "get"):
+                    continue
+                found[route.name] = own[route.name]
+            elif "api/v1" not in route.pattern or route.name == "docs":
+                found[route.name] = "/" + route.pattern
+    return found
+
+
+# Answered by GET, but no page: the health of the portal and the end of a session.
+PUBLIC_CALLS = {"healthz", "accounts:logout", "token", "accounts:token_delete"}
+
+
+@pytest.fixture
+def world(site: str, few_threads: None, dav_server: Any) -> World:
+    return World(dav_server)
+
+
+def test_every_page_at_every_width_in_every_theme(world, sign_in, recorder):
+    addresses = page_routes(world)
+    wrong: list[str] = []
+    pages = {}
+    context = sign_in(world.user)
+    for name, address in addresses.items():
+        answer = context.request.get(address)
+        text = answer.headers.get("content-type", "").startswith("text/html") and "attachment" not in answer.headers.get("content-disposition", "")
+        if answer.status != 200:
+            wrong.append(f"{name}: {answer.status}")
+        elif text:
+            pages[name] = address
+    fragments = FRAGMENTS & set(pages)
+    assert fragments == FRAGMENTS
+    pages = {name: address for name, address in pages.items() if name not in FRAGMENTS} | world.further()
+    assert len(pages) > 45
+    for width, theme in VARIANTS:
+        page = sign_in(world.user, width=width, theme=theme).new_page()
+        for name, address in pages.items():
+            page.goto(address)
+            looks.settle(page)
+            found = [] if name in NOT_OURS else looks.headings(page) + looks.overflow(page)
+            looks.picture(page, f"{name} {width} {theme}")
+            if name not in NOT_OURS and (width, theme) != (390, "dark"):
+                found += looks.accessibility(page)
+            if name not in NOT_OURS and (width, theme) == (1280, "light"):
+                found += looks.keyboard(page)
+            wrong += [f"{name} at {width} px, {theme}: {line}" for line in [*found, *recorder.take()]]
+    assert not wrong, f"{len(wrong)} findings\n" + "\n".join(wrong)

@@ -1,0 +1,118 @@
+"""A project in which something of every kind was done, as the portal's own services do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.urls import reverse
+
+from datasets import labelling
+from datasets.models import LabelMap, Record
+from datasets.services import dataset_create, label_map_create, upload_receive
+from ecgportal.accounts.services import token_create
+from ecgportal.jobs.models import JobState
+from ecgportal.projects.services import member_set, project_create
+from modelhub import services as models
+from modelhub.models import ModelVersion
+from tests import factories
+from tests.ecgfiles import make_cohort
+from tests.working import work_off
+from training import services as training
+from training.models import Evaluation
+
+FAST = {"epochs": 2, "batch_size": 8, "threads": 1, "seed": 3}
+
+
+class World:
+    """``user`` owns the project and is an administrator. ``dav``: a WebDAV server to publish on."""
+
+    def __init__(self, dav: Any) -> None:
+        self.user = factories.make_user("helga.brandt", is_administrator=True, email="helga.brandt@example.org")
+        self.viewer = factories.make_user("viktor")
+        user = self.user
+        self.project = project = project_create(
+            actor=user, name="Conduction disorders", description="Block and hypertrophy in simulated records.\n\nNo patient data."
+        )
+        member_set(actor=user, project=project, user=self.viewer, role="viewer")
+        self.empty_project = project_create(actor=user, name="Nothing here yet")
+        self.dataset = dataset_create(actor=user, project=project, name="Simulated ward", description="From the portal's simulator.")
+        self.empty_dataset = dataset_create(actor=user, project=project, name="Second centre")
+        self._take_in()
+        self.label_map = label_map_create(
+            actor=user, project=project, name="Block", system="scp", classes=["block", "none"], entries={"CRBBB": "block", "NORM": "none"}
+        )
+        _, self.token_key = token_create(user=user, name="nightly export")
+        self.superclass = LabelMap.objects.get(name="PTB-XL superclass")
+        self._learn()
+        self._share(dav)
+        self.open_job = factories.make_job(project, user=user, title="Take in 3 files to Simulated ward")
+        self.failed_job = factories.make_job(project, kind="train", state=JobState.FAILED, user=user, payload={"run": str(self.run.pk)})
+
+    def _take_in(self) -> None:
+        cohort = make_cohort(32)
+        files = [SimpleUploadedFile("study.zip", cohort.zip()), SimpleUploadedFile("notes.txt", b"Call the ward."), SimpleUploadedFile("alone.hea", b"alone 12 250 1500\n")]
+        self.ingest = upload_receive(actor=self.user, dataset=self.dataset, files=files)
+        self.waiting_ingest = upload_receive(
+            actor=self.user, dataset=self.dataset, files=[SimpleUploadedFile("silent.csv", b"I,II\n" + b"0.1,0.2\n" * 3000)]
+        )
+        work_off()
+        table = cohort.table() + b"nobody,p,50,0,{'NORM': 100.0},1\n" + b"case000,case-p000,50,0,{'XYZZY': 100.0},1\n"
+        self.label_import = labelling.import_start(actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("table.csv", table))
+        self.kept_table = labelling.import_keep(actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("kept.csv", table))
+        work_off()
+        self.record = Record.objects.get(dataset=self.dataset, key="case003")
+
+    def _learn(self) -> None:
+        self.run = training.run_start(
+            actor=self.user, project=self.project, dataset=self.dataset, label_map=self.superclass, classes=["NORM", "MI", "CD", "HYP"],
+            architecture="xresnet1d18", settings=FAST,
+        )  # fmt: skip
+        work_off()
+        self.run.refresh_from_db()
+        self.evaluation = Evaluation.objects.get(run=self.run)
+        self.version = ModelVersion.objects.get(pk=self.run.produced_version_id)
+        self.prediction = models.prediction_start(actor=self.user, project=self.project, version=self.version, dataset=self.dataset)
+        work_off()
+        self.unfinished = training.evaluation_start(actor=self.user, version=self.version, dataset=self.dataset)
+
+    def _share(self, dav: Any) -> None:
+        self.exchange = models.exchange_save(actor=self.user, name="Ward share", url=dav.url, username=dav.user, password=dav.password)
+        models.exchange_save(actor=self.user, name="Gone", url="http://127.0.0.1:9/")
+        push = models.push_start(actor=self.user, exchange=self.exchange, version=self.version)
+        work_off()
+        models.pull_start(actor=self.user, exchange=self.exchange, project=self.empty_project, remote_path=push.remote_path)
+        work_off()
+        self.pulled = ModelVersion.objects.exclude(pk=self.version.pk).get()
+
+    def addresses(self) -> dict[str, str]:
+        """Return one address per parametrised page, and further ones where a page has another face."""
+        rows = {
+            "accounts:user": self.viewer, "audit:project": None, "datasets:detail": self.dataset, "datasets:edit": self.dataset,
+            "datasets:delete": self.dataset, "datasets:record_delete": self.record, "datasets:upload": self.dataset, "datasets:ingest": self.ingest,
+            "datasets:labels": self.dataset, "datasets:label_import": self.label_import, "datasets:label_map": self.label_map,
+            "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
+            "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
+            "modelhub:prediction_csv": self.prediction, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:delete": self.run,
+            "training:evaluation": self.evaluation, "training:report": self.evaluation, "viz:record": self.record, "viz:record_svg": self.record,
+            "viz:measurements": self.record, "viz:evaluation_csv": self.evaluation,
+        }  # fmt: skip
+        return {name: reverse(name, args=[row.pk, *(["roc"] if name == "viz:evaluation_csv" else [])]) for name, row in rows.items() if row is not None}
+
+    def further(self) -> dict[str, str]:
+        """Return addresses of pages in another state than those of ``addresses``."""
+        return {
+            "an empty project": reverse("projects:detail", args=[self.empty_project.pk]),
+            "no datasets": reverse("datasets:list", args=[self.empty_project.pk]),
+            "no runs": reverse("training:list", args=[self.empty_project.pk]),
+            "no predictions": reverse("modelhub:predictions", args=[self.empty_project.pk]),
+            "an empty dataset": reverse("datasets:detail", args=[self.empty_dataset.pk]),
+            "an upload that asks": reverse("datasets:ingest", args=[self.waiting_ingest.pk]),
+            "columns to check": reverse("datasets:label_import", args=[self.kept_table.pk]),
+            "a built-in label map": reverse("datasets:label_map", args=[self.superclass.pk]),
+            "an open job": reverse("jobs:detail", args=[self.open_job.pk]),
+            "a failed job": reverse("jobs:detail", args=[self.failed_job.pk]),
+            "a pulled model": reverse("modelhub:version", args=[self.pulled.pk]),
+            "an unfinished evaluation": reverse("training:evaluation", args=[self.unfinished.pk]),
+            "a filter without a match": reverse("datasets:detail", args=[self.dataset.pk]) + "?search=nothing",
+        }
