@@ -125,7 +125,11 @@ def _t_direction(rows: np.ndarray, bounds: list[tuple[int, int] | None], peaks: 
     """
     if rows.shape[0] == 1:
         return np.ones(1)
-    after = [rows[:, b[1] + int(_T_FROM_S * fs_hz) : b[1] + int(_T_UNTIL_S * fs_hz) : max(1, int(fs_hz // 125))] for b in bounds if b]
+    after = [
+        rows[:, b[1] + int(_T_FROM_S * fs_hz) : b[1] + int(_T_UNTIL_S * fs_hz) : max(1, int(fs_hz // 125))]
+        for b in bounds
+        if b
+    ]
     parts = np.concatenate(after, axis=1) if after else rows
     if parts.shape[1] == 0:
         parts = rows
@@ -143,7 +147,9 @@ def _without_qrs(curve: np.ndarray, bounds: list[tuple[int, int] | None], fs_hz:
     return curve
 
 
-def _waves(p_curve: np.ndarray, t_curve: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float) -> list[Beat]:
+def _waves(
+    p_curve: np.ndarray, t_curve: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float
+) -> list[Beat]:
     n = p_curve.size
     p_slope = ndimage.gaussian_filter1d(p_curve, _P_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
     t_slope = ndimage.gaussian_filter1d(t_curve, _T_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz

@@ -64,7 +64,9 @@ def usable_leads(signal_mv: np.ndarray) -> np.ndarray:
         at = np.arange(1, signal_mv.shape[1] - 1, max(1, signal_mv.shape[1] // 1000))
         rows = signal_mv[good]
         bend = np.abs(rows[:, at + 1] - 2 * rows[:, at] + rows[:, at - 1])
-        noise = np.array([float(np.median(row)) if row.size else 0.0 for row in (one[np.isfinite(one)] for one in bend)])
+        noise = np.array(
+            [float(np.median(row)) if row.size else 0.0 for row in (one[np.isfinite(one)] for one in bend)]
+        )
         good[np.flatnonzero(good)[noise > 6 * np.median(noise) + 0.02]] = False
     return good
 

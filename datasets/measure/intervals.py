@@ -48,7 +48,11 @@ def axis_degrees(leads: Sequence[str], beat_mv: np.ndarray, first: int, last: in
     the greatest upward plus the greatest downward deflection. aVF is taken from the record or from I and II
     (Goldberger: II - I/2), and weighted by 2/√3, as an augmented lead is shorter than a bipolar one.
     """
-    rows = {name: beat_mv[leads.index(name), first : last + 1].astype(np.float64) for name in ("I", "II", "aVF") if name in leads}
+    rows = {
+        name: beat_mv[leads.index(name), first : last + 1].astype(np.float64)
+        for name in ("I", "II", "aVF")
+        if name in leads
+    }
     i, avf = rows.get("I"), rows.get("aVF")
     if avf is None and i is not None and "II" in rows:
         avf = rows["II"] - i / 2

@@ -19,7 +19,14 @@ _DELINEATED_S = 60.0
 _IRREGULAR = 0.15
 # How alike the stretch before the QRS is to the one before it: above this the waves are taken for flutter waves.
 _FLUTTER = 0.90
-_STEPS = (("p_on_s", "p", 0), ("p_peak_s", "p", 1), ("p_off_s", "p", 2), ("t_on_s", "t", 0), ("t_peak_s", "t", 1), ("t_off_s", "t", 2))
+_STEPS = (
+    ("p_on_s", "p", 0),
+    ("p_peak_s", "p", 1),
+    ("p_off_s", "p", 2),
+    ("t_on_s", "t", 0),
+    ("t_peak_s", "t", 1),
+    ("t_off_s", "t", 2),
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,8 @@ def measure(record: Record, lead: str | None = None) -> Measurements:
     """
     if lead is not None and lead not in record.leads:
         raise InvalidInput(
-            f"Lead {lead[:20]} is not in this record, which holds {', '.join(record.leads)}.", fields={"lead": "Choose a recorded lead."}
+            f"Lead {lead[:20]} is not in this record, which holds {', '.join(record.leads)}.",
+            fields={"lead": "Choose a recorded lead."},
         )
     usable = usable_leads(record.signal)
     names = [name for name, good in zip(record.leads, usable, strict=True) if good]
@@ -84,11 +92,16 @@ def measure(record: Record, lead: str | None = None) -> Measurements:
     peaks = detect_r_peaks(record.signal, record.fs_hz, usable)
     if peaks.size == 0:
         short = record.duration_s < 0.5 or record.fs_hz < 50
-        return _nothing(empty, "The record is too short or too coarsely sampled." if short else "No R peak stands out of the signal.")
+        return _nothing(
+            empty,
+            "The record is too short or too coarsely sampled." if short else "No R peak stands out of the signal.",
+        )
     return _measured(record, lead, names, peaks, empty)
 
 
-def _measured(record: Record, lead: str | None, names: list[str], peaks: np.ndarray, empty: Measurements) -> Measurements:
+def _measured(
+    record: Record, lead: str | None, names: list[str], peaks: np.ndarray, empty: Measurements
+) -> Measurements:
     fs_hz = record.fs_hz
     stop = min(record.n_samples, int(_DELINEATED_S * fs_hz))
     near = peaks[peaks < stop]
@@ -165,7 +178,9 @@ def _why_no_p(evidence: PEvidence, rr_ms: np.ndarray) -> str | None:
     return None
 
 
-def _only_sure_p(beats: list[Beat], main: list[Beat], evidence: PEvidence, reason: str | None, fs_hz: float) -> list[Beat]:
+def _only_sure_p(
+    beats: list[Beat], main: list[Beat], evidence: PEvidence, reason: str | None, fs_hz: float
+) -> list[Beat]:
     """Keep a P wave only where the beat's own stretch looks like the others' and its PR lies within 60 ms of theirs."""
     if reason is not None:
         return [replace(beat, p=None) for beat in beats]
@@ -174,13 +189,18 @@ def _only_sure_p(beats: list[Beat], main: list[Beat], evidence: PEvidence, reaso
     out = []
     for beat in beats:
         sure = bool(
-            beat.p and beat.qrs and similar.get(beat.r_peak, 0.0) >= 0.5 and abs((beat.qrs[0] - beat.p[0]) / fs_hz - usual) <= 0.06
+            beat.p
+            and beat.qrs
+            and similar.get(beat.r_peak, 0.0) >= 0.5
+            and abs((beat.qrs[0] - beat.p[0]) / fs_hz - usual) <= 0.06
         )
         out.append(beat if sure else replace(beat, p=None))
     return out
 
 
-def _with_intervals(made: Measurements, main: list[Beat], fs_hz: float, p_reason: str | None, reasons: dict[str, str]) -> Measurements:
+def _with_intervals(
+    made: Measurements, main: list[Beat], fs_hz: float, p_reason: str | None, reasons: dict[str, str]
+) -> Measurements:
     def median_ms(values: list[int]) -> float | None:
         return round(float(np.median(values)) / fs_hz * 1000, 1) if values else None
 
@@ -192,7 +212,11 @@ def _with_intervals(made: Measurements, main: list[Beat], fs_hz: float, p_reason
     if qrs is None:
         reasons["qrs_ms"] = "No beat lies completely inside the record."
     if qt is None:
-        reasons["qt_ms"] = "No beat lies completely inside the record." if qrs is None else "The T wave is too flat, or its end is hidden by other waves."
+        reasons["qt_ms"] = (
+            "No beat lies completely inside the record."
+            if qrs is None
+            else "The T wave is too flat, or its end is hidden by other waves."
+        )
     if pr is None:
         why = p_reason or "No P wave stands out before the beats."
         reasons["pr_ms"] = reasons["p_ms"] = why if qrs is not None else "No beat lies completely inside the record."
@@ -286,6 +310,16 @@ def _method(record: Record, lead: str | None) -> str:
 
 
 def _nothing(empty: Measurements, why: str) -> Measurements:
-    fields = ("heart_rate_bpm", "rr_ms", "p_ms", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg.p", "axis_deg.qrs", "axis_deg.t")
+    fields = (
+        "heart_rate_bpm",
+        "rr_ms",
+        "p_ms",
+        "pr_ms",
+        "qrs_ms",
+        "qt_ms",
+        "qtc_ms",
+        "axis_deg.p",
+        "axis_deg.qrs",
+        "axis_deg.t",
+    )
     return replace(empty, reasons=dict.fromkeys(fields, why))
-

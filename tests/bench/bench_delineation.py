@@ -81,7 +81,9 @@ def _found(beats: list[Beat], wave: str) -> np.ndarray:
     return np.array([[np.nan if v is None else v for v in row] for row in rows[wave]], dtype=float).reshape(-1, 3)
 
 
-def _match(found: np.ndarray, marks: list[Any], fs_hz: float, errors: dict[str, list[float]], missed: dict[str, int], wave: str) -> None:
+def _match(
+    found: np.ndarray, marks: list[Any], fs_hz: float, errors: dict[str, list[float]], missed: dict[str, int], wave: str
+) -> None:
     for name, place in ((f"{_NAMES[wave]} onset", 0), (f"{_NAMES[wave]} offset", 2)):
         for mark in marks:
             if mark[place] is None:
@@ -152,7 +154,9 @@ def run() -> list[dict[str, Any]]:
             rows.append(_row(f"{name}, {where}: mean error", float(values.mean()), "ms", 12.0, size=True))
             rows.append(_row(f"{name}, {where}: SD of error", float(values.std()), "ms", NEUROKIT_DWT_SD_MS[name]))
             if lead is None and name in CSE_SD_MS:
-                rows.append(_row(f"{name}, {where}: SD against CSE referees", float(values.std()), "ms", CSE_SD_MS[name]))
+                rows.append(
+                    _row(f"{name}, {where}: SD against CSE referees", float(values.std()), "ms", CSE_SD_MS[name])
+                )
     rows.append(_row("measure(), 12 × 5000, median CPU time", _milliseconds(records), "ms", 20.0))
     return rows
 
@@ -169,14 +173,24 @@ def _milliseconds(records: list[Marked]) -> float:
 def _row(name: str, value: float, unit: str, goal: float, *, above: bool = False, size: bool = False) -> dict[str, Any]:
     judged = abs(value) if size else value
     words = f"{'at least' if above else 'at most'} {goal:g} {unit}" + (" either way" if size else "")
-    return {"name": name, "value": round(value, 2), "unit": unit, "goal": words, "ok": bool(judged >= goal if above else judged <= goal)}
+    return {
+        "name": name,
+        "value": round(value, 2),
+        "unit": unit,
+        "goal": words,
+        "ok": bool(judged >= goal if above else judged <= goal),
+    }
 
 
 def neurokit_sd() -> dict[str, float]:
     """Measure neurokit2's dwt delineator on lead II with the marked R peaks; the source of NEUROKIT_DWT_SD_MS."""
     import neurokit2
 
-    keys = {"p": ("ECG_P_Onsets", "ECG_P_Offsets"), "N": ("ECG_R_Onsets", "ECG_R_Offsets"), "t": ("ECG_T_Onsets", "ECG_T_Offsets")}
+    keys = {
+        "p": ("ECG_P_Onsets", "ECG_P_Offsets"),
+        "N": ("ECG_R_Onsets", "ECG_R_Offsets"),
+        "t": ("ECG_T_Onsets", "ECG_T_Offsets"),
+    }
     errors: dict[str, list[float]] = {name: [] for name in BOUNDARIES}
     for one in marked_records():
         clean = neurokit2.ecg_clean(one.record.lead("II").astype(float), sampling_rate=int(one.record.fs_hz))
@@ -184,7 +198,9 @@ def neurokit_sd() -> dict[str, float]:
         _, waves = neurokit2.ecg_delineate(clean, peaks, sampling_rate=int(one.record.fs_hz), method="dwt")
         for wave, pair in keys.items():
             for place, key in zip((0, 2), pair, strict=True):
-                found = np.array([[v, v, v] for v in waves.get(key, []) if v is not None and np.isfinite(v)], dtype=float).reshape(-1, 3)
+                found = np.array(
+                    [[v, v, v] for v in waves.get(key, []) if v is not None and np.isfinite(v)], dtype=float
+                ).reshape(-1, 3)
                 marks = [tuple(v if k == place else None for k, v in enumerate(w)) for w in one.marks["II"][wave]]
                 _match(found, marks, one.record.fs_hz, errors, dict.fromkeys(BOUNDARIES, 0), wave)
     return {name: round(float(np.std(values)), 1) for name, values in errors.items()}
@@ -195,4 +211,6 @@ if __name__ == "__main__":
         print(neurokit_sd())
     else:
         for row in run():
-            print(f"{row['name']:<55} {row['value']:>8} {row['unit']:<3} goal {row['goal']:<24} {'ok' if row['ok'] else 'MISSED'}")
+            print(
+                f"{row['name']:<55} {row['value']:>8} {row['unit']:<3} goal {row['goal']:<24} {'ok' if row['ok'] else 'MISSED'}"
+            )

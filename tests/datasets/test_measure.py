@@ -27,7 +27,9 @@ def _inside(sim: SimulatedECG) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fs_hz", [100.0, 250.0, 500.0, 1000.0])
-@pytest.mark.parametrize("condition", ["SNR", "SB", "STACH", "SA", "AF", "PVC", "PAC", "RBBB", "LBBB", "LVH", "STE_INF"])
+@pytest.mark.parametrize(
+    "condition", ["SNR", "SB", "STACH", "SA", "AF", "PVC", "PAC", "RBBB", "LBBB", "LVH", "STE_INF"]
+)
 def test_every_simulated_beat_is_found_and_no_other(condition: str, fs_hz: float) -> None:
     sim = simulate(condition, 3, fs_hz=fs_hz)
     found = detect_r_peaks(sim.record.signal, fs_hz) / fs_hz
@@ -129,7 +131,19 @@ def _bad(kind: str) -> Record:
 
 @pytest.mark.parametrize(
     "kind",
-    ["flat", "offset", "empty", "noise", "one noisy lead", "sine", "mains", "wander", "one sample", "two samples", "huge"],
+    [
+        "flat",
+        "offset",
+        "empty",
+        "noise",
+        "one noisy lead",
+        "sine",
+        "mains",
+        "wander",
+        "one sample",
+        "two samples",
+        "huge",
+    ],
 )
 def test_without_an_ecg_there_is_no_number_but_a_reason(kind: str) -> None:
     got = measure(_bad(kind))
@@ -194,7 +208,9 @@ def test_median_beat_of_equal_beats_is_that_beat() -> None:
     peaks = [500, 1000, 1500, 2000, 2500]
     for at in peaks:
         signal[0, at - 25 : at + 26] += pulse
-    made = median_beat(signal, 500.0, [Beat(at, (at - 25, at + 25), None, None) for at in peaks], np.ones(5, dtype=bool))
+    made = median_beat(
+        signal, 500.0, [Beat(at, (at - 25, at + 25), None, None) for at in peaks], np.ones(5, dtype=bool)
+    )
     assert made is not None and made.n_beats == 5
     centre = round(made.before_s * 500)
     assert np.allclose(made.mv[0, centre - 20 : centre + 21], pulse[5:46], atol=2e-3)

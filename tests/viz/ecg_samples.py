@@ -13,7 +13,9 @@ from viz.figures.svg import read_path
 NS = "{http://www.w3.org/2000/svg}"
 
 
-def distinct(leads: tuple[str, ...] = LEADS_12, fs_hz: float = 500.0, duration_s: float = 10.0, scale_mv: float = 0.3) -> Record:
+def distinct(
+    leads: tuple[str, ...] = LEADS_12, fs_hz: float = 500.0, duration_s: float = 10.0, scale_mv: float = 0.3
+) -> Record:
     """Every lead is its own sine with its own offset, so that a swapped lead cannot pass."""
     t = np.arange(round(duration_s * fs_hz)) / fs_hz
     rows = [scale_mv * np.sin(2 * np.pi * (0.7 + 0.31 * k) * t + k) + 0.05 * k - 0.2 for k in range(len(leads))]

@@ -56,7 +56,9 @@ def test_true_size_is_given_in_millimetres_of_the_same_box() -> None:
 def test_grid_has_a_line_every_millimetre_and_a_strong_one_every_five() -> None:
     root = ElementTree.fromstring(ecg_svg(distinct(), View()))
     minor, major = (next(p for p in root.iter(f"{NS}path") if p.get("class") == f"ecg-grid-{k}mm") for k in (1, 5))
-    xs = {int(x) for x in re.findall(r"M(\d+) 0V", minor.get("d", ""))} | {int(x) for x in re.findall(r"M(\d+) 0V", major.get("d", ""))}
+    xs = {int(x) for x in re.findall(r"M(\d+) 0V", minor.get("d", ""))} | {
+        int(x) for x in re.findall(r"M(\d+) 0V", major.get("d", ""))
+    }
     assert xs == set(range(max(xs) + 1)) and max(xs) >= 260
     assert {int(x) for x in re.findall(r"M(\d+) 0V", major.get("d", ""))} == set(range(0, max(xs) + 1, 5))
 

@@ -95,7 +95,11 @@ def test_figure_is_drawn_without_script(name: str, n: int, dark: bool) -> None:
     tags = {one.tag.split("}")[1] for one in root.iter()}
     assert tags <= {"svg", "g", "path", "rect", "text", "title", "desc", "circle"}
     for one in root.iter():
-        assert not [value for key, value in one.items() if key in ("d", "x", "y", "cx", "cy", "width", "height") and "nan" in value]
+        assert not [
+            value
+            for key, value in one.items()
+            if key in ("d", "x", "y", "cx", "cy", "width", "height") and "nan" in value
+        ]
     told = " ".join("".join(one.itertext()) for one in root.iter() if one.tag.endswith("text"))
     assert made.title in told
     if n:
@@ -154,7 +158,9 @@ def test_marked_threshold_lies_where_the_counts_put_it(chosen: float) -> None:
     point = r.scored("roc", "a", _TRUTH, _SCORE, chosen=chosen, resamples=2).at_chosen()
     assert point is not None
     called = _SCORE >= chosen
-    assert point[0] == pytest.approx(called[_TRUTH == 0].mean()) and point[1] == pytest.approx(called[_TRUTH == 1].mean())
+    assert point[0] == pytest.approx(called[_TRUTH == 0].mean()) and point[1] == pytest.approx(
+        called[_TRUTH == 1].mean()
+    )
 
 
 def test_interval_band_holds_the_curve_and_the_area() -> None:
@@ -215,7 +221,9 @@ def test_aligned_beats_hold_the_samples_around_each_peak() -> None:
     record = _SIM[12]
     t_s, beats = aligned_beats(record, "V2", [1.0, 6.0], 0.2, 0.3)
     assert beats.shape == (2, t_s.size) and t_s[50] == 0
-    assert np.array_equal(beats[0], record.lead("V2")[200:326]) and np.array_equal(beats[1], record.lead("V2")[1450:1576])
+    assert np.array_equal(beats[0], record.lead("V2")[200:326]) and np.array_equal(
+        beats[1], record.lead("V2")[1450:1576]
+    )
     cut = aligned_beats(record, "V2", [0.1], 0.2, 0.3)[1][0]
     assert np.isnan(cut[:25]).all() and np.isfinite(cut[25:]).all()
     with pytest.raises(InvalidInput):

@@ -42,7 +42,9 @@ def test_the_named_frequency_is_where_3_db_are_lost(filters: Filters, edge_hz: f
     assert np.sqrt(2) * out.std() == pytest.approx(10 ** (-3 / 20), abs=0.02)
 
 
-@given(st.floats(2, 20), st.sampled_from([Filters(0.5, 40.0, 50.0), Filters(low_pass_hz=100.0), Filters(notch_hz=60.0)]))
+@given(
+    st.floats(2, 20), st.sampled_from([Filters(0.5, 40.0, 50.0), Filters(low_pass_hz=100.0), Filters(notch_hz=60.0)])
+)
 @settings(max_examples=40, deadline=None)
 def test_phase_is_zero(frequency_hz: float, filters: Filters) -> None:
     x = _tone(frequency_hz)[0, 3000:7000]

@@ -105,7 +105,13 @@ def test_plotly_axes_are_locked_so_that_squares_are_square() -> None:
     assert layout["meta"]["speed_mm_s"] == 25 and layout["meta"]["gain_mm_mv"] == 10
 
 
-@given(st.floats(0, 10), st.floats(-60, 60), st.sampled_from(SPEEDS_MM_S), st.sampled_from(GAINS_MM_MV), st.sampled_from(list(LAYOUTS)))
+@given(
+    st.floats(0, 10),
+    st.floats(-60, 60),
+    st.sampled_from(SPEEDS_MM_S),
+    st.sampled_from(GAINS_MM_MV),
+    st.sampled_from(list(LAYOUTS)),
+)
 @settings(max_examples=60, deadline=None)
 def test_from_mm_inverts_to_mm(t_s: float, mv: float, speed: float, gain: float, layout: str) -> None:
     for cell in cells(distinct(duration_s=10), View(layout=layout, speed_mm_s=speed, gain_mm_mv=gain)):

@@ -35,7 +35,12 @@ def aligned_beats(
 
 @figure("aligned_beats")
 def aligned_beats_figure(
-    record: Record, measurements: Mapping[str, Any], *, lead: str | None = None, dark: bool = False, title: str = "Beats aligned at the R peak"
+    record: Record,
+    measurements: Mapping[str, Any],
+    *,
+    lead: str | None = None,
+    dark: bool = False,
+    title: str = "Beats aligned at the R peak",
 ) -> Figure:
     """Draw every beat of a lead over the others, with the median beat and its boundaries.
 
@@ -69,7 +74,16 @@ def aligned_beats_figure(
     shapes: list[dict[str, Any]] = []
     if beat and name in beat["leads"]:
         at, row = _median_row(beat, name)
-        data.append(charts.curve("median beat", at.tolist(), row.tolist(), 0, dark, hovertemplate="%{x:.3f} s: %{y:.3f} mV<extra></extra>"))
+        data.append(
+            charts.curve(
+                "median beat",
+                at.tolist(),
+                row.tolist(),
+                0,
+                dark,
+                hovertemplate="%{x:.3f} s: %{y:.3f} mV<extra></extra>",
+            )
+        )
         table += [list(pair) for pair in zip(charts.numbers(at), charts.numbers(row), strict=True)]
         shapes = _boundary_lines(beat["fiducials_s"], dark)
         told.append(_boundaries_told(beat))
@@ -80,7 +94,9 @@ def aligned_beats_figure(
 
 
 @figure("median_beats")
-def median_beats_figure(measurements: Mapping[str, Any], *, dark: bool = False, title: str = "Median beat per lead") -> Figure:
+def median_beats_figure(
+    measurements: Mapping[str, Any], *, dark: bool = False, title: str = "Median beat per lead"
+) -> Figure:
     """Draw the median beat of every lead in a grid of four columns at one common scale, with the wave boundaries."""
     x_title, y_title = "time from the R peak (s)", "voltage (mV)"
     beat = measurements.get("median_beat")
@@ -104,13 +120,32 @@ def median_beats_figure(measurements: Mapping[str, Any], *, dark: bool = False, 
             "line": {"color": theme(dark).ink, "width": 1.5},
             "hovertemplate": f"<b>{charts.plain(name, 20)}</b> %{{customdata[0]}} s, %{{customdata[1]}} mV<extra></extra>",
         })  # fmt: skip
-        notes.append({"x": at[0] + dx, "y": dy + 0.4 * height, "text": f"<b>{charts.plain(name, 20)}</b>", "showarrow": False, "xanchor": "left"})
+        notes.append(
+            {
+                "x": at[0] + dx,
+                "y": dy + 0.4 * height,
+                "text": f"<b>{charts.plain(name, 20)}</b>",
+                "showarrow": False,
+                "xanchor": "left",
+            }
+        )
         for line in _boundary_lines(beat["fiducials_s"], dark):
-            shapes.append(line | {"x0": line["x0"] + dx, "x1": line["x1"] + dx, "y0": dy - 0.45 * height, "y1": dy + 0.3 * height, "yref": "y"})
+            shapes.append(
+                line
+                | {
+                    "x0": line["x0"] + dx,
+                    "x1": line["x1"] + dx,
+                    "y0": dy - 0.45 * height,
+                    "y1": dy + 0.3 * height,
+                    "yref": "y",
+                }
+            )
     table = [heads] + [charts.numbers([t, *values]) for t, *values in zip(at, *rows, strict=True)]
     x_title, y_title = f"{x_title}; columns are {width:.2f} s apart", f"{y_title}; rows are {height:.2f} mV apart"
     shown = {"showticklabels": False, "ticks": "", "showgrid": False}
-    frame = charts.layout(title, x_title, y_title, dark, uirevision="median-beats", x=shown, y=shown, annotations=notes, shapes=shapes)
+    frame = charts.layout(
+        title, x_title, y_title, dark, uirevision="median-beats", x=shown, y=shown, annotations=notes, shapes=shapes
+    )
     frame["meta"] = {"pitch_s": width, "pitch_mv": height}
     told = f"Median of {beat['n_beats']} beats in {len(rows)} leads, all at one scale. {_boundaries_told(beat)}"
     return Figure({"data": data, "layout": frame}, title, told, table)

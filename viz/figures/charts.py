@@ -58,7 +58,9 @@ def curve(name: str, x: Sequence[float], y: Sequence[float], k: int, dark: bool,
     } | more  # fmt: skip
 
 
-def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], k: int, dark: bool, name: str) -> dict[str, Any]:
+def band(
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], k: int, dark: bool, name: str
+) -> dict[str, Any]:
     """Return a closed, filled outline between two curves; points where either is NaN are left out."""
     xs, lows, highs = (np.asarray(one, dtype=float) for one in (x, low, high))
     known = np.isfinite(xs) & np.isfinite(lows) & np.isfinite(highs)
@@ -105,6 +107,14 @@ def thin(n: int, most: int = _MAX_POINTS) -> np.ndarray:
 
 def empty(title: str, x_title: str, y_title: str, dark: bool, uirevision: str, heads: list[str], reason: str) -> Figure:
     """Return the defined answer to no data: a figure that says so."""
-    note = {"text": plain(reason), "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "showarrow": False, "font": {"size": 14}}
+    note = {
+        "text": plain(reason),
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0.5,
+        "y": 0.5,
+        "showarrow": False,
+        "font": {"size": 14},
+    }
     made = layout(title, x_title, y_title, dark, uirevision=uirevision, annotations=[note])
     return Figure({"data": [], "layout": made}, title, reason, [heads])

@@ -42,7 +42,9 @@ def count_bars(
         told.append(f"{len(counts) - len(told)} more are in the table.")
     if len(counts) > len(shown):
         told.append(f"The figure shows the first {len(shown)}.")
-    table: list[list[Any]] = [heads] + [[name, n, charts.number(n / total) if total else None] for name, n in counts.items()]
+    table: list[list[Any]] = [heads] + [
+        [name, n, charts.number(n / total) if total else None] for name, n in counts.items()
+    ]
     frame = charts.layout(
         title, x_title, noun, dark, uirevision=f"counts-{noun}", y={"type": "category", "autorange": "reversed"},
         x={"rangemode": "tozero"}, height=max(240, 110 + 24 * len(shown)),
@@ -65,7 +67,9 @@ def histogram(
     everything = np.concatenate(list(known.values())) if known else np.empty(0)
     unknown = {name: len(values) - known[name].size for name, values in groups.items()}
     if everything.size == 0:
-        return charts.empty(title, x_title, y_title, dark, f"histogram-{quantity}", heads, f"No record has a known {quantity}.")
+        return charts.empty(
+            title, x_title, y_title, dark, f"histogram-{quantity}", heads, f"No record has a known {quantity}."
+        )
     low, high = float(everything.min()), float(everything.max())
     edges = np.linspace(low, high if high > low else low + 1, bins + 1 if high > low else 2)
     data: list[dict[str, Any]] = []
@@ -78,10 +82,15 @@ def histogram(
             "y": [0, *np.repeat(counted, 2).tolist(), 0], "line": charts.line(k, dark), "fill": "tozeroy",
             "fillcolor": charts.rgba(charts.colour(k, dark), 0.18), "hovertemplate": f"{charts.plain(name)}: %{{y}} at %{{x:.4g}} {unit}<extra></extra>",
         })  # fmt: skip
-        table += [[name, *row] for row in zip(charts.numbers(edges[:-1]), charts.numbers(edges[1:]), counted.tolist(), strict=True)]
+        table += [
+            [name, *row]
+            for row in zip(charts.numbers(edges[:-1]), charts.numbers(edges[1:]), counted.tolist(), strict=True)
+        ]
         if values.size:
             q1, middle, q3 = np.percentile(values, [25, 50, 75])
-            told.append(f"{name}: {values.size} records, median {middle:.4g} {unit} (quartiles {q1:.4g} to {q3:.4g}), {unknown[name]} unknown.")
+            told.append(
+                f"{name}: {values.size} records, median {middle:.4g} {unit} (quartiles {q1:.4g} to {q3:.4g}), {unknown[name]} unknown."
+            )
         else:
             told.append(f"{name}: no known {quantity}, {unknown[name]} unknown.")
     frame = charts.layout(title, x_title, y_title, dark, uirevision=f"histogram-{quantity}", y={"rangemode": "tozero"})
@@ -117,7 +126,9 @@ def embedding_map(
     drawn = drawn[charts.thin(drawn.size, _MOST_PLACES)]
     data: list[dict[str, Any]] = []
     table: list[list[Any]] = [heads]
-    told = [f"{int(fine.sum())} records, {int((~fine).sum())} without a place, {len(order)} categories of {coloured_by}."]
+    told = [
+        f"{int(fine.sum())} records, {int((~fine).sum())} without a place, {len(order)} categories of {coloured_by}."
+    ]
     for k, name in enumerate([*own, "other"] if len(own) < len(order) else own):
         rows = drawn[label[drawn] == name]
         data.append({

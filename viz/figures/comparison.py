@@ -23,7 +23,12 @@ class Score:
 
 @figure("f1_per_class")
 def f1_per_class(
-    scores: Sequence[Score], *, macro: Score | None = None, dark: bool = False, title: str = "F1 per class", metric: str = "F1"
+    scores: Sequence[Score],
+    *,
+    macro: Score | None = None,
+    dark: bool = False,
+    title: str = "F1 per class",
+    metric: str = "F1",
 ) -> Figure:
     """Horizontal bars with 95% intervals; the macro average, where given, as a line."""
     x_title, y_title = f"{metric} (share)", "class"
@@ -87,7 +92,11 @@ def runs_comparison(runs: Sequence[Run], *, dark: bool = False, title: str = "Ru
         })  # fmt: skip
         table += [[run.name, name, one.value, one.low, one.high] for name, one in zip(held, scores, strict=True)]
     for name in metrics:
-        known = [(run.scores[name].value, run.name) for run in runs if name in run.scores and run.scores[name].value is not None]
+        known = [
+            (run.scores[name].value, run.name)
+            for run in runs
+            if name in run.scores and run.scores[name].value is not None
+        ]
         if known:
             best, by = max(known, key=lambda pair: pair[0] or 0.0)
             told.append(f"Highest {name}: {by} with {charts.show(best)}.")

@@ -133,16 +133,29 @@ def precision_recall(curves: Sequence[Curve], *, dark: bool = False, title: str 
                 "y": [one.prevalence] * 2, "hoverinfo": "skip", "showlegend": False,
                 "line": {"color": charts.colour(k, dark), "width": 1, "dash": "dot"},
             })  # fmt: skip
-    return _operating(curves, "pr", title, "recall = sensitivity (share)", "precision = PPV (share)", "average precision", lines, dark)
+    return _operating(
+        curves, "pr", title, "recall = sensitivity (share)", "precision = PPV (share)", "average precision", lines, dark
+    )
 
 
 def _operating(
-    curves: Sequence[Curve], kind: str, title: str, x_title: str, y_title: str, area: str, extra: list[dict[str, Any]], dark: bool
+    curves: Sequence[Curve],
+    kind: str,
+    title: str,
+    x_title: str,
+    y_title: str,
+    area: str,
+    extra: list[dict[str, Any]],
+    dark: bool,
 ) -> Figure:
     heads = ["curve", x_title, y_title, "threshold (score)", "95% low", "95% high"]
     drawn = [one for one in curves if len(one.x)]
     if not drawn:
-        why = "No curve: it takes at least one record with the label and one without." if curves else "No curve was given."
+        why = (
+            "No curve: it takes at least one record with the label and one without."
+            if curves
+            else "No curve was given."
+        )
         return charts.empty(title, x_title, y_title, dark, kind, heads, why)
     data = list(extra)
     table: list[list[Any]] = [heads]
@@ -153,14 +166,19 @@ def _operating(
             data.append(charts.band(one.x, one.low, one.high, k, dark, f"95% band, {one.name}"))
         cuts = charts.numbers(one.thresholds) if len(one.thresholds) else [None] * len(one.x)
         data.append(
-            charts.curve(label, one.x, one.y, k, dark, customdata=cuts, hovertemplate=_point(one.name, x_title, y_title))
+            charts.curve(
+                label, one.x, one.y, k, dark, customdata=cuts, hovertemplate=_point(one.name, x_title, y_title)
+            )
         )
         point = one.at_chosen()
         if point:
             data.append(_marker(one.name, point, k, dark))
         told.append(_told(one, area, point, x_title, y_title))
         lows, highs = (list(v) if len(v) else [None] * len(one.x) for v in (one.low, one.high))
-        table += [[one.name, *row] for row in zip(charts.numbers(one.x), charts.numbers(one.y), cuts, lows, highs, strict=True)]
+        table += [
+            [one.name, *row]
+            for row in zip(charts.numbers(one.x), charts.numbers(one.y), cuts, lows, highs, strict=True)
+        ]
     skipped = [one.name for one in curves if not len(one.x)]
     if skipped:
         told.append(f"No curve for {', '.join(skipped)}: only one class was seen.")
@@ -223,7 +241,14 @@ def reliability(name: str, truth: Sequence[int], score: Sequence[float], bins: i
     low, high = wilson(observed, counts[used])
     ece = float(np.sum(counts[used] * np.abs(predicted - observed)) / y.size)
     return Reliability(
-        name, predicted.tolist(), observed.tolist(), counts[used].tolist(), low.tolist(), high.tolist(), ece, float(np.mean((s - y) ** 2))
+        name,
+        predicted.tolist(),
+        observed.tolist(),
+        counts[used].tolist(),
+        low.tolist(),
+        high.tolist(),
+        ece,
+        float(np.mean((s - y) ** 2)),
     )
 
 
@@ -242,7 +267,9 @@ def calibration(curves: Sequence[Reliability], *, dark: bool = False, title: str
     heads = ["label", x_title, y_title, "95% low", "95% high", "records (count)"]
     drawn = [one for one in curves if len(one.predicted)]
     if not drawn:
-        return charts.empty(title, x_title, y_title, dark, "calibration", heads, "No predictions to judge the calibration of.")
+        return charts.empty(
+            title, x_title, y_title, dark, "calibration", heads, "No predictions to judge the calibration of."
+        )
     data: list[dict[str, Any]] = [{
         "type": "scatter", "mode": "lines", "name": "perfect", "x": [0, 1], "y": [0, 1], "hoverinfo": "skip",
         "line": {"color": charts.theme(dark).quiet, "width": 1, "dash": "dot"},
@@ -254,7 +281,15 @@ def calibration(curves: Sequence[Reliability], *, dark: bool = False, title: str
         if len(one.low):
             up = charts.numbers(np.asarray(one.high) - np.asarray(one.observed))
             down = charts.numbers(np.asarray(one.observed) - np.asarray(one.low))
-            bars = {"error_y": {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": charts.colour(k, dark)}}
+            bars = {
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": up,
+                    "arrayminus": down,
+                    "color": charts.colour(k, dark),
+                }
+            }
         data.append(
             charts.curve(one.name, one.predicted, one.observed, k, dark, mode="lines+markers", customdata=list(one.counts),
                          hovertemplate="predicted %{x:.3f}, observed %{y:.3f}, %{customdata} records<extra></extra>") | bars
@@ -264,5 +299,13 @@ def calibration(curves: Sequence[Reliability], *, dark: bool = False, title: str
         lows, highs = (list(v) if len(v) else [None] * len(one.counts) for v in (one.low, one.high))
         table += [[one.name, *row] for row in zip(one.predicted, one.observed, lows, highs, one.counts, strict=True)]
     span = {"range": [-0.02, 1.02]}
-    frame = charts.layout(title, x_title, y_title, dark, uirevision="calibration", x=span | {"constrain": "domain"}, y=span | {"scaleanchor": "x", "constrain": "domain"})
+    frame = charts.layout(
+        title,
+        x_title,
+        y_title,
+        dark,
+        uirevision="calibration",
+        x=span | {"constrain": "domain"},
+        y=span | {"scaleanchor": "x", "constrain": "domain"},
+    )
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)

@@ -143,7 +143,9 @@ def _footer(record: Record, view: View, notes: list[str], y: float, width_mm: fl
     left, right = _MARGIN_MM, _MARGIN_MM + width_mm
     out = [
         svg.text(left, y + 4, strip_line(record, view), 3.1, colours.ink, class_="ecg-strip-line"),
-        svg.text(right, y + 4 + _LINE_MM * (1 + len(notes)), FOOTER, 2.9, colours.ink, text_anchor="end", font_weight="bold"),
+        svg.text(
+            right, y + 4 + _LINE_MM * (1 + len(notes)), FOOTER, 2.9, colours.ink, text_anchor="end", font_weight="bold"
+        ),
     ]
     for k, note in enumerate(notes):
         out.append(svg.text(left, y + 4 + _LINE_MM * (k + 1), note, 2.7, colours.quiet))
@@ -159,7 +161,12 @@ def _paper(record: Record, view: View, sheet: Page, colours: Paper, top: float, 
             traces.append(svg.el("path", d=path, class_="ecg-trace", data_lead=cell.lead, data_row=cell.row))
         words.append(_cell_words(cell, colours))
     pulses = "".join(
-        svg.el("path", d=svg.polyline_path(np.array(points)[:, 0], np.array(points)[:, 1], PATH_UNIT_MM), class_="ecg-pulse") for points in sheet.pulses
+        svg.el(
+            "path",
+            d=svg.polyline_path(np.array(points)[:, 0], np.array(points)[:, 1], PATH_UNIT_MM),
+            class_="ecg-pulse",
+        )
+        for points in sheet.pulses
     )
     inked = svg.el(
         "g", pulses + "".join(traces), transform=f"scale({PATH_UNIT_MM})", fill="none", stroke=colours.trace,
@@ -187,9 +194,9 @@ def _grid(w: float, h: float, colours: Paper) -> str:
         ys = [y for y in range(0, int(h) + 1, step) if skip is None or y % skip]
         return "".join(f"M{x} 0V{h:g}" for x in xs) + "".join(f"M0 {y}H{w:g}" for y in ys)
 
-    return svg.el("path", d=lines(1, 5), stroke=colours.minor, stroke_width=0.1, fill="none", class_="ecg-grid-1mm") + svg.el(
-        "path", d=lines(5, None), stroke=colours.major, stroke_width=0.18, fill="none", class_="ecg-grid-5mm"
-    )
+    return svg.el(
+        "path", d=lines(1, 5), stroke=colours.minor, stroke_width=0.1, fill="none", class_="ecg-grid-1mm"
+    ) + svg.el("path", d=lines(5, None), stroke=colours.major, stroke_width=0.18, fill="none", class_="ecg-grid-5mm")
 
 
 def _separators(sheet: Page, colours: Paper) -> str:
@@ -213,4 +220,3 @@ def _cell_words(cell: Cell, colours: Paper) -> str:
     if words:
         out += svg.text(x, y + 5.5, words, 3.0, colours.quiet, font_style="italic", class_=f"ecg-{cell.state}")
     return out
-

@@ -63,7 +63,9 @@ def summary(record: Record, measurements: Any = None, *, view: View | None = Non
     told = _as_mapping(measurements)
     missing = [name for name in LEADS_12 if name not in record.leads]
     empty, flat = _bad_leads(record)
-    parts = [f"ECG of {_length(record.duration_s)} at {record.fs_hz:g} Hz with {len(record.leads)} leads: {', '.join(record.leads)}."]
+    parts = [
+        f"ECG of {_length(record.duration_s)} at {record.fs_hz:g} Hz with {len(record.leads)} leads: {', '.join(record.leads)}."
+    ]
     if missing:
         parts.append(f"Not recorded: {', '.join(missing)}.")
     if record.computed:
@@ -113,7 +115,11 @@ def _measured_sentences(told: Mapping[str, Any]) -> list[str]:
     out = [f"Measured: {', '.join(given)}."] if given else []
     reasons = told.get("reasons") or {}
     named = {key: name for key, name, _ in _FIELD_NAMES}
-    out += [f"{named[key][0].upper() + named[key][1:]} could not be measured: {why}" for key, why in reasons.items() if key in named]
+    out += [
+        f"{named[key][0].upper() + named[key][1:]} could not be measured: {why}"
+        for key, why in reasons.items()
+        if key in named
+    ]
     if told.get("method"):
         out.append(f"Method: {told['method']}")
     return out

@@ -55,7 +55,9 @@ def ecg_plotly(
     return {"data": data, "layout": _layout(record, view, sheet, colours, overlays, uirevision, cache)}
 
 
-def _lead_trace(record: Record, view: View, cell: Cell, colours: Paper, max_points: int, cache: Cache) -> dict[str, Any]:
+def _lead_trace(
+    record: Record, view: View, cell: Cell, colours: Paper, max_points: int, cache: Cache
+) -> dict[str, Any]:
     t_s, mv = shown_samples(record, view, cell, cache)
     chosen = minmax_index(mv, max_points)
     t_s, mv = t_s[chosen], mv[chosen].astype(np.float64)
@@ -124,7 +126,12 @@ def _saliency_traces(sheet: Page, saliency: over.Saliency, dark: bool) -> list[d
 
 
 def _layout(
-    record: Record, view: View, sheet: Page, colours: Paper, overlays: over.Overlays, uirevision: str | None,
+    record: Record,
+    view: View,
+    sheet: Page,
+    colours: Paper,
+    overlays: over.Overlays,
+    uirevision: str | None,
     cache: Cache,
 ) -> dict[str, Any]:
     w, h = sheet.width_mm, sheet.height_mm

@@ -18,24 +18,36 @@ def confusion_matrix(
     counts: Sequence[Sequence[int]], labels: Sequence[str], *, dark: bool = False, title: str = "Confusion matrix"
 ) -> Figure:
     """Rows are the true class, columns the predicted one; each cell says its count and its share of the row."""
-    heads = ["true class", *[f"predicted {name} (count)" for name in labels], *[f"predicted {name} (share of row)" for name in labels]]
+    heads = [
+        "true class",
+        *[f"predicted {name} (count)" for name in labels],
+        *[f"predicted {name} (share of row)" for name in labels],
+    ]
     x_title, y_title = "predicted class", "true class"
     matrix = np.asarray(counts, dtype=float).reshape(-1, len(labels)) if len(labels) else np.zeros((0, 0))
     if matrix.shape != (len(labels), len(labels)):
-        raise InvalidInput(f"A confusion matrix of {len(labels)} classes needs {len(labels)} rows and columns, not {matrix.shape}.")
+        raise InvalidInput(
+            f"A confusion matrix of {len(labels)} classes needs {len(labels)} rows and columns, not {matrix.shape}."
+        )
     if matrix.sum() == 0:
         return charts.empty(title, x_title, y_title, dark, "confusion", heads, "No records were counted.")
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
     text = [[_cell_text(n, p) for n, p in zip(*rows, strict=True)] for rows in zip(matrix, share, strict=True)]
     shown = [charts.plain(name, 40) for name in labels]
-    data = [_heatmap(shown, shown, share, text, "share of the row", dark, "true %{y}, predicted %{x}: %{text}<extra></extra>")]
+    data = [
+        _heatmap(
+            shown, shown, share, text, "share of the row", dark, "true %{y}, predicted %{x}: %{text}<extra></extra>"
+        )
+    ]
     table: list[list[Any]] = [heads]
     table += [[name, *matrix[k].astype(int).tolist(), *charts.numbers(share[k])] for k, name in enumerate(labels)]
     right, total = int(np.trace(matrix)), int(matrix.sum())
     told = [f"{right} of {total} records are on the diagonal."]
     told += [
-        f"{name}: {int(matrix[k, k])} of {int(totals[k, 0])} found ({share[k, k]:.1%})." for k, name in enumerate(labels) if totals[k, 0]
+        f"{name}: {int(matrix[k, k])} of {int(totals[k, 0])} found ({share[k, k]:.1%})."
+        for k, name in enumerate(labels)
+        if totals[k, 0]
     ]
     wrong = matrix - np.diag(np.diag(matrix))
     if wrong.max() > 0:
@@ -69,16 +81,26 @@ def confusion_per_label(
         text.append([_cell_text(n, p) for n, p in zip((tp, fn, fp, tn), row, strict=True)])
         rates = [row[0], row[3], _share(tp, tp + fp), _share(tn, tn + fn)]
         table.append([name, tp, fn, fp, tn, *charts.numbers(rates)])
-        told.append(f"{name}: sensitivity {_percent(rates[0])}, specificity {_percent(rates[1])}, PPV {_percent(rates[2])}.")
+        told.append(
+            f"{name}: sensitivity {_percent(rates[0])}, specificity {_percent(rates[1])}, PPV {_percent(rates[2])}."
+        )
     shown = [charts.plain(name, 40) for name in counts]
-    data = [_heatmap(columns, shown, np.array(share), text, "share within truth", dark, "%{y}, %{x}: %{text}<extra></extra>")]
+    data = [
+        _heatmap(
+            columns, shown, np.array(share), text, "share within truth", dark, "%{y}, %{x}: %{text}<extra></extra>"
+        )
+    ]
     frame = _matrix_layout(title, x_title, y_title, dark, "confusion-labels")
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
 
 
 @figure("co_occurrence")
 def co_occurrence(
-    counts: Sequence[Sequence[int]], labels: Sequence[str], *, dark: bool = False, title: str = "Labels that occur together"
+    counts: Sequence[Sequence[int]],
+    labels: Sequence[str],
+    *,
+    dark: bool = False,
+    title: str = "Labels that occur together",
 ) -> Figure:
     """Cell (row, column): records with both labels; the colour is their share of the row's label."""
     heads = ["label", *[f"with {name} (records)" for name in labels]]
@@ -91,14 +113,19 @@ def co_occurrence(
     text = [[f"{int(n)}" for n in row] for row in matrix]
     hover = "of the records with %{y}, share with %{x}: %{z:.1%} (%{text} records)<extra></extra>"
     data = [_heatmap(shown, shown, share, text, "share of the row's label", dark, hover)]
-    pairs = sorted(((int(matrix[a, b]), labels[a], labels[b]) for a in range(len(labels)) for b in range(a)), key=lambda one: -one[0])
+    pairs = sorted(
+        ((int(matrix[a, b]), labels[a], labels[b]) for a in range(len(labels)) for b in range(a)),
+        key=lambda one: -one[0],
+    )
     told = [f"{a} and {b}: {n} records." for n, a, b in pairs[:5] if n]
     table: list[list[Any]] = [heads] + [[name, *matrix[k].astype(int).tolist()] for k, name in enumerate(labels)]
     frame = _matrix_layout(title, "and label", "label", dark, "co-occurrence")
     return Figure({"data": data, "layout": frame}, title, " ".join(told) or "No two labels occur together.", table)
 
 
-def _heatmap(x: list[str], y: list[str], z: np.ndarray, text: list[list[str]], unit: str, dark: bool, hover: str) -> dict[str, Any]:
+def _heatmap(
+    x: list[str], y: list[str], z: np.ndarray, text: list[list[str]], unit: str, dark: bool, hover: str
+) -> dict[str, Any]:
     return {
         "type": "heatmap", "x": x, "y": y, "z": [charts.numbers(row) for row in z], "text": text, "texttemplate": "%{text}",
         "zmin": 0, "zmax": 1, "colorscale": [list(stop) for stop in theme(dark).sequential], "hovertemplate": hover,

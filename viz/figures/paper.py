@@ -226,7 +226,9 @@ def _pulse(view: View, y0_mm: float) -> tuple[tuple[float, float], ...]:
 def _notes(view: View, made: list[Cell], n_columns: int, column_s: float, simultaneous: bool) -> list[str]:
     notes = []
     if n_columns > 1 and simultaneous:
-        notes.append(f"Every column shows the same time: the record is too short for successive {column_s:g} s windows.")
+        notes.append(
+            f"Every column shows the same time: the record is too short for successive {column_s:g} s windows."
+        )
     elif n_columns > 1:
         notes.append(f"Columns are successive {column_s:g} s windows of the same {view.window_s:g} s.")
 
@@ -290,4 +292,3 @@ def minmax_index(values: np.ndarray, max_points: int) -> np.ndarray:
 
 def _ceil5(mm: float) -> float:
     return 5.0 * math.ceil(mm / 5.0 - 1e-9)
-

@@ -15,7 +15,13 @@ Series = Mapping[str, Sequence[tuple[float, float | None]]]
 
 @figure("loss_curves")
 def loss_curves(
-    series: Series, *, best_epoch: float | None = None, run: str = "", dark: bool = False, title: str = "Loss", unit: str = "loss (no unit)"
+    series: Series,
+    *,
+    best_epoch: float | None = None,
+    run: str = "",
+    dark: bool = False,
+    title: str = "Loss",
+    unit: str = "loss (no unit)",
 ) -> Figure:
     """Draw ``{"training": [(epoch, loss), ...], "validation": [...]}``; zoom survives live updates of the same run."""
     return _over_epochs(series, title, unit, f"loss-{run}", best_epoch, dark, lower_is_better=True)
@@ -99,5 +105,7 @@ def lr_finder(
         told.append(f"Chosen: {chosen:.2g}, where the loss is {charts.show(level[near], 4)}.")
     smooth = list(smoothed) if len(smoothed) else [None] * len(rates)
     table: list[list[Any]] = [heads] + [list(row) for row in zip(rates, losses, smooth, strict=True)]
-    frame = charts.layout(title, x_title, y_title, dark, uirevision="lr-finder", x={"type": "log", "exponentformat": "power"})
+    frame = charts.layout(
+        title, x_title, y_title, dark, uirevision="lr-finder", x={"type": "log", "exponentformat": "power"}
+    )
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)

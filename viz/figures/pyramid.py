@@ -73,7 +73,9 @@ def _fold(low: np.ndarray, high: np.ndarray, by: int) -> tuple[np.ndarray, np.nd
     return np.fmin.reduce(low.reshape(shape), axis=2), np.fmax.reduce(high.reshape(shape), axis=2)
 
 
-def read(pyramid: Pyramid, signal_mv: np.ndarray, lead: str, t0_s: float, t1_s: float, max_points: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+def read(
+    pyramid: Pyramid, signal_mv: np.ndarray, lead: str, t0_s: float, t1_s: float, max_points: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
     """Return times (s) and voltages (mV) of a lead between two times, at most about ``max_points`` of them.
 
     Peaks keep their height: of every block the minimum and the maximum are given, at the block's middle.
@@ -90,7 +92,10 @@ def read(pyramid: Pyramid, signal_mv: np.ndarray, lead: str, t0_s: float, t1_s: 
     if stop - first <= max_points:
         return np.arange(first, stop) / pyramid.fs_hz, np.asarray(signal_mv[row, first:stop], dtype=np.float32)
     # The finest level that stays within the points; between the samples and the first level, samples are folded here.
-    level = next((k for k in range(len(pyramid.lows)) if 2 * (stop - first) / pyramid.block(k) <= max_points), len(pyramid.lows) - 1)
+    level = next(
+        (k for k in range(len(pyramid.lows)) if 2 * (stop - first) / pyramid.block(k) <= max_points),
+        len(pyramid.lows) - 1,
+    )
     block = pyramid.block(level)
     if level == 0:
         by = math.ceil(2 * (stop - first) / max_points)
@@ -98,10 +103,19 @@ def read(pyramid: Pyramid, signal_mv: np.ndarray, lead: str, t0_s: float, t1_s: 
         low, high = (one[0] for one in _fold(part, part, by))
         return _zigzag(low, high, first, by, pyramid.fs_hz, stop)
     a, b = first // block, math.ceil(stop / block)
-    return _zigzag(pyramid.lows[level][row, a:b], pyramid.highs[level][row, a:b], a * block, block, pyramid.fs_hz, pyramid.n_samples)
+    return _zigzag(
+        pyramid.lows[level][row, a:b],
+        pyramid.highs[level][row, a:b],
+        a * block,
+        block,
+        pyramid.fs_hz,
+        pyramid.n_samples,
+    )
 
 
-def _zigzag(low: np.ndarray, high: np.ndarray, first: int, block: int, fs_hz: float, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def _zigzag(
+    low: np.ndarray, high: np.ndarray, first: int, block: int, fs_hz: float, stop: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Lay minimum and maximum of each block after each other, at a third and two thirds of the block."""
     left = first + np.arange(low.size) * block
     width = np.minimum(block, stop - left)
@@ -110,7 +124,13 @@ def _zigzag(low: np.ndarray, high: np.ndarray, first: int, block: int, fs_hz: fl
 
 
 def overview_plotly(
-    pyramid: Pyramid, signal_mv: np.ndarray, lead: str, window_s: tuple[float, float], *, dark: bool = False, paper_name: str = "pink"
+    pyramid: Pyramid,
+    signal_mv: np.ndarray,
+    lead: str,
+    window_s: tuple[float, float],
+    *,
+    dark: bool = False,
+    paper_name: str = "pink",
 ) -> dict[str, Any]:
     """Return the overview strip of a whole record with the visible window shaded: ``{"data", "layout"}``.
 

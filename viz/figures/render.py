@@ -44,7 +44,9 @@ class _Axis:
 def figure_svg(figure: Figure, width: float = 720, height: float | None = None) -> str:
     """Draw a figure as one SVG element with title and description; colours as in the figure's layout."""
     layout, data = figure.plotly["layout"], figure.plotly["data"]
-    names = [str(one["name"]) for one in data if one.get("showlegend", True) and one.get("name") and one["type"] != "heatmap"]
+    names = [
+        str(one["name"]) for one in data if one.get("showlegend", True) and one.get("name") and one["type"] != "heatmap"
+    ]
     legend_rows = math.ceil(len(names) / 2)
     height = height or float(layout.get("height", 420)) + 18 * legend_rows
     left = _LEFT + (70 if layout["yaxis"].get("type") == "category" else 0)
@@ -61,7 +63,9 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
     marks = [_trace(one, x, y, ink) for one in data] + [_line_shape(one, x, y) for one in layout.get("shapes", [])]
     inner = svg.el("g", "".join(marks), transform=f"translate({-x.start_px:.2f} {-y.end_px:.2f})")
     # An inner svg element clips what lies outside the axes.
-    body.append(svg.el("svg", inner, x=x.start_px, y=y.end_px, width=x.end_px - x.start_px, height=y.start_px - y.end_px))
+    body.append(
+        svg.el("svg", inner, x=x.start_px, y=y.end_px, width=x.end_px - x.start_px, height=y.start_px - y.end_px)
+    )
     body += [_note(one, x, y, ink) for one in layout.get("annotations", [])]
     body.append(_legend(data, left, bottom + 52, width, ink))
     return svg.el(
@@ -80,21 +84,31 @@ def _values(one: dict[str, Any], key: str) -> list[Any]:
     return untyped(values).tolist() if isinstance(values, dict) else list(values)
 
 
-def _axis(spec: dict[str, Any], data: list[dict[str, Any]], key: str, start_px: float, end_px: float, layout: dict[str, Any]) -> _Axis:
+def _axis(
+    spec: dict[str, Any], data: list[dict[str, Any]], key: str, start_px: float, end_px: float, layout: dict[str, Any]
+) -> _Axis:
     texts = tuple(dict.fromkeys(value for one in data for value in _values(one, key) if isinstance(value, str)))
     if texts or spec.get("type") == "category":
         first, last = -0.5, max(len(texts), 1) - 0.5
         if spec.get("autorange") == "reversed":
             first, last = last, first
-        return _Axis(first, last, start_px, end_px, texts, False, tuple((float(k), name) for k, name in enumerate(texts)))
+        return _Axis(
+            first, last, start_px, end_px, texts, False, tuple((float(k), name) for k, name in enumerate(texts))
+        )
     log = spec.get("type") == "log"
     first, last = spec["range"] if "range" in spec else _span(spec, data, key, layout, log)
     given = spec.get("tickvals")
-    ticks = tuple(zip(given, spec["ticktext"], strict=True)) if given is not None else _ticks(min(first, last), max(first, last), log)
+    ticks = (
+        tuple(zip(given, spec["ticktext"], strict=True))
+        if given is not None
+        else _ticks(min(first, last), max(first, last), log)
+    )
     return _Axis(first, last, start_px, end_px, (), log, ticks)
 
 
-def _span(spec: dict[str, Any], data: list[dict[str, Any]], key: str, layout: dict[str, Any], log: bool) -> tuple[float, float]:
+def _span(
+    spec: dict[str, Any], data: list[dict[str, Any]], key: str, layout: dict[str, Any], log: bool
+) -> tuple[float, float]:
     """Return the range of an axis from the points, their error bars and the marked lines, with a margin."""
     values = [value for one in data for value in _values(one, key) if value is not None]
     for one in data:
@@ -102,7 +116,11 @@ def _span(spec: dict[str, Any], data: list[dict[str, Any]], key: str, layout: di
         for value, up, down in zip(_values(one, key), bars["array"], bars["arrayminus"], strict=False):
             values += [value + (up or 0), value - (down or 0)] if value is not None else []
     values += [one[f"{key}{k}"] for one in layout.get("shapes", []) for k in (0, 1) if one.get(f"{key}ref") != "paper"]
-    numeric = [math.log10(value) if log else float(value) for value in values if math.isfinite(value) and (value > 0 or not log)]
+    numeric = [
+        math.log10(value) if log else float(value)
+        for value in values
+        if math.isfinite(value) and (value > 0 or not log)
+    ]
     first, last = (min(numeric), max(numeric)) if numeric else (0.0, 1.0)
     from_zero = spec.get("rangemode") == "tozero" and first >= 0
     first = 0.0 if from_zero else first
@@ -123,7 +141,9 @@ def _ticks(low: float, high: float, log: bool) -> tuple[tuple[float, str], ...]:
 
 def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str) -> str:
     out, grid = [], layout["xaxis"]["gridcolor"]
-    shown = [() if layout[key].get("showticklabels") is False else axis.ticks for key, axis in (("xaxis", x), ("yaxis", y))]
+    shown = [
+        () if layout[key].get("showticklabels") is False else axis.ticks for key, axis in (("xaxis", x), ("yaxis", y))
+    ]
     for value, name in shown[0]:
         px = x.px(value)
         if not x.names:
@@ -138,9 +158,13 @@ def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str) -> 
     corner = f"M{x.start_px:.1f} {y.end_px:.1f}V{y.start_px:.1f}H{x.end_px:.1f}"
     out.append(svg.el("path", d=corner, fill="none", stroke=quiet, stroke_width=1))
     middle_x, middle_y = (x.start_px + x.end_px) / 2, (y.start_px + y.end_px) / 2
-    out.append(svg.text(middle_x, y.start_px + 36, _words(layout["xaxis"]["title"]["text"]), 12, ink, text_anchor="middle"))
+    out.append(
+        svg.text(middle_x, y.start_px + 36, _words(layout["xaxis"]["title"]["text"]), 12, ink, text_anchor="middle")
+    )
     turn = f"rotate(-90 16 {middle_y:.1f})"
-    out.append(svg.text(16, middle_y, _words(layout["yaxis"]["title"]["text"]), 12, ink, text_anchor="middle", transform=turn))
+    out.append(
+        svg.text(16, middle_y, _words(layout["yaxis"]["title"]["text"]), 12, ink, text_anchor="middle", transform=turn)
+    )
     return "".join(out)
 
 
@@ -160,7 +184,11 @@ def _scatter(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
             out += svg.el("path", d=path + "Z", **_fill(one["fillcolor"]))
         if one.get("fill") == "tozeroy" and path:
             floor = min(max(y.px(0.0), min(y.start_px, y.end_px)), max(y.start_px, y.end_px))
-            out += svg.el("path", d=f"{path}L{points[-1][0]:.2f} {floor:.2f}L{points[0][0]:.2f} {floor:.2f}Z", **_fill(one["fillcolor"]))
+            out += svg.el(
+                "path",
+                d=f"{path}L{points[-1][0]:.2f} {floor:.2f}L{points[0][0]:.2f} {floor:.2f}Z",
+                **_fill(one["fillcolor"]),
+            )
         if drawn.get("width", 2) and path:
             out += svg.el(
                 "path", d=path, fill="none", stroke=drawn["color"], stroke_width=drawn.get("width", 2),
@@ -206,7 +234,13 @@ def _marker(symbol: str, a: float, b: float, r: float, colour: str) -> str:
         return svg.el("path", d=shapes[symbol], fill=colour)
     if symbol in ("cross", "x", "star"):
         turn = f"rotate(45 {a:.2f} {b:.2f})" if symbol == "x" else None
-        return svg.el("path", d=f"M{a - r:.2f} {b:.2f}h{2 * r:.2f}M{a:.2f} {b - r:.2f}v{2 * r:.2f}", stroke=colour, stroke_width=2, transform=turn)
+        return svg.el(
+            "path",
+            d=f"M{a - r:.2f} {b:.2f}h{2 * r:.2f}M{a:.2f} {b - r:.2f}v{2 * r:.2f}",
+            stroke=colour,
+            stroke_width=2,
+            transform=turn,
+        )
     return svg.el("circle", cx=a, cy=b, r=r, fill=colour)
 
 
@@ -216,12 +250,16 @@ def _errors(one: dict[str, Any], points: list[tuple[float, float]], x: _Axis, y:
         spec = one.get(key)
         if not spec:
             continue
-        for (a, b), value, up, down in zip(points, _values(one, "y" if vertical else "x"), spec["array"], spec["arrayminus"], strict=True):
+        for (a, b), value, up, down in zip(
+            points, _values(one, "y" if vertical else "x"), spec["array"], spec["arrayminus"], strict=True
+        ):
             if value is None or up is None or down is None or not math.isfinite(a + b):
                 continue
             low, high = axis.px(value - down), axis.px(value + up)
             out.append(f"M{a:.2f} {low:.2f}V{high:.2f}" if vertical else f"M{low:.2f} {b:.2f}H{high:.2f}")
-    return svg.el("path", d="".join(out), stroke=_error_colour(one, colour), stroke_width=1.5, fill="none") if out else ""
+    return (
+        svg.el("path", d="".join(out), stroke=_error_colour(one, colour), stroke_width=1.5, fill="none") if out else ""
+    )
 
 
 def _error_colour(one: dict[str, Any], colour: str) -> str:
@@ -240,12 +278,20 @@ def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
         px, py = x.px(a), y.px(b)
         points.append((px, py))
         zero = x.px(0.0) if flat else y.px(0.0)
-        box = (min(zero, px), py - size / 2, abs(px - zero), size) if flat else (px - size / 2, min(zero, py), size, abs(py - zero))
+        box = (
+            (min(zero, px), py - size / 2, abs(px - zero), size)
+            if flat
+            else (px - size / 2, min(zero, py), size, abs(py - zero))
+        )
         out.append(svg.el("rect", x=box[0], y=box[1], width=box[2], height=box[3], fill=one["marker"]["color"]))
         if flat and k < len(notes):
             fits = box[2] > 7 * len(notes[k])
             at, anchor = (box[0] + box[2] - 5, "end") if fits else (box[0] + box[2] + 5, "start")
-            out.append(svg.text(at, py + 4, notes[k], 11, _readable(one["marker"]["color"]) if fits else ink, text_anchor=anchor))
+            out.append(
+                svg.text(
+                    at, py + 4, notes[k], 11, _readable(one["marker"]["color"]) if fits else ink, text_anchor=anchor
+                )
+            )
     return "".join(out) + _errors(one, points, x, y, ink)
 
 
@@ -290,9 +336,13 @@ def _line_shape(one: dict[str, Any], x: _Axis, y: _Axis) -> str:
 
 def _note(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     if one.get("xref") != "paper":
-        return svg.text(x.px(one["x"]), y.px(one["y"]) + 4, _words(one["text"]), 12, ink, text_anchor="start", font_weight="bold")
+        return svg.text(
+            x.px(one["x"]), y.px(one["y"]) + 4, _words(one["text"]), 12, ink, text_anchor="start", font_weight="bold"
+        )
     px = x.start_px + one["x"] * (x.end_px - x.start_px)
-    return svg.text(px, y.start_px + one["y"] * (y.end_px - y.start_px), _words(one["text"]), 13, ink, text_anchor="middle")
+    return svg.text(
+        px, y.start_px + one["y"] * (y.end_px - y.start_px), _words(one["text"]), 13, ink, text_anchor="middle"
+    )
 
 
 def _legend(data: list[dict[str, Any]], left: float, top: float, width: float, ink: str) -> str:

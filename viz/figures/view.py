@@ -120,7 +120,9 @@ def _number(key: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise _refused(_KEYS.get(key) or _FILTER_KEYS[key], f"The view's {key} must be a number, not {text[:40]!r}.") from None
+        raise _refused(
+            _KEYS.get(key) or _FILTER_KEYS[key], f"The view's {key} must be a number, not {text[:40]!r}."
+        ) from None
 
 
 def _one_of(name: str, noun: str, value: object, allowed: tuple) -> None:
