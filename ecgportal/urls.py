@@ -20,3 +20,8 @@ urlpatterns = [
     path("dash/", include("viz.dash_urls")),
     path("api/v1/", include("ecgportal.api.urls")),
 ]
+
+handler400 = "ecgportal.api.fallback.bad_request"
+handler403 = "ecgportal.api.fallback.permission_denied"
+handler404 = "ecgportal.api.fallback.not_found"
+handler500 = "ecgportal.api.fallback.server_error"

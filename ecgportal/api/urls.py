@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import DefaultRouter
 
 from datasets.api import DatasetViewSet, IngestViewSet, LabelMapViewSet, RecordViewSet
 from ecgportal.accounts.api import TokenView, TokenViewSet, UserViewSet
+from ecgportal.api.schema import SchemaView
 from ecgportal.audit.api import AuditViewSet
 from ecgportal.jobs.api import JobViewSet
 from ecgportal.projects.api import ProjectsViewSet
@@ -38,7 +39,7 @@ for prefix, viewset in {
 urlpatterns = [
     path("auth/token/", TokenView.as_view(), name="token"),
     path("architectures/", ArchitectureView.as_view(), name="architectures"),
-    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("schema/", SchemaView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("", include(router.urls)),
 ]
