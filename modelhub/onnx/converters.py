@@ -96,14 +96,17 @@ class MaxPool(nn.Module, OnnxToTorchModule):
         super().__init__()
         self.kernel, self.stride, self.dilation, self.ceil = kernel, stride, dilation, ceil
         rank = len(kernel)
+        starts, ends = pads[:rank], pads[rank:]
+        even = starts == ends and all(2 * pad <= size for pad, size in zip(starts, kernel))
+        self.padding = starts if even else [0] * rank
         # ONNX lists all starts, then all ends; torch pads the last axis first.
-        self.pads = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[axis + rank])]
+        self.pads = [] if even else [side for axis in reversed(range(rank)) for side in (starts[axis], ends[axis])]
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(self.pads):
+        if self.pads:
             x = nn.functional.pad(x, self.pads, value=float("-inf"))
         pool = nn.functional.max_pool1d if len(self.kernel) == 1 else nn.functional.max_pool2d
-        return pool(x, self.kernel, self.stride, 0, self.dilation, self.ceil)
+        return pool(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil)
 
 
 class Recurrent(nn.Module, OnnxToTorchModule):

@@ -208,7 +208,8 @@ def _check_growth(node: NodeProto, constants: dict[str, TensorProto]) -> None:
     """Refuse operators whose constant operand asks for a result far larger than any ECG model needs."""
     for name in node.input:
         tensor = constants.get(name)
-        if tensor is None or tensor.data_type not in (TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT):
+        kinds = (TensorProto.INT64, TensorProto.INT32, *((TensorProto.FLOAT,) if node.op_type == "Resize" else ()))
+        if tensor is None or tensor.data_type not in kinds:
             continue
         if math.prod(tensor.dims) > 64:
             continue

@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from modelhub.runtime.fold import fold_concatenations
+
 _SAME = {
     "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "HardSigmoid", "HardSwish", "Softplus", "Erf", "Sqrt", "Exp",
     "Log", "Abs", "Neg", "Clip", "Identity", "Dropout", "BatchNormalization", "Cast",
@@ -25,8 +27,9 @@ _AXES = "portal_height_axis"
 
 
 def lift_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of the model with 1-D convolutions and pools in 2-D form; inputs and outputs are unchanged."""
+    """Return a copy with 1-D convolutions and pools in 2-D form and norms folded; inputs and outputs are unchanged."""
     result = copy.deepcopy(model)
+    fold_concatenations(result)
     _Lifter(result).run()
     return result
 
