@@ -88,16 +88,14 @@ class _Run:
     """The state of one call of :func:`fit`."""
 
     def __init__(
-        self, module: nn.Module, data: Data, problem: Problem, settings: FitSettings, fs_hz: float,
-        callbacks: Sequence[Callback], device: torch.device,
+        self, module: nn.Module, data: Data, problem: Problem, settings: FitSettings, fs_hz: float, callbacks: Sequence[Callback], device: torch.device,
     ):  # fmt: skip
         self.data, self.problem, self.settings, self.fs_hz, self.device = data, problem, settings, fs_hz, device
         self.callbacks = Callbacks(callbacks)
         self.notes: list[str] = list(data.notes)
         self.announced = False
         self.monitor_name, sentence = choose_monitor(settings, problem, data.val_targets, data.names)
-        if sentence:
-            self._note(sentence)
+        self.notes += [sentence] if sentence else []
         self.monitor = Monitor(settings, self.monitor_name)
         self.train_feed = Feed(data.train, device)
         self.val_feed = Feed(data.validation, device) if data.validation is not None else None
