@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from datasets import labelling, presenting, selectors, services
+from datasets.api_annotations import MarkedByHand
 from datasets.models import Dataset, Ingest, IngestItem, LabelMap, Outcome, Record
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
@@ -232,12 +233,13 @@ _SIGNAL_PARAMETERS = [
 ]  # fmt: skip
 
 
-class RecordViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+class RecordViewSet(MarkedByHand, mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     queryset = Record.objects.select_related("subject", "dataset__project").prefetch_related("labels")
     serializer_class = RecordSerializer
     filterset_class = RecordFilter
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "destroy": Action.DATA_DELETE, "signal": Action.DATA_VIEW, "measurements": Action.DATA_VIEW,
+        "annotations": Action.DATA_VIEW, "annotations_add": Action.DATA_EDIT, "labels_add": Action.DATA_EDIT,
     }  # fmt: skip
 
     def destroy(self, request: Request, pk: str) -> Response:

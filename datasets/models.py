@@ -198,6 +198,7 @@ class RecordLabel(UUIDModel):
     code = models.CharField(max_length=120)
     likelihood = models.FloatField(null=True)
     source = models.CharField(max_length=10, choices=LabelSource.choices)
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
 
     project_path = "record__dataset__project"
 
@@ -215,6 +216,35 @@ class RecordLabel(UUIDModel):
 
     def __str__(self) -> str:
         return self.code
+
+
+class RecordAnnotation(UUIDModel):
+    """What somebody marked in a record: a point (``t1_s`` empty) or a span, in seconds from the record's start, in one
+    lead or (``lead`` empty) in all."""
+
+    record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="annotations")
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    t0_s = models.FloatField()
+    t1_s = models.FloatField(null=True, blank=True)
+    lead = models.CharField(max_length=20, null=True, blank=True)  # noqa: DJ001 (empty text is no lead)
+    text = models.CharField(max_length=500)
+
+    project_path = "record__dataset__project"
+
+    class Meta:
+        ordering = ["t0_s", "id"]
+        indexes = [models.Index(fields=["record", "t0_s"], name="annotation_of_record")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(t0_s__gte=0), name="annotation_starts_in_record"),
+            models.CheckConstraint(
+                condition=models.Q(t1_s__isnull=True) | models.Q(t1_s__gt=models.F("t0_s")), name="annotation_ends_later"
+            ),
+            models.CheckConstraint(condition=~models.Q(text=""), name="annotation_says_something"),
+            models.CheckConstraint(condition=models.Q(lead__isnull=True) | ~models.Q(lead=""), name="annotation_lead"),
+        ]
+
+    def __str__(self) -> str:
+        return f"annotation of {self.record.key}"
 
 
 class LabelImport(UUIDModel):

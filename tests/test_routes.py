@@ -17,7 +17,7 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from datasets.models import Dataset, Ingest, LabelImport, LabelMap, Record
+from datasets.models import Dataset, Ingest, LabelImport, LabelMap, LabelSource, Record, RecordAnnotation, RecordLabel
 from ecgportal import storage
 from ecgportal.accounts.models import ApiToken
 from ecgportal.accounts.services import token_create
@@ -121,6 +121,10 @@ class World:
             PredictionRun.objects.create(project=project, version=version, dataset=dataset, job=factories.make_job(project, kind="predict")),
             Evaluation.objects.create(project=project, version=version, dataset=dataset),
             LabelImport.objects.create(dataset=dataset, file_name="t.csv", sha256="1" * 64, job=factories.make_job(project, kind="labels")),
+            RecordAnnotation.objects.create(record=record, author=self.users["editor"], t0_s=0.5, text="x"),
+            RecordLabel.objects.create(
+                record=record, system="scp", code="AFIB", source=LabelSource.USER, author=self.users["editor"]
+            ),
             Transfer.objects.create(project=project, exchange=exchange, direction="push", remote_path="m", job=factories.make_job(project)),
         ]  # fmt: skip
         self.rows = {type(row): row for row in rows}
@@ -152,7 +156,8 @@ def _fill_regex(text: str, name: str, value: str) -> str:
 
 
 API_MODELS = {
-    "datasets": Dataset, "ingests": Ingest, "records": Record, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
+    "datasets": Dataset, "ingests": Ingest, "records": Record, "annotations": RecordAnnotation,
+    "record-labels": RecordLabel, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
     "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
 }  # fmt: skip
 

@@ -1,11 +1,17 @@
 from django.urls import path
 
-from viz import views
+from viz import views, views_annotations
 
 app_name = "viz"
 urlpatterns = [
     path("records/<uuid:pk>/", views.RecordPage.as_view(), name="record"),
     path("records/<uuid:pk>/ecg.svg", views.RecordSvg.as_view(), name="record_svg"),
     path("records/<uuid:pk>/measurements/", views.RecordMeasurements.as_view(), name="measurements"),
+    path("records/<uuid:pk>/annotate/", views_annotations.AnnotateView.as_view(), name="annotate"),
+    path("records/<uuid:pk>/label/", views_annotations.LabelView.as_view(), name="label"),
+    path(
+        "annotations/<uuid:pk>/delete/", views_annotations.AnnotationDeleteView.as_view(), name="annotation_delete"
+    ),
+    path("record-labels/<uuid:pk>/delete/", views_annotations.LabelDeleteView.as_view(), name="label_delete"),
     path("evaluations/<uuid:pk>/figures/<slug:kind>.csv", views.EvaluationCsv.as_view(), name="evaluation_csv"),
 ]

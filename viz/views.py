@@ -7,9 +7,10 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from datasets import selectors, signals
+from datasets import annotating, selectors, signals
+from datasets.forms_annotations import AnnotationForm, LabelForm
 from datasets.measure.measure import measure
-from datasets.models import Record
+from datasets.models import LabelSource, Record
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
@@ -32,7 +33,7 @@ class RecordView(ProjectView):
     nav_active = "datasets"
 
     def rows(self) -> Any:
-        return Record.objects.select_related("dataset__project", "subject").prefetch_related("labels", "originals")
+        return Record.objects.select_related("dataset__project", "subject").prefetch_related("labels__author", "originals")
 
 
 def _header(row: Record, found: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -49,16 +50,28 @@ class RecordPage(RecordView):
     template = "viz/record.html"
 
     def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
+        return self.shown()
+
+    def shown(self, status: int = 200, **forms: Any) -> HttpResponse:
+        """Render the page; ``forms`` may hold a filled ``annotation_form`` or ``label_form``."""
         row: Record = self.object
-        queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), request.GET)
+        query = self.request.GET
+        queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), query)
         before, after = selectors.neighbours(row, queryset)
-        view = from_query(request.GET)
         source = signals.load(row)
-        return self.page(
-            record=row, dataset=row.dataset, before=before, after=after, query=request.GET.urlencode(),
-            picture=SafeString(ecg_svg(source, view, _header(row))), told=summary(source, None),
-            predictions=row.predictions.select_related("run__version__model").order_by("-created_at")[:10],
-        )  # fmt: skip
+        notes, labels = list(row.annotations.select_related("author")), list(row.labels.all())
+        for each in (*notes, *labels):
+            each.removable = getattr(each, "source", LabelSource.USER) == LabelSource.USER and annotating.may_remove(
+                self.role, self.request.user, each.author_id
+            )
+        context = {
+            "record": row, "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
+            "picture": SafeString(ecg_svg(source, from_query(query), _header(row))), "told": summary(source, None),
+            "predictions": row.predictions.select_related("run__version__model").order_by("-created_at")[:10],
+            "notes": notes, "labels": labels, "annotation_form": AnnotationForm(row, auto_id="annotation_%s"),
+            "label_form": LabelForm(auto_id="label_%s"),
+        }  # fmt: skip
+        return self.page(self.template, status, **(context | forms))
 
 
 class RecordSvg(RecordView):

@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import DefaultRouter
 
 from datasets.api import DatasetViewSet, IngestViewSet, LabelMapViewSet, RecordViewSet
+from datasets.api_annotations import AnnotationViewSet, RecordLabelViewSet
 from ecgportal.accounts.api import TokenView, TokenViewSet, UserViewSet
 from ecgportal.api.schema import SchemaView
 from ecgportal.audit.api import AuditViewSet
@@ -24,6 +25,8 @@ for prefix, viewset in {
     "datasets": DatasetViewSet,
     "ingests": IngestViewSet,
     "records": RecordViewSet,
+    "annotations": AnnotationViewSet,
+    "record-labels": RecordLabelViewSet,
     "label-maps": LabelMapViewSet,
     "models": ModelViewSet,
     "model-versions": VersionViewSet,

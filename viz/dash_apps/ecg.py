@@ -81,17 +81,28 @@ def _prepared(source: EcgRecord) -> EcgRecord:
     return EcgRecord(samples, made.fs_hz, made.leads, tuple(n for n in source.computed if n in made.leads))
 
 
-def _overlays(marks: str, original: EcgRecord, stage: str) -> Overlays:
-    notes = (
-        [Annotation(t0_s=t, text=symbol, lead=lead) for t, symbol, lead, _ in original.meta.annotations[:500]]
-        if stage == "original"
-        else []
-    )
-    if marks == "none" or stage != "original":
-        return Overlays(annotations=notes if marks != "none" else [])
+def _notes(row: Record, original: EcgRecord, marks: str) -> list[Annotation]:
+    """Return what people marked, with its author, and with marks shown also what the file marks."""
+    found = [
+        Annotation(
+            note.t0_s, note.text, note.t1_s, note.lead, f"({note.author.username if note.author else 'a deleted user'})"
+        )
+        for note in row.annotations.select_related("author")[:500]
+    ]
+    if marks != "none":
+        found += [Annotation(t0_s=t, text=symbol, lead=lead) for t, symbol, lead, _ in original.meta.annotations[:500]]
+    return found
+
+
+def _overlays(marks: str, row: Record, original: EcgRecord, stage: str) -> Overlays:
+    if stage != "original":
+        return Overlays()
+    notes = _notes(row, original, marks)
+    if marks == "none":
+        return Overlays(annotations=notes)
     found = measure(original).to_json()
     return Overlays(
-        r_peaks_s=found["r_peaks_s"] or (), fiducials=(found["fiducials"] or ()) if marks == "waves" else ()
+        r_peaks_s=found["r_peaks_s"] or (), fiducials=(found["fiducials"] or ()) if marks == "waves" else (), annotations=notes
     )
 
 
@@ -124,7 +135,7 @@ def draw(
     figure = ecg_plotly(
         shown,
         view,
-        _overlays(marks, original, stage),
+        _overlays(marks, row, original, stage),
         uirevision=f"{row.pk}-{layout}-{speed}-{gain}-{stage}-{view.start_s}",
     )
     return [figure, summary(replace(shown, meta=original.meta), None)]
