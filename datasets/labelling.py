@@ -10,10 +10,10 @@ from django.db import transaction
 
 from datasets.labels import table as tables
 from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex
-from datasets.services import clean_name, drop_unused_blobs, subject_for
+from datasets.services import clean_name, drop_unused_blobs, hold_blobs, subject_for
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, TooLarge
+from ecgportal.errors import Conflict, InvalidInput, PortalError, TooLarge
 from ecgportal.jobs.services import enqueue
 
 if TYPE_CHECKING:
@@ -29,11 +29,20 @@ CHECKED_ROWS = 1000
 def import_keep(*, actor: Any, dataset: Dataset, file: Any) -> LabelImport:
     """Keep a label table. It waits for ``import_begin``, so that its columns can be looked at first."""
     if file.size > _MAX_TABLE_BYTES:
-        raise TooLarge(f"The label table has {file.size / 1e6:.0f} MB; at most {_MAX_TABLE_BYTES / 1e6:.0f} MB can be read.")
+        raise TooLarge(
+            f"The label table has {file.size / 1e6:.0f} MB; at most {_MAX_TABLE_BYTES / 1e6:.0f} MB can be read."
+        )
+    hold_blobs()
     sha256, size = storage.put(file.file if hasattr(file, "file") else file)
     row = LabelImport(dataset=dataset, created_by=actor, file_name=clean_name(file.name), sha256=sha256)
     row.save(force_insert=True)
-    audit("upload.received", dataset, actor=actor, project=dataset.project, changes={"label_table": row.file_name, "bytes": size})
+    audit(
+        "upload.received",
+        dataset,
+        actor=actor,
+        project=dataset.project,
+        changes={"label_table": row.file_name, "bytes": size},
+    )
     return row
 
 
@@ -42,10 +51,17 @@ def import_begin(*, actor: Any, label_import: LabelImport, mapping: dict[str, An
     """Start the job that reads a kept table. ``mapping`` overrides what the header tells; Conflict when it was started."""
     row = LabelImport.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=label_import.pk)
     if row.job_id is not None:
-        raise Conflict(f"{row.file_name} was read already. Upload the table again to read it in another way.", code="already_started")
+        raise Conflict(
+            f"{row.file_name} was read already. Upload the table again to read it in another way.",
+            code="already_started",
+        )
     row.mapping = mapping or {}
     row.job = enqueue(
-        "labels", actor=actor, project=row.dataset.project, payload={"label_import": str(row.pk)}, title=f"Read labels from {row.file_name[-80:]}"
+        "labels",
+        actor=actor,
+        project=row.dataset.project,
+        payload={"label_import": str(row.pk)},
+        title=f"Read labels from {row.file_name[-80:]}",
     )
     row.save(update_fields=["mapping", "job"])
     return row
@@ -60,11 +76,19 @@ def import_start(*, actor: Any, dataset: Dataset, file: Any, mapping: dict[str, 
 def import_discard(*, actor: Any, label_import: LabelImport) -> None:
     """Remove a kept table that was not read; Conflict when it was."""
     if label_import.job_id is not None:
-        raise Conflict(f"{label_import.file_name} was read already; its labels belong to the records now.", code="already_started")
+        raise Conflict(
+            f"{label_import.file_name} was read already; its labels belong to the records now.", code="already_started"
+        )
     dataset, sha256 = label_import.dataset, label_import.sha256
     with transaction.atomic():
         label_import.delete()
-        audit("labels.discarded", dataset, actor=actor, project=dataset.project, changes={"label_table": label_import.file_name})
+        audit(
+            "labels.discarded",
+            dataset,
+            actor=actor,
+            project=dataset.project,
+            changes={"label_table": label_import.file_name},
+        )
     drop_unused_blobs([sha256])
 
 
@@ -84,16 +108,19 @@ def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys:
         return found
     rows = tables.apply(replace(table, rows=table.rows[:CHECKED_ROWS]), chosen)
     match = tables.match_keys(keys, rows)
-    sentences = [f"Row {row.row_number}: {text}" for row in rows for text in (*row.problems, match.problems.get(row.row_number, "")) if text]
+    sentences = [
+        f"Row {row.row_number}: {text}"
+        for row in rows
+        for text in (*row.problems, match.problems.get(row.row_number, ""))
+        if text
+    ]
     return {**found, "checked": len(rows), "matched": len(match.matched), "problems": sentences[:5]}
 
 
 def run(context: JobContext) -> dict[str, Any]:
     """The job: read the table, match its rows to records, store labels, subjects, age, sex and folds."""
     row = LabelImport.objects.select_related("dataset__project", "created_by").get(pk=context.payload["label_import"])
-    table = tables.read_table(storage.read_blob(row.sha256), row.file_name)
-    mapping = tables.guess_mapping(table, overrides=row.mapping)
-    rows = tables.apply(table, mapping)
+    table, mapping, rows = _read(row)
     context.progress(0.3, f"{len(rows)} rows")
     records = {record.key: record for record in Record.objects.filter(dataset=row.dataset).select_related("subject")}
     match = tables.match_keys(list(records), rows)
@@ -108,20 +135,34 @@ def run(context: JobContext) -> dict[str, Any]:
         for key in keys:
             record = records[key]
             new_labels += [
-                RecordLabel(record=record, system=x.system, code=x.code[:120], likelihood=x.likelihood, source=LabelSource.TABLE) for x in item.labels
+                RecordLabel(
+                    record=record, system=x.system, code=x.code[:120], likelihood=x.likelihood, source=LabelSource.TABLE
+                )
+                for x in item.labels
             ]
             if _complete(record, item):
                 changed.append(record)
         taken += bool(keys)
         if not keys or sentences:
-            report.append({"row": item.row_number, "record": item.record_key[:200], "outcome": "taken" if keys else "unmatched", "reason": " ".join(sentences)})
+            report.append(
+                {
+                    "row": item.row_number,
+                    "record": item.record_key[:200],
+                    "outcome": "taken" if keys else "unmatched",
+                    "reason": " ".join(sentences),
+                }
+            )
     context.progress(0.6, "Storing")
     with transaction.atomic():
         touched = {label.record_id for label in new_labels} | {record.pk for record in changed}
         RecordLabel.objects.filter(record__in=touched, source=LabelSource.TABLE).delete()
         RecordLabel.objects.bulk_create(new_labels, ignore_conflicts=True, batch_size=2000)
         for record in changed:
-            record.subject = subject_for(row.dataset, record.subject_wanted) if getattr(record, "subject_wanted", None) else record.subject
+            record.subject = (
+                subject_for(row.dataset, record.subject_wanted)
+                if getattr(record, "subject_wanted", None)
+                else record.subject
+            )
             record.search_text = f"{record.key} {record.subject.key if record.subject else ''}".lower()
         Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "search_text"], batch_size=500)
         row.rows = report[:_REPORTED_ROWS]
@@ -132,10 +173,36 @@ def run(context: JobContext) -> dict[str, Any]:
         result = {
             "rows": len(rows), "taken": taken, "unmatched": len(rows) - taken, "unknown_codes": unknown[:200],
             "labels": len(new_labels), "rows_with_reason": report[:200], "mapping": row.mapping,
+            "ignored_columns": _ignored(table, mapping),
         }  # fmt: skip
         counts = {name: result[name] for name in ("rows", "taken", "unmatched", "labels")}
         audit("labels.imported", row.dataset, actor=row.created_by, project=row.dataset.project, changes=counts)
     return result
+
+
+def _read(row: LabelImport) -> tuple[tables.RawTable, tables.ColumnMapping, list[tables.RowLabels]]:
+    """Return the table, what its columns mean, and its rows. PortalError names the file and the reason."""
+    try:
+        table = tables.read_table(storage.read_blob(row.sha256), row.file_name)
+        mapping = tables.guess_mapping(table, overrides=row.mapping)
+        rows = tables.apply(table, mapping)
+        if not (mapping.labels or mapping.subject or mapping.age or mapping.sex or mapping.fold):
+            raise InvalidInput(
+                f"No column of the table states labels; it has {', '.join(table.columns[:30])}.",
+                fields={"labels": "Choose the columns that hold labels."},
+            )
+    except PortalError as error:
+        if row.file_name in error.message:
+            raise
+        raise type(error)(f"{row.file_name}: {error.message}", code=error.code, fields=error.fields) from error
+    return table, mapping, rows
+
+
+def _ignored(table: tables.RawTable, mapping: tables.ColumnMapping) -> list[str]:
+    """Return the columns from which nothing was taken."""
+    single = (mapping.record, mapping.likelihood, mapping.subject, mapping.age, mapping.sex, mapping.fold)
+    used = {*single, *mapping.also_record, *(column.column for column in mapping.labels)}
+    return [column for column in table.columns if column not in used][:200]
 
 
 def _complete(record: Record, item: Any) -> bool:

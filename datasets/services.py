@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import connection, transaction
 
 from datasets import signals
 from datasets.formats.base import MAX_FILE_BYTES
@@ -88,13 +88,23 @@ def record_delete(*, actor: Any, record: Record) -> None:
     drop_unused_blobs(digests)
 
 
+def hold_blobs() -> None:
+    """Keep ``drop_unused_blobs`` waiting until the current transaction ends, whose rows will refer to stored files."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('blobs', 2))")
+
+
 def drop_unused_blobs(digests: Iterable[str]) -> None:
     """Remove stored files that neither a record nor a label table refers to."""
-    digests = list(digests)
-    used = set(OriginalFile.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
-    used |= set(LabelImport.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
-    for sha256 in set(digests) - used:
-        storage.delete_blob(sha256)
+    digests = set(digests)
+    if not digests:
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('blobs', 2))")
+        used = set(OriginalFile.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
+        used |= set(LabelImport.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
+        for sha256 in digests - used:
+            storage.delete_blob(sha256)
 
 
 def check_read_options(fs_hz: Any = None, unit: Any = None, lead_order: Any = None) -> dict[str, Any]:
