@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from datasets.ecg import LEADS_12
 from datasets.labels.maps import RELATIONS
 from datasets.labels.table import SYSTEMS
 from datasets.models import Dataset, LabelMap, Outcome, Sex
@@ -106,6 +107,12 @@ class UploadForm(AnswersForm):
     field_order = ["files"]
 
 
+MISSING = [
+    ("", "Nothing asked"), ("labels", "Labels"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject"),
+    *((f"lead:{name}", f"Lead {name}") for name in LEADS_12),
+]  # fmt: skip
+
+
 class RecordFilterForm(FilterForm):
     search = forms.CharField(max_length=120, label="Record or subject")
     label = forms.ChoiceField()
@@ -119,8 +126,17 @@ class RecordFilterForm(FilterForm):
         label="Age to", min_value=0, max_value=130, widget=forms.NumberInput(attrs={"step": "any"})
     )
 
+    missing = forms.ChoiceField(choices=MISSING)
+    # Set by links of the insight page; shown only while they are in force.
+    fs_hz = forms.FloatField(label="Rate (Hz)", widget=forms.NumberInput(attrs={"step": "any"}))
+    duration_min = forms.FloatField(label="Length from (s)", widget=forms.NumberInput(attrs={"step": "any"}))
+    duration_max = forms.FloatField(label="Length to (s)", widget=forms.NumberInput(attrs={"step": "any"}))
+
     def __init__(self, *args, labels: dict[str, int], formats: dict[str, int], flags: dict[str, int], **kwargs):
         super().__init__(*args, **kwargs)
+        for name in ("fs_hz", "duration_min", "duration_max"):
+            if not self.data.get(name):
+                del self.fields[name]
         for name, counts in (("label", labels), ("format", formats), ("quality", flags)):
             words = (
                 (value, f"{value.replace('_', ' ') if name == 'quality' else value} ({count})")

@@ -52,20 +52,21 @@ def discard(dataset_id: uuid.UUID, pack: uuid.UUID) -> None:
     _path(dataset_id, pack).unlink(missing_ok=True)
 
 
-def read_signal(record: Record) -> np.ndarray:
-    """Return the native signal, float32 mV ``(leads, samples)``. NotFound when its pack is missing or short."""
+def read_signal(record: Record, longest_s: float | None = None) -> np.ndarray:
+    """Return the native signal or its beginning, float32 mV ``(leads, samples)``. NotFound when its pack is missing or short."""
     path = _path(record.dataset_id, record.pack)
     shape = (len(record.leads), record.n_samples)
     try:
-        return np.array(np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape))
+        stored = np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape)
+        return np.array(stored if longest_s is None else stored[:, : max(1, round(longest_s * record.fs_hz))])
     except (FileNotFoundError, ValueError) as error:
         raise NotFound(
             f"The stored signal of {record.key} is missing. Restore the data folder from a backup or upload the record again."
         ) from error
 
 
-def load(record: Record) -> ecg.Record:
-    """Return the record with its signal in the pure core's form."""
+def load(record: Record, longest_s: float | None = None) -> ecg.Record:
+    """Return the record, or its first ``longest_s`` seconds, in the pure core's form."""
     meta = ecg.RecordMeta(
         subject=record.subject.key if record.subject_id and record.subject else None,
         age=record.age,
@@ -75,7 +76,7 @@ def load(record: Record) -> ecg.Record:
         dropped_channels=tuple(record.meta.get("dropped_channels", [])),
         notes=tuple(record.meta.get("notes", [])),
     )
-    return ecg.Record(read_signal(record), record.fs_hz, tuple(record.leads), tuple(record.leads_computed), meta)
+    return ecg.Record(read_signal(record, longest_s), record.fs_hz, tuple(record.leads), tuple(record.leads_computed), meta)
 
 
 def erase(record: Record) -> None:

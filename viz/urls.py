@@ -1,9 +1,11 @@
 from django.urls import path
 
-from viz import views, views_annotations
+from viz import views, views_annotations, views_insight
 
 app_name = "viz"
 urlpatterns = [
+    path("datasets/<uuid:pk>/insight/", views_insight.InsightView.as_view(), name="insight"),
+    path("datasets/<uuid:pk>/gallery/", views_insight.GalleryView.as_view(), name="gallery"),
     path("records/<uuid:pk>/", views.RecordPage.as_view(), name="record"),
     path("records/<uuid:pk>/ecg.svg", views.RecordSvg.as_view(), name="record_svg"),
     path("records/<uuid:pk>/measurements/", views.RecordMeasurements.as_view(), name="measurements"),

@@ -48,6 +48,8 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
         str(one["name"]) for one in data if one.get("showlegend", True) and one.get("name") and one["type"] != "heatmap"
     ]
     legend_rows = math.ceil(len(names) / 2)
+    # What is inside role img cannot be reached; a figure with links is a group.
+    linked = any(one["type"] == "bar" and any(one.get("customdata") or ()) for one in data)
     height = height or float(layout.get("height", 420)) + 18 * legend_rows
     left = _LEFT + (70 if layout["yaxis"].get("type") == "category" else 0)
     bottom = height - _BOTTOM - 18 * legend_rows
@@ -70,7 +72,7 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
     body.append(_legend(data, left, bottom + 52, width, ink))
     return svg.el(
         "svg", "".join(body), xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
-        role="img", aria_label=svg.clean(figure.title), font_family=svg.FONT,
+        role="group" if linked else "img", aria_label=svg.clean(figure.title), font_family=svg.FONT,
     )  # fmt: skip
 
 
@@ -270,7 +272,7 @@ def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     out, points = [], []
     flat = one.get("orientation") == "h"
     size = 0.7 * abs((y.px(1) - y.px(0)) if flat else (x.px(1) - x.px(0)))
-    notes = list(one.get("text") or [])
+    notes, links = list(one.get("text") or []), list(one.get("customdata") or [])
     for k, (a, b) in enumerate(zip(_values(one, "x"), _values(one, "y"), strict=True)):
         if a is None or b is None:
             points.append((math.nan, math.nan))
@@ -283,15 +285,15 @@ def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
             if flat
             else (px - size / 2, min(zero, py), size, abs(py - zero))
         )
-        out.append(svg.el("rect", x=box[0], y=box[1], width=box[2], height=box[3], fill=one["marker"]["color"]))
+        bar = svg.el("rect", x=box[0], y=box[1], width=box[2], height=box[3], fill=one["marker"]["color"])
         if flat and k < len(notes):
             fits = box[2] > 7 * len(notes[k])
             at, anchor = (box[0] + box[2] - 5, "end") if fits else (box[0] + box[2] + 5, "start")
-            out.append(
-                svg.text(
-                    at, py + 4, notes[k], 11, _readable(one["marker"]["color"]) if fits else ink, text_anchor=anchor
-                )
-            )
+            shade = _readable(one["marker"]["color"]) if fits else ink
+            bar += svg.text(at, py + 4, notes[k], 11, shade, text_anchor=anchor)
+        address = links[k] if k < len(links) else None
+        name = f"{_words(b if flat else a)}: {_words(notes[k] if k < len(notes) else a if flat else b)}"
+        out.append(svg.el("a", bar, href=address, aria_label=name) if address else bar)
     return "".join(out) + _errors(one, points, x, y, ink)
 
 
