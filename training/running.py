@@ -186,10 +186,16 @@ def _fit(
     }
     views = {part: StoreView(store, [item.record for item in rows]) for part, rows in by_part.items()}
     settings = FitSettings.from_dict(row.settings)
-    result = fit(
-        module, views["train"], targets["train"], views["validation"], targets["validation"], problem, settings, fs_hz=contract.fs_hz,
-        names=names, callbacks=[Report(context, row, (0.05, 0.95))], checkpoint_dir=Path(storage.area("checkpoints", row.pk)),
-    )  # fmt: skip
+    try:
+        result = fit(
+            module, views["train"], targets["train"], views["validation"], targets["validation"], problem, settings, fs_hz=contract.fs_hz,
+            names=names, callbacks=[Report(context, row, (0.05, 0.95))], checkpoint_dir=Path(storage.area("checkpoints", row.pk)),
+        )  # fmt: skip
+    except JobCancelled as error:
+        # Before the first whole epoch there is nothing to keep; a stop of the portal is not the user's cancel.
+        if error.code == "interrupted":
+            raise JobInterrupted from error
+        raise
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
     module = loading.with_state(module, result.best_state)
