@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import transaction
 
-from datasets.ingest import Store, Taken, outcome_counts
+from datasets.ingest import add_records, outcome_counts
 from datasets.models import Dataset, Ingest, LabelMap
 from datasets.selectors import builtin_specs
 from datasets.services import dataset_create
@@ -26,11 +26,8 @@ DESCRIPTION = (
 def add_simulated(dataset: Dataset, *, actor: Any, n: int, seed: int, fs_hz: float = 500.0) -> dict[str, int]:
     """Add ``n`` simulated records with their labels and subjects to a dataset; returns the counts by outcome."""
     ingest = Ingest.objects.create(dataset=dataset, created_by=actor, options={"simulated": n, "seed": seed})
-    store = Store(ingest)
-    for number, ecg in enumerate(simulate_dataset(n, seed, fs_hz=fs_hz), start=1):
-        key = f"sim-{seed}-{number:05d}"
-        store.add(Taken(name=key, format="simulated", records=[(key, ecg.record)], originals=[]))
-    store.flush()
+    made = simulate_dataset(n, seed, fs_hz=fs_hz)
+    add_records(ingest, "simulated", ((f"sim-{seed}-{number:05d}", ecg.record) for number, ecg in enumerate(made, start=1)))
     counts = outcome_counts(ingest)
     with transaction.atomic():
         audit("upload.ingested", dataset, actor=actor, project=dataset.project, changes=counts)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
+from django.db.models import Func
 from django.db.models.functions import Lower
 
 from ecgportal.base_models import UUIDModel
 from ecgportal.jobs.models import Job
 from ecgportal.projects.models import Project, ProjectOwned
+
+# What datasets.fingerprint.buckets returns, computed by the database.
+_BUCKETS = (
+    "CASE WHEN length(%(expressions)s) = 64 THEN ARRAY["
+    + ", ".join(f"'{i}' || substr(%(expressions)s, {6 * i + 1}, 6)" for i in range(10))
+    + "] ELSE ARRAY[]::text[] END"
+)
 
 
 class Dataset(ProjectOwned):
@@ -103,6 +112,9 @@ class Record(UUIDModel):
     quality_score = models.FloatField(null=True)
     content_sha256 = models.CharField(max_length=64)
     fingerprint = models.CharField(max_length=64, blank=True, default="")
+    fingerprint_buckets = models.GeneratedField(
+        expression=Func(models.F("fingerprint"), template=_BUCKETS), output_field=ArrayField(models.TextField()), db_persist=True,
+    )  # fmt: skip
     meta = models.JSONField(default=dict)
     pack = models.UUIDField()
     offset = models.BigIntegerField()
@@ -116,6 +128,7 @@ class Record(UUIDModel):
             models.Index(fields=["dataset", "format"], name="record_format"),
             models.Index(fields=["dataset", "fingerprint"], name="record_fingerprint"),
             models.Index(fields=["subject"], name="record_subject"),
+            GinIndex(fields=["fingerprint_buckets"], name="record_signal_buckets"),
         ]
         constraints = [
             models.UniqueConstraint(fields=["dataset", "key"], name="record_key_once"),

@@ -257,9 +257,11 @@ def _hidden_rate(signal: np.ndarray, fs_hz: float) -> float | None:
     steep = steep - steep.mean()
     if len(steep) < 150 or not steep.any():
         return None
-    lags = np.arange(101)
     power = float(steep @ steep) / len(steep)
-    alike = np.array([float(steep[lag:] @ steep[: len(steep) - lag]) / (len(steep) - lag) / power for lag in lags])
+    # Padded with zeros, so that the ends do not meet.
+    size = 1 << (len(steep) + 101).bit_length()
+    sums = np.fft.irfft(np.abs(np.fft.rfft(steep, size)) ** 2, size)[:101]
+    alike = sums / (len(steep) - np.arange(101)) / power
     best = 15 + int(alike[15:50].argmax())
     # A true period shows again at its double, and stands out from what lies before it.
     if alike[best] > 0.5 and alike[2 * best - 2 : 2 * best + 3].max() > 0.4 and alike[:best].min() < 0.2:

@@ -10,9 +10,10 @@ from typing import Any
 
 from django.db import connection
 from django.db.models import Count, F, FloatField, OuterRef, Q, QuerySet, Subquery, Sum
-from django.db.models.functions import Cast, Coalesce
+from django.db.models.functions import Coalesce
 
 from datasets.ecg import SourceLabel
+from datasets.fingerprint import same_signal
 from datasets.labels import builtin
 from datasets.labels.maps import Coverage, LabelMapSpec, apply_map, coverage
 from datasets.models import Dataset, LabelMap, Record, RecordLabel, Subject
@@ -55,8 +56,7 @@ def search(queryset: QuerySet[Record], text: str) -> QuerySet[Record]:
 
 
 def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
-    """Apply the filters of the record list: search, label, format, sex, subject, quality flag, what is missing, rate, and
-    ranges of age and length."""
+    """Apply the filters of the record list: search, label, format, sex, subject, quality flag, age range."""
     queryset = search(queryset, params.get("search", ""))
     if label := params.get("label"):
         queryset = queryset.filter(pk__in=RecordLabel.objects.filter(code=label).values("record"))
@@ -67,32 +67,11 @@ def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
         queryset = queryset.filter(subject__key=subject)
     if flag := params.get("quality"):
         queryset = queryset.filter(quality__flags__contains=[flag])
-    queryset = _without(queryset, params.get("missing", ""))
-    if params.get("duration_min") or params.get("duration_max"):
-        queryset = queryset.annotate(seconds=Cast("n_samples", FloatField()) / F("fs_hz"))
-    for name, lookup in _RANGES.items():
+    for name, lookup in (("age_min", "age__gte"), ("age_max", "age__lte")):
         try:
             queryset = queryset.filter(**{lookup: float(params[name])}) if params.get(name) else queryset
         except ValueError:
             queryset = queryset.none()
-    return queryset
-
-
-_RANGES = {
-    "age_min": "age__gte", "age_max": "age__lte", "duration_min": "seconds__gte", "duration_max": "seconds__lte", "fs_hz": "fs_hz",
-}  # fmt: skip
-
-
-def _without(queryset: QuerySet[Record], what: str) -> QuerySet[Record]:
-    """Narrow to records that lack something: ``labels``, ``age``, ``sex``, ``subject`` or ``lead:V1``."""
-    if what == "labels":
-        return queryset.exclude(pk__in=RecordLabel.objects.filter(record__in=queryset.order_by()).values("record"))
-    if what in ("age", "subject"):
-        return queryset.filter(**{f"{what}__isnull": True})
-    if what == "sex":
-        return queryset.filter(sex="")
-    if what.startswith("lead:"):
-        return queryset.exclude(leads__contains=[what.removeprefix("lead:")])
     return queryset
 
 
@@ -195,6 +174,30 @@ class Totals:
         return 60 * self.duration_h
 
 
+@dataclass(frozen=True)
+class SameSignal:
+    """Records that hold one signal under several keys. records: ``(id, key, subject's key or None)`` in key order."""
+
+    records: tuple[tuple[uuid.UUID, str, str | None], ...]
+
+
+def same_signal_clusters(dataset: Dataset) -> list[SameSignal]:
+    """Return the groups of records that hold the same signal, by key. Only records that share a bucket are compared."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "WITH own AS (SELECT id, unnest(fingerprint_buckets) AS bucket FROM datasets_record WHERE dataset_id = %s), "
+            "shared AS (SELECT bucket FROM own GROUP BY bucket HAVING count(*) > 1) "
+            "SELECT DISTINCT r.id, r.key, r.fingerprint, s.key FROM own JOIN shared USING (bucket) "
+            "JOIN datasets_record r ON r.id = own.id LEFT JOIN datasets_subject s ON s.id = r.subject_id",
+            [dataset.pk],
+        )
+        rows = {key: (pk, key, subject, code) for pk, key, code, subject in cursor.fetchall()}
+    clusters: dict[str, list[tuple[uuid.UUID, str, str | None]]] = defaultdict(list)
+    for key, name in same_signal({key: row[3] for key, row in rows.items()}).items():
+        clusters[name].append(rows[key][:3])
+    return [SameSignal(tuple(sorted(found, key=lambda row: row[1]))) for _, found in sorted(clusters.items())]
+
+
 def totals(dataset: Dataset) -> Totals:
     """Return the figures of a dataset in five queries."""
     records = Record.objects.filter(dataset=dataset).order_by()
@@ -218,10 +221,7 @@ def totals(dataset: Dataset) -> Totals:
     )  # fmt: skip
 
 
-SORTS = {
-    "key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key"),
-    "quality": (F("quality_score").asc(nulls_last=True), "key"), "-quality": (F("quality_score").desc(nulls_last=True), "key"),
-}  # fmt: skip
+SORTS = {"key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key")}
 
 
 def sorted_records(queryset: QuerySet[Record], sort: str) -> tuple[QuerySet[Record], str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from datasets import ecg
 from datasets.models import Record
 from ecgportal import storage
 from ecgportal.errors import NotFound
+
+_CHUNK = 1 << 22
 
 
 def _path(dataset_id: uuid.UUID, pack: uuid.UUID) -> Path:
@@ -34,6 +38,18 @@ class PackWriter:
         self._stream.write(np.ascontiguousarray(signal, dtype="<f4").tobytes())
         return offset
 
+    def copy(self, stream: BinaryIO, place: int, size: int) -> int:
+        """Append ``size`` bytes of float32 from another file and return their byte offset."""
+        offset = self._stream.tell()
+        stream.seek(place)
+        while size:
+            data = stream.read(min(size, _CHUNK))
+            if not data:
+                raise EOFError("a spool of signals is shorter than what was announced")
+            self._stream.write(data)
+            size -= len(data)
+        return offset
+
     def __enter__(self) -> PackWriter:
         return self
 
@@ -45,6 +61,19 @@ class PackWriter:
             os.replace(self._part, self._target)
         else:
             self._part.unlink(missing_ok=True)
+
+
+def adopt_pack(dataset_id: uuid.UUID, path: Path) -> uuid.UUID:
+    """Make a finished file of signals a pack; the file is moved. Returns the pack's name."""
+    pack = uuid.uuid4()
+    target = _path(dataset_id, pack)
+    try:
+        os.replace(path, target)
+    except OSError:
+        part = target.with_suffix(".part")
+        shutil.copyfile(path, part)
+        os.replace(part, target)
+    return pack
 
 
 def discard(dataset_id: uuid.UUID, pack: uuid.UUID) -> None:

@@ -224,6 +224,10 @@ Q_CLUSTER = {
 JOB_HEARTBEAT_S = 3.0
 JOB_STALE_S = 30.0
 
+# Processes that read the files of one upload side by side (0: as many as there are cores), and the address space of each.
+READERS = int(os.environ.get("PORTAL_READERS", "0"))
+READER_MEMORY_BYTES = int(float(os.environ.get("PORTAL_READER_MEMORY_GB", "12")) * 1024**3)
+
 # The exchange may reach loopback and private addresses while the portal itself is a local installation;
 # in production an operator has to say so. Link-local addresses are never reached.
 EXCHANGE_ALLOW_PRIVATE = os.environ.get("PORTAL_EXCHANGE_ALLOW_PRIVATE", "0" if PRODUCTION else "1") == "1"

@@ -51,6 +51,21 @@ def put(stream: BinaryIO) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def adopt(path: Path, sha256: str) -> None:
+    """Store a file whose digest is known. The bytes are shared with ``path`` where the file system can: do not write to it."""
+    target = blob_path(sha256)
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        return
+    except OSError:
+        with path.open("rb") as stream:
+            put(stream)
+
+
 def put_bytes(data: bytes) -> tuple[str, int]:
     return put(io.BytesIO(data))
 

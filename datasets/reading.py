@@ -1,0 +1,215 @@
+"""Read the files of an upload to rows that only have to be stored.
+
+No database is known here, so this runs in processes of its own (:mod:`datasets.reading_pool`). All that passes between
+the processes is JSON; signals go into a spool file, float32 mV little-endian, row by row.
+
+An *answer* is what became of a file: ``{"kind": "taken" | "refused" | "split", "name", ...}``. ``taken`` carries
+``format``, ``many`` (the file holds several records), ``records``, ``originals`` and ``companions``; a file of many
+records may give several of them. ``split`` says how many records a collection holds, so that its parts are read apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from datasets import ecg
+from datasets.fingerprint import fingerprint
+from datasets.formats import registry
+from datasets.formats.archive import FileSource
+from datasets.formats.base import Reader, ReadOptions, ReadResult
+from datasets.formats.wfdb import is_signal_file_name
+from datasets.quality import assess
+from ecgportal.errors import NeedsAnswer, PortalError, UnreadableFile
+
+Answer = dict[str, Any]
+Report = Callable[[str, str], None]
+
+PART = 64
+SPLIT_FROM = 512
+SPLIT_PART = 256
+_MAX_ANNOTATIONS = 20_000
+_TABLE_SUFFIXES = {".csv", ".tsv", ".xlsx", ".json"}
+_CHUNK = 1 << 20
+
+
+@dataclass
+class FileTask:
+    """A file to read. skip: keys of its records that are stored already. part: the range of records to read.
+
+    originals: what was found out about its bytes when it was split, so that they are not read again.
+    """
+
+    name: str
+    skip: tuple[str, ...] = ()
+    part: tuple[int, int] | None = None
+    originals: list[dict[str, Any]] | None = None
+    may_split: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> FileTask:
+        part = value["part"]
+        return cls(value["name"], tuple(value["skip"]), tuple(part) if part else None, value["originals"], value["may_split"])
+
+
+class Spool:
+    """The signals of one task in one file. Unbuffered, so that what was announced is there if the process dies."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stream: BinaryIO | None = None
+        self._end = 0
+
+    def add(self, signal: np.ndarray) -> int:
+        """Append ``(leads, samples)`` and return its byte offset."""
+        if self._stream is None:
+            self._stream = self.path.open("wb", buffering=0)  # type: ignore[assignment]
+        assert self._stream is not None
+        offset, data = self._end, memoryview(np.ascontiguousarray(signal, dtype="<f4")).cast("B")
+        while len(data):
+            written = self._stream.write(data)
+            self._end += written
+            data = data[written:]
+        return offset
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def read_file(task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool, report: Report) -> Iterator[Answer]:
+    """Yield the answers of one file. ``report(file name, trace)`` hears of errors that no reader should raise."""
+    name = task.name
+    try:
+        with warnings.catch_warnings():
+            # Readers warn with the values they meet, which may be a person's.
+            warnings.simplefilter("ignore")
+            yield from _read(task, index, options, spool)
+    except NeedsAnswer as error:
+        yield refused(name, error.code, f"{error.message} {' '.join(error.fields.values())}".strip())
+    except PortalError as error:
+        yield refused(name, error.code, error.message)
+    except MemoryError:
+        yield refused(name, "out_of_memory", f"{name} needs more memory than a file may take on this machine. Split the recording.")
+    except Exception as error:
+        report(name, _trace(error))
+        yield refused(
+            name, "reader_failed",
+            f"{name} broke the reader of its format. It was left out; please report the file's format and device.",
+        )  # fmt: skip
+
+
+def _trace(error: Exception) -> str:
+    """Return where an error arose and its kind, without its words: they may quote the file."""
+    frames = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-8:]]
+    return f"{type(error).__name__} at {' > '.join(frames)}"
+
+
+def refused(name: str, code: str, message: str) -> Answer:
+    return {"kind": "refused", "name": name, "code": code, "message": message}
+
+
+def _read(task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool) -> Iterator[Answer]:
+    name = task.name
+    entry, result = _open(name, index, options)
+    count = len(result.records)
+    if task.may_split and task.part is None and count >= SPLIT_FROM:
+        originals = _originals(name, result, index)
+        yield {"kind": "split", "name": name, "count": count, "originals": originals}
+        return
+    originals = task.originals if task.originals is not None else _originals(name, result, index)
+    skip = frozenset(task.skip)
+    wanted = result.records if task.part is None else result.records[task.part[0] : task.part[1]]
+    records = iter(wanted)
+    done = 0
+    while part := list(islice(records, PART)):
+        done += len(part)
+        yield {
+            "kind": "taken", "name": name, "format": entry.name, "many": count > 1, "originals": originals,
+            "companions": list(result.companions),
+            "records": [row_of(key, record, spool) for key, record in part if key not in skip],
+        }  # fmt: skip
+
+
+def _open(name: str, index: Mapping[str, Path], options: ReadOptions) -> tuple[Reader, ReadResult]:
+    if is_signal_file_name(name) and index.get(f"{PurePosixPath(name).with_suffix('.hea')}") is not None:
+        header = PurePosixPath(name).with_suffix(".hea").name
+        raise UnreadableFile(
+            f"{name} was not taken because its header {header} could not be read; see there.", code="header_refused"
+        )
+    path = index.get(name)
+    assert path is not None
+    source = FileSource(name, path, index)
+    entry = registry.sniff(source)
+    if entry is None:
+        raise _unknown(name)
+    return entry, entry.read(source, options)
+
+
+def _unknown(name: str) -> UnreadableFile:
+    if is_signal_file_name(name):
+        header = PurePosixPath(name).with_suffix(".hea").name
+        return UnreadableFile(
+            f"{name} is a signal file without its header. Upload it together with {header}.", code="header_missing"
+        )
+    if PurePosixPath(name).suffix.lower() in _TABLE_SUFFIXES:
+        return UnreadableFile(
+            f"{name} holds no ECG. If it is a table of labels, upload it on the dataset's Labels page.",
+            code="not_an_ecg",
+        )
+    titles = ", ".join(entry.title for entry in registry.readers().values())
+    return UnreadableFile(f"{name} is not an ECG in a format that the portal reads ({titles}).", code="not_an_ecg")
+
+
+def _originals(name: str, result: ReadResult, index: Mapping[str, Path]) -> list[dict[str, Any]]:
+    found = []
+    for other in dict.fromkeys((name, *result.companions)):
+        path = index[other]
+        digest, size = hashlib.sha256(), 0
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+        found.append({"name": other, "path": str(path), "sha256": digest.hexdigest(), "size": size})
+    return found
+
+
+def row_of(key: str, record: ecg.Record, spool: Spool) -> dict[str, Any]:
+    """Return everything about one record as JSON types; its signal goes into the spool."""
+    record = ecg.normalise(record)
+    meta, quality = record.meta, assess(record)
+    row = {
+        "key": key, "fs_hz": float(record.fs_hz), "n_samples": record.n_samples, "leads": list(record.leads),
+        "computed": list(record.computed), "age": meta.age, "sex": meta.sex, "subject": meta.subject,
+        "labels": [[label.system, label.code, label.likelihood] for label in meta.labels],
+        "quality": quality.to_json(), "score": quality.score, "fingerprint": fingerprint(record) or "",
+        "meta": {
+            "printed": meta.printed, "annotations": [list(row) for row in meta.annotations[:_MAX_ANNOTATIONS]],
+            "dropped_channels": list(meta.dropped_channels), "device": meta.device, "notes": list(meta.notes),
+        },
+    }  # fmt: skip
+    return {**plain(row), "offset": spool.add(record.signal)}
+
+
+def plain(value: Any) -> Any:
+    """Return JSON types that a database takes: no NUL or lone surrogate in texts, None for what is not finite."""
+    if isinstance(value, str):
+        return value.replace("\x00", "").encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,241 @@
+"""Write what was read from an upload: batch by batch, each in one transaction with its pack of signals."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Max
+
+from datasets import fingerprint, signals
+from datasets.models import (
+    Dataset,
+    Ingest,
+    IngestItem,
+    LabelSource,
+    OriginalFile,
+    Outcome,
+    Record,
+    RecordLabel,
+    Sex,
+    Subject,
+)
+from datasets.reading import Answer
+from datasets.reading_pool import Batch
+from datasets.services import drop_unused_blobs, hold_blobs
+from ecgportal import storage
+
+
+def item_name(name: str) -> str:
+    """Return a file's name as an item shows it, at most 400 characters; different names stay different."""
+    clean = name.replace("\x00", "")
+    if len(clean) <= 400:
+        return clean
+    return f"{clean[:190]}…{hashlib.sha256(clean.encode()).hexdigest()[:12]}…{clean[-190:]}"
+
+
+def content_digest(originals: Iterable[str], key: str) -> str:
+    """Return one digest over the sha256 of a record's original files and its key inside them."""
+    return hashlib.sha256(("\n".join(sorted(originals)) + "\n" + key).encode()).hexdigest()
+
+
+@dataclass
+class _Candidate:
+    """A record that was read, before it is known whether it is new."""
+
+    answer: Answer
+    row: dict[str, Any]
+    name: str
+    digest: str
+    keys: tuple[str, str]
+    record: Record | None = None
+    twin: str | None = None
+
+
+class Known:
+    """What the dataset holds already of a batch, asked for with one query each."""
+
+    def __init__(self, dataset: Dataset, candidates: list[_Candidate]):
+        records = Record.objects.filter(dataset=dataset)
+        digests = {c.digest for c in candidates}
+        self.by_digest = {sha: (pk, key) for sha, pk, key in records.filter(content_sha256__in=digests).values_list("content_sha256", "pk", "key")}
+        keys = {key for c in candidates for key in c.keys}
+        self.keys = set(records.filter(key__in=keys).values_list("key", flat=True))
+        subjects = {c.row["subject"][:120] for c in candidates if c.row["subject"]}
+        self.subjects = dict(Subject.objects.filter(dataset=dataset, key__in=subjects).values_list("key", "pk")) if subjects else {}
+        buckets = {bucket for c in candidates for bucket in _buckets(c.row["fingerprint"])}
+        self._signals: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        if buckets:
+            rows = records.filter(fingerprint_buckets__overlap=list(buckets)).order_by("key").values_list("key", "fingerprint")
+            for key, code in rows:
+                self.add_signal(key, code)
+
+    def add_signal(self, key: str, code: str) -> None:
+        for bucket in _buckets(code):
+            self._signals[bucket].append((key, code))
+
+    def twin(self, code: str) -> str | None:
+        """Return the key of a record with the same signal."""
+        for bucket in _buckets(code):
+            for key, other in self._signals.get(bucket, ()):
+                if fingerprint.similar(code, other):
+                    return key
+        return None
+
+
+def _buckets(code: str) -> tuple[str, ...]:
+    return fingerprint.buckets(code) if code else ()
+
+
+class Store:
+    """Write the batches of one ingest. Every file's outcome is stored once, however often the ingest is started."""
+
+    def __init__(self, ingest: Ingest):
+        self.ingest = ingest
+        self.dataset: Dataset = ingest.dataset
+        self.done = set(ingest.items.values_list("name", flat=True))
+        self.position = ingest.items.aggregate(last=Max("position"))["last"] or 0
+
+    def write(self, batch: Batch) -> int:
+        """Store one batch whole or not at all; returns how many records are new."""
+        if not batch.answers:
+            return 0
+        pack: uuid.UUID | None = None
+        before = self.position, set(self.done)
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                # Two uploads to one dataset take turns here, so that the same file is stored once.
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [str(self.dataset.pk)])
+                # No file may be removed as unused between being stored and being referred to.
+                cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('blobs', 2))")
+                hold_blobs()
+                items, candidates = self._judge(batch.answers)
+                new = [c for c in candidates if c.record is not None]
+                if new:
+                    assert batch.spool is not None
+                    pack = self._pack(new, batch.spool)
+                    self._insert(new, pack)
+                IngestItem.objects.bulk_create(items, batch_size=1000)
+        except BaseException:
+            self.position, self.done = before
+            if pack is not None:
+                signals.discard(self.dataset.pk, pack)
+            drop_unused_blobs(x["sha256"] for answer in batch.answers for x in answer.get("originals", ()))
+            raise
+        return len(new)
+
+    def _judge(self, answers: list[Answer]) -> tuple[list[IngestItem], list[_Candidate]]:
+        """Decide about every file and record in order; accepted candidates carry their new row."""
+        candidates = [c for answer in answers if answer["kind"] == "taken" for c in self._candidates(answer)]
+        known = Known(self.dataset, candidates)
+        self._subjects(candidates, known)
+        waiting = iter(candidates)
+        items: list[IngestItem | None] = []
+        for answer in answers:
+            if answer["kind"] == "refused":
+                items.append(self._item(answer["name"], Outcome.REFUSED, answer["code"], answer["message"]))
+                continue
+            items += [self._decide(next(waiting), known) for _ in answer["records"]]
+            items += [self._item(name, Outcome.COMPANION, "", "Read together with its header.") for name in answer.get("claimed", ())]
+        return [item for item in items if item is not None], candidates
+
+    def _candidates(self, answer: Answer) -> list[_Candidate]:
+        shas = [original["sha256"] for original in answer["originals"]]
+        whole = not answer["many"] and bool(shas)
+        path = str(PurePosixPath(answer["name"]).with_suffix(""))
+        return [
+            _Candidate(
+                answer, row, f"{answer['name']}: {row['key']}" if answer["many"] else answer["name"],
+                content_digest(shas, "" if whole else row["key"]), (row["key"][-200:], path[-200:]),
+            )
+            for row in answer["records"]
+        ]  # fmt: skip
+
+    def _subjects(self, candidates: list[_Candidate], known: Known) -> None:
+        wanted = {c.row["subject"][:120] for c in candidates if c.row["subject"] and c.digest not in known.by_digest}
+        if missing := sorted(wanted - set(known.subjects)):
+            # A label table may bring the same subjects at the same time.
+            Subject.objects.bulk_create([Subject(dataset=self.dataset, key=key) for key in missing], ignore_conflicts=True)
+            known.subjects |= dict(Subject.objects.filter(dataset=self.dataset, key__in=missing).values_list("key", "pk"))
+
+    def _item(self, name: str, outcome: str, code: str = "", message: str = "", record: uuid.UUID | None = None) -> IngestItem | None:
+        shown = item_name(name)
+        if shown in self.done:
+            return None
+        self.done.add(shown)
+        self.position += 1
+        return IngestItem(
+            ingest=self.ingest, position=self.position, name=shown, outcome=outcome, code=code,
+            message=message.replace("\x00", ""), record_id=record,
+        )  # fmt: skip
+
+    def _decide(self, found: _Candidate, known: Known) -> IngestItem | None:
+        if item_name(found.name) in self.done:
+            return None
+        if found.digest in known.by_digest:
+            pk, key = known.by_digest[found.digest]
+            sentence = f"The same file is in the dataset already, as {key}."
+            return self._item(found.name, Outcome.DUPLICATE, "same_content", sentence, pk)
+        key = next((key for key in found.keys if key not in known.keys), None)
+        if key is None:
+            sentence = f"The dataset has a record called {found.row['key']} with other content. Rename the file, or delete that record first."
+            return self._item(found.name, Outcome.REFUSED, "key_taken", sentence)
+        found.record = record = self._record(found, key, known)
+        known.by_digest[found.digest] = record.pk, key
+        known.keys.add(key)
+        twin = known.twin(record.fingerprint)
+        known.add_signal(key, record.fingerprint)
+        message = " ".join(record.meta["notes"])
+        if twin is not None:
+            message = f"It holds the same signal as {twin}; a split keeps the two on one side. {message}".strip()
+        return self._item(found.name, Outcome.ACCEPTED, "same_signal" if twin else "", message, record.pk)
+
+    def _record(self, found: _Candidate, key: str, known: Known) -> Record:
+        row = found.row
+        subject = row["subject"][:120] if row["subject"] else None
+        return Record(
+            dataset=self.dataset, subject_id=known.subjects[subject] if subject else None, key=key,
+            format=found.answer["format"], fs_hz=row["fs_hz"], n_samples=row["n_samples"], leads=row["leads"],
+            leads_computed=row["computed"], age=row["age"], sex=Sex.stored(row["sex"]), quality=row["quality"],
+            quality_score=row["score"], content_sha256=found.digest, fingerprint=row["fingerprint"], meta=row["meta"],
+            search_text=f"{key} {subject or ''}".lower(),
+        )  # fmt: skip
+
+    def _pack(self, new: list[_Candidate], spool: Path) -> uuid.UUID:
+        """Make the spool a pack, or copy what is new out of it. Sets each record's pack and offset."""
+        sizes = [4 * len(c.row["leads"]) * c.row["n_samples"] for c in new]
+        if sum(sizes) == spool.stat().st_size:
+            for c in new:
+                c.record.offset = c.row["offset"]  # type: ignore[union-attr]
+            return signals.adopt_pack(self.dataset.pk, spool)
+        with signals.PackWriter(self.dataset.pk) as writer, spool.open("rb") as stream:
+            for c, size in zip(new, sizes, strict=True):
+                c.record.offset = writer.copy(stream, c.row["offset"], size)  # type: ignore[union-attr]
+        return writer.pack
+
+    def _insert(self, new: list[_Candidate], pack: uuid.UUID) -> None:
+        records: list[Record] = []
+        originals: list[OriginalFile] = []
+        labels: list[RecordLabel] = []
+        for c in new:
+            assert c.record is not None
+            c.record.pack = pack
+            records.append(c.record)
+            for original in c.answer["originals"]:
+                storage.adopt(Path(original["path"]), original["sha256"])
+                name = PurePosixPath(original["name"]).name[:400]
+                originals.append(OriginalFile(record=c.record, name=name, sha256=original["sha256"], size=original["size"]))
+            seen: set[tuple[str, str]] = set()
+            for system, code, likelihood in c.row["labels"]:
+                if (system, code[:120]) not in seen:
+                    seen.add((system, code[:120]))
+                    labels.append(RecordLabel(record=c.record, system=system, code=code[:120], likelihood=likelihood, source=LabelSource.FILE))
+        Record.objects.bulk_create(records, batch_size=500)
+        OriginalFile.objects.bulk_create(originals, batch_size=2000)
+        RecordLabel.objects.bulk_create(labels, batch_size=2000)
