@@ -294,6 +294,10 @@ class PullSerializer(serializers.Serializer):
     path = serializers.CharField(max_length=400)
 
 
+class SyncSerializer(serializers.Serializer):
+    project = serializers.UUIDField()
+
+
 class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """WebDAV servers for models. Administrators manage them, owners of projects publish and pull."""
 
@@ -362,3 +366,14 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
             actor=request.user, exchange=self.get_object(), project=project, remote_path=form.validated_data["path"]
         )
         return Response(TransferSerializer(row).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=SyncSerializer, responses={202: TransferSerializer(many=True)})
+    @action(detail=True, methods=["post"])
+    def sync(self, request: Request, pk: str) -> Response:
+        """Publish what only the project has and pull what only the exchange has, one job each."""
+        form = SyncSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        wanted = form.validated_data["project"]
+        project = access.get_or_404(access.Project.objects.all(), request.user, Action.MODEL_EXCHANGE, pk=wanted)
+        rows = exchange.sync_start(actor=request.user, exchange=self.get_object(), project=project)
+        return Response(TransferSerializer(rows, many=True).data, status=status.HTTP_202_ACCEPTED)

@@ -16,7 +16,7 @@ from ecgportal.jobs.context import JobContext
 from modelhub import importing, packaging
 from modelhub.bundle import MAX_BUNDLE_BYTES
 from modelhub.models import Exchange, ModelVersion, Origin, Transfer, VersionState
-from modelhub.services import remote_name
+from modelhub.services import pull_start, push_start, remote_name
 from modelhub.webdav import Remote
 
 _NAME = re.compile(r"(?P<slug>.+)-v(?P<number>\d+)-(?P<sha>[0-9a-f]{12})\.ecgmodel\.zip")
@@ -86,6 +86,19 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
         for name, version in local.items() if name not in published and version not in pulled.values()
     ]  # fmt: skip
     return [{**row, "state_title": STATES[row["state"]]} for row in rows]
+
+
+def sync_start(*, actor: Any, exchange: Exchange, project: Any) -> list[Transfer]:
+    """Start to publish what only the project has and to pull what only the exchange has. Nothing is overwritten."""
+    rows = listing(exchange, project)
+    local = {row["version"] for row in rows if row["state"] == "local_only"}
+    versions = ModelVersion.objects.filter(pk__in=local).select_related("model__project").order_by("created_at", "pk")
+    transfers = [push_start(actor=actor, exchange=exchange, version=version) for version in versions]
+    remote = [row["path"] for row in rows if row["state"] == "remote_only"]
+    return [
+        *transfers,
+        *(pull_start(actor=actor, exchange=exchange, project=project, remote_path=path) for path in remote),
+    ]
 
 
 def push(context: JobContext) -> dict[str, Any]:

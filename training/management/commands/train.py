@@ -1,0 +1,80 @@
+import json
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from datasets.models import Dataset, LabelMap
+from datasets.selectors import label_maps_for
+from ecgportal.commands import PortalCommand
+from ecgportal.errors import InvalidInput, NotFound
+from ecgportal.projects.access import Action
+from modelhub.models import ModelVersion
+from modelhub.naming import version_lookup
+from training.models import TrainingRun
+from training.services import DEFAULT_ARCHITECTURE, run_start
+
+TASKS = ("multilabel", "multiclass", "binary", "regression")
+
+
+def label_map_named(project: Any, text: str | None) -> LabelMap | None:
+    """Return the newest version of a map that the project can use, by id or name."""
+    if not text:
+        return None
+    rows = label_maps_for(project).order_by("-version")
+    found = next((row for row in rows if text in (str(row.pk), row.name, str(row))), None)
+    if found is None:
+        raise NotFound(f"{project} has no label map called {text}.")
+    return found
+
+
+def settings_of(pairs: list[str]) -> dict[str, Any]:
+    """Return ``name=value`` pairs as settings; values are JSON, or text where they are none."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InvalidInput(f"{pair} is no setting.", fields={"set": "Write it as epochs=10."})
+        try:
+            found[name.strip()] = json.loads(text)
+        except ValueError:
+            found[name.strip()] = text
+    return found
+
+
+class Command(PortalCommand):
+    help = "Train a network on a dataset; the result is a model version and its evaluation on held-back subjects."
+
+    def arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--project", required=True, help="id, short name or name")
+        parser.add_argument("--dataset", required=True, help="id or name")
+        parser.add_argument("--label-map", help="id or name, such as 'PTB-XL superclass'")
+        parser.add_argument("--classes", help="some of the map's classes, separated by commas; all by default")
+        parser.add_argument("--task", choices=TASKS, default="multilabel")
+        parser.add_argument("--target", default="", help="a numeric field such as age, for regression")
+        parser.add_argument("--architecture", help=f"{DEFAULT_ARCHITECTURE} by default")
+        parser.add_argument("--base-version", help="the version that is fine-tuned: id, or name as in 'Net v3'")
+        parser.add_argument("--mode", help="what is trained: scratch, head, full or head_then_full")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, such as epochs=10"
+        )
+        parser.add_argument("--name", default="", help="of the model")
+
+    def do(self, **options: Any) -> dict[str, Any]:
+        project = self.project(options["project"], Action.MODEL_EDIT)
+        rows = Dataset.objects.filter(project=project).select_related("project")
+        dataset = self.find(rows, Action.DATA_VIEW, options["dataset"], name__iexact=options["dataset"])
+        base = None
+        if name := options["base_version"]:
+            versions = ModelVersion.objects.filter(model__project=project).select_related("model")
+            base = self.find(versions, Action.MODEL_VIEW, name, **version_lookup(name))
+        classes = [x.strip() for x in (options["classes"] or "").split(",") if x.strip()]
+        run = run_start(
+            actor=self.user, project=project, dataset=dataset, label_map=label_map_named(project, options["label_map"]),
+            classes=classes or None, task=options["task"], target=options["target"], architecture=options["architecture"],
+            base_version=base, mode=options["mode"], settings=settings_of(options["set"]), name=options["name"],
+        )  # fmt: skip
+        result = self.follow(run.job).result
+        run = TrainingRun.objects.get(pk=run.pk)
+        report = getattr(run, "report", None) if result.get("evaluation") else None
+        figures = {name: report.report.get(name) for name in ("n", "auroc_macro", "f1_macro")} if report else {}
+        return {"run": str(run.pk), **result, "best_epoch": run.best_epoch, "test": figures}
