@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db import connection
 from django.db.models import Count, F, FloatField, OuterRef, Q, QuerySet, Subquery, Sum
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Cast, Coalesce
 
 from datasets.ecg import SourceLabel
 from datasets.fingerprint import same_signal
@@ -56,7 +56,8 @@ def search(queryset: QuerySet[Record], text: str) -> QuerySet[Record]:
 
 
 def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
-    """Apply the filters of the record list: search, label, format, sex, subject, quality flag, age range."""
+    """Apply the filters of the record list: search, label, format, sex, subject, quality flag, what is missing, rate, and
+    ranges of age and length."""
     queryset = search(queryset, params.get("search", ""))
     if label := params.get("label"):
         queryset = queryset.filter(pk__in=RecordLabel.objects.filter(code=label).values("record"))
@@ -67,11 +68,32 @@ def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
         queryset = queryset.filter(subject__key=subject)
     if flag := params.get("quality"):
         queryset = queryset.filter(quality__flags__contains=[flag])
-    for name, lookup in (("age_min", "age__gte"), ("age_max", "age__lte")):
+    queryset = _without(queryset, params.get("missing", ""))
+    if params.get("duration_min") or params.get("duration_max"):
+        queryset = queryset.annotate(seconds=Cast("n_samples", FloatField()) / F("fs_hz"))
+    for name, lookup in _RANGES.items():
         try:
             queryset = queryset.filter(**{lookup: float(params[name])}) if params.get(name) else queryset
         except ValueError:
             queryset = queryset.none()
+    return queryset
+
+
+_RANGES = {
+    "age_min": "age__gte", "age_max": "age__lte", "duration_min": "seconds__gte", "duration_max": "seconds__lte", "fs_hz": "fs_hz",
+}  # fmt: skip
+
+
+def _without(queryset: QuerySet[Record], what: str) -> QuerySet[Record]:
+    """Narrow to records that lack something: ``labels``, ``age``, ``sex``, ``subject`` or ``lead:V1``."""
+    if what == "labels":
+        return queryset.exclude(pk__in=RecordLabel.objects.filter(record__in=queryset.order_by()).values("record"))
+    if what in ("age", "subject"):
+        return queryset.filter(**{f"{what}__isnull": True})
+    if what == "sex":
+        return queryset.filter(sex="")
+    if what.startswith("lead:"):
+        return queryset.exclude(leads__contains=[what.removeprefix("lead:")])
     return queryset
 
 
@@ -221,7 +243,10 @@ def totals(dataset: Dataset) -> Totals:
     )  # fmt: skip
 
 
-SORTS = {"key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key")}
+SORTS = {
+    "key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key"),
+    "quality": (F("quality_score").asc(nulls_last=True), "key"), "-quality": (F("quality_score").desc(nulls_last=True), "key"),
+}  # fmt: skip
 
 
 def sorted_records(queryset: QuerySet[Record], sort: str) -> tuple[QuerySet[Record], str]:
