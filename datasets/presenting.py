@@ -13,7 +13,6 @@ import numpy as np
 
 from datasets import ecg, signals
 from datasets.labels.tabular import safe_cell
-from datasets.measure.measure import measure
 from datasets.models import LabelMap, Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE
 from ecgportal.errors import InvalidInput
@@ -115,6 +114,8 @@ def measurements(record: Record, formula: str | None = None) -> dict[str, Any]:
     All RR statistics, formulas and axes stand in ``rr_statistics_ms``, ``qtc_by_formula_ms`` and ``axes_deg``. What is
     null has a sentence under its name in ``reasons``.
     """
+    from datasets.measure.measure import measure
+
     found = measure(signals.load(record)).to_json()
     statistics, by_formula, axes = found["rr_ms"], found["qtc_ms"], found["axis_deg"]
     formula = formula or QTC_FORMULA

@@ -96,6 +96,7 @@ def portal_children(role: str, bind: str, port: int) -> list[Child]:
                     *arguments,
                     "--preload",
                     "--no-control-socket",
+                    "--config=python:ecgportal.web_server",
                     "ecgportal.wsgi:application",
                 ],
             )

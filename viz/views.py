@@ -9,12 +9,12 @@ from django.utils.safestring import SafeString
 
 from datasets import annotating, selectors, signals
 from datasets.forms_annotations import AnnotationForm, LabelForm
-from datasets.measure.measure import measure
 from datasets.models import LabelSource, Record
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
+from modelhub import explaining
 from training.models import Evaluation
 from viz.evaluation_figures import FIGURES, figure_of
 from viz.figures.ecg12 import ecg_svg, summary
@@ -25,6 +25,7 @@ _ROWS = (
     ("heart_rate_bpm", "Heart rate", "bpm", 0), ("rr_ms", "RR interval", "ms", 0), ("pr_ms", "PR interval", "ms", 0),
     ("qrs_ms", "QRS duration", "ms", 0), ("qt_ms", "QT interval", "ms", 0), ("qtc_ms", "QTc", "ms", 0),
 )  # fmt: skip
+_QTC = ("fridericia", "bazett")
 
 
 class RecordView(ProjectView):
@@ -33,7 +34,9 @@ class RecordView(ProjectView):
     nav_active = "datasets"
 
     def rows(self) -> Any:
-        return Record.objects.select_related("dataset__project", "subject").prefetch_related("labels__author", "originals")
+        return Record.objects.select_related("dataset__project", "subject").prefetch_related(
+            "labels__author", "originals"
+        )
 
 
 def _header(row: Record, found: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -64,10 +67,15 @@ class RecordPage(RecordView):
             each.removable = getattr(each, "source", LabelSource.USER) == LabelSource.USER and annotating.may_remove(
                 self.role, self.request.user, each.author_id
             )
+        predictions = list(
+            row.predictions.select_related("run__version__model", "run__project").order_by("-created_at")[:10]
+        )
+        for prediction in predictions:
+            prediction.explaining = not prediction.saliency and explaining.open_job(prediction)  # type: ignore[attr-defined]
         context = {
             "record": row, "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
             "picture": SafeString(ecg_svg(source, from_query(query), _header(row))), "told": summary(source, None),
-            "predictions": row.predictions.select_related("run__version__model").order_by("-created_at")[:10],
+            "predictions": predictions,
             "notes": notes, "labels": labels, "annotation_form": AnnotationForm(row, auto_id="annotation_%s"),
             "label_form": LabelForm(auto_id="label_%s"),
         }  # fmt: skip
@@ -93,6 +101,8 @@ class RecordMeasurements(RecordView):
     template = "viz/measurements.html"
 
     def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
+        from datasets.measure.measure import measure
+
         found = measure(signals.load(self.object)).to_json()
         return self.page(found=found, rows=measurement_rows(found))
 
@@ -103,11 +113,15 @@ def measurement_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, title, unit, places in _ROWS:
         value = found.get(name)
-        if isinstance(value, dict):
-            value = value.get("mean", value.get(found.get("qtc_formula", "fridericia")))
-        text = f"{value:.{places}f} {unit}" if isinstance(value, (int, float)) else None
-        note = f"({found['qtc_formula'].capitalize()})" if name == "qtc_ms" and found.get("qtc_formula") else ""
-        rows.append({"title": f"{title} {note}".strip(), "value": text, "reason": reasons.get(name, "")})
+        # A corrected QT is worth nothing without the name of its formula.
+        named = (
+            {f"{title} ({formula.capitalize()})": ms for formula, ms in value.items() if formula in _QTC}
+            if isinstance(value, dict)
+            else {title: value}
+        )
+        for words, one in named.items():
+            text = f"{one:.{places}f} {unit}" if isinstance(one, (int, float)) else None
+            rows.append({"title": words, "value": text, "reason": reasons.get(name, "")})
     axes = found.get("axis_deg") or {}
     for wave, title in (("p", "P axis"), ("qrs", "QRS axis"), ("t", "T axis")):
         value = axes.get(wave)

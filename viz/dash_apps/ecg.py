@@ -12,14 +12,13 @@ from dash.dependencies import Input, Output
 from datasets import signals
 from datasets.ecg import LEADS_12
 from datasets.ecg import Record as EcgRecord
-from datasets.measure.measure import measure
 from datasets.models import Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE
 from ecgportal.projects.access import Action
-from viz.dash_apps.frame import GRAPH_CONFIG, choice, follow_scheme, make_app, page
+from viz.dash_apps.frame import GRAPH_CONFIG, choice, follow_scheme, make_app, number_of, page
 from viz.figures.ecg12 import ecg_plotly, summary
 from viz.figures.filters import Filters
-from viz.figures.overlays import Annotation, Overlays
+from viz.figures.overlays import Annotation, Overlays, Saliency
 from viz.figures.view import GAINS_MM_MV, LAYOUTS, PAPERS, SPEEDS_MM_S, View
 from viz.guard import guarded_callback
 
@@ -50,6 +49,7 @@ app.layout = page(
                 [("original", "Original"), ("prepared", "As a model sees it (100 Hz, 10 s)")],
                 "original",
             ),
+            choice("Saliency", "saliency", [("none", "None")], "none"),
             html.Label(
                 [html.Span("From (s)"), dcc.Input(id="start", type="number", min=0, step=1, value=0, debounce=True)],
                 className="choice choice--short",
@@ -100,16 +100,45 @@ def _overlays(marks: str, row: Record, original: EcgRecord, stage: str) -> Overl
     notes = _notes(row, original, marks)
     if marks == "none":
         return Overlays(annotations=notes)
+    from datasets.measure.measure import measure
+
     found = measure(original).to_json()
     return Overlays(
-        r_peaks_s=found["r_peaks_s"] or (), fiducials=(found["fiducials"] or ()) if marks == "waves" else (), annotations=notes
+        r_peaks_s=found["r_peaks_s"] or (),
+        fiducials=(found["fiducials"] or ()) if marks == "waves" else (),
+        annotations=notes,
     )
+
+
+def _saliency(row: Record, chosen: str) -> Saliency | None:
+    """Return what supports the chosen class of the chosen prediction (``id class``), or None.
+
+    What speaks against the class is left out: shading has no sign.
+    """
+    key, _, name = str(chosen).partition(" ")
+    found = next((each for each in row.predictions.exclude(saliency={}) if str(each.pk) == key), None)
+    if found is None or name not in found.saliency["classes"]:
+        return None
+    kept = found.saliency
+    values = np.clip(np.array(kept["classes"][name], dtype=float), 0.0, None)
+    return Saliency(tuple(kept["leads"]), values, kept["t0_s"], kept["t1_s"], name, kept["method"])
+
+
+@guarded_callback(app, _rows, Action.MODEL_VIEW, Output("saliency", "options"))
+def offer(row: Record) -> list[dict[str, str]]:
+    """Offer the classes of every prediction of the record that has a saliency."""
+    found = [{"value": "none", "label": "None"}]
+    for each in row.predictions.exclude(saliency={}).select_related("run__version__model").order_by("-created_at")[:20]:
+        found += [
+            {"value": f"{each.pk} {name}", "label": f"{name}, {each.run.version}"} for name in each.saliency["classes"]
+        ]
+    return found
 
 
 @guarded_callback(
     app, _rows, Action.DATA_VIEW, [Output("ecg", "figure"), Output("told", "children")],
     Input("layout", "value"), Input("speed", "value"), Input("gain", "value"), Input("rhythm", "value"), Input("band", "value"),
-    Input("paper", "value"), Input("marks", "value"), Input("stage", "value"), Input("start", "value"), Input("scheme", "data"),
+    Input("paper", "value"), Input("marks", "value"), Input("stage", "value"), Input("saliency", "value"), Input("start", "value"), Input("scheme", "data"),
 )  # fmt: skip
 def draw(
     row: Record,
@@ -121,21 +150,29 @@ def draw(
     paper: str,
     marks: str,
     stage: str,
+    saliency: str,
     start: float | None,
     scheme: str | None,
 ) -> list[Any]:
     """Draw the record with the chosen view and say in words what is drawn."""
+    speed, gain = number_of(speed, SPEEDS_MM_S, 25.0), number_of(gain, GAINS_MM_MV, 10.0)
     original = signals.load(row)
     shown = _prepared(original) if stage == "prepared" else original
     latest = max(0.0, float(int(shown.duration_s) - 1))
     view = View(
-        layout=str(layout), speed_mm_s=float(speed), gain_mm_mv=float(gain), rhythm_lead=str(rhythm), paper=str(paper), dark=scheme == "dark",
+        layout=str(layout), speed_mm_s=speed, gain_mm_mv=gain, rhythm_lead=str(rhythm), paper=str(paper), dark=scheme == "dark",
         filters=_BANDS[band][1] if band in _BANDS else Filters(), start_s=min(max(float(start or 0), 0.0), latest),
     )  # fmt: skip
+    # A prepared signal has lost the record's time, on which the saliency stands.
+    drawn = _overlays(marks, row, original, stage)
+    drawn = replace(drawn, saliency=_saliency(row, saliency) if stage == "original" else None)
     figure = ecg_plotly(
         shown,
         view,
-        _overlays(marks, row, original, stage),
+        drawn,
         uirevision=f"{row.pk}-{layout}-{speed}-{gain}-{stage}-{view.start_s}",
     )
-    return [figure, summary(replace(shown, meta=original.meta), None)]
+    told = summary(replace(shown, meta=original.meta), None)
+    if drawn.saliency is not None:
+        told += f" Shading shows what supports {drawn.saliency.target} by {drawn.saliency.method}; unconfirmed, research use."
+    return [figure, told]

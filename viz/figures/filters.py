@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import signal as sps
 
 from ecgportal.errors import InvalidInput
 
@@ -87,6 +86,8 @@ def apply_filters(signal_mv: np.ndarray, fs_hz: float, filters: Filters) -> np.n
     """
     if not filters.is_on or signal_mv.shape[-1] < 9:
         return signal_mv
+    from scipy import signal as sps  # Slow to import; only pages that filter need it.
+
     stages = _sections(fs_hz, filters)
     out = np.array(signal_mv, dtype=np.float64)
     for row in out:
@@ -108,6 +109,8 @@ def apply_filters(signal_mv: np.ndarray, fs_hz: float, filters: Filters) -> np.n
 
 
 def _sections(fs_hz: float, filters: Filters) -> list[tuple[np.ndarray, bool]]:
+    from scipy import signal as sps  # Slow to import; only pages that filter need it.
+
     nyquist = fs_hz / 2
     stages: list[tuple[np.ndarray, bool]] = []
     if filters.high_pass_hz:
