@@ -3,6 +3,7 @@
 from ecgportal.audit.actions import register
 
 register(
+    prediction__explained="asked why a model answered so on {object}",
     model__created="created the model {object}",
     model__deleted="deleted the model {object}",
     model_version__created="added the model version {object}",

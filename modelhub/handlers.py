@@ -15,6 +15,13 @@ def predict(context: JobContext) -> dict[str, Any]:
     return predicting.run(context)
 
 
+@handler("saliency", title="Explain a prediction")
+def saliency(context: JobContext) -> dict[str, Any]:
+    from modelhub import explaining
+
+    return explaining.run(context)
+
+
 @handler("model_import", title="Import a model", max_attempts=1)
 def model_import(context: JobContext) -> dict[str, Any]:
     from modelhub import importing

@@ -110,6 +110,8 @@ class Prediction(UUIDModel):
     record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="predictions")
     values = ArrayField(models.FloatField())
     predicted = ArrayField(models.CharField(max_length=80), default=list)
+    # {"method", "leads", "t0_s", "t1_s", "classes", "values": (classes, leads, windows)}; empty until asked for.
+    saliency = models.JSONField(default=dict, blank=True)
 
     project_path = "run__project"
 

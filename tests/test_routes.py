@@ -24,7 +24,7 @@ from ecgportal.accounts.services import token_create
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Project
-from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer
+from modelhub.models import Exchange, Model, ModelVersion, Prediction, PredictionRun, Transfer
 from tests import factories
 from training.models import Evaluation, TrainingRun
 
@@ -128,6 +128,8 @@ class World:
             Transfer.objects.create(project=project, exchange=exchange, direction="push", remote_path="m", job=factories.make_job(project)),
         ]  # fmt: skip
         self.rows = {type(row): row for row in rows}
+        run = self.rows[PredictionRun]
+        self.rows[Prediction] = Prediction.objects.create(run=run, record=record, values=[0.9], predicted=["NORM"])
 
     def address(self, route: Route, model: type | None) -> str:
         """Return the route's path with ids of rows of the own project."""
@@ -226,8 +228,8 @@ DASH_ASSETS = ("component-suites", "component-component-suites", "asset-redirect
 def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
     if kind == "dash":
         record = world.rows[Record]
-        values = ["3x4+rhythm", 25, 10, "II", "none", "pink", "none", "original", 0, "light"]
-        names = ["layout", "speed", "gain", "rhythm", "band", "paper", "marks", "stage", "start"]
+        values = ["3x4+rhythm", 25, 10, "II", "none", "pink", "none", "original", "none", 0]
+        names = ["layout", "speed", "gain", "rhythm", "band", "paper", "marks", "stage", "saliency", "start"]
         inputs = [{"id": "address", "property": "search", "value": f"?id={record.pk}"}]
         inputs += [{"id": name, "property": "value", "value": value} for name, value in zip(names, values)]
         inputs += [{"id": "scheme", "property": "data", "value": "light"}]

@@ -120,7 +120,7 @@ def _saliency(row: Record, chosen: str) -> Saliency | None:
     if found is None or name not in found.saliency["classes"]:
         return None
     kept = found.saliency
-    values = np.clip(np.array(kept["classes"][name], dtype=float), 0.0, None)
+    values = np.clip(np.array(kept["values"][kept["classes"].index(name)], dtype=float), 0.0, None)
     return Saliency(tuple(kept["leads"]), values, kept["t0_s"], kept["t1_s"], name, kept["method"])
 
 
