@@ -15,6 +15,7 @@ urlpatterns = [
     path("", include("ecgportal.audit.urls")),
     path("", include("datasets.urls")),
     path("", include("modelhub.urls")),
+    path("", include("modelhub.catalogue_urls")),
     path("", include("training.urls")),
     path("", include("viz.urls")),
     path("dash/", include("viz.dash_urls")),

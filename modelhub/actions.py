@@ -18,4 +18,11 @@ register(
     exchange__deleted="removed the exchange {object}",
     exchange__pushed="published {object}",
     exchange__pulled="pulled {object}",
+    catalogue__proposed="proposed {object} for the catalogue",
+    catalogue__withdrawn="withdrew {object} from the catalogue",
+    catalogue__approved="approved {object} in the catalogue",
+    catalogue__refused="refused {object} in the catalogue",
+    catalogue__retired="retired {object} in the catalogue",
+    catalogue__shared="changed who sees {object} in the catalogue",
+    catalogue__copied="copied {object} from the catalogue",
 )

@@ -10,7 +10,7 @@ from django.db.models.functions import Lower
 from datasets.models import Dataset, Record
 from ecgportal.base_models import UUIDModel
 from ecgportal.jobs.models import Job
-from ecgportal.projects.models import ProjectOwned
+from ecgportal.projects.models import Project, ProjectOwned
 
 
 class Model(ProjectOwned):
@@ -184,3 +184,80 @@ class SigningKey(UUIDModel):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ModelBundle(UUIDModel):
+    """The bundle of a version as it was last written; ``made_of`` is the digest of all that went into it."""
+
+    version = models.OneToOneField(ModelVersion, on_delete=models.CASCADE, related_name="written_bundle")
+    made_of = models.CharField(max_length=64)
+    sha256 = models.CharField(max_length=64)
+    size = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"bundle of {self.version}"
+
+
+class CatalogueState(models.TextChoices):
+    DRAFT = "draft", "Draft"
+    IN_REVIEW = "in_review", "In review"
+    APPROVED = "approved", "Approved"
+    RETIRED = "retired", "Retired"
+
+
+class CatalogueEntry(UUIDModel):
+    """A version that its project proposed to the whole platform and for which an administrator may vouch.
+
+    ``shown`` is what was proposed (card, prose, facts): later edits of the version's card do not reach what an
+    administrator approved. Triggers hold the order of states and the proposal of an entry that left ``draft``.
+    """
+
+    version = models.OneToOneField(ModelVersion, on_delete=models.PROTECT, related_name="catalogue_entry")
+    state = models.CharField(max_length=10, choices=CatalogueState.choices, default=CatalogueState.DRAFT)
+    proposed_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    shown = models.JSONField(default=dict)
+    visible_to_all = models.BooleanField(default=False)
+    projects = models.ManyToManyField(Project, related_name="+", blank=True)
+
+    project_path = "version__model__project"
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        verbose_name = "catalogue entry"
+        constraints = [
+            models.CheckConstraint(condition=models.Q(state__in=CatalogueState.values), name="catalogue_state_known"),
+        ]
+        indexes = [models.Index(fields=["state", "-created_at"], name="catalogue_by_state")]
+
+    def __str__(self) -> str:
+        return str(self.version)
+
+    @property
+    def tone(self) -> str:
+        return {"approved": "success", "in_review": "info", "retired": "warning"}.get(self.state, "neutral")
+
+
+class CatalogueDecision(UUIDModel):
+    """One change of an entry's state: who, and why. Rows are added and never changed (a trigger holds that)."""
+
+    entry = models.ForeignKey(CatalogueEntry, on_delete=models.PROTECT, related_name="decisions")
+    from_state = models.CharField(max_length=10, choices=CatalogueState.choices)
+    to_state = models.CharField(max_length=10, choices=CatalogueState.choices)
+    reason = models.TextField(max_length=4000)
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    decided_by_name = models.CharField(max_length=150)
+
+    project_path = "entry__version__model__project"
+
+    class Meta:
+        ordering = ["created_at", "id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(from_state__in=CatalogueState.values, to_state__in=CatalogueState.values),
+                name="catalogue_decision_states_known",
+            ),
+            models.CheckConstraint(condition=~models.Q(reason=""), name="catalogue_decision_has_reason"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.entry}: {self.from_state} to {self.to_state}"

@@ -119,7 +119,7 @@ def card_markdown(version: ModelVersion) -> str:
         "Research use. Not a medical device.", "", "## Input and output", "",
         f"- leads: {', '.join(contract.leads)}", f"- sampling rate: {contract.fs_hz:g} Hz", f"- length: {contract.n_samples} samples ({contract.duration_s:g} s)",
         f"- unit: {contract.unit}, normalisation: {contract.normalisation}", f"- task: {contract.task}", f"- classes, in order: {', '.join(contract.classes)}",
-        f"- network: {contract.architecture or 'foreign'}" + (f", {version.parameters} parameters" if version.parameters else ""), f"- SHA-256: {version.sha256}",
+        f"- network: {contract.architecture or 'foreign'}" + (f", {version.parameters:,} parameters" if version.parameters else ""), f"- SHA-256: {version.sha256}",
     ]  # fmt: skip
     if contract.thresholds:
         lines.append("- thresholds: " + ", ".join(f"{name} {value:.3f}" for name, value in contract.thresholds.items()))

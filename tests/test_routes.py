@@ -24,7 +24,7 @@ from ecgportal.accounts.services import token_create
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Project
-from modelhub.models import Exchange, Model, ModelVersion, Prediction, PredictionRun, Transfer
+from modelhub.models import CatalogueEntry, Exchange, Model, ModelVersion, Prediction, PredictionRun, Transfer
 from tests import factories
 from training.models import Evaluation, TrainingRun
 
@@ -36,7 +36,7 @@ PUBLIC = {"healthz", "accounts:login", "accounts:logout", "token"}
 PERSONAL = {
     "home", "accounts:tokens", "accounts:token_delete", "accounts:password", "projects:list", "projects:create", "projects:roles",
     "architectures", "schema", "docs", "api-root", "auth-tokens-list", "auth-tokens-detail", "users-me", "projects-list",
-    "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "audit-events-list", "audit-events-export",
+    "catalogue", "catalogue_compare", "catalogue_copy", "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "audit-events-list", "audit-events-export",
 }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ class World:
             job=factories.make_job(project, kind="train", **done),
         )  # fmt: skip
         rows: list[Any] = [
-            project, dataset, record, label_map, model, version, exchange, run,
+            project, dataset, record, label_map, model, version, exchange, run, make_approved_entry(version),
             factories.make_ingest(dataset), factories.make_job(project),
             PredictionRun.objects.create(project=project, version=version, dataset=dataset, job=factories.make_job(project, kind="predict")),
             Evaluation.objects.create(project=project, version=version, dataset=dataset),
@@ -157,10 +157,19 @@ def _fill_regex(text: str, name: str, value: str) -> str:
     return re.sub(rf"<(?:\w+:)?{name}>", value, text[:start] + value + text[end + 1 :])
 
 
+def make_approved_entry(version: ModelVersion) -> CatalogueEntry:
+    """Return an approved entry that is granted to nobody: only its own project sees it."""
+    entry = CatalogueEntry.objects.create(version=version, shown={"prose": {"licence": "CC0"}})
+    for entry.state in ("in_review", "approved"):
+        entry.save()
+    return entry
+
+
 API_MODELS = {
     "datasets": Dataset, "ingests": Ingest, "records": Record, "annotations": RecordAnnotation,
     "record-labels": RecordLabel, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
     "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
+    "catalogue": CatalogueEntry,
 }  # fmt: skip
 
 
@@ -182,7 +191,9 @@ def required(route: Route) -> list[tuple[str, str, Action | str, type | None]]:
         model = API_MODELS[re.sub(r"^api/v1/\^?", "", route.pattern).split("/")[0]]
         found = []
         for method, name in callback.actions.items():
-            if name == "create":
+            if cls.needs.get(name) == "administrator":
+                found.append((method, "api administrator", "administrator", model))
+            elif name == "create":
                 found.append((method, "api create", cls.needs.get(name, "personal"), None))
             elif not route.parameters:
                 found.append((method, "api list" if name == "list" else "api create", cls.needs[name], None))
@@ -244,7 +255,7 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
     rows = world.rows
     return {
         "project": str(world.own.pk), "version": str(rows[ModelVersion].pk), "dataset": str(rows[Dataset].pk), "label_map": str(rows[LabelMap].pk),
-        "name": "x", "system": "scp", "classes": ["NORM"], "path": "m", "role": "viewer", "username": "nobody", "password": "x",
+        "name": "x", "system": "scp", "classes": ["NORM"], "reason": "r", "path": "m", "role": "viewer", "username": "nobody", "password": "x",
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ecgportal.audit.api import AuditViewSet
 from ecgportal.jobs.api import JobViewSet
 from ecgportal.projects.api import ProjectsViewSet
 from modelhub.api import ArchitectureView, ExchangeViewSet, ModelViewSet, PredictionViewSet, VersionViewSet
+from modelhub.catalogue_api import CatalogueViewSet
 from training.api import EvaluationViewSet, TrainingRunViewSet
 
 router = DefaultRouter()
@@ -34,6 +35,7 @@ for prefix, viewset in {
     "predictions": PredictionViewSet,
     "evaluations": EvaluationViewSet,
     "exchanges": ExchangeViewSet,
+    "catalogue": CatalogueViewSet,
     "jobs": JobViewSet,
     "audit-events": AuditViewSet,
 }.items():
