@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import Model, QuerySet
 
 from ecgportal.accounts.models import User
@@ -36,11 +36,15 @@ class PortalCommand(BaseCommand):
     ``self.user`` is whom ``--as-user`` names; what they may not do on a page they may not do here.
     """
 
+    takes_user = True
     as_user_required = True
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--as-user", required=self.as_user_required, metavar="NAME", help="the user who does this")
+        if self.takes_user:
+            parser.add_argument(
+                "--as-user", required=self.as_user_required, metavar="NAME", help="the user who does this"
+            )
         parser.add_argument("--json", action="store_true", help="print the result as JSON and no progress")
         self.arguments(parser)
 
@@ -54,7 +58,7 @@ class PortalCommand(BaseCommand):
         self.as_json: bool = options["json"]
         with acting(AuditContext(channel="shell")):
             try:
-                self.user = _user(options["as_user"])
+                self.user = _user(options.get("as_user"))
                 result = self.do(**options)
             except PortalError as error:
                 if self.as_json:
@@ -62,6 +66,10 @@ class PortalCommand(BaseCommand):
                     self.stdout.write(json.dumps(told, cls=DjangoJSONEncoder))
                     sys.exit(1)
                 raise CommandError(" ".join([error.message, *error.fields.values()])) from error
+            except OperationalError as error:
+                raise CommandError(
+                    f"The database does not answer; start the portal (make run). It said: {error}"
+                ) from error
         if self.as_json:
             self.stdout.write(json.dumps(result, cls=DjangoJSONEncoder, ensure_ascii=False))
         else:
@@ -102,7 +110,7 @@ class PortalCommand(BaseCommand):
         The work is done by a process of its own that names the job. A worker of a running portal may be quicker; then
         this only watches. Ctrl-C asks the job to stop, as the page's button does.
         """
-        bar = _Bar(self.stderr, quiet=self.as_json)
+        bar = ProgressBar(self.stderr, quiet=self.as_json)
         doing: threading.Thread | None = None
         while True:
             try:
@@ -139,13 +147,19 @@ def start(job: Job) -> threading.Thread:
     return thread
 
 
-class _Bar:
+class ProgressBar:
     """A progress bar on a terminal; a line now and then elsewhere."""
 
     def __init__(self, stream: Any, *, quiet: bool):
         self.stream, self.quiet = stream, quiet
         self._is_terminal = bool(getattr(stream, "isatty", lambda: False)())
         self._told, self._at = "", 0.0
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
 
     def show(self, fraction: float, message: str) -> None:
         text = f"[{'=' * round(30 * fraction):<30}] {100 * fraction:3.0f} %  {message}"

@@ -36,4 +36,6 @@ register(
     job__failed="the job {object} failed",
     access__refused="was refused access to {object}",
     audit__exported="exported the audit trail",
+    backup__started="started the backup {object}",
+    backup__restored="restored the portal from the backup {object}",
 )
