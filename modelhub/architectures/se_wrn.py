@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import LinearHeadNetwork, append_zero_channels, max_over_time
 from modelhub.architectures.registry import architecture
 
@@ -83,6 +84,12 @@ class SeWideResNet(LinearHeadNetwork):
 
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, metadata: bool) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
+        if n_samples < _STRIDE**3:
+            raise InvalidInput(
+                f"The SE wide ResNet shortens the record {_STRIDE**3} times: it needs at least {_STRIDE**3} samples, not "
+                f"{n_samples}.",
+                code="bad_length",
+            )
         self.stem = SameConv(n_leads, _WIDTHS[0])
         blocks: list[nn.Module] = []
         n_in = _WIDTHS[0]

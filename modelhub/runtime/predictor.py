@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -48,17 +49,10 @@ class OnnxPredictor:
         self.contract = contract
         if fast:
             data = lift_convolutions(onnx.load_model_from_string(data)).SerializeToString()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = max(1, threads)
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Threads that wait in a loop would take the cores from other jobs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
-            reason = str(error).splitlines()[0][:300]
-            raise UnsafeFile(f"The model cannot be run: {reason}", code="model_not_runnable") from error
+        self._data = data
+        self._threads = max(1, threads)
+        self._session = self._open(1)
+        self._wide: onnxruntime.InferenceSession | None = None
         self._check_interface()
 
     def predict(self, batch: np.ndarray) -> np.ndarray:
@@ -69,17 +63,49 @@ class OnnxPredictor:
     def outputs(self, batch: np.ndarray) -> np.ndarray:
         """Return the model's raw outputs, float32 ``(n, classes)``."""
         result = np.empty((len(batch), self.contract.n_classes), dtype=np.float32)
-        for start in range(0, len(batch), BATCH):
-            part = np.ascontiguousarray(batch[start : start + BATCH], dtype=np.float32)
-            answer = np.asarray(self._session.run(None, {self._input: part})[0])
-            if answer.shape != (len(part), self.contract.n_classes):
-                raise InvalidInput(
-                    f"The model answered with shape {answer.shape}; its contract names {self.contract.n_classes} classes. "
-                    "Correct the classes of this version.",
-                    code="class_count_differs",
-                )
-            result[start : start + len(part)] = answer
+        if len(batch) < 2 or self._threads == 1:
+            for start in range(0, len(batch), BATCH):
+                self._fill(self._single_session(), batch, result, slice(start, start + BATCH))
+            return result
+        # One record per core at a time scales better than one convolution cut into parts for several cores.
+        size = min(BATCH, -(-len(batch) // self._threads))
+        parts = [slice(start, start + size) for start in range(0, len(batch), size)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            for done in [pool.submit(self._fill, self._session, batch, result, part) for part in parts]:
+                done.result()
         return result
+
+    def _fill(self, session: onnxruntime.InferenceSession, batch: np.ndarray, result: np.ndarray, part: slice) -> None:
+        signals = np.ascontiguousarray(batch[part], dtype=np.float32)
+        answer = np.asarray(session.run(None, {self._input: signals})[0])
+        if answer.shape != (len(signals), self.contract.n_classes):
+            raise InvalidInput(
+                f"The model answered with shape {answer.shape}; its contract names {self.contract.n_classes} classes. "
+                "Correct the classes of this version.",
+                code="class_count_differs",
+            )
+        result[part] = answer
+
+    def _single_session(self) -> onnxruntime.InferenceSession:
+        """Return the session for one record at a time: all threads work on it."""
+        if self._threads == 1:
+            return self._session
+        if self._wide is None:
+            self._wide = self._open(self._threads)
+        return self._wide
+
+    def _open(self, threads: int) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that wait in a loop would take the cores from other jobs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            return onnxruntime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
+            reason = str(error).splitlines()[0][:300]
+            raise UnsafeFile(f"The model cannot be run: {reason}", code="model_not_runnable") from error
 
     def _check_interface(self) -> None:
         inputs = self._session.get_inputs()

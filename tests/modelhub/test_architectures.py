@@ -202,11 +202,13 @@ def test_multilabel_xception_time_can_say_no(networks):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_overfits_32_records(name):
-    module = as_2d(small(name, n_leads=2, n_samples=100, n_classes=1, seed=1))
+    # The two slowest families are tried on shorter records.
+    n_samples = 50 if name.startswith(("s4d", "net1d")) else 100
+    module = as_2d(small(name, n_leads=2, n_samples=n_samples, n_classes=1, seed=1))
     for layer in module.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-    signals = torch.from_numpy(beats(32, 2, 100, seed=5))
+    signals = torch.from_numpy(beats(32, 2, n_samples, seed=5))
     target = (torch.arange(32) % 2).float()[:, None]
     slow = module.slow_parameters() if hasattr(module, "slow_parameters") else []
     fast = [p for p in module.parameters() if not any(p is other for other in slow)]
@@ -285,5 +287,7 @@ def test_unknown_names_and_settings_are_refused():
         small("inception_time", width=3)
     with pytest.raises(InvalidInput, match="multiple of 50"):
         small("xception_time", n_samples=333)
+    with pytest.raises(InvalidInput, match="at least 64 samples"):
+        small("se_wrn", n_samples=63)
     with pytest.raises(InvalidInput, match="positive whole number of classes"):
         small("inception_time", n_classes=0)

@@ -37,6 +37,11 @@ def test_predictions_are_those_of_torch(name):
     assert np.abs(fast.outputs(signals) - logits.numpy()).max() < 1e-4 * max(1, float(logits.abs().max()))
     assert np.abs(fast.predict(signals) - torch.sigmoid(logits).numpy()).max() < 1e-4
     assert np.abs(fast.outputs(signals) - plain.outputs(signals)).max() < 1e-4 * max(1, float(logits.abs().max()))
+    several = OnnxPredictor(data, contract, threads=3)
+    for count in (1, 2, 5, 37):
+        assert np.abs(several.outputs(signals[:count]) - fast.outputs(signals[:count])).max() < 1e-4 * max(
+            1, float(logits.abs().max())
+        )
     single = contract.with_changes(task="multiclass")
     assert np.abs(load_predictor(data, single, 1).predict(signals) - torch.softmax(logits, 1).numpy()).max() < 1e-4
 
