@@ -19,4 +19,7 @@ def figures(project: Project) -> Iterator[Figure]:
         step_text="Begin with the data: create a dataset and upload ECG files to it.",
         step_url=reverse("datasets:create", kwargs={"project": project.pk}),
     )  # fmt: skip
-    yield Figure("Records", Record.objects.filter(dataset__project=project).count(), datasets, order=11)
+    yield Figure(
+        "Records", Record.objects.filter(dataset__project=project).count(), datasets, order=11, step="Open the datasets",
+        step_text="The datasets are empty: upload ECG files to one of them.", step_url=datasets,
+    )  # fmt: skip

@@ -137,7 +137,7 @@ PLOTLY_DASH = {
     "cache_arguments": False,
     "view_decorator": "viz.guard.dash_guard",
 }
-PLOTLY_COMPONENTS = ["dpd_components", "dpd_static_support"]
+PLOTLY_COMPONENTS = ["dpd_components", "dpd_static_support", "dash_bootstrap_components"]
 X_FRAME_OPTIONS = "SAMEORIGIN"
 
 # Dash starts itself with this one inline script; its hash lets it run under a policy without 'unsafe-inline'.

@@ -30,8 +30,8 @@ class ImportForm(forms.Form):
 
 
 class PredictForm(forms.Form):
-    version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version")
-    dataset = forms.ModelChoiceField(Dataset.objects.none())
+    version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")
+    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -55,7 +55,7 @@ class CardForm(forms.Form):
 
 
 class PushForm(forms.Form):
-    exchange = forms.ModelChoiceField(Exchange.objects.all())
+    exchange = forms.ModelChoiceField(Exchange.objects.all(), empty_label="Choose an exchange")
 
 
 class ExchangeForm(forms.Form):

@@ -65,6 +65,11 @@ class VersionView(ProjectView):
         return ModelVersion.objects.select_related("model__project", "parent__model", "created_by")
 
 
+def in_order(thresholds: dict[str, float] | None, classes: list[str]) -> list[tuple[str, float]]:
+    """Return thresholds in the order of the classes; the database keeps its own order of names."""
+    return [(name, (thresholds or {})[name]) for name in classes if name in (thresholds or {})]
+
+
 class VersionPage(VersionView):
     needs = {"get": Action.MODEL_VIEW}
     template = "modelhub/version.html"
@@ -73,7 +78,7 @@ class VersionPage(VersionView):
         version = self.object
         form = PredictForm(project=self.project, initial={"version": version.pk})
         return self.page(
-            version=version, predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
+            version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
             evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
             prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],
             siblings=version.model.versions.order_by("-number")[:20], children=version.children.select_related("model")[:20],
@@ -193,7 +198,7 @@ class PredictionPage(PredictionView):
             for name in names:
                 counts[name] = counts.get(name, 0) + 1
         return self.page(
-            run=run, page_obj=page, predictions=page, classes=run.version.classes, counts=counts, wanted=wanted or ""
+            run=run, thresholds=in_order(run.thresholds, run.version.classes), page_obj=page, predictions=page, classes=run.version.classes, counts=counts, wanted=wanted or ""
         )
 
 

@@ -26,7 +26,7 @@ class RunForm(forms.Form):
         required=False,
         help_text="Also the name of the model that comes out. Empty: dataset and network.",
     )
-    dataset = forms.ModelChoiceField(Dataset.objects.none())
+    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
     task = forms.ChoiceField(choices=())
     label_map = forms.ModelChoiceField(
         LabelMap.objects.none(),
@@ -118,7 +118,7 @@ def _field(entry: dict[str, Any]) -> forms.Field:
 
 class EvaluationForm(forms.Form):
     version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version")
-    dataset = forms.ModelChoiceField(Dataset.objects.none())
+    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
     label_map = forms.ModelChoiceField(
         LabelMap.objects.none(), required=False, help_text="Empty: the map that the model was trained with."
     )

@@ -33,6 +33,8 @@ class OwnPasswordForm(PasswordChangeForm):
 
     def __init__(self, user: User, *args, **kwargs):
         super().__init__(user, *args, **kwargs)
+        # Focus begins at the top of the page, with the way to its content.
+        self.fields["old_password"].widget.attrs.pop("autofocus", None)
         self.fields["new_password1"].help_text = password_rules()
         self.fields["new_password2"].help_text = ""
 

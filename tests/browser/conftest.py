@@ -9,24 +9,27 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.test import Client
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from datasets.demo import sync_label_maps
+from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.browser.recorder import Recorder
 from tests.chromium import chromium_path
-from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.modelhub.dav_server import dav_server as dav_server  # a fixture
 
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
 # Loaded machines draw slowly; nothing here measures time.
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 SignIn = Callable[..., BrowserContext]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = pytest.mark.skip(reason="no Chromium on this machine (apt install chromium, or set PORTAL_CHROMIUM to one)")
+    missing = pytest.mark.skip(
+        reason="no Chromium on this machine (apt install chromium, or set PORTAL_CHROMIUM to one)"
+    )
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("browser")
@@ -62,7 +65,9 @@ def sign_in(site: str, browser: Browser, recorder: Recorder) -> Iterator[SignIn]
     """Return a function that opens a browser context of a user (None: nobody) by its session cookie."""
     opened: list[BrowserContext] = []
 
-    def enter(user: Any = None, *, width: int = 1280, height: int = 900, theme: str = "light", **options: Any) -> BrowserContext:
+    def enter(
+        user: Any = None, *, width: int = 1280, height: int = 900, theme: str = "light", **options: Any
+    ) -> BrowserContext:
         context = browser.new_context(
             base_url=site, viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce",
             accept_downloads=True, **options,
@@ -72,7 +77,8 @@ def sign_in(site: str, browser: Browser, recorder: Recorder) -> Iterator[SignIn]
         if user is not None:
             client = Client()
             client.force_login(user)
-            context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": client.cookies[settings.SESSION_COOKIE_NAME].value, "url": site}])
+            key = client.cookies[settings.SESSION_COOKIE_NAME].value
+            context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": key, "url": site}])
         recorder.watch(context)
         return context
 

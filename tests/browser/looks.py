@@ -34,6 +34,10 @@ _UNSEEN_FOCUS = """() => {
 }"""
 
 
+# Rules about a document of its own; a frame is a part of the page that names it.
+_OF_THE_WHOLE_PAGE = {"page-has-heading-one"}
+
+
 @cache
 def _axe() -> Axe:
     return Axe()
@@ -45,7 +49,17 @@ def settle(page: Page) -> None:
     page.wait_for_function("() => !document.querySelector('[hx-trigger=load]:not(.htmx-settling):has(> p > a)')")
     for frame in dash_frames(page):
         frame.locator(".js-plotly-plot .main-svg").first.wait_for()
-        frame.wait_for_function("() => document.title !== 'Updating...' && document.querySelector('#told')?.textContent.length > 5")
+        frame.wait_for_function("() => document.querySelector('#told')?.textContent.length > 5")
+    if page.locator("#swagger-ui").count():
+        page.locator("#swagger-ui .info").wait_for()
+
+
+def show(page: Page, width: int, theme: str) -> None:
+    """Give the page another width and the other theme, and wait until the figures have followed."""
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
+    for frame in dash_frames(page):
+        frame.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
 
 
 def dash_frames(page: Page) -> list[Frame]:
@@ -66,11 +80,14 @@ def headings(page: Page) -> list[str]:
     return [] if count == 1 else [f"{count} h1"]
 
 
-def accessibility(page: Page) -> list[str]:
-    """Return axe's violations in the page and in its frames."""
+def accessibility(page: Page, only: str = "") -> list[str]:
+    """Return axe's violations in the page and in its frames; ``only``: of one rule."""
+    options = {"resultTypes": ["violations"]} | ({"runOnly": [only]} if only else {})
     found = []
     for where, target in [("page", page), *(("frame", frame) for frame in dash_frames(page))]:
-        for violation in _axe().run(target).response["violations"]:
+        for violation in _axe().run(target, options=options).response["violations"]:
+            if violation["id"] in _OF_THE_WHOLE_PAGE and where == "frame":
+                continue
             nodes = [f"{node['html'][:160]} ({_why(node)})" for node in violation["nodes"][:3]]
             found.append(f"axe in the {where}: {violation['id']}: {' | '.join(nodes)}")
     return found
@@ -83,6 +100,8 @@ def _why(node: dict[str, Any]) -> str:
 def keyboard(page: Page) -> list[str]:
     """Return what is wrong with the skip link and with the look of the focus."""
     found = []
+    if not page.evaluate("document.activeElement === document.body"):
+        return ["the focus does not begin at the top"]
     page.keyboard.press("Tab")
     if page.evaluate("document.activeElement.className") != "skip-link":
         found.append("the first Tab does not reach the skip link")

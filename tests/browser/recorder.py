@@ -24,7 +24,10 @@ class Recorder:
 
     def watch(self, context: BrowserContext) -> None:
         context.on("console", self._console)
-        context.on("weberror", lambda problem: self.found.append(f"uncaught in {problem.page and problem.page.url}: {problem.error}"))
+        context.on(
+            "weberror",
+            lambda problem: self.found.append(f"uncaught in {problem.page and problem.page.url}: {problem.error}"),
+        )
         context.on("request", self._request)
         context.on("requestfailed", self._failed)
         context.on("response", self._response)

@@ -13,6 +13,7 @@ from datasets.services import dataset_create, label_map_create, upload_receive
 from ecgportal.accounts.services import token_create
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import member_set, project_create
+from modelhub import catalogue
 from modelhub import services as models
 from modelhub.models import ModelVersion
 from tests import factories
@@ -32,34 +33,56 @@ class World:
         self.viewer = factories.make_user("viktor")
         user = self.user
         self.project = project = project_create(
-            actor=user, name="Conduction disorders", description="Block and hypertrophy in simulated records.\n\nNo patient data."
+            actor=user,
+            name="Conduction disorders",
+            description="Block and hypertrophy in simulated records.\n\nNo patient data.",
         )
         member_set(actor=user, project=project, user=self.viewer, role="viewer")
         self.empty_project = project_create(actor=user, name="Nothing here yet")
-        self.dataset = dataset_create(actor=user, project=project, name="Simulated ward", description="From the portal's simulator.")
+        self.dataset = dataset_create(
+            actor=user, project=project, name="Simulated ward", description="From the portal's simulator."
+        )
         self.empty_dataset = dataset_create(actor=user, project=project, name="Second centre")
         self._take_in()
         self.label_map = label_map_create(
-            actor=user, project=project, name="Block", system="scp", classes=["block", "none"], entries={"CRBBB": "block", "NORM": "none"}
+            actor=user,
+            project=project,
+            name="Block",
+            system="scp",
+            classes=["block", "none"],
+            entries={"CRBBB": {"class": "block", "relation": "exact"}, "NORM": {"class": "none", "relation": "exact"}},
         )
         _, self.token_key = token_create(user=user, name="nightly export")
         self.superclass = LabelMap.objects.get(name="PTB-XL superclass")
         self._learn()
         self._share(dav)
+        self.unfinished = training.evaluation_start(actor=user, version=self.version, dataset=self.dataset)
         self.open_job = factories.make_job(project, user=user, title="Take in 3 files to Simulated ward")
-        self.failed_job = factories.make_job(project, kind="train", state=JobState.FAILED, user=user, payload={"run": str(self.run.pk)})
+        self.failed_job = factories.make_job(
+            project, kind="train", state=JobState.FAILED, user=user, payload={"run": str(self.run.pk)}
+        )
 
     def _take_in(self) -> None:
         cohort = make_cohort(32)
-        files = [SimpleUploadedFile("study.zip", cohort.zip()), SimpleUploadedFile("notes.txt", b"Call the ward."), SimpleUploadedFile("alone.hea", b"alone 12 250 1500\n")]
+        files = [
+            SimpleUploadedFile("study.zip", cohort.zip()),
+            SimpleUploadedFile("notes.txt", b"Call the ward."),
+            SimpleUploadedFile("alone.hea", b"alone 12 250 1500\n"),
+        ]
         self.ingest = upload_receive(actor=self.user, dataset=self.dataset, files=files)
         self.waiting_ingest = upload_receive(
-            actor=self.user, dataset=self.dataset, files=[SimpleUploadedFile("silent.csv", b"I,II\n" + b"0.1,0.2\n" * 3000)]
+            actor=self.user,
+            dataset=self.dataset,
+            files=[SimpleUploadedFile("silent.csv", b"I,II\n" + b"0.1,0.2\n" * 3000)],
         )
         work_off()
         table = cohort.table() + b"nobody,p,50,0,{'NORM': 100.0},1\n" + b"case000,case-p000,50,0,{'XYZZY': 100.0},1\n"
-        self.label_import = labelling.import_start(actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("table.csv", table))
-        self.kept_table = labelling.import_keep(actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("kept.csv", table))
+        self.label_import = labelling.import_start(
+            actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("table.csv", table)
+        )
+        self.kept_table = labelling.import_keep(
+            actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("kept.csv", table)
+        )
         work_off()
         self.record = Record.objects.get(dataset=self.dataset, key="case003")
 
@@ -72,16 +95,24 @@ class World:
         self.run.refresh_from_db()
         self.evaluation = Evaluation.objects.get(run=self.run)
         self.version = ModelVersion.objects.get(pk=self.run.produced_version_id)
-        self.prediction = models.prediction_start(actor=self.user, project=self.project, version=self.version, dataset=self.dataset)
+        card = {"intended_use": "Sorting ECGs for a second reading.", "licence": "CC BY 4.0"}
+        models.card_update(actor=self.user, version=self.version, card=card)
+        self.prediction = models.prediction_start(
+            actor=self.user, project=self.project, version=self.version, dataset=self.dataset
+        )
         work_off()
-        self.unfinished = training.evaluation_start(actor=self.user, version=self.version, dataset=self.dataset)
 
     def _share(self, dav: Any) -> None:
-        self.exchange = models.exchange_save(actor=self.user, name="Ward share", url=dav.url, username=dav.user, password=dav.password)
+        self.entry = catalogue.propose(actor=self.user, version=self.version, reason="Holds on two wards.")
+        self.exchange = models.exchange_save(
+            actor=self.user, name="Ward share", url=dav.url, username=dav.user, password=dav.password
+        )
         models.exchange_save(actor=self.user, name="Gone", url="http://127.0.0.1:9/")
         push = models.push_start(actor=self.user, exchange=self.exchange, version=self.version)
         work_off()
-        models.pull_start(actor=self.user, exchange=self.exchange, project=self.empty_project, remote_path=push.remote_path)
+        models.pull_start(
+            actor=self.user, exchange=self.exchange, project=self.empty_project, remote_path=push.remote_path
+        )
         work_off()
         self.pulled = ModelVersion.objects.exclude(pk=self.version.pk).get()
 
@@ -94,10 +125,14 @@ class World:
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
             "modelhub:prediction_csv": self.prediction, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:delete": self.run,
-            "training:evaluation": self.evaluation, "training:report": self.evaluation, "viz:record": self.record, "viz:record_svg": self.record,
+            "training:evaluation": self.evaluation, "training:report": self.evaluation, "viz:insight": self.dataset, "viz:gallery": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
             "viz:measurements": self.record, "viz:evaluation_csv": self.evaluation,
         }  # fmt: skip
-        return {name: reverse(name, args=[row.pk, *(["roc"] if name == "viz:evaluation_csv" else [])]) for name, row in rows.items() if row is not None}
+        return {
+            name: reverse(name, args=[row.pk, *(["roc"] if name == "viz:evaluation_csv" else [])])
+            for name, row in rows.items()
+            if row is not None
+        }
 
     def further(self) -> dict[str, str]:
         """Return addresses of pages in another state than those of ``addresses``."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
+import dash_bootstrap_components as dbc
 from dash import dcc, html
 from dash.dependencies import ClientsideFunction, Input, Output
 from django.templatetags.static import static
@@ -12,9 +14,16 @@ from django_plotly_dash import DjangoDash
 
 GRAPH_CONFIG: dict[str, Any] = {
     "displaylogo": False, "responsive": True, "scrollZoom": True, "doubleClick": "reset",
-    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+    # Nothing on a figure sends it anywhere.
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d", "sendChartToCloud"], "plotlyServerURL": "",
     "toImageButtonOptions": {"format": "svg", "filename": "figure"},
 }  # fmt: skip
+
+_INDEX = """<!DOCTYPE html>
+<html lang="en">
+  <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}</head>
+  <body>{%app_entry%}{%config%}{%scripts%}{%renderer%}</body>
+</html>"""
 
 
 def make_app(name: str) -> DjangoDash:
@@ -25,6 +34,9 @@ def make_app(name: str) -> DjangoDash:
         return DjangoDash(
             name,
             serve_locally=True,
+            index_string=_INDEX,
+            title="Figure",
+            update_title=None,
             csrf_token_name="csrftoken",
             csrf_header_name="X-CSRFToken",
             external_stylesheets=[static("portal/css/dash.css")],
@@ -53,17 +65,15 @@ def follow_scheme(app: DjangoDash) -> None:
 
 
 def choice(label: str, id: str, options: list[tuple[Any, str]], value: Any) -> html.Label:
-    """Return a labelled drop-down."""
-    return html.Label(
-        [
-            html.Span(label),
-            dcc.Dropdown(
-                id=id,
-                options=[{"value": v, "label": t} for v, t in options],
-                value=value,
-                clearable=False,
-                searchable=False,
-            ),
-        ],
-        className="choice",
-    )
+    """Return a labelled select of the browser's own; what it sends is text."""
+    select = dbc.Select(id=id, options=[{"value": _text(v), "label": t} for v, t in options], value=_text(value))
+    return html.Label([html.Span(label), select], className="choice")
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def number_of(sent: Any, allowed: Iterable[float], default: float) -> float:
+    """Return the number that a select sent, or the default when it is none of those it offers."""
+    return next((value for value in allowed if _text(value) == _text(sent)), default)

@@ -30,7 +30,11 @@ app.layout = page(
 )
 follow_scheme(app)
 
-_NOT_SCORES = {"epoch", "learning_rate", "seconds", "records_per_s", "score", "train_loss", "val_loss"}
+# What an axis of shares shows, the higher the better.
+_SCORES = {
+    "auroc_macro": "AUROC, mean over classes", "auprc_macro": "AUPRC, mean over classes", "f1_macro": "F1, mean over classes",
+    "f1_weighted": "F1, weighted", "accuracy": "accuracy", "r2": "R²",
+}  # fmt: skip
 
 
 def _rows() -> Any:
@@ -54,9 +58,6 @@ def draw(run: TrainingRun, ticks: int | None, scheme: str | None) -> list[Any]:
             if any(row.get(name) is not None for row in rows)
         }
 
-    scores = sorted(
-        {name for row in rows for name, value in row.items() if isinstance(value, float) and name not in _NOT_SCORES}
-    )
     loss = loss_curves(
         series({"train_loss": "training", "val_loss": "validation"}),
         best_epoch=run.best_epoch,
@@ -64,7 +65,7 @@ def draw(run: TrainingRun, ticks: int | None, scheme: str | None) -> list[Any]:
         dark=dark,
     )
     metrics = metric_curves(
-        series({name: name.replace("_", " ") for name in scores}),
+        series(_SCORES),
         best_epoch=run.best_epoch,
         run=str(run.pk),
         dark=dark,

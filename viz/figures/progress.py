@@ -65,7 +65,10 @@ def _over_epochs(
             "label": {"text": "kept", "textposition": "end", "textangle": 0},
         })  # fmt: skip
         told.append(f"The model of epoch {best_epoch:g} was kept.")
-    frame = charts.layout(title, "epoch (count)", unit, dark, uirevision=key, shapes=shapes)
+    last = max(at for points in drawn.values() for at, _ in points)
+    # Few epochs would get ticks between them.
+    whole = {"tickformat": "d"} | ({"dtick": 1} if last <= 12 else {})
+    frame = charts.layout(title, "epoch (count)", unit, dark, uirevision=key, shapes=shapes, x=whole)
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
 
 
