@@ -9,6 +9,7 @@ from django.db import transaction
 
 from datasets.models import Dataset, LabelMap, RecordLabel
 from datasets.preprocess.recipe import DEFAULT_RECIPE
+from datasets.selectors import coverages, label_maps_for
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
@@ -130,6 +131,38 @@ def run_start(
         changes={"architecture": network, "mode": mode, "task": task, "dataset": dataset.name},
     )
     return run
+
+
+# A class with fewer records cannot be split into three parts and judged.
+_FEWEST_RECORDS = 8
+
+
+def suggest(dataset: Dataset) -> tuple[LabelMap, list[str]] | None:
+    """Return the label map that makes most of a dataset's labels, and its classes with enough records to be learned.
+
+    A map counts by the records that it gives a class, times the share of its classes that can be learned, so that a
+    map made for these labels wins over one that only touches them. None when no map gives two such classes.
+    """
+    best, best_score = None, 0.0
+    for found in coverages(dataset, label_maps_for(dataset.project)):
+        usable = [name for name, count in found.by_class.items() if count >= _FEWEST_RECORDS]
+        score = found.classified * len(usable) / len(found.label_map.classes)
+        if len(usable) >= 2 and score > best_score:
+            best, best_score = (found.label_map, usable), score
+    return best
+
+
+@transaction.atomic
+def run_start_suggested(*, actor: Any, dataset: Dataset) -> TrainingRun:
+    """Start a run with every default: the suggested label map, its learnable classes, the default network."""
+    found = suggest(dataset)
+    if found is None:
+        raise InvalidInput(
+            f"No label map gives two classes with at least {_FEWEST_RECORDS} records of {dataset.name}. Upload labels, or "
+            "make a label map that knows their codes.",
+            code="labels_unknown",
+        )
+    return run_start(actor=actor, project=dataset.project, dataset=dataset, label_map=found[0], classes=found[1])
 
 
 @transaction.atomic

@@ -9,6 +9,7 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
+from datasets.models import Dataset
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, PortalError
 from ecgportal.forms import take_error
@@ -16,6 +17,7 @@ from ecgportal.jobs.models import JobState
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 from training import reports, selectors, services
+from training.engine.settings import settings_schema
 from training.forms import EvaluationForm, RunForm
 from training.models import Evaluation, TrainingRun
 
@@ -30,7 +32,8 @@ class RunListPage(ProjectView):
             "job", "dataset", "produced_version__model", "report"
         )
         page = paginate(request, runs)
-        return self.page(page_obj=page, runs=page)
+        labelled = Dataset.objects.filter(project=self.project, records__labels__isnull=False).distinct()
+        return self.page(page_obj=page, runs=page, labelled=labelled[:20])
 
 
 class RunCreatePage(ProjectView):
@@ -68,6 +71,23 @@ class RunCreatePage(ProjectView):
         return self.page(form=form, status=422)
 
 
+class TrainWithDefaults(ProjectView):
+    """One click: train on a dataset with every default."""
+
+    model = Dataset
+    needs = {"post": Action.MODEL_EDIT}
+
+    def rows(self) -> Any:
+        return Dataset.objects.select_related("project")
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        run = services.run_start_suggested(actor=request.user, dataset=self.object)
+        messages.success(
+            request, f"The training started: {run.label_map}, {len(run.classes)} classes, {run.architecture}."
+        )
+        return redirect("training:detail", pk=run.pk)
+
+
 class RunView(ProjectView):
     model = TrainingRun
     nav_active = "training"
@@ -94,9 +114,11 @@ class RunPage(RunView):
         run = self.object
         report = Evaluation.objects.filter(run=run).first()
         shown = {
-            name.replace("_", " "): value
-            for name, value in run.settings.items()
-            if not isinstance(value, dict) and name != "mode"
+            name.replace("_", " "): ("yes" if run.settings[name] else "no")
+            if isinstance(run.settings[name], bool)
+            else run.settings[name]
+            for name in settings_schema()["properties"]
+            if name in run.settings and not isinstance(run.settings[name], dict) and name != "mode"
         }
         return self.page(
             run=run, split=selectors.split_counts(run), epochs=selectors.epoch_rows(run), report=report, settings=shown,

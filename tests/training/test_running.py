@@ -9,7 +9,7 @@ from ecgportal.jobs import runner, services
 from ecgportal.jobs.models import JobState
 from tests import factories
 from training.models import SplitGroup, SplitMember, TrainingRun
-from training.services import run_delete, run_resume, run_start
+from training.services import run_delete, run_resume, run_start, run_start_suggested
 
 pytestmark = pytest.mark.django_db
 
@@ -99,3 +99,24 @@ def test_choices_that_cannot_be_are_refused_with_a_sentence(run, changes, word):
     with pytest.raises(InvalidInput) as error:
         run_start(**values)
     assert word in f"{error.value.message} {error.value.fields}".lower()
+
+
+def test_one_click_trains_on_the_map_that_fits_best(run, client):
+    dataset = run.dataset
+    factories.make_label_map(run.project, name="Touches them only", classes=["NORM", "MI", "A", "B"])
+    client.force_login(run.created_by)
+    assert client.post(f"/datasets/{dataset.pk}/train/").status_code == 404
+    factories.Membership.objects.create(project=run.project, user=run.created_by, role="editor")
+    answer = client.post(f"/datasets/{dataset.pk}/train/")
+    started = TrainingRun.objects.exclude(pk=run.pk).get()
+    assert answer.headers["Location"] == f"/training/{started.pk}/"
+    assert (started.label_map, sorted(started.classes)) == (run.label_map, ["MI", "NORM"])
+    assert started.architecture == "inception_time"
+
+
+def test_without_labels_that_a_map_knows_the_click_says_so(run):
+    bare = factories.make_dataset(run.project)
+    for number in range(12):
+        factories.make_record(bare, subject=f"q{number}", labels=("STRANGE",))
+    with pytest.raises(InvalidInput, match="No label map gives two classes"):
+        run_start_suggested(actor=run.created_by, dataset=bare)
