@@ -28,6 +28,8 @@ from viz.figures.render import figure_svg
 GALLERY_SIZE = 24
 _SECONDS_SHOWN = 10.0
 _WIDTH_PX = 560
+# The table below a figure holds all.
+_MOST_BARS = 20
 # field -> (title, what one bar is, what is said when there is none)
 _FIELDS = {
     "labels": ("Records per label", "label", "No record has a label yet."),
@@ -79,11 +81,17 @@ class InsightView(DatasetPage):
         title, noun, nothing = _FIELDS[name]
         records = reverse("datasets:detail", kwargs={"pk": self.object.pk})
         links = {key: f"{records}?{urlencode(query)}#records" for key, query in counts.filters.items()}
-        figure = count_bars(counts.counts, total=total, links=links, title=title, noun=noun)
-        height = 120 + 26 * min(len(counts.counts), 60)
+        drawn = dict(list(counts.counts.items())[:_MOST_BARS])
+        figure = count_bars(drawn, total=total, links=links, title=title, noun=noun)
+        summary = figure.summary
+        if len(counts.counts) > _MOST_BARS:
+            few = dict(list(drawn.items())[:8])
+            told = count_bars(few, total=total, title=title, noun=noun).summary
+            summary = f"{told} The figure shows the first {_MOST_BARS}, the table all {len(counts.counts)}."
+        height = 120 + 26 * len(drawn)
         rows = [(key, count, 100 * count / total, links[key]) for key, count in counts.counts.items()]
         return {
-            "name": name, "figure": figure, "noun": noun.capitalize(), "rows": rows, "nothing": "" if rows else nothing,
+            "name": name, "figure": figure, "noun": noun.capitalize(), "rows": rows, "nothing": "" if rows else nothing, "summary": summary,
             "svg": SafeString(figure_svg(figure, _WIDTH_PX, height)) if rows else "",
         }  # fmt: skip
 

@@ -117,7 +117,7 @@ class TestPages:
         assert answer["Location"].startswith(page)
         shown = editor.get(page).content.decode()
         assert "&lt;b&gt;ST&lt;/b&gt; elevation" in shown
-        assert f'data-label="By">{team["editor"].username}' in shown
+        assert f'data-label="By"><span>{team["editor"].username}' in shown
         editor.post(reverse("viz:annotation_delete", args=[RecordAnnotation.objects.get().pk]))
         assert not RecordAnnotation.objects.exists()
 
