@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import include, path
 
 from ecgportal import pages
+from modelhub.dav import DavView
 
 urlpatterns = [
     path("", pages.home, name="home"),
@@ -19,6 +20,8 @@ urlpatterns = [
     path("", include("training.urls")),
     path("", include("viz.urls")),
     path("dash/", include("viz.dash_urls")),
+    path("dav/", DavView.as_view(), name="dav"),
+    path("dav/<path:path>", DavView.as_view(), name="dav_path"),
     path("api/v1/", include("ecgportal.api.urls")),
 ]
 

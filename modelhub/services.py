@@ -16,7 +16,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.services import enqueue
 from modelhub.contract import ModelContract
-from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
+from modelhub.models import Exchange, Model, ModelBundle, ModelVersion, PredictionRun, Transfer, VersionState
 
 CARD_FIELDS = ("intended_use", "limits", "licence", "contact", "training_data", "ethics")
 
@@ -106,7 +106,8 @@ def card_update(*, actor: Any, version: ModelVersion, card: dict[str, str]) -> M
 
 def version_delete(*, actor: Any, version: ModelVersion) -> None:
     """Delete a version nothing depends on; Conflict names what does."""
-    sha256, project = {version.sha256, version.weights_sha256} - {""}, version.model.project
+    written = ModelBundle.objects.filter(version=version).values_list("sha256", flat=True)
+    sha256, project = {version.sha256, version.weights_sha256, *written} - {""}, version.model.project
     version_id, model = version.pk, version.model
     try:
         with transaction.atomic():

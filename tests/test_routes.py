@@ -185,6 +185,8 @@ def required(route: Route) -> list[tuple[str, str, Action | str, type | None]]:
         return [(method, "page", action, view.model) for method, action in view.needs.items()]
     if view is not None and getattr(view, "administrators_only", False):
         return [("get" if hasattr(view, "get") else "post", "administrator", "administrator", None)]
+    if view is not None and getattr(view, "tokens_only", False):
+        return [("get", "token", "token", None)]
     if route.name in PERSONAL:
         return [("get", "personal", "personal", None)]
     if cls is not None and getattr(cls, "needs", None) and hasattr(callback, "actions"):
@@ -216,6 +218,9 @@ def expected(kind: str, action: Action | str, role: str) -> set[int] | None:
     """Return the statuses that a role must get; None for "allowed: anything but a refusal"."""
     if kind == "public":
         return None
+    if kind == "token":
+        # A session opens nothing here, whoever it belongs to.
+        return {401}
     if role == "anonymous":
         return {401} if kind.startswith("api") or kind == "dash" else {302, 401}
     if kind == "personal":
