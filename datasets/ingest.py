@@ -19,12 +19,13 @@ from datasets.formats import archive
 from datasets.models import Ingest, Outcome
 from datasets.reading import Answer, FileTask, Spool, refused, row_of
 from datasets.reading_pool import Batch, ReadingPool, read_here
-from datasets.reading_worker import options_of
+from datasets.reading_worker import identity_of, options_of
 from datasets.storing import Store, item_name
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import PortalError
 from ecgportal.jobs.models import TERMINAL
+from ecgportal.projects.services import pseudonym_key
 
 if TYPE_CHECKING:
     from ecgportal.jobs.context import JobContext
@@ -155,7 +156,9 @@ def run(context: JobContext) -> dict[str, Any]:
         storage.remove_area("uploads", ingest.pk)
         raise
     with transaction.atomic():
-        audit("upload.ingested", ingest.dataset, actor=ingest.created_by, project=ingest.dataset.project, changes=counts)
+        audit(
+            "upload.ingested", ingest.dataset, actor=ingest.created_by, project=ingest.dataset.project, changes=counts
+        )
     storage.remove_area("uploads", ingest.pk)
     return {"ingest": str(ingest.pk), **counts}
 
@@ -173,18 +176,28 @@ def _run(context: JobContext, ingest: Ingest) -> dict[str, int]:
     plan = Plan(upload, store.done)
     total = max(len(upload.index), 1)
     few = len(upload.index) <= _FEW_FILES and sum(path.stat().st_size for path in upload.index.values()) <= _FEW_BYTES
+    identity = {"key": pseudonym_key(ingest.dataset.project).hex(), "keeps": ingest.dataset.project.keeps_identifiers}
     with ExitStack() as stack:
         # After a crash the files are read by processes that may die without harm.
         pool = None
         if not few or context.is_resumed:
             pool = stack.enter_context(
-                ReadingPool(_workers(), upload.index, ingest.options, spool, settings.READER_MEMORY_BYTES)
+                ReadingPool(
+                    _workers(), upload.index, ingest.options, spool, settings.READER_MEMORY_BYTES, identity=identity
+                )
             )
         for phase in plan.phases():
             if pool is not None:
                 batches = pool.run(phase, context.raise_if_stopping)
             else:
-                batches = read_here(phase, upload.index, options_of(ingest.options), spool, context.raise_if_stopping)
+                batches = read_here(
+                    phase,
+                    upload.index,
+                    options_of(ingest.options),
+                    spool,
+                    context.raise_if_stopping,
+                    identity_of(identity),
+                )
             for batch in batches:
                 plan.claim(batch.answers)
                 store.write(batch)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
+from datasets.identity import pseudonym
 from datasets.labels import table as tables
-from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex
-from datasets.services import clean_name, drop_unused_blobs, hold_blobs, subject_for
+from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex, Subject
+from datasets.services import clean_name, drop_unused_blobs, hold_blobs
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, PortalError, TooLarge
 from ecgportal.jobs.services import enqueue
+from ecgportal.projects.services import pseudonym_key
+from ecgportal.secrets import encrypt
 
 if TYPE_CHECKING:
     from ecgportal.jobs.context import JobContext
@@ -120,7 +125,14 @@ def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys:
 def run(context: JobContext) -> dict[str, Any]:
     """The job: read the table, match its rows to records, store labels, subjects, age, sex and folds."""
     row = LabelImport.objects.select_related("dataset__project", "created_by").get(pk=context.payload["label_import"])
-    table, mapping, rows = _read(row)
+    try:
+        table, mapping, rows = _read(row)
+    except PortalError:
+        if not row.dataset.project.keeps_identifiers:
+            # The table cannot be read again; what it says about persons must not stay.
+            _put_clean(row, tables.RawTable((), ()))
+        raise
+    told, rows = _pseudonyms(row, rows)
     context.progress(0.3, f"{len(rows)} rows")
     records = {record.key: record for record in Record.objects.filter(dataset=row.dataset).select_related("subject")}
     match = tables.match_keys(list(records), rows)
@@ -157,17 +169,17 @@ def run(context: JobContext) -> dict[str, Any]:
         touched = {label.record_id for label in new_labels} | {record.pk for record in changed}
         RecordLabel.objects.filter(record__in=touched, source=LabelSource.TABLE).delete()
         RecordLabel.objects.bulk_create(new_labels, ignore_conflicts=True, batch_size=2000)
+        subjects = _subjects(row.dataset, told, {record.subject_wanted for record in changed if getattr(record, "subject_wanted", None)})
         for record in changed:
-            record.subject = (
-                subject_for(row.dataset, record.subject_wanted)
-                if getattr(record, "subject_wanted", None)
-                else record.subject
-            )
+            if wanted := getattr(record, "subject_wanted", None):
+                record.subject = subjects[wanted]
             record.search_text = f"{record.key} {record.subject.key if record.subject else ''}".lower()
         Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "search_text"], batch_size=500)
         row.rows = report[:_REPORTED_ROWS]
         row.mapping = mapping.to_dict()
         row.save(update_fields=["rows", "mapping"])
+        if not row.is_scrubbed and not row.dataset.project.keeps_identifiers:
+            _put_clean(row, _needed(table, mapping, row))
         known_codes = tables.known_codes()
         unknown = sorted({x.code for item in rows for x in item.labels if (x.system, x.code) not in known_codes})
         result = {
@@ -180,10 +192,67 @@ def run(context: JobContext) -> dict[str, Any]:
     return result
 
 
+def _pseudonyms(row: LabelImport, rows: list[tables.RowLabels]) -> tuple[dict[str, str], list[tables.RowLabels]]:
+    """Put pseudonyms for the subjects. Returns what the source calls them, by pseudonym, where the project keeps that."""
+    if row.is_scrubbed:
+        return {}, rows
+    key = pseudonym_key(row.dataset.project)
+    names = {item.subject: pseudonym(key, item.subject) for item in rows if item.subject}
+    told = {name: said for said, name in names.items()} if row.dataset.project.keeps_identifiers else {}
+    return told, [replace(item, subject=names[item.subject]) if item.subject else item for item in rows]
+
+
+def _subjects(dataset: Dataset, told: dict[str, str], wanted: set[str]) -> dict[str, Subject]:
+    """Return the dataset's subjects by key, made where they are missing."""
+    known = {subject.key: subject for subject in Subject.objects.filter(dataset=dataset, key__in=wanted)}
+    Subject.objects.bulk_create(
+        [
+            Subject(dataset=dataset, key=key, identifier_encrypted=encrypt(told[key]) if key in told else "")
+            for key in sorted(wanted - set(known))
+        ],
+        ignore_conflicts=True,
+        batch_size=2000,
+    )
+    return known | {subject.key: subject for subject in Subject.objects.filter(dataset=dataset, key__in=wanted - set(known))}
+
+
+def _needed(table: tables.RawTable, mapping: tables.ColumnMapping, row: LabelImport) -> tables.RawTable:
+    """Return the columns from which something was taken, with pseudonyms for the subjects."""
+    single = (mapping.record, mapping.likelihood, mapping.subject, mapping.age, mapping.sex, mapping.fold)
+    used = {*single, *mapping.also_record, *(column.column for column in mapping.labels)}
+    places = [place for place, column in enumerate(table.columns) if column in used]
+    key = pseudonym_key(row.dataset.project)
+
+    def cell(cells: Sequence[str], place: int) -> str:
+        text = cells[place]
+        return pseudonym(key, text) if table.columns[place] == mapping.subject and text.strip() else text
+
+    return tables.RawTable(
+        tuple(table.columns[place] for place in places),
+        tuple(tuple(cell(cells, place) for place in places) for cells in table.rows),
+    )
+
+
+@transaction.atomic
+def _put_clean(row: LabelImport, table: tables.RawTable) -> None:
+    """Replace the stored table by one without what is not needed."""
+    sent = row.sha256
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    hold_blobs()
+    row.sha256, _ = storage.put_bytes(out.getvalue().encode())
+    row.is_scrubbed = True
+    row.save(update_fields=["sha256", "is_scrubbed"])
+    transaction.on_commit(lambda: drop_unused_blobs([sent]))
+
+
 def _read(row: LabelImport) -> tuple[tables.RawTable, tables.ColumnMapping, list[tables.RowLabels]]:
     """Return the table, what its columns mean, and its rows. PortalError names the file and the reason."""
     try:
-        table = tables.read_table(storage.read_blob(row.sha256), row.file_name)
+        name = "table.csv" if row.is_scrubbed else row.file_name
+        table = tables.read_table(storage.read_blob(row.sha256), name)
         mapping = tables.guess_mapping(table, overrides=row.mapping)
         rows = tables.apply(table, mapping)
         if not (mapping.labels or mapping.subject or mapping.age or mapping.sex or mapping.fold):

@@ -41,10 +41,14 @@ class Dataset(ProjectOwned):
 
 
 class Subject(UUIDModel):
-    """A person within one dataset, known by a key that is a pseudonym."""
+    """A person within one dataset, known by a key that is a pseudonym of the project.
+
+    identifier_encrypted: what the source calls the person, in projects that keep identifiers (``ecgportal.secrets``).
+    """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="subjects")
     key = models.CharField(max_length=120)
+    identifier_encrypted = models.TextField(blank=True, default="", editable=False)
 
     project_path = "dataset__project"
 
@@ -261,13 +265,17 @@ class RecordAnnotation(UUIDModel):
 
 
 class LabelImport(UUIDModel):
-    """One label table that was uploaded, its column mapping, and what was taken row by row."""
+    """One label table that was uploaded, its column mapping, and what was taken row by row.
+
+    is_scrubbed: the stored table holds the columns that were taken only, with pseudonyms for the subjects.
+    """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="label_imports")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
     job = models.OneToOneField(Job, on_delete=models.PROTECT, null=True, related_name="label_import")
     file_name = models.CharField(max_length=400)
     sha256 = models.CharField(max_length=64)
+    is_scrubbed = models.BooleanField(default=False)
     mapping = models.JSONField(default=dict)
     rows = models.JSONField(default=list)
 

@@ -27,6 +27,7 @@ from datasets.formats import registry
 from datasets.formats.archive import FileSource
 from datasets.formats.base import Reader, ReadOptions, ReadResult
 from datasets.formats.wfdb import is_signal_file_name
+from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, Identity, Named, scrub, terms_of
 from datasets.quality import assess
 from ecgportal.errors import NeedsAnswer, PortalError, UnreadableFile
 
@@ -39,6 +40,7 @@ SPLIT_PART = 256
 _MAX_ANNOTATIONS = 20_000
 _TABLE_SUFFIXES = {".csv", ".tsv", ".xlsx", ".json"}
 _CHUNK = 1 << 20
+_HEAD = 16 << 20
 
 
 @dataclass
@@ -60,7 +62,9 @@ class FileTask:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FileTask:
         part = value["part"]
-        return cls(value["name"], tuple(value["skip"]), tuple(part) if part else None, value["originals"], value["may_split"])
+        return cls(
+            value["name"], tuple(value["skip"]), tuple(part) if part else None, value["originals"], value["may_split"]
+        )
 
 
 class Spool:
@@ -88,20 +92,29 @@ class Spool:
             self._stream.close()
 
 
-def read_file(task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool, report: Report) -> Iterator[Answer]:
+def read_file(
+    task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool, report: Report, identity: Identity | None = None
+) -> Iterator[Answer]:  # fmt: skip
     """Yield the answers of one file. ``report(file name, trace)`` hears of errors that no reader should raise."""
     name = task.name
     try:
         with warnings.catch_warnings():
             # Readers warn with the values they meet, which may be a person's.
             warnings.simplefilter("ignore")
-            yield from _read(task, index, options, spool)
-    except NeedsAnswer as error:
-        yield refused(name, error.code, f"{error.message} {' '.join(error.fields.values())}".strip())
+            yield from _read(task, index, options, spool, identity)
     except PortalError as error:
-        yield refused(name, error.code, error.message)
+        message = error.message
+        if isinstance(error, NeedsAnswer):
+            message = f"{message} {' '.join(error.fields.values())}".strip()
+        if identity is not None and not identity.keeps:
+            message = Named(_terms(None, index[name])).mask(message)
+        yield refused(name, error.code, message)
     except MemoryError:
-        yield refused(name, "out_of_memory", f"{name} needs more memory than a file may take on this machine. Split the recording.")
+        yield refused(
+            name,
+            "out_of_memory",
+            f"{name} needs more memory than a file may take on this machine. Split the recording.",
+        )
     except Exception as error:
         report(name, _trace(error))
         yield refused(
@@ -120,15 +133,25 @@ def refused(name: str, code: str, message: str) -> Answer:
     return {"kind": "refused", "name": name, "code": code, "message": message}
 
 
-def _read(task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool) -> Iterator[Answer]:
+def _terms(format_name: str | None, path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        return terms_of(format_name, stream.read(_HEAD))
+
+
+def _read(
+    task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool, identity: Identity | None
+) -> Iterator[Answer]:
     name = task.name
     entry, result = _open(name, index, options)
     count = len(result.records)
     if task.may_split and task.part is None and count >= SPLIT_FROM:
-        originals = _originals(name, result, index)
+        originals = _originals(name, result, index, entry.name, identity, spool)
         yield {"kind": "split", "name": name, "count": count, "originals": originals}
         return
-    originals = task.originals if task.originals is not None else _originals(name, result, index)
+    originals = (
+        task.originals if task.originals is not None else _originals(name, result, index, entry.name, identity, spool)
+    )
+    terms = _terms(entry.name, index[name]) if identity is not None and not identity.keeps else []
     skip = frozenset(task.skip)
     wanted = result.records if task.part is None else result.records[task.part[0] : task.part[1]]
     records = iter(wanted)
@@ -138,7 +161,7 @@ def _read(task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool
         yield {
             "kind": "taken", "name": name, "format": entry.name, "many": count > 1, "originals": originals,
             "companions": list(result.companions),
-            "records": [row_of(key, record, spool) for key, record in part if key not in skip],
+            "records": [_cleaned(row_of(key, record, spool), identity, terms, originals) for key, record in part if key not in skip],
         }  # fmt: skip
 
 
@@ -172,17 +195,51 @@ def _unknown(name: str) -> UnreadableFile:
     return UnreadableFile(f"{name} is not an ECG in a format that the portal reads ({titles}).", code="not_an_ecg")
 
 
-def _originals(name: str, result: ReadResult, index: Mapping[str, Path]) -> list[dict[str, Any]]:
+def _cleaned(
+    row: dict[str, Any], identity: Identity | None, terms: list[str], originals: list[dict[str, Any]]
+) -> dict[str, Any]:
+    if identity is not None:
+        identity.clean(row, terms)
+        states = {original["state"] for original in originals}
+        row["meta"]["original"] = next((state for state in (NOT_KEPT, SCRUBBED) if state in states), AS_SENT)
+    return row
+
+
+def _originals(
+    name: str, result: ReadResult, index: Mapping[str, Path], format_name: str, identity: Identity | None, spool: Spool
+) -> list[dict[str, Any]]:
+    """Return each file that was read: sha256 of what was sent, and where what may be kept of it lies (path None: nothing)."""
     found = []
     for other in dict.fromkeys((name, *result.companions)):
         path = index[other]
-        digest, size = hashlib.sha256(), 0
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-        found.append({"name": other, "path": str(path), "sha256": digest.hexdigest(), "size": size})
+        sha256, size = _digest(path)
+        original = {
+            "name": other,
+            "sent_sha256": sha256,
+            "path": str(path),
+            "sha256": sha256,
+            "size": size,
+            "state": AS_SENT,
+        }
+        if identity is not None and not identity.keeps:
+            original["state"], data = scrub(format_name, other, path)
+            if original["state"] == NOT_KEPT:
+                original["path"] = None
+            elif data is not None:
+                clean = spool.path.with_name(f"clean-{sha256}")
+                clean.write_bytes(data)
+                original |= {"path": str(clean), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        found.append(original)
     return found
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
 
 
 def row_of(key: str, record: ecg.Record, spool: Spool) -> dict[str, Any]:

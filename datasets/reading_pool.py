@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from datasets.formats.base import ReadOptions
+from datasets.identity import Identity
 from datasets.reading import SPLIT_PART, Answer, FileTask, Spool, read_file, refused
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,10 @@ class _Slot:
     state: str = "waiting"
 
 
-def read_here(tasks: Iterable[list[FileTask]], index: Mapping[str, Path], options: ReadOptions, spool_folder: Path, check: Callable[[], None]) -> Iterator[Batch]:
+def read_here(
+    tasks: Iterable[list[FileTask]], index: Mapping[str, Path], options: ReadOptions, spool_folder: Path, check: Callable[[], None],
+    identity: Identity | None = None,
+) -> Iterator[Batch]:  # fmt: skip
     """Do the same in this process: for a handful of files, for which starting others takes longer than the work."""
     for number, files in enumerate(tasks):
         spool = Spool(spool_folder / f"here-{number}.f32")
@@ -57,7 +61,7 @@ def read_here(tasks: Iterable[list[FileTask]], index: Mapping[str, Path], option
         for task in files:
             check()
             task.may_split = False
-            answers += read_file(task, index, options, spool, _trouble)
+            answers += read_file(task, index, options, spool, _trouble, identity)
         spool.close()
         yield Batch(answers, spool.path if spool.path.exists() else None)
         spool.path.unlink(missing_ok=True)
@@ -72,13 +76,18 @@ class ReadingPool:
 
     def __init__(
         self, workers: int, index: Mapping[str, Path], options: dict[str, Any], spool_folder: Path, memory_bytes: int = 0,
-        silent_s: float = _SILENT_S,
+        silent_s: float = _SILENT_S, identity: dict[str, Any] | None = None,
     ):  # fmt: skip
         self._count = max(1, workers)
         self._folder = spool_folder
         self._silent_s = silent_s
         self._places = _write_index(index, spool_folder / "index.jsonl")
-        self._setup = {"index": str(spool_folder / "index.jsonl"), "options": options, "memory_bytes": memory_bytes}
+        self._setup = {
+            "index": str(spool_folder / "index.jsonl"),
+            "options": options,
+            "memory_bytes": memory_bytes,
+            "identity": identity,
+        }
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._spools = 0
@@ -86,7 +95,9 @@ class ReadingPool:
     def __enter__(self) -> ReadingPool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in self._workers:
             worker.end()
         self._selector.close()
@@ -203,7 +214,9 @@ def _parts(task: FileTask, split: Answer) -> list[_Slot]:
 
 def _fatal(name: str, code: str) -> Answer:
     what = "took too long to read" if code == "reader_timeout" else "ended the process that read it, twice"
-    return refused(name, code, f"{name} {what}. It was left out; it is damaged or needs more memory than one file may take.")
+    return refused(
+        name, code, f"{name} {what}. It was left out; it is damaged or needs more memory than one file may take."
+    )
 
 
 def _folder_of(name: str) -> str:

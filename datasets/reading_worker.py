@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from datasets.formats.base import ReadOptions
+from datasets.identity import Identity
 from datasets.reading import FileTask, Spool, read_file
 
 
@@ -52,6 +53,10 @@ def options_of(value: Mapping[str, Any]) -> ReadOptions:
     return ReadOptions(value.get("fs_hz"), value.get("unit"), tuple(order) if order else None)
 
 
+def identity_of(value: Mapping[str, Any] | None) -> Identity | None:
+    return None if value is None else Identity(bytes.fromhex(value["key"]), value["keeps"])
+
+
 def _listen(stream: BinaryIO, tasks: queue.Queue[dict[str, Any]]) -> None:
     for line in stream:
         tasks.put(json.loads(line))
@@ -71,6 +76,7 @@ def main() -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     options, index = options_of(setup["options"]), FolderIndex(Path(setup["index"]))
+    identity = identity_of(setup["identity"])
     tasks: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
 
@@ -85,7 +91,12 @@ def main() -> None:
         for entry in task["files"]:
             index.turn_to(tuple(entry["place"]))
             for answer in read_file(
-                FileTask.from_json(entry), index, options, spool, lambda name, trace: say({"kind": "trouble", "name": name, "trace": trace})
+                FileTask.from_json(entry),
+                index,
+                options,
+                spool,
+                lambda name, trace: say({"kind": "trouble", "name": name, "trace": trace}),
+                identity,
             ):
                 say(answer)
             say({"kind": "file_end"})

@@ -30,6 +30,7 @@ from datasets.reading import Answer
 from datasets.reading_pool import Batch
 from datasets.services import drop_unused_blobs, hold_blobs
 from ecgportal import storage
+from ecgportal.secrets import encrypt
 
 
 def item_name(name: str) -> str:
@@ -64,15 +65,24 @@ class Known:
     def __init__(self, dataset: Dataset, candidates: list[_Candidate]):
         records = Record.objects.filter(dataset=dataset)
         digests = {c.digest for c in candidates}
-        self.by_digest = {sha: (pk, key) for sha, pk, key in records.filter(content_sha256__in=digests).values_list("content_sha256", "pk", "key")}
+        self.by_digest = {
+            sha: (pk, key)
+            for sha, pk, key in records.filter(content_sha256__in=digests).values_list("content_sha256", "pk", "key")
+        }
         keys = {key for c in candidates for key in c.keys}
         self.keys = set(records.filter(key__in=keys).values_list("key", flat=True))
         subjects = {c.row["subject"][:120] for c in candidates if c.row["subject"]}
-        self.subjects = dict(Subject.objects.filter(dataset=dataset, key__in=subjects).values_list("key", "pk")) if subjects else {}
+        self.subjects = (
+            dict(Subject.objects.filter(dataset=dataset, key__in=subjects).values_list("key", "pk")) if subjects else {}
+        )
         buckets = {bucket for c in candidates for bucket in _buckets(c.row["fingerprint"])}
         self._signals: dict[str, list[tuple[str, str]]] = defaultdict(list)
         if buckets:
-            rows = records.filter(fingerprint_buckets__overlap=list(buckets)).order_by("key").values_list("key", "fingerprint")
+            rows = (
+                records.filter(fingerprint_buckets__overlap=list(buckets))
+                .order_by("key")
+                .values_list("key", "fingerprint")
+            )
             for key, code in rows:
                 self.add_signal(key, code)
 
@@ -142,11 +152,14 @@ class Store:
                 items.append(self._item(answer["name"], Outcome.REFUSED, answer["code"], answer["message"]))
                 continue
             items += [self._decide(next(waiting), known) for _ in answer["records"]]
-            items += [self._item(name, Outcome.COMPANION, "", "Read together with its header.") for name in answer.get("claimed", ())]
+            items += [
+                self._item(name, Outcome.COMPANION, "", "Read together with its header.")
+                for name in answer.get("claimed", ())
+            ]
         return [item for item in items if item is not None], candidates
 
     def _candidates(self, answer: Answer) -> list[_Candidate]:
-        shas = [original["sha256"] for original in answer["originals"]]
+        shas = [original["sent_sha256"] for original in answer["originals"]]
         whole = not answer["many"] and bool(shas)
         path = str(PurePosixPath(answer["name"]).with_suffix(""))
         return [
@@ -161,10 +174,23 @@ class Store:
         wanted = {c.row["subject"][:120] for c in candidates if c.row["subject"] and c.digest not in known.by_digest}
         if missing := sorted(wanted - set(known.subjects)):
             # A label table may bring the same subjects at the same time.
-            Subject.objects.bulk_create([Subject(dataset=self.dataset, key=key) for key in missing], ignore_conflicts=True)
-            known.subjects |= dict(Subject.objects.filter(dataset=self.dataset, key__in=missing).values_list("key", "pk"))
+            told = {c.row["subject"]: c.row["identifier"] for c in candidates if c.row.get("identifier")}
+            Subject.objects.bulk_create(
+                [
+                    Subject(
+                        dataset=self.dataset, key=key, identifier_encrypted=encrypt(told[key]) if key in told else ""
+                    )
+                    for key in missing
+                ],
+                ignore_conflicts=True,
+            )
+            known.subjects |= dict(
+                Subject.objects.filter(dataset=self.dataset, key__in=missing).values_list("key", "pk")
+            )
 
-    def _item(self, name: str, outcome: str, code: str = "", message: str = "", record: uuid.UUID | None = None) -> IngestItem | None:
+    def _item(
+        self, name: str, outcome: str, code: str = "", message: str = "", record: uuid.UUID | None = None
+    ) -> IngestItem | None:
         shown = item_name(name)
         if shown in self.done:
             return None
@@ -228,14 +254,26 @@ class Store:
             c.record.pack = pack
             records.append(c.record)
             for original in c.answer["originals"]:
+                if original["path"] is None:
+                    continue
                 storage.adopt(Path(original["path"]), original["sha256"])
                 name = PurePosixPath(original["name"]).name[:400]
-                originals.append(OriginalFile(record=c.record, name=name, sha256=original["sha256"], size=original["size"]))
+                originals.append(
+                    OriginalFile(record=c.record, name=name, sha256=original["sha256"], size=original["size"])
+                )
             seen: set[tuple[str, str]] = set()
             for system, code, likelihood in c.row["labels"]:
                 if (system, code[:120]) not in seen:
                     seen.add((system, code[:120]))
-                    labels.append(RecordLabel(record=c.record, system=system, code=code[:120], likelihood=likelihood, source=LabelSource.FILE))
+                    labels.append(
+                        RecordLabel(
+                            record=c.record,
+                            system=system,
+                            code=code[:120],
+                            likelihood=likelihood,
+                            source=LabelSource.FILE,
+                        )
+                    )
         Record.objects.bulk_create(records, batch_size=500)
         OriginalFile.objects.bulk_create(originals, batch_size=2000)
         RecordLabel.objects.bulk_create(labels, batch_size=2000)

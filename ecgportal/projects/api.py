@@ -23,7 +23,7 @@ class ProjectSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Project
-        fields = ["id", "name", "slug", "description", "role", "archived_at", "created_at"]
+        fields = ["id", "name", "slug", "description", "keeps_identifiers", "role", "archived_at", "created_at"]
         read_only_fields = ["id", "slug", "archived_at", "created_at"]
 
 
@@ -63,9 +63,11 @@ class ProjectsViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectV
     def create(self, request: Request) -> Response:
         form = self.get_serializer(data=request.data)
         form.is_valid(raise_exception=True)
+        told = form.validated_data
         project = services.project_create(
-            actor=request.user, name=form.validated_data["name"], description=form.validated_data.get("description", "")
-        )
+            actor=request.user, name=told["name"], description=told.get("description", ""),
+            keeps_identifiers=told.get("keeps_identifiers", False),
+        )  # fmt: skip
         project.my_role = Role.OWNER  # type: ignore[attr-defined]
         return Response(self.get_serializer(project).data, status=status.HTTP_201_CREATED)
 
@@ -78,6 +80,7 @@ class ProjectsViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectV
             project=project,
             name=form.validated_data.get("name"),
             description=form.validated_data.get("description"),
+            keeps_identifiers=form.validated_data.get("keeps_identifiers"),
         )
         return Response(self.get_serializer(project).data)
 

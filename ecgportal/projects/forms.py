@@ -20,6 +20,15 @@ class ProjectForm(forms.Form):
     )
 
 
+class ProjectEditForm(ProjectForm):
+    keeps_identifiers = forms.BooleanField(
+        required=False,
+        label="Keep patients' identifiers",
+        help_text="Off: subjects get pseudonyms, and original files lose what names a person. On: identifiers are stored "
+        "encrypted, and the files of further uploads are kept just as they were sent.",
+    )
+
+
 class ProjectFilterForm(FilterForm):
     search = forms.CharField(max_length=120, label="Name")
     show = forms.ChoiceField(choices=[("", "In use"), ("archived", "Archived"), ("all", "All")])

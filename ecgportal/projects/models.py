@@ -16,12 +16,18 @@ class Role(models.TextChoices):
 
 
 class Project(UUIDModel):
-    """The unit of sharing: datasets, models and runs belong to exactly one project."""
+    """The unit of sharing: datasets, models and runs belong to exactly one project.
+
+    keeps_identifiers: whether uploads may bring identifiers of patients with them; they are stored encrypted then.
+    pseudonym_secret: the encrypted key of the project's pseudonyms.
+    """
 
     name = models.CharField(max_length=120)
     slug = models.SlugField(max_length=130, unique=True)
     description = models.TextField(blank=True, default="", max_length=4000)
     archived_at = models.DateTimeField(null=True, blank=True, editable=False)
+    keeps_identifiers = models.BooleanField(default=False)
+    pseudonym_secret = models.TextField(blank=True, default="", editable=False)
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="Membership", related_name="projects")
 
     class Meta:

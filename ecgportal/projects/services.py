@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -13,6 +14,7 @@ from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record
 from ecgportal.errors import Conflict, InvalidInput, NotFound
 from ecgportal.projects.models import Membership, Project, Role
+from ecgportal.secrets import decrypt, encrypt
 
 
 def _free_slug(name: str) -> str:
@@ -30,9 +32,9 @@ def _clean(project: Project) -> None:
 
 
 @transaction.atomic
-def project_create(*, actor: Any, name: str, description: str = "") -> Project:
+def project_create(*, actor: Any, name: str, description: str = "", keeps_identifiers: bool = False) -> Project:
     """Create a project with ``actor`` as its owner."""
-    project = Project(name=name.strip(), slug=_free_slug(name), description=description)
+    project = Project(name=name.strip(), slug=_free_slug(name), description=description, keeps_identifiers=keeps_identifiers)
     _clean(project)
     project.save(force_insert=True)
     Membership.objects.create(project=project, user=actor, role=Role.OWNER)
@@ -41,9 +43,12 @@ def project_create(*, actor: Any, name: str, description: str = "") -> Project:
 
 
 @transaction.atomic
-def project_update(*, actor: Any, project: Project, name: str | None = None, description: str | None = None) -> Project:
+def project_update(
+    *, actor: Any, project: Project, name: str | None = None, description: str | None = None, keeps_identifiers: bool | None = None
+) -> Project:  # fmt: skip
+    """Change what is given. ``keeps_identifiers`` holds for uploads from now on."""
     changes = {}
-    for field, value in (("name", name), ("description", description)):
+    for field, value in (("name", name), ("description", description), ("keeps_identifiers", keeps_identifiers)):
         if value is not None and getattr(project, field) != value:
             changes[field] = [getattr(project, field), value]
             setattr(project, field, value)
@@ -52,6 +57,16 @@ def project_update(*, actor: Any, project: Project, name: str | None = None, des
         project.save()
         record("project.changed", project, actor=actor, project=project, changes=changes)
     return project
+
+
+@transaction.atomic
+def pseudonym_key(project: Project) -> bytes:
+    """Return the key of the project's pseudonyms, made when it is first asked for; stored encrypted."""
+    row = Project.objects.select_for_update().only("pseudonym_secret").get(pk=project.pk)
+    if not row.pseudonym_secret:
+        row.pseudonym_secret = encrypt(token_hex(32))
+        row.save(update_fields=["pseudonym_secret"])
+    return bytes.fromhex(decrypt(row.pseudonym_secret))
 
 
 @transaction.atomic

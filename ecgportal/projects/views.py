@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
+from django.forms.models import model_to_dict
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views import View
@@ -16,7 +17,7 @@ from ecgportal.forms import take_error
 from ecgportal.jobs.models import Job
 from ecgportal.projects import access, overview, selectors, services
 from ecgportal.projects.access import Action
-from ecgportal.projects.forms import MemberForm, ProjectFilterForm, ProjectForm
+from ecgportal.projects.forms import MemberForm, ProjectEditForm, ProjectFilterForm, ProjectForm
 from ecgportal.projects.models import Role
 from ecgportal.views import ProjectView, paginate
 
@@ -85,10 +86,10 @@ class ProjectEditView(ProjectView):
     nav_active = "overview"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self.page(form=ProjectForm(initial={"name": self.project.name, "description": self.project.description}))
+        return self.page(form=ProjectEditForm(initial=model_to_dict(self.project, ["name", "description", "keeps_identifiers"])))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        form = ProjectForm(request.POST)
+        form = ProjectEditForm(request.POST)
         if form.is_valid():
             try:
                 services.project_update(actor=request.user, project=self.project, **form.cleaned_data)

@@ -72,7 +72,9 @@ def write_zip(path: Path, records: int) -> None:
 
 
 def _used_s() -> float:
-    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(
+        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def _ingest(path: Path) -> tuple[float, float]:

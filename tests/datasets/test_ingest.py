@@ -144,7 +144,9 @@ class TestOutcome:
         with h5py.File(path, "w") as file:
             file["tracings"] = tracings
             file["exam_id"] = np.arange(5000, 5000 + count)
-        ingest = upload(dataset, {"exams.hdf5": path.read_bytes()}, fs_hz=100.0, unit="mV", lead_order=list(ecg(1).leads))
+        ingest = upload(
+            dataset, {"exams.hdf5": path.read_bytes()}, fs_hz=100.0, unit="mV", lead_order=list(ecg(1).leads)
+        )
         (job,) = work_off()
         assert job.state == JobState.SUCCEEDED, job.error_message
         found = outcomes(ingest)
@@ -167,7 +169,14 @@ class TestSameSignal:
     def test_it_is_found_in_another_file_and_grouped(self, dataset, pooled):
         record = ecg(5)
         upload(dataset, {"a.zip": zip_of({**wfdb_pair(record, "one"), **wfdb_pair(ecg(6), "other")})})
-        second = upload(dataset, {"b.zip": zip_of({**wfdb_pair(record, "two", gain_per_mv=500.0), **wfdb_pair(record, "three", gain_per_mv=400.0)})})
+        second = upload(
+            dataset,
+            {
+                "b.zip": zip_of(
+                    {**wfdb_pair(record, "two", gain_per_mv=500.0), **wfdb_pair(record, "three", gain_per_mv=400.0)}
+                )
+            },
+        )
         work_off()
         assert set(second.items.exclude(code="").values_list("name", "outcome", "code")) == {
             ("two.hea", "accepted", "same_signal"), ("three.hea", "accepted", "same_signal"),
@@ -210,7 +219,9 @@ class TestPool:
         with ReadingPool(2, index, {}, tmp_path) as pool:
             answers = [answer for batch in pool.run(self.tasks(index), _nothing) for answer in batch.answers]
         assert [a["name"] for a in answers] == [a["name"] for a in plain]
-        assert [(a["name"], a["code"]) for a in answers if a["kind"] == "refused"] == [("part1/r0004.hea", "reader_died")]
+        assert [(a["name"], a["code"]) for a in answers if a["kind"] == "refused"] == [
+            ("part1/r0004.hea", "reader_died")
+        ]
 
     def test_a_file_that_hangs_is_refused(self, index, tmp_path, monkeypatch):
         worker = tmp_path / "worker.py"
@@ -222,7 +233,9 @@ class TestPool:
         self._use(monkeypatch, worker)
         with ReadingPool(1, index, {}, tmp_path, silent_s=15.0) as pool:
             answers = [answer for batch in pool.run(self.tasks(index), _nothing) for answer in batch.answers]
-        assert [(a["name"], a["code"]) for a in answers if a["kind"] == "refused"] == [("part1/r0004.hea", "reader_timeout")]
+        assert [(a["name"], a["code"]) for a in answers if a["kind"] == "refused"] == [
+            ("part1/r0004.hea", "reader_timeout")
+        ]
         assert len(answers) == 12
 
     def test_leaving_ends_the_processes(self, index, tmp_path):
@@ -314,7 +327,14 @@ class TestRestart:
             **os.environ, "DATABASE_URL": f"postgresql://{own['USER']}@/{own['NAME']}?host={own['HOST']}",
             "PORTAL_HOME": str(settings.PORTAL_HOME), "DJANGO_SETTINGS_MODULE": "tests.settings", "PORTAL_READERS": "2",
         }  # fmt: skip
-        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", str(job.pk), "--attempt", str(job.attempt)]
+        command = [
+            sys.executable,
+            str(settings.BASE_DIR / "manage.py"),
+            "run_job",
+            str(job.pk),
+            "--attempt",
+            str(job.attempt),
+        ]
         return subprocess.Popen(command, start_new_session=True, env=environment)
 
     def test_cancelling_keeps_what_is_stored_and_removes_the_files(self, dataset):

@@ -12,6 +12,7 @@ from django.urls import reverse
 
 from datasets import labelling
 from datasets.forms import ColumnsForm, roles_of
+from datasets.identity import pseudonym
 from datasets.labels import table as tables
 from datasets.models import Dataset, LabelImport, LabelMap, Record, RecordLabel
 from ecgportal import storage
@@ -20,6 +21,7 @@ from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.jobs.services import claim
 from ecgportal.projects.models import Project
+from ecgportal.projects.services import pseudonym_key
 from tests.factories import make_dataset, make_label_map, make_project, make_record, make_team
 
 pytestmark = pytest.mark.django_db
@@ -96,7 +98,7 @@ class TestLabels:
             state=JobState.SUCCEEDED, started_at=row.created_at, finished_at=row.created_at, result=result
         )
         first, second = Record.objects.select_related("subject").order_by("key")
-        assert (first.subject.key, first.age, first.sex, first.fold) == ("7", 50.0, "F", 1)
+        assert (first.subject.key, first.age, first.sex, first.fold) == (pseudonym(pseudonym_key(dataset.project), "7"), 50.0, "F", 1)
         assert (second.sex, sorted(second.labels.values_list("code", "system", "likelihood"))) == (
             "M",
             [("IMI", "scp", 0.8), ("ZZZ", "scp", 0.0)],

@@ -1,0 +1,214 @@
+"""Persons stay out: planted identifiers are in no table, no file and no log of a project that does not keep them."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pydicom
+import pytest
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
+
+from datasets import labelling
+from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, pseudonym
+from datasets.models import LabelImport, Record, Subject
+from datasets.services import upload_receive
+from datasets.simulate import simulate
+from ecgportal import storage
+from ecgportal.jobs.models import JobState
+from ecgportal.projects.services import pseudonym_key
+from ecgportal.secrets import decrypt
+from tests.ecgfiles import wfdb_pair
+from tests.factories import make_dataset, make_project, make_user
+from tests.shared import needs_shared, shared_path
+from tests.working import work_off
+
+NAME, FIRST, NUMBER, BIRTH, PLACE, FREE = (
+    "Quixworth",
+    "Zebulona",
+    "MRN7734199",
+    "19370411",
+    "Sanktflorianstift",
+    "hausmeisterin",
+)
+PLANTED = (NAME, FIRST, NUMBER, BIRTH, PLACE, FREE)
+
+
+def planted_wfdb() -> dict[str, bytes]:
+    files = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, "ecg")
+    lines = files["ecg.hea"].decode().splitlines()
+    lines[0] += " 10:11:12 11/04/2019"
+    lines += ["#Age: 62", "#Sex: F", "#Dx: 426783006", f"#{FIRST} {NAME}, {NUMBER}", f"#Hx: {FREE} of {PLACE}"]
+    return {**files, "ecg.hea": "\n".join(lines).encode()}
+
+
+def planted_dicom() -> bytes:
+    dataset = pydicom.dcmread(shared_path("ecg", "dicom", "reencoded_ludb2_uV.dcm"))
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = f"{NAME}^{FIRST}", NUMBER, BIRTH
+    dataset.InstitutionName, dataset.ReferringPhysicianName, dataset.PatientComments = (
+        PLACE,
+        f"Dr {NAME}",
+        f"the {FREE}",
+    )
+    dataset.WaveformSequence[0].MultiplexGroupLabel = NAME
+    dataset.add_new((0x0099, 0x0010), "LO", "PRIVATE")
+    dataset.add_new((0x0099, 0x1001), "LT", f"{FIRST} {NAME}")
+    out = io.BytesIO()
+    dataset.save_as(out)
+    return NAME[:2].encode() * 64 + out.getvalue()[128:]
+
+
+def planted_muse() -> bytes:
+    text = shared_path("ecg", "muse_xml", "muse_ecg_deidentified_1.xml").read_bytes().decode("iso-8859-1")
+    text = re.sub(r"<PatientID>[^<]*</PatientID>", f"<PatientID>{NUMBER}</PatientID>", text)
+    person = f"<PatientLastName>{NAME}</PatientLastName><PatientFirstName>{FIRST}</PatientFirstName><DateofBirth>{BIRTH}</DateofBirth>"
+    text = re.sub(r"<Patient(Last|First)Name>[^<]*</Patient(Last|First)Name>", "", text)
+    text = text.replace("</PatientDemographics>", f"{person}</PatientDemographics>", 1)
+    text = text.replace(
+        "</TestDemographics>", f"<SiteName>{PLACE}</SiteName><Comments>{FREE}</Comments></TestDemographics>", 1
+    )
+    statement = (
+        f"<DiagnosisStatement><StmtText>Confirmed by {FIRST} {NAME} at {PLACE}, {FREE}</StmtText></DiagnosisStatement>"
+    )
+    return text.replace("</Diagnosis>", f"{statement}</Diagnosis>", 1).encode("iso-8859-1")
+
+
+def planted_edf(note: bool = False) -> bytes:
+    data = bytearray(shared_path("ecg", "edf", "reencoded_ludb4_edfplus_mV.edf").read_bytes())
+    data[8:88] = f"{NUMBER} F 11-APR-1937 {FIRST}_{NAME}".encode().ljust(80)
+    data[88:168] = f"Startdate 02-MAR-2002 {PLACE} {NAME} Machine_{FREE}".encode().ljust(80)
+    return bytes(data).replace(b"\x14QRS", b"\x14" + NAME[:3].encode(), 1) if note else bytes(data)
+
+
+def everything_stored() -> dict[str, bytes]:
+    """Return all tables as text, and all files of the portal's home."""
+    found = {}
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f'SELECT to_jsonb(t)::text FROM "{table}" t')
+            found[f"table {table}"] = "\n".join(row[0] for row in cursor.fetchall()).encode()
+    for path in settings.PORTAL_HOME.rglob("*"):
+        if path.is_file():
+            found[str(path.relative_to(settings.PORTAL_HOME))] = path.read_bytes()
+    return found
+
+
+def hits(data: bytes) -> list[str]:
+    forms = [
+        (word, form) for word in PLANTED for form in (word.encode(), word.encode("utf-16-le"), word.encode("utf-16-be"))
+    ]
+    return [word for word, form in forms if form.lower() in data.lower()]
+
+
+def take_in(project, files: dict[str, bytes]):
+    dataset = make_dataset(project)
+    sent = [SimpleUploadedFile(name, data) for name, data in files.items()]
+    ingest = upload_receive(actor=make_user(), dataset=dataset, files=sent)
+    jobs = work_off()
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED]
+    return dataset, ingest
+
+
+@needs_shared
+def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_commit_callbacks):
+    files = {
+        **planted_wfdb(),
+        "a.dcm": planted_dicom(),
+        "b.xml": planted_muse(),
+        "c.edf": planted_edf(),
+        "d.xml": f"<x>{NAME}</x>".encode(),
+    }
+    assert all(hits(data) for name, data in files.items() if name != "ecg.dat")
+    dataset, ingest = take_in(make_project(), files)
+    records = {record.key: record for record in Record.objects.filter(dataset=dataset)}
+    assert set(records) == {"ecg", "a", "b", "c"}, list(ingest.items.values_list("name", "message"))
+    table = f"file,patient_id,name,remark,label\na,{NUMBER},{NAME},{FREE},NORM\nc,{NUMBER},{FIRST},{PLACE},AFIB\n"
+    labelling.import_start(
+        actor=make_user(),
+        dataset=dataset,
+        file=SimpleUploadedFile("t.csv", table.encode()),
+        mapping={"labels": ["label"]},
+    )
+    with django_capture_on_commit_callbacks(execute=True):
+        (job,) = work_off()
+    assert (job.state, job.result["taken"]) == (JobState.SUCCEEDED, 2), job.error_message
+    found = {where: words for where, data in everything_stored().items() if (words := hits(data))}
+    assert found == {}
+    assert not hits(caplog.text.encode()) and not hits("".join(capfd.readouterr()).encode())
+    assert {key: record.meta["original"] for key, record in records.items()} == {
+        "ecg": SCRUBBED, "a": SCRUBBED, "b": NOT_KEPT, "c": SCRUBBED,
+    }  # fmt: skip
+
+
+@needs_shared
+def test_what_research_needs_stays(db):
+    files = {**planted_wfdb(), "a.dcm": planted_dicom(), "b.xml": planted_muse(), "c.edf": planted_edf()}
+    project = make_project()
+    dataset, _ = take_in(project, files)
+    records = {record.key: record for record in Record.objects.filter(dataset=dataset).select_related("subject")}
+    # One person in three files of three formats is one subject.
+    expected = pseudonym(pseudonym_key(project), NUMBER)
+    assert {records[key].subject.key for key in "abc"} == {expected}
+    assert (records["ecg"].age, records["ecg"].sex) == (62.0, "F")
+    assert list(records["ecg"].labels.values_list("system", "code")) == [("snomed", "426783006")]
+    assert records["b"].meta["printed"]["heart_rate_bpm"] == 102
+    assert records["b"].labels.exists()
+
+
+@needs_shared
+@pytest.mark.parametrize("key", ["ecg", "a", "c"])
+def test_a_scrubbed_original_reads_as_the_same_signal(db, key):
+    from datasets import signals
+    from datasets.ecg import normalise
+    from datasets.formats import registry
+    from datasets.formats.base import BytesSource
+
+    dataset, _ = take_in(make_project(), {**planted_wfdb(), "a.dcm": planted_dicom(), "c.edf": planted_edf()})
+    record = Record.objects.prefetch_related("originals").get(dataset=dataset, key=key)
+    stored = {original.name: storage.read_blob(original.sha256) for original in record.originals.all()}
+    first = next(name for name in stored if not name.endswith(".dat"))
+    _, result = registry.read(BytesSource(first, stored[first], stored))
+    again = normalise(result.records[0][1])
+    np.testing.assert_array_equal(again.signal, signals.read_signal(record))
+    assert again.meta.subject is None and again.fs_hz == record.fs_hz
+
+
+def test_clean_files_are_kept_as_sent(db):
+    files = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, "ecg")
+    dataset, _ = take_in(make_project(), files)
+    record = Record.objects.get(dataset=dataset)
+    assert record.meta["original"] == AS_SENT
+    assert {o.name: storage.read_blob(o.sha256) for o in record.originals.all()} == files
+
+
+@needs_shared
+def test_a_project_that_keeps_identifiers_has_them_encrypted(db):
+    project = make_project(keeps_identifiers=True)
+    dataset, _ = take_in(project, {"a.dcm": planted_dicom()})
+    subject = Subject.objects.get(dataset=dataset)
+    assert subject.key == pseudonym(pseudonym_key(project), NUMBER)
+    assert NUMBER not in subject.identifier_encrypted and decrypt(subject.identifier_encrypted) == NUMBER
+    assert storage.read_blob(Record.objects.get(dataset=dataset).originals.get().sha256) == planted_dicom()
+
+
+def test_label_tables_group_patients_by_the_same_pseudonyms(db):
+    project = make_project()
+    files = {
+        **wfdb_pair(simulate("SNR", 3, fs_hz=250).record, "x1"),
+        **wfdb_pair(simulate("SNR", 4, fs_hz=250).record, "x2"),
+    }
+    dataset, _ = take_in(project, files)
+    for _ in range(2):
+        table = b"file,patient_id,scp_codes\nx1,15709.0,NORM\nx2,15709,NORM\n"
+        labelling.import_start(actor=make_user(), dataset=dataset, file=SimpleUploadedFile("t.csv", table))
+        (job,) = work_off()
+        assert job.state == JobState.SUCCEEDED, job.error_message
+        assert list(Subject.objects.filter(dataset=dataset).values_list("key", flat=True)) == [
+            pseudonym(pseudonym_key(project), "15709")
+        ]
+    row = LabelImport.objects.first()
+    assert row.is_scrubbed and b"15709" not in storage.read_blob(row.sha256)
+    assert pseudonym(pseudonym_key(make_project()), "15709") != pseudonym(pseudonym_key(project), "15709")
