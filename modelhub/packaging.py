@@ -11,10 +11,9 @@ from django.db import IntegrityError, transaction
 from datasets.preprocess.recipe import Recipe
 from datasets.simulate import simulate
 from ecgportal import secrets, storage
-from modelhub import bundle, loading
+from modelhub import bundle, card, loading
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, SigningKey
-from modelhub.services import CARD_FIELDS
 
 # The facts that may travel; everything else of a version stays here.
 MANIFEST_FACTS = (
@@ -111,28 +110,20 @@ def card_facts(version: ModelVersion) -> dict[str, Any]:
 
 
 def card_markdown(version: ModelVersion) -> str:
-    """Return a version's card as Markdown: the portal's facts, then the prose; a blank section says that it is blank."""
-    contract = ModelContract.from_dict(version.contract)
+    """Return a version's card as Markdown: the portal's facts and the prose; a blank section says that it is blank."""
     facts = manifest_of(version)
-    lines = [
-        f"# {version.model.name}, version {version.number}", "",
-        "Research use. Not a medical device.", "", "## Input and output", "",
-        f"- leads: {', '.join(contract.leads)}", f"- sampling rate: {contract.fs_hz:g} Hz", f"- length: {contract.n_samples} samples ({contract.duration_s:g} s)",
-        f"- unit: {contract.unit}, normalisation: {contract.normalisation}", f"- task: {contract.task}", f"- classes, in order: {', '.join(contract.classes)}",
-        f"- network: {contract.architecture or 'foreign'}" + (f", {version.parameters:,} parameters" if version.parameters else ""), f"- SHA-256: {version.sha256}",
-    ]  # fmt: skip
-    if contract.thresholds:
-        lines.append("- thresholds: " + ", ".join(f"{name} {value:.3f}" for name, value in contract.thresholds.items()))
-    lines += ["", "## Training and evaluation", ""]
-    if facts.get("records"):
-        lines.append("- records: " + ", ".join(f"{count} {part}" for part, count in facts["records"].items()))
-    for name in ("label_map", "parent_sha256"):
-        if facts.get(name):
-            lines.append(f"- {name.replace('_', ' ')}: {facts[name]}")
-    for name, figure in (facts.get("metrics") or {}).items():
-        if isinstance(figure, dict) and figure.get("value") is not None:
-            interval = f" (95 % {figure['low']:.3f} to {figure['high']:.3f})" if figure.get("low") is not None else ""
-            lines.append(f"- {name.replace('_', ' ')}: {figure['value']:.3f}{interval}")
-    for name in CARD_FIELDS:
-        lines += ["", f"## {name.replace('_', ' ').capitalize()}", "", version.card.get(name) or "Not stated."]
-    return "\n".join(lines) + "\n"
+    figures = facts.pop("metrics", {})
+    n, part = figures.get("n"), figures.get("part")
+    rows = [
+        {"name": name.replace("_", " "), "part": part, "n": n, **figure}
+        for name, figure in figures.items()
+        if isinstance(figure, dict)
+    ]
+    shown = {name: facts.pop(name, None) for name in ("parameters", "sha256", "label_map", "created_at")}
+    lineage = {"parent": facts.get("parent_sha256")} if facts.get("parent_sha256") else {}
+    return card.card_markdown(
+        ModelContract.from_dict(version.contract),
+        title=f"{version.model.name}, version {version.number}",
+        facts={"metrics": rows, "records": facts.get("records"), "lineage": lineage, **shown},
+        prose=version.card,
+    )

@@ -15,10 +15,11 @@ from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.services import enqueue
+from modelhub.card import PROSE
 from modelhub.contract import ModelContract
 from modelhub.models import Exchange, Model, ModelBundle, ModelVersion, PredictionRun, Transfer, VersionState
 
-CARD_FIELDS = ("intended_use", "limits", "licence", "contact", "training_data", "ethics")
+CARD_FIELDS = tuple(PROSE)
 
 
 def _clean(row: Any, sentence: str) -> None:
