@@ -36,7 +36,7 @@ PUBLIC = {"healthz", "accounts:login", "accounts:logout", "token"}
 PERSONAL = {
     "home", "accounts:tokens", "accounts:token_delete", "accounts:password", "projects:list", "projects:create", "projects:roles",
     "architectures", "schema", "docs", "api-root", "auth-tokens-list", "auth-tokens-detail", "users-me", "projects-list",
-    "catalogue", "catalogue_compare", "catalogue_copy", "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "audit-events-list", "audit-events-export",
+    "catalogue", "catalogue_compare", "catalogue_copy", "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "exchanges-sync", "audit-events-list", "audit-events-export",
 }  # fmt: skip
 
 
@@ -287,7 +287,9 @@ def test_every_route_of_every_role(world, client_factory, record_property):
                 want = expected(kind, action, role) if not is_asset or role == "anonymous" else None
                 checked += 1
                 if want is None:
-                    is_right = status < 500 and (is_asset or kind in ("public", "personal") or status not in REFUSALS)
+                    # Without a worker at hand the health check says 503, to everybody alike.
+                    is_answer = status < 500 or (route.name == "healthz" and status == 503)
+                    is_right = is_answer and (is_asset or kind in ("public", "personal") or status not in REFUSALS)
                     is_right = is_right or (status == 502 and "exchange" in route.name)
                 else:
                     is_right = status in want
