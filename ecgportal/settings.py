@@ -194,6 +194,11 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "CatalogueStateEnum": "modelhub.models.CatalogueState",
+        "JobStateEnum": "ecgportal.jobs.models.JobState",
+        "VersionStateEnum": "modelhub.models.VersionState",
+    },
 }
 
 # A queue message only says "start job N". Starting is idempotent (compare-and-set on the job's row), so the
