@@ -27,7 +27,9 @@ def add_simulated(dataset: Dataset, *, actor: Any, n: int, seed: int, fs_hz: flo
     """Add ``n`` simulated records with their labels and subjects to a dataset; returns the counts by outcome."""
     ingest = Ingest.objects.create(dataset=dataset, created_by=actor, options={"simulated": n, "seed": seed})
     made = simulate_dataset(n, seed, fs_hz=fs_hz)
-    add_records(ingest, "simulated", ((f"sim-{seed}-{number:05d}", ecg.record) for number, ecg in enumerate(made, start=1)))
+    add_records(
+        ingest, "simulated", ((f"sim-{seed}-{number:05d}", ecg.record) for number, ecg in enumerate(made, start=1))
+    )
     counts = outcome_counts(ingest)
     with transaction.atomic():
         audit("upload.ingested", dataset, actor=actor, project=dataset.project, changes=counts)

@@ -169,7 +169,9 @@ def run(context: JobContext) -> dict[str, Any]:
         touched = {label.record_id for label in new_labels} | {record.pk for record in changed}
         RecordLabel.objects.filter(record__in=touched, source=LabelSource.TABLE).delete()
         RecordLabel.objects.bulk_create(new_labels, ignore_conflicts=True, batch_size=2000)
-        subjects = _subjects(row.dataset, told, {record.subject_wanted for record in changed if getattr(record, "subject_wanted", None)})
+        subjects = _subjects(
+            row.dataset, told, {record.subject_wanted for record in changed if getattr(record, "subject_wanted", None)}
+        )
         for record in changed:
             if wanted := getattr(record, "subject_wanted", None):
                 record.subject = subjects[wanted]
@@ -213,7 +215,9 @@ def _subjects(dataset: Dataset, told: dict[str, str], wanted: set[str]) -> dict[
         ignore_conflicts=True,
         batch_size=2000,
     )
-    return known | {subject.key: subject for subject in Subject.objects.filter(dataset=dataset, key__in=wanted - set(known))}
+    return known | {
+        subject.key: subject for subject in Subject.objects.filter(dataset=dataset, key__in=wanted - set(known))
+    }
 
 
 def _needed(table: tables.RawTable, mapping: tables.ColumnMapping, row: LabelImport) -> tables.RawTable:

@@ -254,7 +254,8 @@ class RecordAnnotation(UUIDModel):
         constraints = [
             models.CheckConstraint(condition=models.Q(t0_s__gte=0), name="annotation_starts_in_record"),
             models.CheckConstraint(
-                condition=models.Q(t1_s__isnull=True) | models.Q(t1_s__gt=models.F("t0_s")), name="annotation_ends_later"
+                condition=models.Q(t1_s__isnull=True) | models.Q(t1_s__gt=models.F("t0_s")),
+                name="annotation_ends_later",
             ),
             models.CheckConstraint(condition=~models.Q(text=""), name="annotation_says_something"),
             models.CheckConstraint(condition=models.Q(lead__isnull=True) | ~models.Q(lead=""), name="annotation_lead"),

@@ -24,7 +24,13 @@ def with_counts(queryset: QuerySet[Dataset]) -> QuerySet[Dataset]:
     """Add ``record_count`` and ``subject_count``."""
 
     def count(model: Any) -> Coalesce:
-        rows = model.objects.filter(dataset=OuterRef("pk")).order_by().values("dataset").annotate(n=Count("pk")).values("n")
+        rows = (
+            model.objects.filter(dataset=OuterRef("pk"))
+            .order_by()
+            .values("dataset")
+            .annotate(n=Count("pk"))
+            .values("n")
+        )
         return Coalesce(Subquery(rows), 0)
 
     return queryset.annotate(record_count=count(Record), subject_count=count(Subject))
@@ -33,7 +39,10 @@ def with_counts(queryset: QuerySet[Dataset]) -> QuerySet[Dataset]:
 def label_counts(dataset: Dataset) -> dict[str, int]:
     """Return how many records bear each code, the most frequent first."""
     rows = (
-        RecordLabel.objects.filter(record__dataset=dataset).values("code").annotate(n=Count("record", distinct=True)).order_by("-n", "code")
+        RecordLabel.objects.filter(record__dataset=dataset)
+        .values("code")
+        .annotate(n=Count("record", distinct=True))
+        .order_by("-n", "code")
     )
     return {row["code"]: row["n"] for row in rows}
 

@@ -105,7 +105,9 @@ def load(record: Record, longest_s: float | None = None) -> ecg.Record:
         dropped_channels=tuple(record.meta.get("dropped_channels", [])),
         notes=tuple(record.meta.get("notes", [])),
     )
-    return ecg.Record(read_signal(record, longest_s), record.fs_hz, tuple(record.leads), tuple(record.leads_computed), meta)
+    return ecg.Record(
+        read_signal(record, longest_s), record.fs_hz, tuple(record.leads), tuple(record.leads_computed), meta
+    )
 
 
 def erase(record: Record) -> None:

@@ -198,7 +198,13 @@ class PredictionPage(PredictionView):
             for name in names:
                 counts[name] = counts.get(name, 0) + 1
         return self.page(
-            run=run, thresholds=in_order(run.thresholds, run.version.classes), page_obj=page, predictions=page, classes=run.version.classes, counts=counts, wanted=wanted or ""
+            run=run,
+            thresholds=in_order(run.thresholds, run.version.classes),
+            page_obj=page,
+            predictions=page,
+            classes=run.version.classes,
+            counts=counts,
+            wanted=wanted or "",
         )
 
 

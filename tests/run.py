@@ -1,7 +1,7 @@
 """Run the suite: get a browser if this machine has none, then hand over to pytest (``python -m tests.run``).
 
 The tests start their own PostgreSQL in a throw-away folder unless ``DATABASE_URL`` names a server.
-``PORTAL_TEST_PROCESSES`` sets how many processes share the tests.
+``PORTAL_TEST_PROCESSES`` sets how many processes share the tests (default: one per core, at most four; 0: one).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if "-m" not in arguments:
         arguments = ["-m", "not slow", *arguments]
-    if (processes := os.environ.get("PORTAL_TEST_PROCESSES", "0")) != "0":
+    if (processes := os.environ.get("PORTAL_TEST_PROCESSES", str(min(os.cpu_count() or 1, 4)))) != "0":
         arguments = ["-n", processes, "--dist", "loadfile", *arguments]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 

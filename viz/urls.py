@@ -11,9 +11,7 @@ urlpatterns = [
     path("records/<uuid:pk>/measurements/", views.RecordMeasurements.as_view(), name="measurements"),
     path("records/<uuid:pk>/annotate/", views_annotations.AnnotateView.as_view(), name="annotate"),
     path("records/<uuid:pk>/label/", views_annotations.LabelView.as_view(), name="label"),
-    path(
-        "annotations/<uuid:pk>/delete/", views_annotations.AnnotationDeleteView.as_view(), name="annotation_delete"
-    ),
+    path("annotations/<uuid:pk>/delete/", views_annotations.AnnotationDeleteView.as_view(), name="annotation_delete"),
     path("record-labels/<uuid:pk>/delete/", views_annotations.LabelDeleteView.as_view(), name="label_delete"),
     path("record-predictions/<uuid:pk>/saliency/", views_saliency.SaliencyView.as_view(), name="saliency"),
     path("evaluations/<uuid:pk>/figures/<slug:kind>.csv", views.EvaluationCsv.as_view(), name="evaluation_csv"),

@@ -90,7 +90,7 @@ def _channel_scale(name: str, what: str, channel: Dataset, options: ReadOptions)
     elif options.unit is not None:
         factor = option_unit_mv(options.unit)
         sensitivity = sensitivity if sensitivity is not None else 1.0
-    if (not unit and options.unit is None) or sensitivity is None:
+    if (not unit and options.unit is None) or sensitivity is None or factor is None:
         raise NeedsAnswer(
             f"{name}: {what} does not say how many microvolt one digit is. State the unit.",
             fields={"unit": "The file names no sensitivity or unit; uV is the usual unit of DICOM waveforms."},

@@ -199,7 +199,7 @@ def _millivolt(digits: np.ndarray, group: Sequence[SignalSpec], factors: list[fl
     kind = np.float32 if exact and all(abs(baseline) < 1 << 23 for baseline in set(baselines)) else np.float64
     signal = digits.astype(kind)
     if any(baselines):
-        signal -= np.array(baselines, dtype=kind)[:, None]
+        np.subtract(signal, np.array(baselines, dtype=kind)[:, None], out=signal)
     # A single divisor is quicker than one a row, and gives the same quotients.
     np.divide(signal, kind(gains[0]) if len(set(gains)) == 1 else np.array(gains, dtype=kind)[:, None], out=signal)
     if scaled:

@@ -24,8 +24,11 @@ MAX_VALUES = 300_000_000
 class Source(Protocol):
     """One file of an upload, with its neighbours. Names are relative POSIX paths inside the upload."""
 
-    name: str
-    size: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
 
     def open(self) -> BinaryIO:
         """Open the bytes for reading, seekable."""
@@ -47,7 +50,7 @@ class BytesSource:
     neighbours: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         return len(self.data)
 
     def open(self) -> BinaryIO:

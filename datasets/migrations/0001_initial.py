@@ -9,277 +9,438 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('jobs', '0001_initial'),
-        ('projects', '0001_initial'),
+        ("jobs", "0001_initial"),
+        ("projects", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Dataset',
+            name="Dataset",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=120)),
-                ('description', models.TextField(blank=True, default='', max_length=4000)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='projects.project')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=120)),
+                ("description", models.TextField(blank=True, default="", max_length=4000)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="projects.project"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name', 'id'],
+                "ordering": ["name", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Ingest',
+            name="Ingest",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('options', models.JSONField(default=dict)),
-                ('files', models.JSONField(default=list)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='ingests', to='datasets.dataset')),
-                ('job', models.OneToOneField(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='ingest', to='jobs.job')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("options", models.JSONField(default=dict)),
+                ("files", models.JSONField(default=list)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="ingests", to="datasets.dataset"
+                    ),
+                ),
+                (
+                    "job",
+                    models.OneToOneField(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="ingest", to="jobs.job"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='LabelImport',
+            name="LabelImport",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('file_name', models.CharField(max_length=400)),
-                ('sha256', models.CharField(max_length=64)),
-                ('mapping', models.JSONField(default=dict)),
-                ('rows', models.JSONField(default=list)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='label_imports', to='datasets.dataset')),
-                ('job', models.OneToOneField(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='label_import', to='jobs.job')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("file_name", models.CharField(max_length=400)),
+                ("sha256", models.CharField(max_length=64)),
+                ("mapping", models.JSONField(default=dict)),
+                ("rows", models.JSONField(default=list)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="label_imports", to="datasets.dataset"
+                    ),
+                ),
+                (
+                    "job",
+                    models.OneToOneField(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="label_import",
+                        to="jobs.job",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='LabelMap',
+            name="LabelMap",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=120)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('system', models.CharField(max_length=60)),
-                ('classes', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=80), size=None)),
-                ('entries', models.JSONField(default=dict)),
-                ('frozen', models.BooleanField(default=False)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('project', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='projects.project')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=120)),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("system", models.CharField(max_length=60)),
+                (
+                    "classes",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=80), size=None),
+                ),
+                ("entries", models.JSONField(default=dict)),
+                ("frozen", models.BooleanField(default=False)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.CASCADE, related_name="+", to="projects.project"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name', '-version', 'id'],
+                "ordering": ["name", "-version", "id"],
             },
         ),
         migrations.CreateModel(
-            name='PreparedSet',
+            name="PreparedSet",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('recipe_digest', models.CharField(max_length=64)),
-                ('recipe', models.JSONField()),
-                ('record_count', models.PositiveIntegerField(default=0)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='prepared_sets', to='datasets.dataset')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("recipe_digest", models.CharField(max_length=64)),
+                ("recipe", models.JSONField()),
+                ("record_count", models.PositiveIntegerField(default=0)),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="prepared_sets", to="datasets.dataset"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Record',
+            name="Record",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('key', models.CharField(max_length=200)),
-                ('format', models.CharField(max_length=40)),
-                ('fs_hz', models.FloatField()),
-                ('n_samples', models.PositiveIntegerField()),
-                ('leads', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=20), size=None)),
-                ('leads_computed', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=20), default=list, size=None)),
-                ('age', models.FloatField(null=True)),
-                ('sex', models.CharField(blank=True, default='', max_length=1)),
-                ('fold', models.SmallIntegerField(null=True)),
-                ('quality', models.JSONField(default=dict)),
-                ('quality_score', models.FloatField(null=True)),
-                ('content_sha256', models.CharField(max_length=64)),
-                ('fingerprint', models.CharField(blank=True, default='', max_length=64)),
-                ('meta', models.JSONField(default=dict)),
-                ('pack', models.UUIDField()),
-                ('offset', models.BigIntegerField()),
-                ('search_text', models.TextField(blank=True, default='', editable=False)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='records', to='datasets.dataset')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("key", models.CharField(max_length=200)),
+                ("format", models.CharField(max_length=40)),
+                ("fs_hz", models.FloatField()),
+                ("n_samples", models.PositiveIntegerField()),
+                (
+                    "leads",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=20), size=None),
+                ),
+                (
+                    "leads_computed",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=20), default=list, size=None
+                    ),
+                ),
+                ("age", models.FloatField(null=True)),
+                ("sex", models.CharField(blank=True, default="", max_length=1)),
+                ("fold", models.SmallIntegerField(null=True)),
+                ("quality", models.JSONField(default=dict)),
+                ("quality_score", models.FloatField(null=True)),
+                ("content_sha256", models.CharField(max_length=64)),
+                ("fingerprint", models.CharField(blank=True, default="", max_length=64)),
+                ("meta", models.JSONField(default=dict)),
+                ("pack", models.UUIDField()),
+                ("offset", models.BigIntegerField()),
+                ("search_text", models.TextField(blank=True, default="", editable=False)),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="records", to="datasets.dataset"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['key', 'id'],
+                "ordering": ["key", "id"],
             },
         ),
         migrations.CreateModel(
-            name='OriginalFile',
+            name="OriginalFile",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=400)),
-                ('sha256', models.CharField(db_index=True, max_length=64)),
-                ('size', models.BigIntegerField()),
-                ('record', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='originals', to='datasets.record')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=400)),
+                ("sha256", models.CharField(db_index=True, max_length=64)),
+                ("size", models.BigIntegerField()),
+                (
+                    "record",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="originals", to="datasets.record"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='IngestItem',
+            name="IngestItem",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('position', models.PositiveIntegerField()),
-                ('name', models.CharField(max_length=400)),
-                ('outcome', models.CharField(choices=[('accepted', 'Accepted'), ('duplicate', 'Duplicate'), ('refused', 'Refused'), ('companion', 'Companion')], max_length=10)),
-                ('code', models.CharField(blank=True, default='', max_length=60)),
-                ('message', models.TextField(blank=True, default='')),
-                ('ingest', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='items', to='datasets.ingest')),
-                ('record', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='datasets.record')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("position", models.PositiveIntegerField()),
+                ("name", models.CharField(max_length=400)),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("accepted", "Accepted"),
+                            ("duplicate", "Duplicate"),
+                            ("refused", "Refused"),
+                            ("companion", "Companion"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("code", models.CharField(blank=True, default="", max_length=60)),
+                ("message", models.TextField(blank=True, default="")),
+                (
+                    "ingest",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="items", to="datasets.ingest"
+                    ),
+                ),
+                (
+                    "record",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, related_name="+", to="datasets.record"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['position', 'id'],
+                "ordering": ["position", "id"],
             },
         ),
         migrations.CreateModel(
-            name='RecordLabel',
+            name="RecordLabel",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('system', models.CharField(max_length=20)),
-                ('code', models.CharField(max_length=120)),
-                ('likelihood', models.FloatField(null=True)),
-                ('source', models.CharField(choices=[('file', 'stated in the ECG file'), ('table', 'label table'), ('user', 'annotated by a user')], max_length=10)),
-                ('record', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='labels', to='datasets.record')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("system", models.CharField(max_length=20)),
+                ("code", models.CharField(max_length=120)),
+                ("likelihood", models.FloatField(null=True)),
+                (
+                    "source",
+                    models.CharField(
+                        choices=[
+                            ("file", "stated in the ECG file"),
+                            ("table", "label table"),
+                            ("user", "annotated by a user"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "record",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="labels", to="datasets.record"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['system', 'code'],
+                "ordering": ["system", "code"],
             },
         ),
         migrations.CreateModel(
-            name='Subject',
+            name="Subject",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('key', models.CharField(max_length=120)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='subjects', to='datasets.dataset')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("key", models.CharField(max_length=120)),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="subjects", to="datasets.dataset"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['key'],
+                "ordering": ["key"],
             },
         ),
         migrations.AddField(
-            model_name='record',
-            name='subject',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='records', to='datasets.subject'),
+            model_name="record",
+            name="subject",
+            field=models.ForeignKey(
+                null=True, on_delete=django.db.models.deletion.SET_NULL, related_name="records", to="datasets.subject"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='dataset',
-            constraint=models.UniqueConstraint(models.F('project'), django.db.models.functions.text.Lower('name'), name='dataset_name_unique', violation_error_message='The project has a dataset with this name already.'),
+            model_name="dataset",
+            constraint=models.UniqueConstraint(
+                models.F("project"),
+                django.db.models.functions.text.Lower("name"),
+                name="dataset_name_unique",
+                violation_error_message="The project has a dataset with this name already.",
+            ),
         ),
         migrations.AddIndex(
-            model_name='ingest',
-            index=models.Index(fields=['dataset', '-created_at'], name='ingest_of_dataset'),
+            model_name="ingest",
+            index=models.Index(fields=["dataset", "-created_at"], name="ingest_of_dataset"),
         ),
         migrations.AddIndex(
-            model_name='labelimport',
-            index=models.Index(fields=['dataset', '-created_at'], name='label_import_of_dataset'),
+            model_name="labelimport",
+            index=models.Index(fields=["dataset", "-created_at"], name="label_import_of_dataset"),
         ),
         migrations.AddConstraint(
-            model_name='labelmap',
-            constraint=models.UniqueConstraint(fields=('project', 'name', 'version'), name='label_map_version', nulls_distinct=False),
+            model_name="labelmap",
+            constraint=models.UniqueConstraint(
+                fields=("project", "name", "version"), name="label_map_version", nulls_distinct=False
+            ),
         ),
         migrations.AddConstraint(
-            model_name='labelmap',
-            constraint=models.CheckConstraint(condition=models.Q(('classes__len__gt', 0)), name='label_map_has_classes'),
+            model_name="labelmap",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("classes__len__gt", 0)), name="label_map_has_classes"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='preparedset',
-            constraint=models.UniqueConstraint(fields=('dataset', 'recipe_digest'), name='prepared_once'),
+            model_name="preparedset",
+            constraint=models.UniqueConstraint(fields=("dataset", "recipe_digest"), name="prepared_once"),
         ),
         migrations.AddConstraint(
-            model_name='originalfile',
-            constraint=models.CheckConstraint(condition=models.Q(('size__gte', 0)), name='original_size'),
+            model_name="originalfile",
+            constraint=models.CheckConstraint(condition=models.Q(("size__gte", 0)), name="original_size"),
         ),
         migrations.AddIndex(
-            model_name='ingestitem',
-            index=models.Index(fields=['ingest', 'outcome', 'position'], name='item_outcome'),
+            model_name="ingestitem",
+            index=models.Index(fields=["ingest", "outcome", "position"], name="item_outcome"),
         ),
         migrations.AddConstraint(
-            model_name='ingestitem',
-            constraint=models.UniqueConstraint(fields=('ingest', 'position'), name='item_once'),
+            model_name="ingestitem",
+            constraint=models.UniqueConstraint(fields=("ingest", "position"), name="item_once"),
         ),
         migrations.AddConstraint(
-            model_name='ingestitem',
-            constraint=models.CheckConstraint(condition=models.Q(('outcome__in', ['accepted', 'duplicate', 'refused', 'companion'])), name='item_outcome_known'),
+            model_name="ingestitem",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("outcome__in", ["accepted", "duplicate", "refused", "companion"])),
+                name="item_outcome_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='ingestitem',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('outcome', 'refused'), _negated=True), models.Q(('code', ''), _negated=True), _connector='OR'), name='item_refused_has_code'),
+            model_name="ingestitem",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("outcome", "refused"), _negated=True),
+                    models.Q(("code", ""), _negated=True),
+                    _connector="OR",
+                ),
+                name="item_refused_has_code",
+            ),
         ),
         migrations.AddIndex(
-            model_name='recordlabel',
-            index=models.Index(fields=['code', 'record'], name='label_code'),
+            model_name="recordlabel",
+            index=models.Index(fields=["code", "record"], name="label_code"),
         ),
         migrations.AddConstraint(
-            model_name='recordlabel',
-            constraint=models.UniqueConstraint(fields=('record', 'system', 'code', 'source'), name='label_once'),
+            model_name="recordlabel",
+            constraint=models.UniqueConstraint(fields=("record", "system", "code", "source"), name="label_once"),
         ),
         migrations.AddConstraint(
-            model_name='recordlabel',
-            constraint=models.CheckConstraint(condition=models.Q(('likelihood__isnull', True), models.Q(('likelihood__gte', 0), ('likelihood__lte', 1)), _connector='OR'), name='label_likelihood_range'),
+            model_name="recordlabel",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("likelihood__isnull", True),
+                    models.Q(("likelihood__gte", 0), ("likelihood__lte", 1)),
+                    _connector="OR",
+                ),
+                name="label_likelihood_range",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='recordlabel',
-            constraint=models.CheckConstraint(condition=models.Q(('source__in', ['file', 'table', 'user'])), name='label_source_known'),
+            model_name="recordlabel",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("source__in", ["file", "table", "user"])), name="label_source_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='subject',
-            constraint=models.UniqueConstraint(fields=('dataset', 'key'), name='subject_once_per_dataset'),
+            model_name="subject",
+            constraint=models.UniqueConstraint(fields=("dataset", "key"), name="subject_once_per_dataset"),
         ),
         migrations.AddIndex(
-            model_name='record',
-            index=models.Index(fields=['dataset', 'format'], name='record_format'),
+            model_name="record",
+            index=models.Index(fields=["dataset", "format"], name="record_format"),
         ),
         migrations.AddIndex(
-            model_name='record',
-            index=models.Index(fields=['dataset', 'fingerprint'], name='record_fingerprint'),
+            model_name="record",
+            index=models.Index(fields=["dataset", "fingerprint"], name="record_fingerprint"),
         ),
         migrations.AddIndex(
-            model_name='record',
-            index=models.Index(fields=['subject'], name='record_subject'),
+            model_name="record",
+            index=models.Index(fields=["subject"], name="record_subject"),
         ),
         migrations.AddConstraint(
-            model_name='record',
-            constraint=models.UniqueConstraint(fields=('dataset', 'key'), name='record_key_once'),
+            model_name="record",
+            constraint=models.UniqueConstraint(fields=("dataset", "key"), name="record_key_once"),
         ),
         migrations.AddConstraint(
-            model_name='record',
-            constraint=models.UniqueConstraint(fields=('dataset', 'content_sha256'), name='record_content_once'),
+            model_name="record",
+            constraint=models.UniqueConstraint(fields=("dataset", "content_sha256"), name="record_content_once"),
         ),
         migrations.AddConstraint(
-            model_name='record',
-            constraint=models.CheckConstraint(condition=models.Q(('fs_hz__gt', 0)), name='record_fs_positive'),
+            model_name="record",
+            constraint=models.CheckConstraint(condition=models.Q(("fs_hz__gt", 0)), name="record_fs_positive"),
         ),
         migrations.AddConstraint(
-            model_name='record',
-            constraint=models.CheckConstraint(condition=models.Q(('n_samples__gt', 0)), name='record_has_samples'),
+            model_name="record",
+            constraint=models.CheckConstraint(condition=models.Q(("n_samples__gt", 0)), name="record_has_samples"),
         ),
         migrations.AddConstraint(
-            model_name='record',
-            constraint=models.CheckConstraint(condition=models.Q(('leads__len__gt', 0)), name='record_has_leads'),
+            model_name="record",
+            constraint=models.CheckConstraint(condition=models.Q(("leads__len__gt", 0)), name="record_has_leads"),
         ),
         migrations.AddConstraint(
-            model_name='record',
-            constraint=models.CheckConstraint(condition=models.Q(('sex__in', ['', 'F', 'M'])), name='record_sex_known'),
+            model_name="record",
+            constraint=models.CheckConstraint(condition=models.Q(("sex__in", ["", "F", "M"])), name="record_sex_known"),
         ),
     ]

@@ -7,34 +7,63 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('datasets', '0001_initial'),
+        ("datasets", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='recordlabel',
-            name='author',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="recordlabel",
+            name="author",
+            field=models.ForeignKey(
+                null=True, on_delete=django.db.models.deletion.SET_NULL, related_name="+", to=settings.AUTH_USER_MODEL
+            ),
         ),
         migrations.CreateModel(
-            name='RecordAnnotation',
+            name="RecordAnnotation",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('t0_s', models.FloatField()),
-                ('t1_s', models.FloatField(blank=True, null=True)),
-                ('lead', models.CharField(blank=True, max_length=20, null=True)),
-                ('text', models.CharField(max_length=500)),
-                ('author', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('record', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='annotations', to='datasets.record')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("t0_s", models.FloatField()),
+                ("t1_s", models.FloatField(blank=True, null=True)),
+                ("lead", models.CharField(blank=True, max_length=20, null=True)),
+                ("text", models.CharField(max_length=500)),
+                (
+                    "author",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "record",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="annotations", to="datasets.record"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['t0_s', 'id'],
-                'indexes': [models.Index(fields=['record', 't0_s'], name='annotation_of_record')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('t0_s__gte', 0)), name='annotation_starts_in_record'), models.CheckConstraint(condition=models.Q(('t1_s__isnull', True), ('t1_s__gt', models.F('t0_s')), _connector='OR'), name='annotation_ends_later'), models.CheckConstraint(condition=models.Q(('text', ''), _negated=True), name='annotation_says_something'), models.CheckConstraint(condition=models.Q(('lead__isnull', True), models.Q(('lead', ''), _negated=True), _connector='OR'), name='annotation_lead')],
+                "ordering": ["t0_s", "id"],
+                "indexes": [models.Index(fields=["record", "t0_s"], name="annotation_of_record")],
+                "constraints": [
+                    models.CheckConstraint(condition=models.Q(("t0_s__gte", 0)), name="annotation_starts_in_record"),
+                    models.CheckConstraint(
+                        condition=models.Q(("t1_s__isnull", True), ("t1_s__gt", models.F("t0_s")), _connector="OR"),
+                        name="annotation_ends_later",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("text", ""), _negated=True), name="annotation_says_something"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("lead__isnull", True), models.Q(("lead", ""), _negated=True), _connector="OR"
+                        ),
+                        name="annotation_lead",
+                    ),
+                ],
             },
         ),
     ]

@@ -6,19 +6,27 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('datasets', '0002_annotations'),
+        ("datasets", "0002_annotations"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='record',
-            name='fingerprint_buckets',
-            field=models.GeneratedField(db_persist=True, expression=models.Func(models.F('fingerprint'), template="CASE WHEN length(%(expressions)s) = 64 THEN ARRAY['0' || substr(%(expressions)s, 1, 6), '1' || substr(%(expressions)s, 7, 6), '2' || substr(%(expressions)s, 13, 6), '3' || substr(%(expressions)s, 19, 6), '4' || substr(%(expressions)s, 25, 6), '5' || substr(%(expressions)s, 31, 6), '6' || substr(%(expressions)s, 37, 6), '7' || substr(%(expressions)s, 43, 6), '8' || substr(%(expressions)s, 49, 6), '9' || substr(%(expressions)s, 55, 6)] ELSE ARRAY[]::text[] END"), output_field=django.contrib.postgres.fields.ArrayField(base_field=models.TextField(), size=None)),
+            model_name="record",
+            name="fingerprint_buckets",
+            field=models.GeneratedField(
+                db_persist=True,
+                expression=models.Func(
+                    models.F("fingerprint"),
+                    template="CASE WHEN length(%(expressions)s) = 64 THEN ARRAY['0' || substr(%(expressions)s, 1, 6), '1' || substr(%(expressions)s, 7, 6), '2' || substr(%(expressions)s, 13, 6), '3' || substr(%(expressions)s, 19, 6), '4' || substr(%(expressions)s, 25, 6), '5' || substr(%(expressions)s, 31, 6), '6' || substr(%(expressions)s, 37, 6), '7' || substr(%(expressions)s, 43, 6), '8' || substr(%(expressions)s, 49, 6), '9' || substr(%(expressions)s, 55, 6)] ELSE ARRAY[]::text[] END",
+                ),
+                output_field=django.contrib.postgres.fields.ArrayField(base_field=models.TextField(), size=None),
+            ),
         ),
         migrations.AddIndex(
-            model_name='record',
-            index=django.contrib.postgres.indexes.GinIndex(fields=['fingerprint_buckets'], name='record_signal_buckets'),
+            model_name="record",
+            index=django.contrib.postgres.indexes.GinIndex(
+                fields=["fingerprint_buckets"], name="record_signal_buckets"
+            ),
         ),
     ]

@@ -4,20 +4,19 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('datasets', '0003_same_signal'),
+        ("datasets", "0003_same_signal"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='labelimport',
-            name='is_scrubbed',
+            model_name="labelimport",
+            name="is_scrubbed",
             field=models.BooleanField(default=False),
         ),
         migrations.AddField(
-            model_name='subject',
-            name='identifier_encrypted',
-            field=models.TextField(blank=True, default='', editable=False),
+            model_name="subject",
+            name="identifier_encrypted",
+            field=models.TextField(blank=True, default="", editable=False),
         ),
     ]

@@ -46,7 +46,11 @@ class TokenView(APIView):
         user = authenticate(request._request, username=data["username"], password=data["password"])
         if user is None:
             sentence = "The user name or the password is wrong, or the user is not active."
-            return Response(body("sign_in_failed", sentence), status=status.HTTP_401_UNAUTHORIZED, headers={"WWW-Authenticate": "Token"})
+            return Response(
+                body("sign_in_failed", sentence),
+                status=status.HTTP_401_UNAUTHORIZED,
+                headers={"WWW-Authenticate": "Token"},
+            )
         token, key = services.token_create(user=user, name=data["name"])
         return Response({"token": key, "expires_at": token.expires_at})
 
@@ -127,7 +131,11 @@ class UserViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
         form.is_valid(raise_exception=True)
         data = form.validated_data
         user = services.user_update(
-            actor=request.user, user=user, is_active=data.get("is_active"), email=data.get("email"), is_administrator=data.get("is_superuser")
+            actor=request.user,
+            user=user,
+            is_active=data.get("is_active"),
+            email=data.get("email"),
+            is_administrator=data.get("is_superuser"),
         )
         if "password" in data:
             services.password_change(actor=request.user, user=user, password=data["password"])

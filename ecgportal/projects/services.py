@@ -34,7 +34,9 @@ def _clean(project: Project) -> None:
 @transaction.atomic
 def project_create(*, actor: Any, name: str, description: str = "", keeps_identifiers: bool = False) -> Project:
     """Create a project with ``actor`` as its owner."""
-    project = Project(name=name.strip(), slug=_free_slug(name), description=description, keeps_identifiers=keeps_identifiers)
+    project = Project(
+        name=name.strip(), slug=_free_slug(name), description=description, keeps_identifiers=keeps_identifiers
+    )
     _clean(project)
     project.save(force_insert=True)
     Membership.objects.create(project=project, user=actor, role=Role.OWNER)

@@ -86,7 +86,9 @@ class ProjectEditView(ProjectView):
     nav_active = "overview"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self.page(form=ProjectEditForm(initial=model_to_dict(self.project, ["name", "description", "keeps_identifiers"])))
+        return self.page(
+            form=ProjectEditForm(initial=model_to_dict(self.project, ["name", "description", "keeps_identifiers"]))
+        )
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = ProjectEditForm(request.POST)

@@ -9,182 +9,348 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('datasets', '0001_initial'),
-        ('jobs', '0001_initial'),
-        ('projects', '0001_initial'),
+        ("datasets", "0001_initial"),
+        ("jobs", "0001_initial"),
+        ("projects", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Exchange',
+            name="Exchange",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=80)),
-                ('url', models.URLField(max_length=400)),
-                ('username', models.CharField(blank=True, default='', max_length=120)),
-                ('password_encrypted', models.TextField(blank=True, default='', editable=False)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=80)),
+                ("url", models.URLField(max_length=400)),
+                ("username", models.CharField(blank=True, default="", max_length=120)),
+                ("password_encrypted", models.TextField(blank=True, default="", editable=False)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name', 'id'],
+                "ordering": ["name", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Model',
+            name="Model",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=120)),
-                ('description', models.TextField(blank=True, default='', max_length=4000)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='projects.project')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=120)),
+                ("description", models.TextField(blank=True, default="", max_length=4000)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="projects.project"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name', 'id'],
+                "ordering": ["name", "id"],
             },
         ),
         migrations.CreateModel(
-            name='ModelVersion',
+            name="ModelVersion",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('number', models.PositiveIntegerField()),
-                ('state', models.CharField(choices=[('quarantined', 'In quarantine'), ('ready', 'Ready'), ('retired', 'Retired')], max_length=12)),
-                ('origin', models.CharField(choices=[('trained', 'trained here'), ('imported', 'imported from a file'), ('pulled', 'pulled from an exchange')], max_length=10)),
-                ('contract', models.JSONField()),
-                ('classes', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=80), size=None)),
-                ('task', models.CharField(max_length=12)),
-                ('architecture', models.CharField(blank=True, default='', max_length=60)),
-                ('parameters', models.BigIntegerField(null=True)),
-                ('sha256', models.CharField(max_length=64)),
-                ('size', models.BigIntegerField()),
-                ('weights_sha256', models.CharField(blank=True, default='', max_length=64)),
-                ('facts', models.JSONField(default=dict)),
-                ('card', models.JSONField(default=dict)),
-                ('checks', models.JSONField(default=dict)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='versions', to='modelhub.model')),
-                ('parent', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='children', to='modelhub.modelversion')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("number", models.PositiveIntegerField()),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("quarantined", "In quarantine"), ("ready", "Ready"), ("retired", "Retired")],
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "origin",
+                    models.CharField(
+                        choices=[
+                            ("trained", "trained here"),
+                            ("imported", "imported from a file"),
+                            ("pulled", "pulled from an exchange"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("contract", models.JSONField()),
+                (
+                    "classes",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=80), size=None),
+                ),
+                ("task", models.CharField(max_length=12)),
+                ("architecture", models.CharField(blank=True, default="", max_length=60)),
+                ("parameters", models.BigIntegerField(null=True)),
+                ("sha256", models.CharField(max_length=64)),
+                ("size", models.BigIntegerField()),
+                ("weights_sha256", models.CharField(blank=True, default="", max_length=64)),
+                ("facts", models.JSONField(default=dict)),
+                ("card", models.JSONField(default=dict)),
+                ("checks", models.JSONField(default=dict)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="versions", to="modelhub.model"
+                    ),
+                ),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="children",
+                        to="modelhub.modelversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='PredictionRun',
+            name="PredictionRun",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('record_ids', django.contrib.postgres.fields.ArrayField(base_field=models.UUIDField(), default=list, size=None)),
-                ('thresholds', models.JSONField(default=dict)),
-                ('refused', models.JSONField(default=list)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='prediction_runs', to='datasets.dataset')),
-                ('job', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='prediction_run', to='jobs.job')),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='projects.project')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='prediction_runs', to='modelhub.modelversion')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "record_ids",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.UUIDField(), default=list, size=None),
+                ),
+                ("thresholds", models.JSONField(default=dict)),
+                ("refused", models.JSONField(default=list)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="prediction_runs",
+                        to="datasets.dataset",
+                    ),
+                ),
+                (
+                    "job",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="prediction_run", to="jobs.job"
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="projects.project"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="prediction_runs",
+                        to="modelhub.modelversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Prediction',
+            name="Prediction",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('values', django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None)),
-                ('predicted', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=80), default=list, size=None)),
-                ('record', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='predictions', to='datasets.record')),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='predictions', to='modelhub.predictionrun')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("values", django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None)),
+                (
+                    "predicted",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=80), default=list, size=None
+                    ),
+                ),
+                (
+                    "record",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="predictions", to="datasets.record"
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="predictions",
+                        to="modelhub.predictionrun",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['record__key', 'id'],
+                "ordering": ["record__key", "id"],
             },
         ),
         migrations.CreateModel(
-            name='SigningKey',
+            name="SigningKey",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=120)),
-                ('public_key', models.CharField(max_length=64, unique=True)),
-                ('private_encrypted', models.TextField(blank=True, default='', editable=False)),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=120)),
+                ("public_key", models.CharField(max_length=64, unique=True)),
+                ("private_encrypted", models.TextField(blank=True, default="", editable=False)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(models.Value(1), condition=models.Q(('private_encrypted', ''), _negated=True), name='one_own_signing_key')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        models.Value(1),
+                        condition=models.Q(("private_encrypted", ""), _negated=True),
+                        name="one_own_signing_key",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Transfer',
+            name="Transfer",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('direction', models.CharField(choices=[('push', 'Publish'), ('pull', 'Pull')], max_length=4)),
-                ('remote_path', models.CharField(max_length=400)),
-                ('sha256', models.CharField(blank=True, default='', max_length=64)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('exchange', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='transfers', to='modelhub.exchange')),
-                ('job', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='transfer', to='jobs.job')),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='projects.project')),
-                ('version', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='transfers', to='modelhub.modelversion')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("direction", models.CharField(choices=[("push", "Publish"), ("pull", "Pull")], max_length=4)),
+                ("remote_path", models.CharField(max_length=400)),
+                ("sha256", models.CharField(blank=True, default="", max_length=64)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "exchange",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="transfers", to="modelhub.exchange"
+                    ),
+                ),
+                (
+                    "job",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="transfer", to="jobs.job"
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="projects.project"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="transfers",
+                        to="modelhub.modelversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.AddConstraint(
-            model_name='exchange',
-            constraint=models.UniqueConstraint(django.db.models.functions.text.Lower('name'), name='exchange_name_unique', violation_error_message='There is an exchange with this name already.'),
+            model_name="exchange",
+            constraint=models.UniqueConstraint(
+                django.db.models.functions.text.Lower("name"),
+                name="exchange_name_unique",
+                violation_error_message="There is an exchange with this name already.",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='model',
-            constraint=models.UniqueConstraint(models.F('project'), django.db.models.functions.text.Lower('name'), name='model_name_unique', violation_error_message='The project has a model with this name already.'),
+            model_name="model",
+            constraint=models.UniqueConstraint(
+                models.F("project"),
+                django.db.models.functions.text.Lower("name"),
+                name="model_name_unique",
+                violation_error_message="The project has a model with this name already.",
+            ),
         ),
         migrations.AddIndex(
-            model_name='modelversion',
-            index=models.Index(fields=['model', '-created_at'], name='version_of_model'),
+            model_name="modelversion",
+            index=models.Index(fields=["model", "-created_at"], name="version_of_model"),
         ),
         migrations.AddConstraint(
-            model_name='modelversion',
-            constraint=models.UniqueConstraint(fields=('model', 'number'), name='version_number_once'),
+            model_name="modelversion",
+            constraint=models.UniqueConstraint(fields=("model", "number"), name="version_number_once"),
         ),
         migrations.AddConstraint(
-            model_name='modelversion',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['quarantined', 'ready', 'retired'])), name='version_state_known'),
+            model_name="modelversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["quarantined", "ready", "retired"])), name="version_state_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='modelversion',
-            constraint=models.CheckConstraint(condition=models.Q(('origin__in', ['trained', 'imported', 'pulled'])), name='version_origin_known'),
+            model_name="modelversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("origin__in", ["trained", "imported", "pulled"])), name="version_origin_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='modelversion',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('sha256', ''), _negated=True), ('size__gt', 0)), name='version_has_weights'),
+            model_name="modelversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(models.Q(("sha256", ""), _negated=True), ("size__gt", 0)), name="version_has_weights"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='modelversion',
-            constraint=models.CheckConstraint(condition=models.Q(('classes__len__gt', 0)), name='version_has_classes'),
+            model_name="modelversion",
+            constraint=models.CheckConstraint(condition=models.Q(("classes__len__gt", 0)), name="version_has_classes"),
         ),
         migrations.AddIndex(
-            model_name='predictionrun',
-            index=models.Index(fields=['project', '-created_at'], name='prediction_of_project'),
+            model_name="predictionrun",
+            index=models.Index(fields=["project", "-created_at"], name="prediction_of_project"),
         ),
         migrations.AddConstraint(
-            model_name='prediction',
-            constraint=models.UniqueConstraint(fields=('run', 'record'), name='prediction_once'),
+            model_name="prediction",
+            constraint=models.UniqueConstraint(fields=("run", "record"), name="prediction_once"),
         ),
         migrations.AddIndex(
-            model_name='transfer',
-            index=models.Index(fields=['project', '-created_at'], name='transfer_of_project'),
+            model_name="transfer",
+            index=models.Index(fields=["project", "-created_at"], name="transfer_of_project"),
         ),
         migrations.AddConstraint(
-            model_name='transfer',
-            constraint=models.CheckConstraint(condition=models.Q(('direction__in', ['push', 'pull'])), name='transfer_direction_known'),
+            model_name="transfer",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("direction__in", ["push", "pull"])), name="transfer_direction_known"
+            ),
         ),
     ]

@@ -7,75 +7,156 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('modelhub', '0003_saliency'),
-        ('projects', '0001_initial'),
+        ("modelhub", "0003_saliency"),
+        ("projects", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='CatalogueEntry',
+            name="CatalogueEntry",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('state', models.CharField(choices=[('draft', 'Draft'), ('in_review', 'In review'), ('approved', 'Approved'), ('retired', 'Retired')], default='draft', max_length=10)),
-                ('shown', models.JSONField(default=dict)),
-                ('visible_to_all', models.BooleanField(default=False)),
-                ('projects', models.ManyToManyField(blank=True, related_name='+', to='projects.project')),
-                ('proposed_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('version', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='catalogue_entry', to='modelhub.modelversion')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("draft", "Draft"),
+                            ("in_review", "In review"),
+                            ("approved", "Approved"),
+                            ("retired", "Retired"),
+                        ],
+                        default="draft",
+                        max_length=10,
+                    ),
+                ),
+                ("shown", models.JSONField(default=dict)),
+                ("visible_to_all", models.BooleanField(default=False)),
+                ("projects", models.ManyToManyField(blank=True, related_name="+", to="projects.project")),
+                (
+                    "proposed_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "version",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="catalogue_entry",
+                        to="modelhub.modelversion",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'catalogue entry',
-                'ordering': ['-created_at', 'id'],
+                "verbose_name": "catalogue entry",
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='CatalogueDecision',
+            name="CatalogueDecision",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('from_state', models.CharField(choices=[('draft', 'Draft'), ('in_review', 'In review'), ('approved', 'Approved'), ('retired', 'Retired')], max_length=10)),
-                ('to_state', models.CharField(choices=[('draft', 'Draft'), ('in_review', 'In review'), ('approved', 'Approved'), ('retired', 'Retired')], max_length=10)),
-                ('reason', models.TextField(max_length=4000)),
-                ('decided_by_name', models.CharField(max_length=150)),
-                ('decided_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('entry', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='decisions', to='modelhub.catalogueentry')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "from_state",
+                    models.CharField(
+                        choices=[
+                            ("draft", "Draft"),
+                            ("in_review", "In review"),
+                            ("approved", "Approved"),
+                            ("retired", "Retired"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "to_state",
+                    models.CharField(
+                        choices=[
+                            ("draft", "Draft"),
+                            ("in_review", "In review"),
+                            ("approved", "Approved"),
+                            ("retired", "Retired"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("reason", models.TextField(max_length=4000)),
+                ("decided_by_name", models.CharField(max_length=150)),
+                (
+                    "decided_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "entry",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="decisions",
+                        to="modelhub.catalogueentry",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['created_at', 'id'],
+                "ordering": ["created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='ModelBundle',
+            name="ModelBundle",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('made_of', models.CharField(max_length=64)),
-                ('sha256', models.CharField(max_length=64)),
-                ('size', models.BigIntegerField()),
-                ('version', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='written_bundle', to='modelhub.modelversion')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("made_of", models.CharField(max_length=64)),
+                ("sha256", models.CharField(max_length=64)),
+                ("size", models.BigIntegerField()),
+                (
+                    "version",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="written_bundle",
+                        to="modelhub.modelversion",
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.AddIndex(
-            model_name='catalogueentry',
-            index=models.Index(fields=['state', '-created_at'], name='catalogue_by_state'),
+            model_name="catalogueentry",
+            index=models.Index(fields=["state", "-created_at"], name="catalogue_by_state"),
         ),
         migrations.AddConstraint(
-            model_name='catalogueentry',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['draft', 'in_review', 'approved', 'retired'])), name='catalogue_state_known'),
+            model_name="catalogueentry",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["draft", "in_review", "approved", "retired"])),
+                name="catalogue_state_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='cataloguedecision',
-            constraint=models.CheckConstraint(condition=models.Q(('from_state__in', ['draft', 'in_review', 'approved', 'retired']), ('to_state__in', ['draft', 'in_review', 'approved', 'retired'])), name='catalogue_decision_states_known'),
+            model_name="cataloguedecision",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("from_state__in", ["draft", "in_review", "approved", "retired"]),
+                    ("to_state__in", ["draft", "in_review", "approved", "retired"]),
+                ),
+                name="catalogue_decision_states_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='cataloguedecision',
-            constraint=models.CheckConstraint(condition=models.Q(('reason', ''), _negated=True), name='catalogue_decision_has_reason'),
+            model_name="cataloguedecision",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("reason", ""), _negated=True), name="catalogue_decision_has_reason"
+            ),
         ),
     ]

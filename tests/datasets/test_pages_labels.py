@@ -98,7 +98,12 @@ class TestLabels:
             state=JobState.SUCCEEDED, started_at=row.created_at, finished_at=row.created_at, result=result
         )
         first, second = Record.objects.select_related("subject").order_by("key")
-        assert (first.subject.key, first.age, first.sex, first.fold) == (pseudonym(pseudonym_key(dataset.project), "7"), 50.0, "F", 1)
+        assert (first.subject.key, first.age, first.sex, first.fold) == (
+            pseudonym(pseudonym_key(dataset.project), "7"),
+            50.0,
+            "F",
+            1,
+        )
         assert (second.sex, sorted(second.labels.values_list("code", "system", "likelihood"))) == (
             "M",
             [("IMI", "scp", 0.8), ("ZZZ", "scp", 0.0)],

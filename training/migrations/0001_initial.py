@@ -8,144 +8,305 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('datasets', '0001_initial'),
-        ('jobs', '0001_initial'),
-        ('modelhub', '0001_initial'),
-        ('projects', '0001_initial'),
+        ("datasets", "0001_initial"),
+        ("jobs", "0001_initial"),
+        ("modelhub", "0001_initial"),
+        ("projects", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Split',
+            name="Split",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('digest', models.CharField(max_length=64)),
-                ('settings', models.JSONField(default=dict)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='splits', to='datasets.dataset')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("digest", models.CharField(max_length=64)),
+                ("settings", models.JSONField(default=dict)),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="splits", to="datasets.dataset"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='SplitGroup',
+            name="SplitGroup",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('key', models.CharField(max_length=130)),
-                ('part', models.CharField(choices=[('train', 'train'), ('validation', 'validation'), ('test', 'test')], max_length=10)),
-                ('split', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='groups', to='training.split')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("key", models.CharField(max_length=130)),
+                (
+                    "part",
+                    models.CharField(
+                        choices=[("train", "train"), ("validation", "validation"), ("test", "test")], max_length=10
+                    ),
+                ),
+                (
+                    "split",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="groups", to="training.split"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='SplitMember',
+            name="SplitMember",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('group', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='members', to='training.splitgroup')),
-                ('record', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='datasets.record')),
-                ('split', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='members', to='training.split')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "group",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="members", to="training.splitgroup"
+                    ),
+                ),
+                (
+                    "record",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="datasets.record"
+                    ),
+                ),
+                (
+                    "split",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="members", to="training.split"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='TrainingRun',
+            name="TrainingRun",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=120)),
-                ('classes', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=80), size=None)),
-                ('task', models.CharField(max_length=12)),
-                ('target', models.CharField(blank=True, default='', max_length=40)),
-                ('architecture', models.CharField(max_length=60)),
-                ('mode', models.CharField(choices=[('scratch', 'From scratch'), ('head', 'Fine-tune the head only'), ('full', 'Fine-tune all layers'), ('head_then_full', 'Fine-tune the head, then all layers')], default='scratch', max_length=16)),
-                ('settings', models.JSONField(default=dict)),
-                ('recipe', models.JSONField(default=dict)),
-                ('learning_rate', models.FloatField(null=True)),
-                ('best_epoch', models.PositiveIntegerField(null=True)),
-                ('resumed', models.PositiveSmallIntegerField(default=0)),
-                ('manifest', models.JSONField(default=dict)),
-                ('warnings', models.JSONField(default=list)),
-                ('live', models.JSONField(default=dict)),
-                ('lr_finder', models.JSONField(default=dict)),
-                ('base_version', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='fine_tunings', to='modelhub.modelversion')),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='training_runs', to='datasets.dataset')),
-                ('job', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='training_run', to='jobs.job')),
-                ('label_map', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='training_runs', to='datasets.labelmap')),
-                ('produced_version', models.OneToOneField(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='training_run', to='modelhub.modelversion')),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='projects.project')),
-                ('split', models.OneToOneField(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='training_run', to='training.split')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=120)),
+                (
+                    "classes",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=80), size=None),
+                ),
+                ("task", models.CharField(max_length=12)),
+                ("target", models.CharField(blank=True, default="", max_length=40)),
+                ("architecture", models.CharField(max_length=60)),
+                (
+                    "mode",
+                    models.CharField(
+                        choices=[
+                            ("scratch", "From scratch"),
+                            ("head", "Fine-tune the head only"),
+                            ("full", "Fine-tune all layers"),
+                            ("head_then_full", "Fine-tune the head, then all layers"),
+                        ],
+                        default="scratch",
+                        max_length=16,
+                    ),
+                ),
+                ("settings", models.JSONField(default=dict)),
+                ("recipe", models.JSONField(default=dict)),
+                ("learning_rate", models.FloatField(null=True)),
+                ("best_epoch", models.PositiveIntegerField(null=True)),
+                ("resumed", models.PositiveSmallIntegerField(default=0)),
+                ("manifest", models.JSONField(default=dict)),
+                ("warnings", models.JSONField(default=list)),
+                ("live", models.JSONField(default=dict)),
+                ("lr_finder", models.JSONField(default=dict)),
+                (
+                    "base_version",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="fine_tunings",
+                        to="modelhub.modelversion",
+                    ),
+                ),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="training_runs", to="datasets.dataset"
+                    ),
+                ),
+                (
+                    "job",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="training_run", to="jobs.job"
+                    ),
+                ),
+                (
+                    "label_map",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="training_runs",
+                        to="datasets.labelmap",
+                    ),
+                ),
+                (
+                    "produced_version",
+                    models.OneToOneField(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="training_run",
+                        to="modelhub.modelversion",
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="projects.project"
+                    ),
+                ),
+                (
+                    "split",
+                    models.OneToOneField(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="training_run",
+                        to="training.split",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Evaluation',
+            name="Evaluation",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('part', models.CharField(default='all', max_length=10)),
-                ('report', models.JSONField(default=dict)),
-                ('curves', models.JSONField(default=dict)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('dataset', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='evaluations', to='datasets.dataset')),
-                ('job', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='evaluations', to='jobs.job')),
-                ('label_map', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='datasets.labelmap')),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='projects.project')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='evaluations', to='modelhub.modelversion')),
-                ('run', models.OneToOneField(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='report', to='training.trainingrun')),
+                ("id", models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("part", models.CharField(default="all", max_length=10)),
+                ("report", models.JSONField(default=dict)),
+                ("curves", models.JSONField(default=dict)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "dataset",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="evaluations", to="datasets.dataset"
+                    ),
+                ),
+                (
+                    "job",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="evaluations",
+                        to="jobs.job",
+                    ),
+                ),
+                (
+                    "label_map",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="datasets.labelmap"
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="projects.project"
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="evaluations",
+                        to="modelhub.modelversion",
+                    ),
+                ),
+                (
+                    "run",
+                    models.OneToOneField(
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="report",
+                        to="training.trainingrun",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at', 'id'],
+                "ordering": ["-created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='EpochMetrics',
+            name="EpochMetrics",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('epoch', models.PositiveIntegerField()),
-                ('values', models.JSONField()),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='epochs', to='training.trainingrun')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("epoch", models.PositiveIntegerField()),
+                ("values", models.JSONField()),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="epochs", to="training.trainingrun"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['epoch'],
+                "ordering": ["epoch"],
             },
         ),
         migrations.AddConstraint(
-            model_name='splitgroup',
-            constraint=models.UniqueConstraint(fields=('split', 'key'), name='split_group_once'),
+            model_name="splitgroup",
+            constraint=models.UniqueConstraint(fields=("split", "key"), name="split_group_once"),
         ),
         migrations.AddConstraint(
-            model_name='splitgroup',
-            constraint=models.CheckConstraint(condition=models.Q(('part__in', ('train', 'validation', 'test'))), name='split_part_known'),
+            model_name="splitgroup",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("part__in", ("train", "validation", "test"))), name="split_part_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='splitmember',
-            constraint=models.UniqueConstraint(fields=('split', 'record'), name='split_record_once'),
+            model_name="splitmember",
+            constraint=models.UniqueConstraint(fields=("split", "record"), name="split_record_once"),
         ),
         migrations.AddIndex(
-            model_name='trainingrun',
-            index=models.Index(fields=['project', '-created_at'], name='run_of_project'),
+            model_name="trainingrun",
+            index=models.Index(fields=["project", "-created_at"], name="run_of_project"),
         ),
         migrations.AddConstraint(
-            model_name='trainingrun',
-            constraint=models.CheckConstraint(condition=models.Q(('mode__in', ['scratch', 'head', 'full', 'head_then_full'])), name='run_mode_known'),
+            model_name="trainingrun",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("mode__in", ["scratch", "head", "full", "head_then_full"])), name="run_mode_known"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='trainingrun',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('base_version__isnull', True), ('mode', 'scratch')), models.Q(models.Q(('mode', 'scratch'), _negated=True), ('base_version__isnull', False)), _connector='OR'), name='run_base_iff_fine_tuning'),
+            model_name="trainingrun",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("base_version__isnull", True), ("mode", "scratch")),
+                    models.Q(models.Q(("mode", "scratch"), _negated=True), ("base_version__isnull", False)),
+                    _connector="OR",
+                ),
+                name="run_base_iff_fine_tuning",
+            ),
         ),
         migrations.AddIndex(
-            model_name='evaluation',
-            index=models.Index(fields=['project', '-created_at'], name='evaluation_of_project'),
+            model_name="evaluation",
+            index=models.Index(fields=["project", "-created_at"], name="evaluation_of_project"),
         ),
         migrations.AddConstraint(
-            model_name='epochmetrics',
-            constraint=models.UniqueConstraint(fields=('run', 'epoch'), name='epoch_once'),
+            model_name="epochmetrics",
+            constraint=models.UniqueConstraint(fields=("run", "epoch"), name="epoch_once"),
         ),
     ]

@@ -4,39 +4,46 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='AuditEvent',
+            name="AuditEvent",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('sequence', models.BigIntegerField(editable=False, null=True, unique=True)),
-                ('at', models.DateTimeField()),
-                ('action', models.CharField(max_length=60)),
-                ('outcome', models.CharField(default='success', max_length=10)),
-                ('channel', models.CharField(max_length=10)),
-                ('address', models.CharField(blank=True, default='', max_length=45)),
-                ('correlation', models.UUIDField()),
-                ('actor_id', models.UUIDField(null=True)),
-                ('actor_name', models.CharField(blank=True, default='', max_length=150)),
-                ('project_id', models.UUIDField(null=True)),
-                ('project_name', models.CharField(blank=True, default='', max_length=120)),
-                ('object_type', models.CharField(blank=True, default='', max_length=40)),
-                ('object_id', models.CharField(blank=True, default='', max_length=64)),
-                ('object_label', models.CharField(blank=True, default='', max_length=200)),
-                ('changes', models.JSONField(default=dict)),
-                ('payload', models.TextField(editable=False)),
-                ('hash', models.CharField(blank=True, default='', editable=False, max_length=64)),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("sequence", models.BigIntegerField(editable=False, null=True, unique=True)),
+                ("at", models.DateTimeField()),
+                ("action", models.CharField(max_length=60)),
+                ("outcome", models.CharField(default="success", max_length=10)),
+                ("channel", models.CharField(max_length=10)),
+                ("address", models.CharField(blank=True, default="", max_length=45)),
+                ("correlation", models.UUIDField()),
+                ("actor_id", models.UUIDField(null=True)),
+                ("actor_name", models.CharField(blank=True, default="", max_length=150)),
+                ("project_id", models.UUIDField(null=True)),
+                ("project_name", models.CharField(blank=True, default="", max_length=120)),
+                ("object_type", models.CharField(blank=True, default="", max_length=40)),
+                ("object_id", models.CharField(blank=True, default="", max_length=64)),
+                ("object_label", models.CharField(blank=True, default="", max_length=200)),
+                ("changes", models.JSONField(default=dict)),
+                ("payload", models.TextField(editable=False)),
+                ("hash", models.CharField(blank=True, default="", editable=False, max_length=64)),
             ],
             options={
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['project_id', '-id'], name='audit_project'), models.Index(fields=['actor_id', '-id'], name='audit_actor'), models.Index(fields=['action', '-id'], name='audit_action')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('outcome__in', ['success', 'failure', 'refused'])), name='audit_outcome_known')],
+                "ordering": ["-id"],
+                "indexes": [
+                    models.Index(fields=["project_id", "-id"], name="audit_project"),
+                    models.Index(fields=["actor_id", "-id"], name="audit_actor"),
+                    models.Index(fields=["action", "-id"], name="audit_action"),
+                ],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("outcome__in", ["success", "failure", "refused"])),
+                        name="audit_outcome_known",
+                    )
+                ],
             },
         ),
     ]

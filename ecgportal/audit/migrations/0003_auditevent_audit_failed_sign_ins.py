@@ -4,14 +4,15 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('audit', '0002_chain'),
+        ("audit", "0002_chain"),
     ]
 
     operations = [
         migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(condition=models.Q(('action', 'session.sign_in_failed')), fields=['-at'], name='audit_failed_sign_ins'),
+            model_name="auditevent",
+            index=models.Index(
+                condition=models.Q(("action", "session.sign_in_failed")), fields=["-at"], name="audit_failed_sign_ins"
+            ),
         ),
     ]

@@ -4,20 +4,19 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('projects', '0001_initial'),
+        ("projects", "0001_initial"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='project',
-            name='keeps_identifiers',
+            model_name="project",
+            name="keeps_identifiers",
             field=models.BooleanField(default=False),
         ),
         migrations.AddField(
-            model_name='project',
-            name='pseudonym_secret',
-            field=models.TextField(blank=True, default='', editable=False),
+            model_name="project",
+            name="pseudonym_secret",
+            field=models.TextField(blank=True, default="", editable=False),
         ),
     ]
