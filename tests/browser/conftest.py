@@ -20,7 +20,7 @@ from tests.modelhub.dav_server import dav_server as dav_server  # a fixture
 HERE = Path(__file__).parent
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
 # Loaded machines draw slowly; nothing here measures time.
-PATIENCE_MS = 60_000
+PATIENCE_MS = 30_000
 expect.set_options(timeout=PATIENCE_MS)
 
 SignIn = Callable[..., BrowserContext]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -158,10 +159,11 @@ def draw(
     speed, gain = number_of(speed, SPEEDS_MM_S, 25.0), number_of(gain, GAINS_MM_MV, 10.0)
     original = signals.load(row)
     shown = _prepared(original) if stage == "prepared" else original
+    start_s = float(start) if isinstance(start, int | float) and math.isfinite(start) else 0.0
     latest = max(0.0, float(int(shown.duration_s) - 1))
     view = View(
         layout=str(layout), speed_mm_s=speed, gain_mm_mv=gain, rhythm_lead=str(rhythm), paper=str(paper), dark=scheme == "dark",
-        filters=_BANDS[band][1] if band in _BANDS else Filters(), start_s=min(max(float(start or 0), 0.0), latest),
+        filters=_BANDS.get(str(band), _BANDS["none"])[1], start_s=min(max(start_s, 0.0), latest),
     )  # fmt: skip
     # A prepared signal has lost the record's time, on which the saliency stands.
     drawn = _overlays(marks, row, original, stage)

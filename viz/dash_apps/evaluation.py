@@ -34,5 +34,5 @@ def _rows() -> Any:
 )  # fmt: skip
 def draw(row: Evaluation, kind: str, scheme: str | None) -> list[Any]:
     """Draw the chosen figure."""
-    figure = figure_of(row, kind if kind in FIGURES else "roc", dark=scheme == "dark")
+    figure = figure_of(row, kind if str(kind) in FIGURES else "roc", dark=scheme == "dark")
     return [figure.plotly, figure.summary]
