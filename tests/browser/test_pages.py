@@ -32,12 +32,12 @@ def page_routes(world: World) -> dict[str, str]:
                 if hasattr(getattr(route.callback, "view_class", None), "get"):
                     found[route.name] = own.get(route.name, "")
             elif "api/v1" not in route.pattern or route.name == "docs":
-                found[route.name] = "/" + route.pattern
+                found[route.name] = own.get(route.name, "/" + route.pattern)
     return found
 
 
-# Answered by GET, but no page: the health of the portal and the end of a session.
-PUBLIC_CALLS = {"healthz", "accounts:logout", "token", "accounts:token_delete"}
+# Answered by GET, but no page: the health of the portal, the end of a session, WebDAV with a sign-in of its own.
+PUBLIC_CALLS = {"healthz", "accounts:logout", "token", "accounts:token_delete", "dav"}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
@@ -115,6 +116,10 @@ class World:
         )
         work_off()
         self.pulled = ModelVersion.objects.exclude(pk=self.version.pk).get()
+        second = ModelVersion.objects.get(pk=self.version.pk)
+        second.pk, second.number, second._state.adding = uuid4(), 2, True
+        second.save(force_insert=True)
+        self.second_entry = catalogue.propose(actor=self.user, version=second, reason="Smaller, nearly as good.")
 
     def addresses(self) -> dict[str, str]:
         """Return one address per parametrised page, and further ones where a page has another face."""
@@ -128,7 +133,8 @@ class World:
             "training:evaluation": self.evaluation, "training:report": self.evaluation, "viz:insight": self.dataset, "viz:gallery": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
             "viz:measurements": self.record, "viz:evaluation_csv": self.evaluation,
         }  # fmt: skip
-        return {
+        compare = f"{reverse('catalogue_compare')}?entry={self.entry.pk}&entry={self.second_entry.pk}"
+        return {"catalogue_compare": compare} | {
             name: reverse(name, args=[row.pk, *(["roc"] if name == "viz:evaluation_csv" else [])])
             for name, row in rows.items()
             if row is not None

@@ -44,9 +44,9 @@ def make_app(name: str) -> DjangoDash:
         )
 
 
-def page(*children: Any) -> html.Main:
+def page(*children: Any) -> html.Div:
     """Return the layout: the address that names the object, the colour scheme, and the children."""
-    return html.Main(
+    return html.Div(
         [
             dcc.Location(id="address", refresh=False),
             dcc.Store(id="scheme"),
