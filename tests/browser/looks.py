@@ -18,6 +18,16 @@ _WIDER = """() => {
   const wide = [...document.querySelectorAll("body *")].filter((each) => each.getBoundingClientRect().right > width + 1);
   return [`${root.scrollWidth} px in ${width}`, ...wide.slice(0, 4).map((each) => each.outerHTML.slice(0, 120))];
 }"""
+# The figure's own ground is light or dark with the page's theme.
+_GROUND = """(theme) => [...document.querySelectorAll(".js-plotly-plot")].every((each) => {
+  if (!each._fullLayout) return true;
+  const probe = document.createElement("i");
+  probe.style.color = each._fullLayout.paper_bgcolor;
+  document.body.append(probe);
+  const [r, g, b] = getComputedStyle(probe).color.match(/[\\d.]+/g).map(Number);
+  probe.remove();
+  return (r + g + b < 384) === (theme === "dark");
+})"""
 _FITS = "() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 # After a key was pressed, focus given by script shows as focus from the keyboard.
 _UNSEEN_FOCUS = """() => {
@@ -61,6 +71,7 @@ def show(page: Page, width: int, theme: str) -> None:
     page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
     for frame in dash_frames(page):
         frame.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+        frame.wait_for_function(_GROUND, arg=theme)
         with suppress(TimeoutError):
             # Figures follow their frame after a moment; ``overflow`` tells of those that do not.
             frame.wait_for_function(_FITS, timeout=5_000)
