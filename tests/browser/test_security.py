@@ -250,3 +250,13 @@ def test_refusals_are_pages(site, sign_in, recorder, address, status, heading, t
     assert not looks.overflow(page)
     page.set_viewport_size({"width": 1280, "height": 800})
     assert not looks.keyboard(page)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_sign_in_page_stands_alone(site, sign_in, theme):
+    page = sign_in(theme=theme).new_page()
+    page.goto("/accounts/login/")
+    assert not looks.accessibility(page) + looks.headings(page) + looks.overflow(page)
+    assert page.evaluate("document.activeElement.name") == "username"
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert not looks.overflow(page)
