@@ -241,7 +241,8 @@ def simulate_dataset(
     default each record draws its own around ``NoiseSpec.clinical()``.
     """
     rng = np.random.default_rng([seed, 5])
-    order = [conditions for index in [rng.permutation(n)] for conditions in np.array(_quotas(n), dtype=object)[index]]
+    quotas = _quotas(n)
+    order = [quotas[index] for index in rng.permutation(n)]
     often = Counter(order)
     waiting: dict[tuple[str, ...], tuple[Patient, int]] = {}
     for number, conditions in enumerate(order):

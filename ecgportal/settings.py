@@ -17,6 +17,10 @@ PORTAL_HOME = home.portal_home()
 PRODUCTION = os.environ.get("PORTAL_ENV", "") == "production"
 DEBUG = False
 
+if os.environ.get("PORTAL_STORAGE_URL"):
+    raise ImproperlyConfigured(
+        "PORTAL_STORAGE_URL is set, but this version keeps files under PORTAL_HOME only. Unset it, or share PORTAL_HOME."
+    )
 SECRET_KEY = home.secret_key()
 _hosts = [host for host in os.environ.get("PORTAL_ALLOWED_HOSTS", "").split(",") if host]
 if PRODUCTION and not _hosts:

@@ -36,7 +36,11 @@ def card_markdown(
     """
     known = dict(facts or {})
     texts = dict(prose or {})
-    parts = [f"# {_line(title)}", _section("Input", _table(_input_rows(contract)))]
+    parts = [
+        f"# {_line(title)}",
+        "Research use. Not a medical device.",
+        _section("Input", _table(_input_rows(contract))),
+    ]
     parts.append(_section("Output", _table(_output_rows(contract))))
     for name in ("intended_use", "limits", "training_data"):
         parts.append(_section(PROSE[name], _prose(texts.get(name, ""))))

@@ -295,3 +295,8 @@ def test_a_dataset_holds_every_condition_and_repeated_subjects():
     assert all(np.array_equal(a.record.signal, b.record.signal) for a, b in zip(records, again))
     normal = sum(any(label.code == "NORM" for label in ecg.labels) for ecg in records)
     assert 60 < normal < 110
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+def test_a_small_dataset_has_its_number_of_records(n):
+    assert len(list(simulate_dataset(n, 3, fs_hz=100.0, duration_s=2.0))) == n

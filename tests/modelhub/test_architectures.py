@@ -200,7 +200,13 @@ def test_multilabel_xception_time_can_say_no(networks):
     assert published.min() >= 0.5
 
 
-@pytest.mark.parametrize("name", NAMES)
+# These take most of the time of all and share their code with a smaller one; `make proofs` runs them.
+SLOW_TO_LEARN = {"s4d_256", "net1d", "xresnet1d101"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_LEARN else name for name in NAMES]
+)
 def test_overfits_32_records(name):
     # The two slowest families are tried on shorter records.
     n_samples = 50 if name.startswith(("s4d", "net1d")) else 100
@@ -233,6 +239,8 @@ def test_fast_form_has_equal_outputs_gradients_and_names(name):
     if not module.has_2d_form:
         assert fast is module
         return
+    # In float64: rounding at the kink of a ReLU would turn single gradients over.
+    module.double(), fast.double()
     # Running statistics of a fresh network are 0 and 1; move them so that the comparison means something.
     for layer in (*module.modules(),):
         if isinstance(layer, nn.BatchNorm1d):
@@ -241,7 +249,7 @@ def test_fast_form_has_equal_outputs_gradients_and_names(name):
             nn.init.uniform_(layer.running_var, 0.8, 1.2)
     fast.load_state_dict_1d(module.state_dict())
     fast.eval()
-    signals = torch.from_numpy(beats(3, 3, 200))
+    signals = torch.from_numpy(beats(3, 3, 200)).double()
     expected = module(signals).detach()
     assert (expected - fast(signals)).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
     module(signals).sum().backward()

@@ -114,7 +114,7 @@ def test_only_a_ready_version_with_its_use_and_licence_can_be_proposed_once(sour
 
 def test_the_card_of_a_large_network_holds_nothing_that_looks_like_a_patient(source):
     card = packaging.card_markdown(make_version(source))
-    assert "12,345,678 parameters" in card
+    assert "| parameters | 12,345,678 |" in card
     assert find_identifiers(card) == []
 
 

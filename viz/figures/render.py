@@ -49,7 +49,7 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
     ]
     legend_rows = math.ceil(len(names) / 2)
     # What is inside role img cannot be reached; a figure with links is a group.
-    linked = any(one["type"] == "bar" and any(one.get("customdata") or ()) for one in data)
+    linked = any(one["type"] == "bar" and any(_links(one)) for one in data)
     height = height or float(layout.get("height", 420)) + 18 * legend_rows
     left = _LEFT + (70 if layout["yaxis"].get("type") == "category" else 0)
     bottom = height - _BOTTOM - 18 * legend_rows
@@ -268,11 +268,16 @@ def _error_colour(one: dict[str, Any], colour: str) -> str:
     return str((one.get("error_x") or one.get("error_y") or {}).get("color", colour))
 
 
+def _links(one: dict[str, Any]) -> list[str]:
+    """Return the addresses behind a trace's bars; other data beside bars (counts) are none."""
+    return [link if isinstance(link, str) else "" for link in one.get("customdata") or ()]
+
+
 def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     out, points = [], []
     flat = one.get("orientation") == "h"
     size = 0.7 * abs((y.px(1) - y.px(0)) if flat else (x.px(1) - x.px(0)))
-    notes, links = list(one.get("text") or []), list(one.get("customdata") or [])
+    notes, links = list(one.get("text") or []), _links(one)
     for k, (a, b) in enumerate(zip(_values(one, "x"), _values(one, "y"), strict=True)):
         if a is None or b is None:
             points.append((math.nan, math.nan))
