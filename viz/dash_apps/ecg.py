@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import dash_bootstrap_components as dbc
 import numpy as np
 from dash import dcc, html
 from dash.dependencies import Input, Output
@@ -52,7 +53,7 @@ app.layout = page(
             ),
             choice("Saliency", "saliency", [("none", "None")], "none"),
             html.Label(
-                [html.Span("From (s)"), dcc.Input(id="start", type="number", min=0, step=1, value=0, debounce=True)],
+                [html.Span("From (s)"), dbc.Input(id="start", type="number", min=0, step=1, value=0, debounce=True)],
                 className="choice choice--short",
             ),
         ],

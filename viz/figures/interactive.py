@@ -157,7 +157,7 @@ def _layout(
         "dragmode": "pan",
         "hovermode": "closest",
         "hoverlabel": {"bgcolor": colours.ground, "font": {"color": colours.ink}},
-        "legend": {"orientation": "h", "y": -0.06, "x": 1, "xanchor": "right"},
+        "legend": {"orientation": "h", "y": -0.06, "x": 0, "xanchor": "left"},
         "uirevision": uirevision or f"{view.layout}|{view.speed_mm_s:g}|{view.gain_mm_mv:g}|{view.window_s:g}",
         "annotations": _labels(sheet, colours) + _note_labels(sheet, overlays, colours) + [_footer(colours)],
         "shapes": _separators(sheet, colours) + _note_shapes(sheet, overlays, colours),
