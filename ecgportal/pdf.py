@@ -13,9 +13,16 @@ from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import SubElement, register_namespace, tostring
+
+from defusedxml import ElementTree
 
 from ecgportal.errors import InvalidInput
 
+_SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+_SVG = f"{{{_SVG_NAMESPACE}}}"
+# Written with a prefix, definitions are not found by svglib.
+register_namespace("", _SVG_NAMESPACE)
 _MARGIN_MM = 18.0
 _WIDTH_MM = 210.0 - 2 * _MARGIN_MM
 _TALLEST_MM = 230.0
@@ -110,7 +117,11 @@ def drawing(svg: str, width_mm: float | None = None) -> Any:
     from svglib.svglib import svg2rlg
 
     _font()
-    found = svg2rlg(io.BytesIO(svg.encode("utf-8")), resolve_entities=False)
+    try:
+        flat = _without_inner_svg(svg)
+    except ElementTree.ParseError:
+        flat = b""
+    found = svg2rlg(io.BytesIO(flat), resolve_entities=False) if flat else None
     if found is None or found.width <= 0 or found.height <= 0:
         raise InvalidInput("A figure of the document could not be drawn.", code="picture_unreadable")
     if width_mm is not None:
@@ -118,6 +129,30 @@ def drawing(svg: str, width_mm: float | None = None) -> Any:
         found.scale(factor, factor)
         found.width, found.height = found.width * factor, found.height * factor
     return found
+
+
+def _without_inner_svg(svg: str) -> bytes:
+    """Return SVG text in which every inner svg element has become a group that is moved, scaled and clipped alike.
+
+    svglib scales inner elements a second time from pixels to points, and does not clip them.
+    """
+    root = ElementTree.fromstring(svg, forbid_dtd=True)
+    inner = [one for one in root.iter(f"{_SVG}svg") if one is not root]
+    for number, one in enumerate(inner):
+        x, y, width, height = (float(one.attrib.pop(name, 0)) for name in ("x", "y", "width", "height"))
+        left, top, across, down = (
+            float(part) for part in one.attrib.pop("viewBox", f"0 0 {width} {height}").replace(",", " ").split()
+        )
+        one.tag = f"{_SVG}g"
+        one.set("transform", f"translate({x} {y}) scale({width / across} {height / down}) translate({-left} {-top})")
+        one.set("clip-path", f"url(#inner{number})")
+        clip = SubElement(SubElement(root, f"{_SVG}defs"), f"{_SVG}clipPath", {"id": f"inner{number}"})
+        box = {"x": left, "y": top, "width": across, "height": down}
+        SubElement(clip, f"{_SVG}rect", {name: str(value) for name, value in box.items()})
+        # Definitions stand before what uses them.
+        root.insert(0, root[-1])
+        del root[-1]
+    return tostring(root)
 
 
 def _flowables(block: Block, styles: dict[str, Any]) -> list[Any]:
@@ -145,7 +180,8 @@ def _table(block: Table, styles: dict[str, Any]) -> Any:
     from reportlab.platypus import LongTable, Paragraph, TableStyle
 
     columns = max(len(row) for row in [block.head, *block.rows])
-    filled = [[*row, *[""] * (columns - len(row))] for row in block.rows]
+    heads: list[object] = [*block.head, *[""] * (columns - len(block.head))]
+    filled: list[list[object]] = [[*row, *[""] * (columns - len(row))] for row in block.rows]
     numeric = [all(_is_number(row[k]) for row in filled) for k in range(columns)]
 
     def line(cells: Sequence[object], head: bool) -> list[Any]:
@@ -154,10 +190,7 @@ def _table(block: Table, styles: dict[str, Any]) -> Any:
         return [Paragraph(_words(cell), styles[kind]) for cell, kind in zip(padded, kinds, strict=True)]
 
     # Columns share the page by the longest word or line they hold, within limits.
-    lengths = [
-        min(60, max(6, *(len(str(row[k])) for row in [[*block.head, *[""] * (columns - len(block.head))], *filled])))
-        for k in range(columns)
-    ]
+    lengths = [min(60, max(6, *(len(str(row[k])) for row in [heads, *filled]))) for k in range(columns)]
     widths = [_WIDTH_MM * mm * length / sum(lengths) for length in lengths]
     rows = ([line(block.head, True)] if any(block.head) else []) + [line(row, False) for row in filled]
     look = [

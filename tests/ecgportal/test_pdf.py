@@ -8,7 +8,7 @@ import pytest
 from pypdf import PdfReader
 
 from ecgportal.errors import InvalidInput
-from ecgportal.pdf import Heading, Picture, Table, Text, render
+from ecgportal.pdf import Heading, Picture, Table, Text, drawing, render
 from viz.figures import curves
 from viz.figures.render import figure_svg
 
@@ -70,3 +70,24 @@ def test_a_picture_that_is_none_is_refused():
     with pytest.raises(InvalidInput) as error:
         render("x", [Picture("no svg")])
     assert error.value.code == "picture_unreadable"
+
+
+def test_what_lies_in_an_inner_picture_keeps_its_place_and_is_clipped(caplog):
+    inner = (
+        '<svg x="100" y="50" width="50" height="50" viewBox="0 0 100 100"><path d="M0 0L100 100" stroke="#f00"/></svg>'
+    )
+    shape = drawing(
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200" viewBox="0 0 200 200">{inner}</svg>'
+    )
+    low_x, low_y, high_x, high_y = shape.getBounds()
+    clips = [one for one in _all(shape) if type(one).__name__ == "ClippingPath"]
+    assert len(clips) == 1 and "clipping path" not in caplog.text
+    points_of_px = 0.75
+    assert (low_x, high_x) == pytest.approx((100 * points_of_px, 150 * points_of_px))
+    assert (low_y, high_y) == pytest.approx((100 * points_of_px, 150 * points_of_px))
+
+
+def _all(shape):
+    yield shape
+    for part in getattr(shape, "contents", []):
+        yield from _all(part)
