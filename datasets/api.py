@@ -196,7 +196,7 @@ class RecordFilter(filters.FilterSet):
 
     class Meta:
         model = Record
-        fields = ["format", "sex", "key"]
+        fields = ["format", "sex", "key", "fold", "site"]
 
     def by_search(self, queryset, name, value):
         return selectors.search(queryset, value)
@@ -215,7 +215,7 @@ class RecordSerializer(serializers.ModelSerializer):
         model = Record
         fields = [
             "id", "dataset", "key", "subject", "format", "fs_hz", "n_samples", "duration_s", "leads", "leads_computed",
-            "age", "sex", "quality", "labels", "created_at",
+            "age", "sex", "fold", "site", "quality", "labels", "created_at",
         ]  # fmt: skip
 
     @extend_schema_field({"type": "string", "enum": ["F", "M"], "nullable": True})

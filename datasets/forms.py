@@ -166,6 +166,7 @@ SINGLE_ROLES = {
     "age": "Age",
     "sex": "Sex",
     "fold": "Fold",
+    "site": "Site",
     "likelihood": "Likelihood",
 }
 COLUMN_ROLES = [

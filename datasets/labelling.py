@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
-from datasets.identity import pseudonym
+from datasets.identity import pseudonym, site_name
 from datasets.labels import table as tables
 from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex, Subject
 from datasets.services import clean_name, drop_unused_blobs, hold_blobs
@@ -123,7 +123,7 @@ def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys:
 
 
 def run(context: JobContext) -> dict[str, Any]:
-    """The job: read the table, match its rows to records, store labels, subjects, age, sex and folds."""
+    """The job: read the table, match its rows to records, store labels, subjects, age, sex, folds and sites."""
     row = LabelImport.objects.select_related("dataset__project", "created_by").get(pk=context.payload["label_import"])
     try:
         table, mapping, rows = _read(row)
@@ -176,7 +176,7 @@ def run(context: JobContext) -> dict[str, Any]:
             if wanted := getattr(record, "subject_wanted", None):
                 record.subject = subjects[wanted]
             record.search_text = f"{record.key} {record.subject.key if record.subject else ''}".lower()
-        Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "search_text"], batch_size=500)
+        Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "site", "search_text"], batch_size=500)
         row.rows = report[:_REPORTED_ROWS]
         row.mapping = mapping.to_dict()
         row.save(update_fields=["rows", "mapping"])
@@ -198,10 +198,17 @@ def _pseudonyms(row: LabelImport, rows: list[tables.RowLabels]) -> tuple[dict[st
     """Put pseudonyms for the subjects. Returns what the source calls them, by pseudonym, where the project keeps that."""
     if row.is_scrubbed:
         return {}, rows
-    key = pseudonym_key(row.dataset.project)
+    key, keeps = pseudonym_key(row.dataset.project), row.dataset.project.keeps_identifiers
     names = {item.subject: pseudonym(key, item.subject) for item in rows if item.subject}
-    told = {name: said for said, name in names.items()} if row.dataset.project.keeps_identifiers else {}
-    return told, [replace(item, subject=names[item.subject]) if item.subject else item for item in rows]
+    told = {name: said for said, name in names.items()} if keeps else {}
+    return told, [
+        replace(
+            item,
+            subject=names[item.subject] if item.subject else None,
+            site=site_name(key, item.site, keeps) if item.site else None,
+        )
+        for item in rows
+    ]
 
 
 def _subjects(dataset: Dataset, told: dict[str, str], wanted: set[str]) -> dict[str, Subject]:
@@ -222,14 +229,16 @@ def _subjects(dataset: Dataset, told: dict[str, str], wanted: set[str]) -> dict[
 
 def _needed(table: tables.RawTable, mapping: tables.ColumnMapping, row: LabelImport) -> tables.RawTable:
     """Return the columns from which something was taken, with pseudonyms for the subjects."""
-    single = (mapping.record, mapping.likelihood, mapping.subject, mapping.age, mapping.sex, mapping.fold)
-    used = {*single, *mapping.also_record, *(column.column for column in mapping.labels)}
-    places = [place for place, column in enumerate(table.columns) if column in used]
+    places = [place for place, column in enumerate(table.columns) if column in mapping.used]
     key = pseudonym_key(row.dataset.project)
 
     def cell(cells: Sequence[str], place: int) -> str:
         text = cells[place]
-        return pseudonym(key, text) if table.columns[place] == mapping.subject and text.strip() else text
+        if not text.strip():
+            return text
+        if table.columns[place] == mapping.site:
+            return site_name(key, text)
+        return pseudonym(key, text) if table.columns[place] == mapping.subject else text
 
     return tables.RawTable(
         tuple(table.columns[place] for place in places),
@@ -259,7 +268,7 @@ def _read(row: LabelImport) -> tuple[tables.RawTable, tables.ColumnMapping, list
         table = tables.read_table(storage.read_blob(row.sha256), name)
         mapping = tables.guess_mapping(table, overrides=row.mapping)
         rows = tables.apply(table, mapping)
-        if not (mapping.labels or mapping.subject or mapping.age or mapping.sex or mapping.fold):
+        if not (mapping.labels or any(mapping.singles)):
             raise InvalidInput(
                 f"No column of the table states labels; it has {', '.join(table.columns[:30])}.",
                 fields={"labels": "Choose the columns that hold labels."},
@@ -273,9 +282,7 @@ def _read(row: LabelImport) -> tuple[tables.RawTable, tables.ColumnMapping, list
 
 def _ignored(table: tables.RawTable, mapping: tables.ColumnMapping) -> list[str]:
     """Return the columns from which nothing was taken."""
-    single = (mapping.record, mapping.likelihood, mapping.subject, mapping.age, mapping.sex, mapping.fold)
-    used = {*single, *mapping.also_record, *(column.column for column in mapping.labels)}
-    return [column for column in table.columns if column not in used][:200]
+    return [column for column in table.columns if column not in mapping.used][:200]
 
 
 def _complete(record: Record, item: Any) -> bool:
@@ -284,7 +291,7 @@ def _complete(record: Record, item: Any) -> bool:
     if item.subject and (record.subject is None or record.subject.key != item.subject):
         record.subject_wanted = item.subject  # type: ignore[attr-defined]
         changed = True
-    for name, value in (("age", item.age), ("sex", Sex.stored(item.sex)), ("fold", item.fold)):
+    for name, value in (("age", item.age), ("sex", Sex.stored(item.sex)), ("fold", item.fold), ("site", item.site)):
         if value not in (None, "") and getattr(record, name) != value:
             setattr(record, name, value)
             changed = True

@@ -99,7 +99,11 @@ class Sex(models.TextChoices):
 
 
 class Record(UUIDModel):
-    """One ECG. The native-rate signal (float32 mV, ``(leads, samples)``) lies in the pack file ``pack`` at byte ``offset``."""
+    """One ECG. The native-rate signal (float32 mV, ``(leads, samples)``) lies in the pack file ``pack`` at byte ``offset``.
+
+    fold: the fold that the source gives the record (PTB-XL ``strat_fold``). site: the hospital or source it comes from, as a
+    published code or, where its name could tell more, a pseudonym of the project; empty when unknown.
+    """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="records")
     subject = models.ForeignKey(Subject, on_delete=models.SET_NULL, null=True, related_name="records")
@@ -112,6 +116,7 @@ class Record(UUIDModel):
     age = models.FloatField(null=True)
     sex = models.CharField(max_length=1, blank=True, default="")
     fold = models.SmallIntegerField(null=True)
+    site = models.CharField(max_length=80, blank=True, default="")
     quality = models.JSONField(default=dict)
     quality_score = models.FloatField(null=True)
     content_sha256 = models.CharField(max_length=64)

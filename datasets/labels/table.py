@@ -30,6 +30,7 @@ _SUBJECT = ("patientid", "subjectid", "patient", "subject", "personid", "partici
 _AGE = ("age", "ageyears", "patientage")
 _SEX = ("sex", "gender", "ismale", "isfemale", "patientsex")
 _FOLD = ("stratfold", "fold")
+_SITE = ("site", "siteid", "hospital", "hospitalid", "center", "centre", "institution")
 _LIKELIHOOD = ("likelihood", "probability", "confidence")
 _LABELS: dict[str, str | None] = {
     "label": None, "labels": None, "class": None, "classes": None, "diagnosis": None, "diagnoses": None, "dx": None,
@@ -73,7 +74,8 @@ class LabelColumn:
 class ColumnMapping:
     """Which column of a table says what; columns are named as in ``RawTable.columns``.
 
-    also_record: further columns that name the record. sex_codes: what the cells of ``sex`` mean.
+    also_record: further columns that name the record. sex_codes: what the cells of ``sex`` mean. site: the hospital or
+    source of the record.
     """
 
     record: str | None = None
@@ -85,6 +87,19 @@ class ColumnMapping:
     sex: str | None = None
     sex_codes: Mapping[str, str] = field(default_factory=dict)
     fold: str | None = None
+    site: str | None = None
+
+    @property
+    def singles(self) -> tuple[str | None, ...]:
+        """The columns that say something of the record or its person beside its labels."""
+        return self.subject, self.age, self.sex, self.fold, self.site
+
+    @property
+    def used(self) -> frozenset[str | None]:
+        """Every column from which something is taken."""
+        return frozenset(
+            (self.record, self.likelihood, *self.also_record, *self.singles, *(column.column for column in self.labels))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping as JSON-ready values."""
@@ -102,6 +117,7 @@ class RowLabels:
     age: float | None = None
     sex: str | None = None
     fold: int | None = None
+    site: str | None = None
     problems: tuple[str, ...] = ()
     also_keys: tuple[str, ...] = ()
 
@@ -126,6 +142,7 @@ def guess_mapping(table: RawTable, *, overrides: Mapping[str, Any] | None = None
         age=first(_AGE),
         sex=first(_SEX),
         fold=first(_FOLD),
+        site=first(_SITE),
     )
     values = {column: [row[i] for row in rows] for i, column in enumerate(table.columns)}
     mapping = replace(
@@ -141,15 +158,7 @@ def guess_mapping(table: RawTable, *, overrides: Mapping[str, Any] | None = None
 def _label_columns(
     columns: Sequence[str], values: Mapping[str, Sequence[str]], mapping: ColumnMapping
 ) -> tuple[LabelColumn, ...]:
-    other = {
-        mapping.record,
-        *mapping.also_record,
-        mapping.likelihood,
-        mapping.subject,
-        mapping.age,
-        mapping.sex,
-        mapping.fold,
-    }
+    other = mapping.used
     found = []
     flags = []
     for column in columns:
@@ -223,7 +232,7 @@ def _sex_codes(column: str | None, values: Mapping[str, Sequence[str]], is_ptbxl
 def _overridden(mapping: ColumnMapping, overrides: Mapping[str, Any], columns: Sequence[str]) -> ColumnMapping:
     changes: dict[str, Any] = {}
     for entry, value in overrides.items():
-        if entry in ("record", "likelihood", "subject", "age", "sex", "fold"):
+        if entry in ("record", "likelihood", "subject", "age", "sex", "fold", "site"):
             changes[entry] = _column(entry, value, columns) if value else None
         elif entry == "also_record":
             changes[entry] = tuple(_column(entry, v, columns) for v in value or ())
@@ -304,6 +313,7 @@ def apply(table: RawTable, mapping: ColumnMapping) -> list[RowLabels]:
                 age=_age(cells[mapping.age](row), problems) if mapping.age else None,
                 sex=_sex(cells[mapping.sex](row), mapping.sex_codes, problems) if mapping.sex else None,
                 fold=_fold(cells[mapping.fold](row), problems) if mapping.fold else None,
+                site=_site(cells[mapping.site](row)) if mapping.site else None,
                 problems=tuple(problems),
                 also_keys=tuple(value for c in mapping.also_record if (value := row[position[c]])),
             )
@@ -341,6 +351,11 @@ def _subject(cell: str) -> str | None:
     # Spreadsheet programs and pandas write whole numbers as 15709.0 when a column has gaps.
     text = re.sub(r"^(\d+)\.0$", r"\1", cell.strip())
     return None if text.casefold() in NOTHING else text[:200]
+
+
+def _site(cell: str) -> str | None:
+    text = re.sub(r"^(\d+)\.0$", r"\1", " ".join(cell.split()))
+    return None if text.casefold() in NOTHING else text[:80]
 
 
 def _age(cell: str, problems: list[str]) -> float | None:

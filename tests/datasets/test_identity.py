@@ -13,7 +13,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 
 from datasets import labelling
-from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, pseudonym
+from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, pseudonym, site_name
 from datasets.models import LabelImport, Record, Subject
 from datasets.services import upload_receive
 from datasets.simulate import simulate
@@ -212,3 +212,22 @@ def test_label_tables_group_patients_by_the_same_pseudonyms(db):
     row = LabelImport.objects.first()
     assert row.is_scrubbed and b"15709" not in storage.read_blob(row.sha256)
     assert pseudonym(pseudonym_key(make_project()), "15709") != pseudonym(pseudonym_key(project), "15709")
+
+
+def test_a_site_that_is_a_name_becomes_a_pseudonym(db):
+    project = make_project()
+    files = {
+        **wfdb_pair(simulate("SNR", 3, fs_hz=250).record, "x1"),
+        **wfdb_pair(simulate("SNR", 4, fs_hz=250).record, "x2"),
+        **wfdb_pair(simulate("SNR", 5, fs_hz=250).record, "x3"),
+    }
+    dataset, _ = take_in(project, files)
+    table = b"file,hospital,fold,label\nx1,St. Elsewhere Hospital,3,NORM\nx2,St. Elsewhere  Hospital,4,NORM\nx3,12.0,5,NORM\n"
+    labelling.import_start(actor=make_user(), dataset=dataset, file=SimpleUploadedFile("t.csv", table))
+    (job,) = work_off()
+    assert job.state == JobState.SUCCEEDED, job.error_message
+    first, second, third = Record.objects.filter(dataset=dataset).order_by("key")
+    assert first.site == second.site and first.site.startswith("S-") and third.site == "12"
+    assert [first.fold, second.fold, third.fold] == [3, 4, 5]
+    assert b"Elsewhere" not in storage.read_blob(LabelImport.objects.get().sha256)
+    assert site_name(b"k", "St. Elsewhere Hospital", keeps=True) == "St. Elsewhere Hospital"

@@ -50,7 +50,7 @@ def test_ptbxl_database() -> None:
         SourceLabel("LVOLT", "scp", 0.0),
         SourceLabel("SR", "scp", 0.0),
     )
-    assert (first.subject, first.age, first.sex, first.fold) == ("15709", 56.0, "female", 3)
+    assert (first.subject, first.age, first.sex, first.fold, first.site) == ("15709", 56.0, "female", 3, "0")
     with shared_path("ecg", "labelled", "labels_all.csv").open(newline="") as stream:
         known = {row["record"]: row for row in csv.DictReader(stream) if row["dataset"] == "ptbxl"}
     match = match_keys([f"{key}_hr" for key in known], rows)
