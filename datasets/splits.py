@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from ecgportal.errors import InvalidInput
 DEFAULT_FRACTIONS: dict[str, float] = {"train": 0.70, "val": 0.15, "test": 0.15}
 # The recommendation of PTB-XL's authors for its ten folds.
 PTBXL_FOLDS: dict[str, tuple[int, ...]] = {"train": (1, 2, 3, 4, 5, 6, 7, 8), "val": (9,), "test": (10,)}
+# Shares of what is not held back for the test.
+DEVELOPMENT: dict[str, float] = {"train": 0.85, "validation": 0.15}
 _UNLABELLED = "\0unlabelled"
 
 
@@ -30,6 +33,7 @@ class SplitItem:
 
     group: the patient; None when unknown, then the record stands for itself. labels: its classes. fold: the fold that
     its source gives it, or None. same_signal: anything that records with the same signal share (a cluster's name).
+    site: the hospital or device it comes from, None when unknown. recorded_at: when it was recorded, None when unknown.
     """
 
     key: str
@@ -37,6 +41,8 @@ class SplitItem:
     labels: frozenset[str]
     fold: int | None = None
     same_signal: str | None = None
+    site: str | None = None
+    recorded_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,7 @@ def split(
     """
     if sum(choice is not None for choice in (fractions, k_folds, folds)) > 1:
         raise InvalidInput("Choose one way to split: fractions, a number of folds, or the folds of the source.")
-    if not items:
-        raise InvalidInput("There are no records to split.", code="nothing_to_split")
-    repeated = [key for key, count in Counter(item.key for item in items).items() if count > 1]
-    if repeated:
-        raise InvalidInput(f"The record {repeated[0]} is given more than once.")
-    groups = merged_groups(items)
+    groups = _checked_groups(items)
     warnings: list[str] = []
     if folds is not None:
         parts = _by_given_folds(groups, folds, warnings)
@@ -119,10 +120,185 @@ def split(
         names = list(shares)
         chosen = _stratify(groups, np.array(list(shares.values())), seed)
         parts = {item.key: names[part] for members, part in zip(groups, chosen, strict=True) for item in members}
-    warnings += _warnings(groups, parts, names)
+    return _finished(items, groups, parts, names, warnings)
+
+
+def with_folds(items: Sequence[SplitItem], folds: Mapping[str, int]) -> list[SplitItem]:
+    """Return the items with the fold that ``folds`` gives their key; a key that it does not name has no fold."""
+    return [replace(item, fold=folds.get(item.key)) for item in items]
+
+
+def cross_validation(
+    items: Sequence[SplitItem],
+    k_folds: int,
+    *,
+    validation_share: float = DEVELOPMENT["validation"],
+    seed: int = 0,
+) -> list[Split]:
+    """Return ``k_folds`` splits into ``train``, ``validation`` and ``test``; each record is tested exactly once.
+
+    The folds are those of ``split(items, k_folds=k_folds, seed=seed)``. validation_share: the part of what is not
+    tested that chooses epoch and thresholds, above 0 and below 1.
+    """
+    folds = split(items, k_folds=k_folds, seed=seed).parts
+    numbers = {name: number for number, name in enumerate(_shares(None, k_folds), start=1)}
+    given = with_folds(items, {key: numbers[name] for key, name in folds.items()})
+    return fold_rounds(given, validation_share=validation_share, seed=seed)
+
+
+def fold_rounds(
+    items: Sequence[SplitItem], *, validation_share: float = DEVELOPMENT["validation"], seed: int = 0
+) -> list[Split]:
+    """Return one split for each fold that the items carry, in the order of the folds' numbers: that fold is the test.
+
+    Patients and signals that lie in several folds are moved to the fold that holds most of their records, with a
+    warning. Raises InvalidInput when a record has no fold, or all have the same.
+    """
+    groups = _checked_groups(items)
+    numbers = sorted({item.fold for item in items if item.fold is not None})
+    if len(numbers) < 2:
+        raise InvalidInput(
+            "The records carry fewer than two folds. Choose a number of folds instead, or give each record its fold.",
+            code="fold_unknown",
+        )
+    moved: list[str] = []
+    own = _by_given_folds(groups, {str(number): (number,) for number in numbers}, moved)
+
+    def lies_in(fold: str) -> Callable[[Sequence[SplitItem]], bool]:
+        return lambda members: own[members[0].key] == fold
+
+    return [_held_out(items, groups, lies_in(str(number)), validation_share, seed, moved) for number in numbers]
+
+
+def split_by_site(
+    items: Sequence[SplitItem],
+    sites: Collection[str],
+    *,
+    validation_share: float = DEVELOPMENT["validation"],
+    seed: int = 0,
+) -> Split:
+    """Hold back whole hospitals: ``test`` is what comes from ``sites``, the rest is ``train`` and ``validation``.
+
+    A patient seen at a held-back site is tested with all records. Records without a site are for development.
+    Raises InvalidInput when no record comes from ``sites``, or all do.
+    """
+    groups = _checked_groups(items)
+    known = {item.site for item in items if item.site is not None}
+    strange = sorted(set(sites) - known)
+    if strange or not sites:
+        raise InvalidInput(
+            f"No record comes from {strange[0] if strange else 'a held-out site'}; the sites are "
+            f"{', '.join(sorted(known)) or 'not known for any record'}.",
+            code="site_unknown",
+        )
+    wanted = frozenset(sites)
+    warnings: list[str] = []
+    unknown = sum(item.site is None for item in items)
+    if unknown:
+        warnings.append(f"{unknown} records do not say where they come from; they are used for development.")
+    also = sum(item.site not in wanted for members in groups if _from(members, wanted) for item in members)
+    if also:
+        warnings.append(
+            f"{also} records of other sites are tested, too, because the same patient or the same signal comes from a "
+            "held-out site."
+        )
+    return _held_out(items, groups, lambda members: _from(members, wanted), validation_share, seed, warnings)
+
+
+def split_by_time(
+    items: Sequence[SplitItem],
+    *,
+    share: float | None = None,
+    since: datetime | None = None,
+    validation_share: float = DEVELOPMENT["validation"],
+    seed: int = 0,
+) -> Split:
+    """Hold back the latest part: nothing that is trained on was recorded later than the first test patient's last record.
+
+    Exactly one of: share: about this part of the records with a time, [0, 1], the latest; since: what was recorded at or
+    after this moment. A patient goes by the latest record, and is tested with all of them. Records without a time are
+    for development. Raises InvalidInput when one side would be empty.
+    """
+    if (share is None) == (since is None):
+        raise InvalidInput("Choose either the share of the latest records or the moment from which they are held back.")
+    if share is not None and not 0 < share < 1:
+        raise InvalidInput(f"The share of the latest records must lie between 0 and 1, not {share}.")
+    groups = _checked_groups(items)
+    timed = [(last, len(members)) for members in groups if (last := _latest(members)) is not None]
+    if not timed:
+        raise InvalidInput("No record says when it was recorded, so none is the latest.", code="time_unknown")
+    if since is None:
+        assert share is not None
+        newest_first = sorted(timed, reverse=True)
+        reached = np.cumsum([size for _, size in newest_first]) >= share * sum(size for _, size in timed)
+        since = newest_first[int(reached.argmax())][0]
+    border = since
+    warnings: list[str] = []
+    unknown = sum(item.recorded_at is None for item in items)
+    if unknown:
+        warnings.append(f"{unknown} records do not say when they were recorded; they are used for development.")
+
+    def is_late(members: Sequence[SplitItem]) -> bool:
+        last = _latest(members)
+        return last is not None and last >= border
+
+    return _held_out(items, groups, is_late, validation_share, seed, warnings)
+
+
+def _latest(members: Sequence[SplitItem]) -> datetime | None:
+    return max((item.recorded_at for item in members if item.recorded_at is not None), default=None)
+
+
+def _from(members: Sequence[SplitItem], sites: Collection[str]) -> bool:
+    return any(item.site in sites for item in members)
+
+
+def _held_out(
+    items: Sequence[SplitItem],
+    groups: Sequence[Sequence[SplitItem]],
+    is_test: Callable[[Sequence[SplitItem]], bool],
+    validation_share: float,
+    seed: int,
+    warnings: Sequence[str],
+) -> Split:
+    """Return a split whose test part is given, and the rest dealt out to training and validation."""
+    if not 0 < validation_share < 1:
+        raise InvalidInput(f"The share of the validation part must lie between 0 and 1, not {validation_share}.")
+    tested = [is_test(members) for members in groups]
+    rest = [members for members, test in zip(groups, tested, strict=True) if not test]
+    if not rest or len(rest) == len(groups):
+        raise InvalidInput(
+            f"{'All' if not rest else 'No'} records would be held back for the test. Choose another border.",
+            code="nothing_to_split",
+        )
+    names = ("train", "validation")
+    chosen = _stratify(rest, np.array([1 - validation_share, validation_share]), seed)
+    parts = {item.key: "test" for members, test in zip(groups, tested, strict=True) if test for item in members}
+    parts |= {item.key: names[part] for members, part in zip(rest, chosen, strict=True) for item in members}
+    return _finished(items, groups, parts, (*names, "test"), warnings)
+
+
+def _checked_groups(items: Sequence[SplitItem]) -> list[list[SplitItem]]:
+    """Return what must stay together; InvalidInput when there is nothing to split or a record comes twice."""
+    if not items:
+        raise InvalidInput("There are no records to split.", code="nothing_to_split")
+    repeated = [key for key, count in Counter(item.key for item in items).items() if count > 1]
+    if repeated:
+        raise InvalidInput(f"The record {repeated[0]} is given more than once.")
+    return merged_groups(items)
+
+
+def _finished(
+    items: Sequence[SplitItem],
+    groups: Sequence[Sequence[SplitItem]],
+    parts: Mapping[str, str],
+    names: Sequence[str],
+    warnings: Sequence[str],
+) -> Split:
+    """Return the split with its warnings and digest, after proving it."""
     _prove(items, parts)
     ordered = dict(sorted(parts.items()))
-    return Split(ordered, tuple(warnings), split_digest(ordered))
+    return Split(ordered, (*warnings, *_warnings(groups, parts, names)), split_digest(ordered))
 
 
 def _shares(fractions: Mapping[str, float] | None, k_folds: int | None) -> dict[str, float]:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import csv
 import random
 from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.splits import PTBXL_FOLDS, SplitItem, split, split_digest
+from datasets.splits import (
+    PTBXL_FOLDS,
+    SplitItem,
+    cross_validation,
+    fold_rounds,
+    merged_groups,
+    split,
+    split_by_site,
+    split_by_time,
+    split_digest,
+    with_folds,
+)
 from ecgportal.errors import InvalidInput
 from tests.shared import needs_shared, shared_path
 
@@ -141,6 +153,104 @@ def test_arguments_that_make_no_sense_are_refused():
         split([])
     with pytest.raises(InvalidInput, match="more than once"):
         split([item, item])
+
+
+def _described(n=600, seed=3):
+    """Records with patients, some twin signals, sites, times and folds; some of each unknown."""
+    rng = random.Random(seed)
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    return [
+        SplitItem(
+            f"r{i}",
+            f"p{rng.randrange(n // 2)}" if rng.random() < 0.9 else None,
+            frozenset(name for name, p in (("N", 0.5), ("MI", 0.2), ("CD", 0.1)) if rng.random() < p),
+            fold=rng.randrange(1, 11),
+            same_signal=f"s{rng.randrange(20)}" if rng.random() < 0.05 else None,
+            site=rng.choice((None, "north", "south", "west", "west")),
+            recorded_at=start + timedelta(hours=rng.randrange(20_000)) if rng.random() < 0.95 else None,
+        )
+        for i in range(n)
+    ]
+
+
+def _check(entries, result):
+    assert result.parts.keys() == {item.key for item in entries}
+    assert set(result.parts.values()) == {"train", "validation", "test"}
+    for attribute in ("group", "same_signal"):
+        assert all(len(sides) == 1 for sides in _sides(entries, result.parts, attribute).values())
+    development = sum(part != "test" for part in result.parts.values())
+    assert abs(Counter(result.parts.values())["validation"] / development - 0.15) < 0.05
+
+
+def test_cross_validation_tests_each_record_once():
+    entries = _described()
+    rounds = cross_validation(entries, 5, seed=2)
+    tested = Counter(key for result in rounds for key in result.keys("test"))
+    assert len(rounds) == 5 and tested == Counter(item.key for item in entries)
+    for result in rounds:
+        _check(entries, result)
+    assert [r.digest for r in cross_validation(entries, 5, seed=2)] == [r.digest for r in rounds]
+    assert [r.digest for r in cross_validation(entries, 5, seed=3)] != [r.digest for r in rounds]
+
+
+def test_each_given_fold_is_held_back_once():
+    entries = [SplitItem(f"r{i}", f"p{i}", frozenset("A")) for i in range(100)]
+    given = with_folds(entries, {f"r{i}": i % 10 + 1 for i in range(100)})
+    rounds = fold_rounds(given, seed=1)
+    assert [result.keys("test") for result in rounds] == [
+        sorted(item.key for item in given if item.fold == number) for number in range(1, 11)
+    ]
+    torn = _described()
+    for result in fold_rounds(torn):
+        _check(torn, result)
+        assert any("were moved" in warning for warning in result.warnings)
+    with pytest.raises(InvalidInput, match="no fold"):
+        fold_rounds([*given, SplitItem("new", None, frozenset())])
+    with pytest.raises(InvalidInput, match="fewer than two folds"):
+        fold_rounds(with_folds(entries, dict.fromkeys((e.key for e in entries), 1)))
+
+
+def test_a_held_out_hospital_shares_no_patient_with_development():
+    entries = _described()
+    result = split_by_site(entries, {"north"}, seed=1)
+    _check(entries, result)
+    for item in entries:
+        if result.parts[item.key] != "test":
+            assert item.site != "north"
+    own = {item.key for item in entries if item.site == "north"}
+    assert own <= set(result.keys("test"))
+    assert any("do not say where" in w for w in result.warnings) and any("other sites" in w for w in result.warnings)
+    with pytest.raises(InvalidInput, match="No record comes from east"):
+        split_by_site(entries, {"east"})
+    with pytest.raises(InvalidInput, match="All records"):
+        split_by_site([e for e in entries if e.site == "west"], {"west"})
+    with pytest.raises(InvalidInput, match="a held-out site"):
+        split_by_site(entries, ())
+
+
+def test_the_latest_records_are_held_back():
+    entries = _described()
+    result = split_by_time(entries, share=0.2, seed=1)
+    _check(entries, result)
+    times = {item.key: item.recorded_at for item in entries}
+    learned = [times[key] for key, part in result.parts.items() if part != "test" and times[key]]
+    for members in merged_groups(entries):
+        if result.parts[members[0].key] == "test":
+            assert max(times[item.key] for item in members if times[item.key]) >= max(learned)
+    known = [key for key, moment in times.items() if moment]
+    assert 0.19 < sum(result.parts[key] == "test" for key in known) / len(known) < 0.3
+    border = datetime(2021, 6, 1, tzinfo=UTC)
+    by_moment = split_by_time(entries, since=border)
+    assert all(moment is None or moment < border for key, moment in times.items() if by_moment.parts[key] != "test")
+    assert all(by_moment.parts[key] == "test" for key, moment in times.items() if moment and moment >= border)
+    same = [SplitItem(str(i), str(i), frozenset("A"), recorded_at=border) for i in range(9)]
+    for arguments in ({}, {"share": 0.2, "since": border}, {"share": 1.0}, {"since": border + timedelta(days=9999)}):
+        with pytest.raises(InvalidInput):
+            split_by_time(entries, **arguments)
+    with pytest.raises(InvalidInput, match="All records"):
+        split_by_time(same, share=0.1)
+    with pytest.raises(InvalidInput, match="No record says when"):
+        split_by_time([SplitItem("a", "a", frozenset())], share=0.1)
 
 
 @needs_shared
