@@ -42,7 +42,10 @@ _ALIASES = {
     "AVR": "aVR", "AVL": "aVL", "AVF": "aVF", "LEAD1": "I", "LEAD2": "II", "LEAD3": "III",
     "VX": "X", "VY": "Y", "VZ": "Z", "C1": "V1", "C2": "V2", "C3": "V3", "C4": "V4", "C5": "V5", "C6": "V6",
 }  # fmt: skip
-_PREFIXES = ("MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG")
+_PREFIXES = (
+    "MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG", "EKG", "ABLEITUNG", "DERIVATION",
+    "DÉRIVATION", "DERIVAZIONE", "DERIVACION", "DERIVACIÓN",
+)  # fmt: skip
 
 
 def canonical_lead(name: str) -> str | None:

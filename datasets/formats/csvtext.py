@@ -1,36 +1,48 @@
-"""ECGs in text tables: CSV, TSV and columns between blanks; with or without header, time column, units, preamble."""
+"""ECGs in text tables: CSV, TSV and columns between blanks; with or without header, time column, units, preamble.
+
+A row is one moment as a rule; tables whose rows are leads are read, too.
+"""
 
 from __future__ import annotations
 
-import csv
-import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from datasets.ecg import Record, canonical_lead
 from datasets.formats._arrays import Told, record_of
 from datasets.formats._clinical import check_size, lead_name, millivolts_per, number, stem
+from datasets.formats._texttable import (
+    TIME_UNITS,
+    Layout,
+    Table,
+    decode,
+    find_layout,
+    is_channel,
+    read_table,
+    split_unit,
+)
 from datasets.formats.base import HEAD_BYTES, MAX_VALUES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
 MAX_COLUMNS = 1_000_000
 MAX_TEXT_BYTES = 256 * 1024 * 1024
-_PREAMBLE_LINES = 100
-_CHUNK_LINES = 4000
 _SUFFIXES = (".csv", ".tsv", ".txt", ".asc", ".tab")
-_DELIMITERS = (",", ";", "\t", None)
-_GAPS = frozenset(("", "nan", "na", "n/a", "null", "none", "-"))
-_TIME = re.compile(r"(time|zeit|t|sec|secs|seconds?|msec|ms|milliseconds?|elapsed)\b", re.IGNORECASE)
-_INDEX = re.compile(r"(|index|idx|sample|samples|sample_?(number|no|index)|n|#|unnamed.*)$", re.IGNORECASE)
-_UNIT = re.compile(
-    r"^(.*?)[\s_]*[\(\[]\s*([^\)\]]+?)\s*[\)\]]\s*$|^(.*?)[\s_\-]+(nv|uv|µv|μv|mv|volts?|millivolts?|microvolts?|s|ms|us|sec)$",
+_TIME = re.compile(
+    r"(elapsed[\s_]*)?(time([\s_]*stamp)?|date[\s_]*time|date|zeit(stempel)?|uhrzeit|temps|tempo|tiempo|t|sec|secs|seconds?|sekunden|msec|ms|"
+    r"milliseconds?|elapsed)(?![a-z0-9])",
     re.IGNORECASE,
 )
+_INDEX = re.compile(r"(|index|idx|samples?|samples?[\s_]*(number|no|nr|index|#)\.?|nr|n|#|unnamed.*)$", re.IGNORECASE)
 _RATE = re.compile(
-    r"(sampl\w*[\s_]*(rate|freq\w*)|\bfs\b|\bsfreq\b|abtastrate|frequency)[^0-9]*?(\d+(?:[.,]\d+)?)", re.IGNORECASE
+    r"(sampl\w*[\s_]*(rate|freq\w*)|\bfs\b|\bsfreq\b|abtast(rate|frequenz)|frequency|fr[ée]quence)[^0-9]*?(\d+(?:[.,]\d+)?)",
+    re.IGNORECASE,
+)
+_INTERVAL = re.compile(
+    r"(sampl\w*[\s_]*(interval|period|time)|abtastintervall|time[\s_]*step|\bdt\b)[^0-9]*?(\d+(?:[.,]\d+)?(?:e-?\d+)?)\W*(ms|us|µs|μs|s|msec|sec)\b",
+    re.IGNORECASE,
 )
 _GAIN = re.compile(
     r"(gain|resolution|adu|lsb|digits?)\D*?(digits?|adu|lsb|counts?|units?|bits?)\s*(/|per)\s*(mv|millivolts?|uv|microvolts?)\D*(\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)",
@@ -40,53 +52,53 @@ _STEP = re.compile(
     r"(nv|uv|µv|μv|mv|microvolts?|millivolts?)\s*(/|per)\s*(bit|lsb|digit|count|adu)\D*(\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)",
     re.IGNORECASE,
 )
-_UNIT_LINE = re.compile(r"\bunits?\b\W+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How a table is written. start: number of the first line with samples. header: its column names or None."""
-
-    delimiter: str | None
-    comma: bool
-    start: int
-    width: int
-    header: tuple[str, ...] | None
-    preamble: tuple[str, ...]
+_UNIT_LINE = re.compile(
+    r"\b(?:units?|einheit|unit[ée]|unidad)\b\W+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b", re.IGNORECASE
+)
+_LEAD_LINE = re.compile(r"\W*(?:lead|ableitung|derivation|channel)\s*[,;:=\t]\s*(.{1,40})$", re.IGNORECASE)
 
 
 def _sniff(head: bytes, name: str) -> bool:
-    text = _decode(head)
-    if text is None or text.lstrip()[:1] in ("<", "{", "["):
+    text = decode(head, whole=len(head) < HEAD_BYTES)
+    if text is None or text.lstrip()[:1] in ("<", "{"):
         return False
     whole = len(head) < HEAD_BYTES
     lines = text.splitlines()
     if not whole and len(lines) > 1:
         lines.pop()
-    layout = _layout(lines, one_row=not whole)
+    # Lines of thousands of samples show only one in the first bytes.
+    layout = find_layout(lines, one_row=not whole)
     if layout is None:
-        return False
+        return _has_long_named_rows(text)
     has_suffix = name.lower().endswith(_SUFFIXES)
+    if layout.named:
+        return True
     if layout.header is None:
         # Numbers alone may be anything; the name has to say that they are a table.
         return has_suffix and (layout.width > 1 or len(lines) - layout.start > 2)
-    names = [_split_unit(column)[0] for column in layout.header]
-    known = sum(_is_channel(column) for column in names)
-    others = sum(not (_is_channel(column) or _TIME.match(column) or _INDEX.match(column)) for column in names)
+    names = [split_unit(column)[0] for column in layout.header]
+    known = sum(is_channel(column) for column in names)
+    others = sum(not (is_channel(column) or _TIME.match(column) or _INDEX.match(column)) for column in names)
     return known > 0 and known >= others
 
 
-def _is_channel(name: str) -> bool:
-    if re.fullmatch(r"\d+", name):
-        return False
+def _has_long_named_rows(text: str) -> bool:
+    """Tell whether a header and a row that begins with a lead's name fill the first bytes alone."""
+    lines = text.splitlines()
+    found = (
+        re.match(r"\s*[\"']?(?:lead|leads|ableitung|derivation|channel|name)?[\"']?([,;\t])", lines[0], re.IGNORECASE)
+        if lines
+        else None
+    )
     return (
-        canonical_lead(name) is not None
-        or re.fullmatch(r"(ch|chan|channel|ecg|ekg|lead|signal)[\s_\-]*\d*", name, re.IGNORECASE) is not None
+        found is not None
+        and 2 <= len(lines) <= 3
+        and canonical_lead(split_unit(lines[1].split(found[1])[0])[0]) is not None
     )
 
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:
-    text = _decode(read_bytes(source, MAX_TEXT_BYTES))
+    text = decode(read_bytes(source, MAX_TEXT_BYTES))
     if text is None:
         raise UnreadableFile(
             f"{source.name} holds NUL bytes, as no text file does. Export it again as text.", code="not_text"
@@ -99,196 +111,33 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             code="too_many_columns",
         )
     lines = text.splitlines()
-    layout = _layout(lines, one_row=True)
+    layout = find_layout(lines, one_row=True)
     if layout is None:
         raise UnreadableFile(f"{source.name} holds no table of numbers.", code="not_an_ecg")
     check_size(source.name, layout.width, len(lines) - layout.start)
-    table = _numbers(source.name, lines, layout)
+    table = read_table(source.name, lines, layout)
     del lines
     return ReadResult(((stem(source.name), _record(source.name, table, layout, options)),))
 
 
-def _decode(data: bytes) -> str | None:
-    """Return the text, or None when it holds NUL bytes (UTF-16 with a byte order mark aside)."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = data[: len(data) // 2 * 2].decode("utf-16", "replace")
-    elif b"\x00" in data:
-        return None
-    else:
-        text = data.decode("utf-8-sig", "replace")
-    return None if "\x00" in text else text
-
-
-def _cells(line: str, delimiter: str | None) -> list[str]:
-    if delimiter is not None and '"' in line:
-        return next(csv.reader([line], delimiter=delimiter), [])
-    return line.split(delimiter)
-
-
-def _is_number(cell: str, comma: bool) -> bool:
-    text = cell.strip()
-    if comma:
-        text = text.replace(",", ".", 1)
-    try:
-        float(text)
-    except ValueError:
-        return text.lower() in _GAPS
-    return "_" not in text
-
-
-def _layout(lines: Sequence[str], *, one_row: bool) -> _Layout | None:
-    """Find where the samples begin and how cells and decimals are written; None when there is no table of numbers."""
-    limit = min(len(lines), _PREAMBLE_LINES)
-    for start in range(limit):
-        if not lines[start].strip():
-            continue
-        for delimiter in _DELIMITERS:
-            for comma in (False, True):
-                if comma and delimiter == ",":
-                    # Decimal commas in a comma-separated table stand between quotation marks.
-                    if '"' not in lines[start]:
-                        continue
-                width = _numeric_width(lines, start, delimiter, comma, one_row)
-                if width:
-                    return _with_header(lines, start, width, delimiter, comma)
-    return None
-
-
-def _numeric_width(lines: Sequence[str], start: int, delimiter: str | None, comma: bool, one_row: bool) -> int:
-    """Return the number of columns when a table of numbers begins at ``start``, else 0."""
-    try:
-        rows = [_cells(line, delimiter) for line in lines[start : start + 5] if line.strip()]
-    except csv.Error:
-        return 0
-    if len(rows) < (1 if one_row and len(lines) - start <= 1 else 2):
-        return 0
-    width = len(rows[0])
-    if (width < 2 and delimiter is not None) or any(len(row) != width for row in rows):
-        return 0
-    sample = [cell for row in rows for cell in (row if width <= 2000 else row[:2000])]
-    if not all(_is_number(cell, comma) for cell in sample) or all(cell.strip().lower() in _GAPS for cell in rows[0]):
-        return 0
-    if comma and not any("," in cell for cell in sample):
-        return 0
-    return width
-
-
-def _with_header(lines: Sequence[str], start: int, width: int, delimiter: str | None, comma: bool) -> _Layout:
-    header = None
-    before = start
-    previous = next((i for i in range(start - 1, -1, -1) if lines[i].strip()), None)
-    if previous is not None:
-        cells = [cell.strip() for cell in _cells(lines[previous].lstrip("#% "), delimiter)]
-        if len(cells) == width - 1 and delimiter is not None and lines[previous].startswith(delimiter):
-            cells = ["", *cells]
-        if len(cells) == width - 1 and delimiter is not None and not _cells(lines[start], delimiter)[-1].strip():
-            # The rows end with a delimiter that opens no column.
-            cells.append("")
-        if len(cells) == width and (width > 1 or _is_channel(_split_unit(cells[0])[0])):
-            header, before = tuple(cells), previous
-    first = [cell.strip() for cell in _cells(lines[start], delimiter)]
-    if header is None and width > 1 and first == [str(i) for i in range(width)] and len(lines) - start > 3:
-        # A header that merely numbers the columns, as pandas writes it.
-        start += 1
-    return _Layout(
-        delimiter, comma, start, width, header, tuple(line[:1000] for line in lines[:before] if line.strip())
-    )
-
-
-def _numbers(name: str, lines: Sequence[str], layout: _Layout) -> np.ndarray:
-    """Return the table, float64 ``(rows, columns)``; empty cells are NaN."""
-    parts = list(_chunks(name, lines, layout))
-    table = np.concatenate(parts) if parts else np.empty((0, layout.width))
-    if np.isinf(table).any():
-        raise UnreadableFile(f"{name} holds infinite values. The file is damaged.", code="not_a_number")
-    return table
-
-
-def _chunks(name: str, lines: Sequence[str], layout: _Layout) -> Iterator[np.ndarray]:
-    size = max(1, min(_CHUNK_LINES, 2_000_000 // layout.width))
-    for first in range(layout.start, len(lines), size):
-        chunk = lines[first : first + size]
-        cells: list[str] = []
-        for offset, line in enumerate(chunk):
-            if not line.strip():
-                continue
-            row = _cells(line, layout.delimiter)
-            if len(row) != layout.width:
-                if len(row) < layout.width and first + offset == len(lines) - 1:
-                    raise UnreadableFile(
-                        f"{name} ends in the middle of line {first + offset + 1}. The upload was cut short; upload it again.",
-                        code="truncated",
-                    )
-                raise UnreadableFile(
-                    f"{name} has {len(row)} values in line {first + offset + 1}, but {layout.width} in the lines before.",
-                    code="ragged_table",
-                )
-            cells += row
-        if not cells:
-            continue
-        if layout.comma:
-            if any("." in cell and "," not in cell for cell in cells) and any("," in cell for cell in cells):
-                raise UnreadableFile(
-                    f"{name} writes decimals with commas and with points (near line {first + 1}). Export it with one of them.",
-                    code="mixed_decimals",
-                )
-            cells = [cell.replace(",", ".") for cell in cells]
-        yield _floats(name, cells, first, layout).reshape(-1, layout.width)
-
-
-def _floats(name: str, cells: list[str], first: int, layout: _Layout) -> np.ndarray:
-    try:
-        return np.array(cells, dtype=np.float64)
-    except ValueError:
-        pass
-    values = np.empty(len(cells))
-    for index, cell in enumerate(cells):
-        text = cell.strip()
-        try:
-            values[index] = math.nan if text.lower() in _GAPS else float(text)
-        except ValueError:
-            line, column = first + index // layout.width + 1, index % layout.width + 1
-            raise UnreadableFile(
-                f"{name} holds {text[:40]!r} where a number is due (about line {line}, column {column}).",
-                code="not_a_number",
-            ) from None
-    return values
-
-
-def _split_unit(column: str) -> tuple[str, str | None]:
-    """Split ``I (uV)``, ``time [s]`` or ``II_mV`` into name and unit."""
-    match = _UNIT.match(column.strip())
-    if match is None:
-        return column.strip(), None
-    name, unit = (match[1], match[2]) if match[2] else (match[3], match[4])
-    return name.strip(), unit.strip()
-
-
-def _record(name: str, table: np.ndarray, layout: _Layout, options: ReadOptions) -> Record:
-    told, notes = _preamble(layout.preamble)
-    dropped: list[str] = []
+def _record(name: str, table: Table, layout: Layout, options: ReadOptions) -> Record:
+    told = _preamble(layout.preamble)
+    if layout.named:
+        return _of_named_rows(name, table, told, options)
     if layout.header is None:
-        if table.shape[1] > 1 and np.isnan(table[:, -1]).all():
-            table = table[:, :-1]
-        table, told = _without_counter(table, told)
-        if table.shape[0] < table.shape[1]:
-            table = table.T
-        return _finished(record_of(name, table, told, options), notes, dropped)
+        return _without_header(name, table, layout, told, options)
+    values, told, notes = _clocked(name, table, layout, told, options)
     factors: list[float | None] = []
     leads: list[str] = []
     columns: list[int] = []
+    dropped: list[str] = []
     for index, column in enumerate(layout.header):
-        title, unit = _split_unit(column)
-        if canonical_lead(title) is None and _TIME.match(title):
-            if told.fs_hz is None and not any(canonical_lead(t) and _TIME.match(t) for t in (title,)):
-                table, fs_hz, note = _timed(name, table, index, unit)
-                told = replace(told, fs_hz=fs_hz)
-                notes += note
-            continue
-        if canonical_lead(title) is None and _INDEX.match(title):
+        title, unit = split_unit(column)
+        known = canonical_lead(title) is not None
+        if not known and (index == layout.moment or _TIME.match(title) or _INDEX.match(title)):
             continue
         factor = None if unit is None else millivolts_per(unit)
-        if canonical_lead(title) is None and (not _is_channel(title) or (unit is not None and factor is None)):
+        if not known and (not is_channel(title) or (unit is not None and factor is None)):
             dropped.append(column)
             continue
         leads.append(lead_name(title))
@@ -298,16 +147,106 @@ def _record(name: str, table: np.ndarray, layout: _Layout, options: ReadOptions)
         raise UnreadableFile(
             f"{name} has no column that is an ECG lead: {', '.join(layout.header[:20])}.", code="no_ecg_lead"
         )
-    signal = table[:, columns]
+    told = replace(told, leads=tuple(leads))
+    if all(canonical_lead(lead) is None for lead in leads) and (len(leads) > 1 or options.lead_order):
+        # Numbered channels name no electrode: it is asked for, as where there is no header.
+        told = replace(told, leads=None)
+    signal, told = _scaled(name, values[:, columns].T, factors, told)
+    return _finished(record_of(name, signal, told, options), notes, dropped)
+
+
+def _of_named_rows(name: str, table: Table, told: Told, options: ReadOptions) -> Record:
+    """Return the record of a table with one lead a row, its name in front."""
+    titles = [split_unit(row) for row in table.names]
+    known = [canonical_lead(title) is not None for title, _ in titles]
+    dropped = [row for row, is_lead in zip(table.names, known, strict=True) if not is_lead]
+    kept = [title for title, is_lead in zip(titles, known, strict=True) if is_lead]
+    values = table.values[known]
+    if values.shape[1] > 1 and np.isnan(values[:, -1]).all():
+        values = values[:, :-1]
+    factors = [None if unit is None else millivolts_per(unit) for _, unit in kept]
+    signal, told = _scaled(name, values, factors, replace(told, leads=tuple(lead_name(title) for title, _ in kept)))
+    return _finished(record_of(name, signal, told, options), (), dropped)
+
+
+def _scaled(name: str, signal: np.ndarray, factors: Sequence[float | None], told: Told) -> tuple[np.ndarray, Told]:
+    """Bring leads to millivolt where their names state the units; ask where only some do."""
     if all(factor is not None for factor in factors):
-        signal = signal * np.array(factors, dtype=np.float64)
-        told = replace(told, unit_mv=1.0)
-    elif any(factor is not None for factor in factors) and told.unit_mv is None:
+        return signal * np.array(factors, dtype=np.float64)[:, None], replace(told, unit_mv=1.0)
+    if any(factor is not None for factor in factors) and told.unit_mv is None:
         raise NeedsAnswer(
             f"{name} gives the unit of some columns only.",
-            fields={"unit": "Write the unit into the header of every column, as in I (uV)."},
+            fields={
+                "unit": "No guess: the columns may differ. Write the unit into the header of every column, as in I (uV)."
+            },
         )
-    return _finished(record_of(name, signal.T, replace(told, leads=tuple(leads)), options), notes, dropped)
+    return signal, told
+
+
+def _without_header(name: str, table: Table, layout: Layout, told: Told, options: ReadOptions) -> Record:
+    values, told, notes = _clocked(name, table, layout, told, options)
+    if layout.moment is not None:
+        values = np.delete(values, layout.moment, axis=1)
+    if values.shape[1] > 1 and np.isnan(values[:, -1]).all():
+        values = values[:, :-1]
+    values = _without_counter(values)
+    if values.shape[0] < values.shape[1]:
+        values = values.T
+    if told.leads is not None and values.shape[1] != len(told.leads):
+        told = replace(told, leads=None)
+    return _finished(record_of(name, values.T if told.leads else values, told, options), notes, ())
+
+
+def _clocked(
+    name: str, table: Table, layout: Layout, told: Told, options: ReadOptions
+) -> tuple[np.ndarray, Told, list[str]]:
+    """Return the table in even steps, and the sampling rate by its time column where nothing above the table states one."""
+    index, unit = layout.moment, "s"
+    if index is None:
+        titles = [split_unit(column) for column in layout.header or ()]
+        index, unit = next(
+            (
+                (i, u or "")
+                for i, (title, u) in enumerate(titles)
+                if canonical_lead(title) is None and _TIME.match(title)
+            ),
+            (None, ""),
+        )
+    if index is None or told.fs_hz is not None:
+        return table.values, told, []
+    if table.is_coarse:
+        if options.fs_hz is None:
+            raise NeedsAnswer(
+                f"{name} gives its times in whole seconds, which do not tell the sampling rate.",
+                fields={"fs_hz": _rate_by_seconds(table.values[:, index])},
+            )
+        return table.values, told, ["The times in whole seconds were passed over; the rate is the one that was given."]
+    title = split_unit(layout.header[index])[0] if layout.header else ""
+    if not unit and options.fs_hz is None and _counts(table.values[:, index]):
+        raise NeedsAnswer(
+            f"The column {title} of {name} counts rows or milliseconds; which of them it does not say.",
+            fields={
+                "fs_hz": "Guess: 1000. The column rises by one from row to row, which is 1000 Hz if it counts milliseconds."
+            },
+        )
+    if not unit and _counts(table.values[:, index]):
+        return table.values, told, []
+    values, fs_hz, notes = _timed(name, table.values, index, unit)
+    return values, replace(told, fs_hz=fs_hz), notes
+
+
+def _rate_by_seconds(times: np.ndarray) -> str:
+    """Return the guess of a rate from how many rows share a second."""
+    _, counts = np.unique(times, return_counts=True)
+    if len(counts) < 4:
+        return f"No guess: {len(times)} rows lie in {len(counts)} seconds."
+    rate = float(np.median(counts[1:-1]))
+    return f"Guess: {rate:g}. So many rows share a second as a rule."
+
+
+def _counts(values: np.ndarray) -> bool:
+    """Tell whether a column merely counts the rows from 0 or 1 on."""
+    return bool(values[0] in (0, 1) and np.array_equal(values, np.arange(len(values)) + values[0]))
 
 
 def _finished(record: Record, notes: Sequence[str], dropped: Sequence[str]) -> Record:
@@ -315,37 +254,36 @@ def _finished(record: Record, notes: Sequence[str], dropped: Sequence[str]) -> R
     return replace(record, meta=meta)
 
 
-def _preamble(lines: Sequence[str]) -> tuple[Told, list[str]]:
-    """Return what the lines above the table say: sampling rate, digits per millivolt, unit."""
-    fs_hz, unit_mv = None, None
+def _preamble(lines: Sequence[str]) -> Told:
+    """Return what the lines above the table say: sampling rate, digits per millivolt, unit, the name of an only lead."""
+    fs_hz, unit_mv, leads = None, None, None
     for line in lines:
-        rate = _RATE.search(line)
+        rate, interval, lead = _RATE.search(line), _INTERVAL.search(line), _LEAD_LINE.match(line)
         if rate is not None and fs_hz is None:
-            fs_hz = number(rate[3].replace(",", "."))
+            fs_hz = number(rate[4].replace(",", "."))
             if fs_hz is not None and re.search(r"\bkhz\b", line, re.IGNORECASE):
                 fs_hz *= 1000
-        gain, step, unit = _GAIN.search(line), _STEP.search(line), _UNIT_LINE.search(line)
+        elif interval is not None and fs_hz is None and (step := number(interval[3].replace(",", "."))):
+            fs_hz = round(1 / (step * TIME_UNITS[interval[4].lower()]), 6)
+        if lead is not None and canonical_lead(title := re.split(r"[,;\t]", lead[1])[0].strip(" \"'")) is not None:
+            leads = (lead_name(title),)
+        gain, step_, unit = _GAIN.search(line), _STEP.search(line), _UNIT_LINE.search(line)
         if unit_mv is not None:
             continue
         if gain is not None and (value := number(gain[5].replace(",", "."))):
             unit_mv = (millivolts_per(gain[4]) or 1.0) / value
-        elif step is not None and (value := number(step[4].replace(",", "."))):
-            unit_mv = (millivolts_per(step[1]) or 1.0) * value
+        elif step_ is not None and (value := number(step_[4].replace(",", "."))):
+            unit_mv = (millivolts_per(step_[1]) or 1.0) * value
         elif unit is not None:
             unit_mv = millivolts_per(unit[1])
-    return Told(fs_hz if fs_hz and 1 <= fs_hz <= 100_000 else None, unit_mv), []
+    return Told(fs_hz if fs_hz and 1 <= fs_hz <= 100_000 else None, unit_mv, leads)
 
 
-def _without_counter(table: np.ndarray, told: Told) -> tuple[np.ndarray, Told]:
+def _without_counter(table: np.ndarray) -> np.ndarray:
     """Leave out an unnamed first column that merely counts the rows."""
-    if table.shape[1] > 1 and table.shape[0] > 20:
-        first = table[:, 0]
-        if np.array_equal(first, np.arange(len(first)) + first[0]) and first[0] in (0, 1):
-            return table[:, 1:], told
-    return table, told
-
-
-_TIME_UNITS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6}  # fmt: skip
+    if table.shape[1] > 1 and table.shape[0] > 20 and _counts(table[:, 0]):
+        return table[:, 1:]
+    return table
 
 
 def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[np.ndarray, float, list[str]]:
@@ -359,7 +297,7 @@ def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[
     if (steps < 1.5 * step).all():
         # Written times are rounded; over the whole length the rounding is smallest.
         step = float((time[-1] - time[0]) / (len(time) - 1))
-    seconds = _TIME_UNITS.get((unit or "").lower())
+    seconds = TIME_UNITS.get((unit or "").lower())
     if seconds is None:
         fits = [factor for factor in (1.0, 1e-3, 1e-6) if 20 <= 1 / (step * factor) <= 20_000]
         if len(fits) != 1:

@@ -1,0 +1,197 @@
+"""Text tables as spreadsheets, acquisition programs, watches and public viewers write them, made here cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from datasets.ecg import LEADS_12, Record
+from datasets.formats import registry
+from datasets.formats.base import BytesSource, ReadOptions
+from ecgportal.errors import NeedsAnswer, UnreadableFile
+
+N, FS_HZ = 600, 500
+_rng = np.random.default_rng(3)
+_one, _two = _rng.normal(0, 0.3, N), _rng.normal(0, 0.4, N)
+SIGNAL = np.round(
+    np.vstack(
+        [_one, _two, _two - _one, -(_one + _two) / 2, _one - _two / 2, _two - _one / 2, _rng.normal(0, 0.5, (6, N))]
+    ),
+    3,
+)
+TIMES_S = np.arange(N) / FS_HZ
+BEGIN = datetime(2024, 1, 2, 23, 59, 59, 500_000)
+MV_NAMES = [f"{lead} (mV)" for lead in LEADS_12]
+RATE = ReadOptions(fs_hz=FS_HZ)
+RATE_AND_UNIT = ReadOptions(fs_hz=FS_HZ, unit="mV")
+
+
+def text_of(
+    header: Sequence[str],
+    first: Sequence[str] | None = None,
+    delimiter: str = ",",
+    decimal: str = ".",
+    scale: float = 1,
+) -> str:
+    """Return a table with one moment a row, written cell by cell."""
+    lines = [delimiter.join(header)] if header else []
+    for at, row in enumerate((SIGNAL.T * scale).round(3).tolist()):
+        cells = [str(value).replace(".", decimal) for value in row]
+        lines.append(delimiter.join([first[at], *cells] if first else cells))
+    return "\n".join(lines) + "\n"
+
+
+def read(data: str | bytes, options: ReadOptions | None = None) -> Record:
+    raw = data.encode() if isinstance(data, str) else data
+    ((_, record),) = registry.read(BytesSource("x.csv", raw), options)[1].records
+    return record
+
+
+def assert_is_signal(record: Record) -> None:
+    assert record.leads == LEADS_12 and record.fs_hz == FS_HZ
+    assert record.signal == pytest.approx(SIGNAL.astype(np.float32), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "Lead {}", "lead_{}", "ECG {}", "EKG {}", "MDC_ECG_LEAD_{}", "Ableitung {}", "Derivation {}", "'{}'", '"{}"', "{} ",
+        "{}/mV", "{} in mV", "{}_mV", "{}[mV]", "Lead {} (mV)", '"{}, mV"', "ECG Lead {} [mV]",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("case", [str, str.upper])
+def test_spellings_of_lead_names(pattern: str, case: Callable[[str], str]) -> None:
+    assert_is_signal(read(text_of([pattern.format(case(lead)) for lead in LEADS_12]), RATE_AND_UNIT))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings_keep_the_micro_sign(encoding: str) -> None:
+    assert_is_signal(read(text_of([f"{lead} (µV)" for lead in LEADS_12], scale=1000).encode(encoding), RATE))
+
+
+@pytest.mark.parametrize(("delimiter", "decimal"), [(";", ","), ("\t", ","), (";", "."), ("\t", ".")])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_delimiters_decimals_and_line_ends(delimiter: str, decimal: str, end: str) -> None:
+    assert_is_signal(read(text_of(MV_NAMES, None, delimiter, decimal).replace("\n", end), RATE))
+
+
+@pytest.mark.parametrize("units", [["s"] + ["mV"] * 12, ["(s)"] + ["(mV)"] * 12, [""] + ["mV"] * 12])
+def test_a_row_of_units_below_the_names(units: list[str]) -> None:
+    text = text_of(["time", *LEADS_12], [f"{t:.3f}" for t in TIMES_S])
+    head, _, rest = text.partition("\n")
+    assert_is_signal(read("\n".join([head, ",".join(units), rest])))
+
+
+def test_a_row_of_units_of_several_kinds_scales_each_lead() -> None:
+    text = text_of(LEADS_12)
+    head, _, rest = text.partition("\n")
+    record = read("\n".join([head, ",".join(["uV", *["mV"] * 11]), rest]), RATE)
+    assert record.signal[0] == pytest.approx(SIGNAL[0] / 1000, abs=1e-6)
+    assert record.signal[1] == pytest.approx(SIGNAL[1], abs=1e-6)
+
+
+def test_the_public_viewer_of_physionet() -> None:
+    times = [f"'{int(t // 60)}:{t % 60:06.3f}'" for t in TIMES_S]
+    head, _, rest = text_of(["'Elapsed time'", *(f"'{lead}'" for lead in LEADS_12)], times).partition("\n")
+    assert_is_signal(read("\n".join([head, ",".join(["'hh:mm:ss.mmm'", *["'mV'"] * 12]), rest])))
+
+
+@pytest.mark.parametrize(
+    ("form", "delimiter", "decimal"),
+    [
+        ("%Y-%m-%dT%H:%M:%S.%f", ",", "."),
+        ("%Y-%m-%dT%H:%M:%S.%f+01:00", ",", "."),
+        ("%Y-%m-%d %H:%M:%S.%fZ", ",", "."),
+        ("%d.%m.%Y %H:%M:%S,%f", ";", ","),
+        ("%d-%b-%Y %H:%M:%S.%f", ",", "."),
+        ("[%H:%M:%S.%f %d/%m/%Y]", ",", "."),
+        ("%H:%M:%S.%f", "\t", "."),
+        ("%I:%M:%S.%f %p", ",", "."),
+    ],
+)
+def test_times_of_day_tell_the_rate_also_over_midnight(form: str, delimiter: str, decimal: str) -> None:
+    times = [(BEGIN + timedelta(seconds=float(t))).strftime(form) for t in TIMES_S]
+    assert_is_signal(read(text_of(["timestamp", *MV_NAMES], times, delimiter, decimal)))
+
+
+def test_times_in_whole_seconds_ask_for_the_rate_and_take_it() -> None:
+    times = [(BEGIN + timedelta(seconds=float(t))).strftime("%H:%M:%S") for t in np.arange(N) / 100]
+    text = text_of(["time", *MV_NAMES], times)
+    with pytest.raises(NeedsAnswer) as asked:
+        read(text)
+    assert asked.value.fields["fs_hz"].startswith("Guess: 100.")
+    assert_is_signal(read(text, RATE))
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_times_since_1970_in_seconds_or_milliseconds(scale: int) -> None:
+    times = [f"{(1_700_000_000 + t) * scale:.3f}" for t in TIMES_S]
+    assert_is_signal(read(text_of(["timestamp", *MV_NAMES], times)))
+
+
+def test_a_time_column_that_counts_rows_is_asked_about() -> None:
+    text = text_of(["time", *MV_NAMES], [str(i) for i in range(N)])
+    with pytest.raises(NeedsAnswer) as asked:
+        read(text)
+    assert asked.value.fields["fs_hz"].startswith("Guess: 1000.")
+    assert_is_signal(read(text, RATE))
+    assert read(text_of(["time (ms)", *MV_NAMES], [str(i) for i in range(N)])).fs_hz == 1000
+
+
+@pytest.mark.parametrize("name", ["{}", "Lead {}", "{} (mV)", "MDC_ECG_LEAD_{}", '"{}"'])
+@pytest.mark.parametrize("header", [False, True])
+def test_one_lead_a_row_with_its_name_in_front(name: str, header: bool) -> None:
+    lines = ["lead," + ",".join(str(i) for i in range(N))] if header else []
+    lines += [
+        ",".join([name.format(lead), *map(str, row)]) for lead, row in zip(LEADS_12, SIGNAL.tolist(), strict=True)
+    ]
+    assert_is_signal(read("\n".join(lines), RATE_AND_UNIT))
+
+
+@pytest.mark.parametrize(
+    "preamble",
+    [
+        "Sampling rate: 500 Hz\nUnit: mV", "Sample interval: 2 ms\nUnits: mV", "Sample Rate,500\nUnits,mV", "# fs = 500\n# units = mV",
+        "Abtastfrequenz: 500 Hz\nEinheit: mV", "Sampling frequency (Hz),500\nUnit,mV", "dt = 0.002 s\nunit: mV",
+    ],
+)  # fmt: skip
+def test_what_stands_above_the_table(preamble: str) -> None:
+    assert_is_signal(read(f"{preamble}\n{text_of(LEADS_12)}"))
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_the_single_lead_of_a_watch(language: str) -> None:
+    values = [f"{value * 1000:.3f}" for value in SIGNAL[0]]
+    if language == "en":
+        head = 'Name,"Q Q"\nClassification,Sinus Rhythm\nDevice,"Watch5,4"\nSample Rate,500 hertz\n\nLead,Lead I\nUnit,µV\n\n'
+    else:
+        head = 'Name;"Q Q"\nAbtastrate;500 Hertz\n\nAbleitung;Ableitung I\nEinheit;µV\n\n'
+        values = [value.replace(".", ",") for value in values]
+    record = read(head + "\n".join(values))
+    assert record.leads == ("I",) and record.fs_hz == FS_HZ
+    assert record.signal[0] == pytest.approx(SIGNAL[0], abs=1e-5)
+
+
+def test_two_columns_of_whole_numbers_are_no_decimal_commas() -> None:
+    digits = (SIGNAL[:2] * 1000).round().astype(int).T
+    text = "I (uV),II (uV)\n" + "\n".join(f"{a},{b}" for a, b in digits)
+    assert read(text, RATE).signal == pytest.approx(SIGNAL[:2], abs=1e-5)
+
+
+def test_columns_that_are_only_numbered_ask_for_the_leads() -> None:
+    text = text_of([f"ch{i} (mV)" for i in range(1, 13)])
+    with pytest.raises(NeedsAnswer) as asked:
+        read(text, RATE)
+    assert asked.value.fields["lead_order"].startswith("Guess: I II III aVR")
+    assert_is_signal(read(text, ReadOptions(fs_hz=FS_HZ, lead_order=LEADS_12)))
+
+
+def test_a_time_of_day_that_cannot_be_read_is_named() -> None:
+    lines = text_of(["time", *MV_NAMES], [f"10:00:{t:06.3f}" for t in TIMES_S]).splitlines()
+    lines[300] = "noon" + lines[300][12:]
+    with pytest.raises(UnreadableFile) as caught:
+        read("\n".join(lines))
+    assert caught.value.code == "bad_time" and "301" in caught.value.message
