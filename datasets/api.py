@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
+from django.db.models import Q
 from django.http import HttpResponse
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
@@ -295,12 +296,23 @@ class LabelMapSerializer(serializers.ModelSerializer):
         read_only_fields = ["id", "version", "frozen", "created_at"]
 
 
+class LabelMapFilter(filters.FilterSet):
+    project = filters.UUIDFilter(method="usable_in", help_text="The project's own maps and those of the portal.")
+
+    class Meta:
+        model = LabelMap
+        fields = ["name", "system"]
+
+    def usable_in(self, queryset, name, value):
+        return queryset.filter(Q(project=value) | Q(project__isnull=True))
+
+
 class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
     """Maps from codes to classes; those without a project come with the portal and are visible to all."""
 
     queryset = LabelMap.objects.all()
     serializer_class = LabelMapSerializer
-    filterset_fields = ["project", "name"]
+    filterset_class = LabelMapFilter
     parser_classes = [JSONParser, MultiPartParser]
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "create": Action.DATA_EDIT, "export": Action.DATA_VIEW, "import_csv": Action.DATA_EDIT,

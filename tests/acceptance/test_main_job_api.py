@@ -177,7 +177,7 @@ def _labels(study: Study) -> None:
     rows = owner.rows(f"datasets/{study.dataset}/labels/")
     assert [row["key"] for row in rows] == sorted(study.cohort.subjects)
     assert {label["code"] for label in rows[0]["labels"]} == {"NORM", "SR"}
-    maps = owner.rows("label-maps/")
+    maps = owner.rows("label-maps/", project=study.project)
     superclass = next(row for row in maps if row["name"] == "PTB-XL superclass")
     promised(superclass, "id, name, version, system, classes, entries, frozen")
     assert superclass["classes"] == SUPERCLASSES and superclass["frozen"] is True
