@@ -115,8 +115,11 @@ def not_finite(epoch: int, batch: int | None, rate: float, kept_epoch: int) -> T
     )
 
 
-def first_forward(net: nn.Module, x: Tensor, n_outputs: int) -> None:
-    """Run one forward pass in eval mode and turn a network that does not fit the data into a sentence."""
+def first_forward(net: nn.Module, x: Tensor, n_outputs: int | None = None) -> None:
+    """Run one forward pass in eval mode and turn a network that does not fit the data into a sentence.
+
+    n_outputs: how many outputs the task needs; None: any number will do.
+    """
     mode = net.training
     try:
         with torch.no_grad():
@@ -129,9 +132,9 @@ def first_forward(net: nn.Module, x: Tensor, n_outputs: int) -> None:
         ) from error
     finally:
         net.train(mode)
-    if outputs.ndim != 2 or outputs.shape[1] != n_outputs:
+    if outputs.ndim != 2 or n_outputs not in (None, outputs.shape[1]):
         raise TrainingFailed(
-            f"The network gives outputs of shape {tuple(outputs.shape[1:])}, but the task needs {n_outputs}. "
+            f"The network gives outputs of shape {tuple(outputs.shape[1:])}, but the task needs {n_outputs or 'one row'}. "
             "Replace its head for these classes.",
             code="network_does_not_fit",
         )
