@@ -13,7 +13,7 @@ PURE := $(wildcard datasets/ecg.py datasets/formats datasets/preprocess datasets
 	datasets/splits.py datasets/quality datasets/quality.py datasets/simulator datasets/simulator.py \
 	modelhub/contract.py modelhub/bundle.py modelhub/onnx modelhub/runtime modelhub/architectures \
 	training/problems training/metrics training/engine viz/figures \
-	ecgportal/errors.py ecgportal/pdf.py ecgportal/home.py ecgportal/bootstrap.py ecgportal/os_account.py ecgportal/embedded_pg.py \
+	ecgportal/errors.py ecgportal/client_address.py ecgportal/pdf.py ecgportal/home.py ecgportal/bootstrap.py ecgportal/os_account.py ecgportal/embedded_pg.py \
 	ecgportal/listening.py ecgportal/logfiles.py ecgportal/processes.py ecgportal/supervisor.py)
 
 .DEFAULT_GOAL := help

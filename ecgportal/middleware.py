@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from ecgportal.audit.context import AuditContext, acting
+from ecgportal.client_address import client_address
 from ecgportal.errors import PortalError
 
 _CHANNELS = (("/api/", "api"), ("/dash/", "dash"), ("/dav/", "webdav"))
@@ -21,7 +23,10 @@ class AuditContextMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         channel = next((name for prefix, name in _CHANNELS if request.path.startswith(prefix)), "web")
-        with acting(AuditContext(channel=channel, address=request.META.get("REMOTE_ADDR", ""))):
+        address = client_address(
+            request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
+        )
+        with acting(AuditContext(channel=channel, address=address)):
             return self.get_response(request)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 from ecgportal import home
+from ecgportal.client_address import networks
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 PORTAL_HOME = home.portal_home()
@@ -165,6 +166,12 @@ CONTENT_SECURITY_POLICY = {
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
+try:
+    TRUSTED_PROXIES = networks(os.environ.get("PORTAL_TRUSTED_PROXIES", ""))
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"PORTAL_TRUSTED_PROXIES must list addresses or networks such as 10.0.0.0/8, separated by commas: {error}."
+    ) from error
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 if PRODUCTION:
