@@ -6,6 +6,7 @@ register(
     run__started="started the training run {object}",
     run__resumed="resumed the training run {object}",
     run__finished="finished the training run {object}",
+    run__renamed="renamed the training run {object}",
     run__deleted="deleted the training run {object}",
     evaluation__started="started the evaluation {object}",
     evaluation__finished="finished the evaluation {object}",

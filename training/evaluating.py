@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from django.db import transaction
 
-from datasets.models import Dataset
-from datasets.preparing import StoreView, bring_up_to_date
+from datasets.models import Dataset, Record
 from datasets.preprocess.recipe import Recipe
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -16,6 +15,7 @@ from ecgportal.jobs.context import JobContext
 from modelhub import loading
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
+from training.data import JointView, prepare
 from training.metrics.report import evaluate
 from training.models import Evaluation, SplitMember, TrainingRun
 from training.problems.registry import get_problem
@@ -26,7 +26,7 @@ _BATCH = 256
 _MAX_SAMPLES = 20_000
 
 
-def probabilities(version: ModelVersion, view: StoreView, progress: Any = None) -> np.ndarray:
+def probabilities(version: ModelVersion, view: JointView, progress: Any = None) -> np.ndarray:
     """Return the version's answers ``(records, classes)`` for prepared records."""
     predictor = loading.predictor(version)
     parts = []
@@ -38,13 +38,20 @@ def probabilities(version: ModelVersion, view: StoreView, progress: Any = None) 
     return np.concatenate(parts) if parts else np.zeros((0, len(version.classes)), np.float32)
 
 
-def _judge(version: ModelVersion, store: Any, items: list[Labelled], progress: Any = None) -> dict[str, Any]:
+def _judge(
+    version: ModelVersion,
+    view: JointView,
+    items: list[Labelled],
+    progress: Any = None,
+    answers: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Return the report; ``answers``: probabilities that were computed already, ``(records, classes)``."""
     contract = ModelContract.from_dict(version.contract)
     problem = get_problem(contract.task)
     truth = problem.encode([item.label for item in items], list(contract.classes)).values
-    view = StoreView(store, [item.record for item in items])
     thresholds = [contract.thresholds.get(name, 0.5) for name in contract.classes] if contract.thresholds else None
-    answers = probabilities(version, view, progress)
+    if answers is None:
+        answers = probabilities(version, view, progress)
     report = evaluate(
         answers, truth, contract.classes, contract.task, groups=[item.group for item in items], thresholds=thresholds
     ).to_json()
@@ -64,14 +71,19 @@ def _store_report(row: Evaluation, report: dict[str, Any]) -> Evaluation:
     return row
 
 
-def of_run(run: TrainingRun, version: ModelVersion, store: Any, items: list[Labelled]) -> Evaluation | None:
-    """Evaluate a run's version on its held-back part, once; None when that part is empty."""
+def of_run(
+    run: TrainingRun, version: ModelVersion, view: JointView, items: list[Labelled], answers: np.ndarray | None = None, part: str = "test",
+) -> Evaluation | None:  # fmt: skip
+    """Evaluate a run's version on its held-back part, once; None when that part is empty.
+
+    answers: with ``part`` ``folds``, the probabilities of the networks that have not seen the record each.
+    """
     if not items:
         return None
     known = Evaluation.objects.filter(run=run).first()
     if known is not None:
         return known
-    report = _judge(version, store, items)
+    report = _judge(version, view, items, answers=answers)
     with transaction.atomic():
         row = Evaluation(
             project=run.project,
@@ -79,7 +91,7 @@ def of_run(run: TrainingRun, version: ModelVersion, store: Any, items: list[Labe
             version=version,
             dataset=run.dataset,
             label_map=run.label_map,
-            part="test",
+            part=part,
             run=run,
             job=run.job,
         )
@@ -93,7 +105,8 @@ def run(context: JobContext) -> dict[str, Any]:
     ).get(pk=context.payload["evaluation"])
     contract = ModelContract.from_dict(row.version.contract)
     target = contract.classes[0] if contract.task == "regression" else ""
-    items = labelled_records(row.dataset, contract.task, contract.classes, row.label_map, target)
+    records = Record.objects.filter(dataset=row.dataset)
+    items = labelled_records(records, contract.task, contract.classes, row.label_map, target)
     items, left_out = without_training_subjects(items, row.version, row.dataset)
     if not items:
         reason = (
@@ -104,8 +117,10 @@ def run(context: JobContext) -> dict[str, Any]:
             code="no_truth",
         )
     recipe = Recipe.from_json(loading.recipe_of(contract))
-    store = bring_up_to_date(row.dataset, recipe, lambda part, note: context.progress(0.3 * part, note))
-    report = _judge(row.version, store, items, lambda part, note: context.progress(0.3 + 0.6 * part, note))
+    stores = prepare([row.dataset], recipe, lambda part, note: context.progress(0.3 * part, note))
+    report = _judge(
+        row.version, JointView(stores, items), items, lambda part, note: context.progress(0.3 + 0.6 * part, note)
+    )
     report["left_out_training_subjects"] = left_out
     with transaction.atomic():
         _store_report(row, report)
@@ -124,11 +139,11 @@ def without_training_subjects(
         run = TrainingRun.objects.filter(produced_version=current).first()
         if run is not None and run.split_id is not None:
             rows = SplitMember.objects.filter(split=run.split_id).exclude(group__part="test")
-            for pk, subject, fingerprint in rows.values_list(
-                "record_id", "record__subject__key", "record__fingerprint"
+            for pk, run_dataset, subject, fingerprint in rows.values_list(
+                "record_id", "record__dataset", "record__subject__key", "record__fingerprint"
             ):
                 seen_groups.add(f"r:{pk}")
-                if run.dataset_id == dataset.pk and subject:
+                if run_dataset == dataset.pk and subject:
                     seen_groups.add(f"s:{subject}")
                 if fingerprint:
                     seen_signals.add(fingerprint)

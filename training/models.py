@@ -15,14 +15,14 @@ PARTS = ("train", "validation", "test")
 
 
 class Split(UUIDModel):
-    """A division of a dataset's records into parts. A group (a subject, or records that hold the same signal) is in
-    exactly one part, by construction: the part belongs to the group's row."""
+    """A division of a run's records into parts. A group (a subject, or records that hold the same signal) is in exactly
+    one part, by construction: the part belongs to the group's row. Parts are train, validation and test, or ``fold-1``
+    to ``fold-k`` when every fold is held out in turn."""
 
-    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="splits")
     digest = models.CharField(max_length=64)
     settings = models.JSONField(default=dict)
 
-    project_path = "dataset__project"
+    project_path = "training_run__project"
 
     class Meta:
         ordering = ["-created_at", "id"]
@@ -34,12 +34,15 @@ class Split(UUIDModel):
 class SplitGroup(models.Model):
     split = models.ForeignKey(Split, on_delete=models.CASCADE, related_name="groups")
     key = models.CharField(max_length=130)
-    part = models.CharField(max_length=10, choices=[(part, part) for part in PARTS])
+    part = models.CharField(max_length=10)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["split", "key"], name="split_group_once"),
-            models.CheckConstraint(condition=models.Q(part__in=PARTS), name="split_part_known"),
+            models.CheckConstraint(
+                condition=models.Q(part__in=PARTS) | models.Q(part__regex=r"^fold-[1-9][0-9]?$"),
+                name="split_part_known",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -66,10 +69,16 @@ class Mode(models.TextChoices):
 
 
 class TrainingRun(ProjectOwned):
-    """One training, from frozen choices to a produced version and its evaluation on the test part."""
+    """One training, from frozen choices to a produced version and its evaluation on the test part.
+
+    ``dataset`` is the first of ``datasets``, the only one of most runs. ``selection`` says which of their records take
+    part (``training.selection``), ``split_settings`` how they are divided (``training.splitting``). ``members``: how many
+    networks are trained, one per seed or held-out fold; together they are the produced version.
+    """
 
     name = models.CharField(max_length=120)
-    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="training_runs")
+    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="+")
+    datasets = models.ManyToManyField(Dataset, through="RunDataset", related_name="training_runs")
     label_map = models.ForeignKey(LabelMap, on_delete=models.PROTECT, null=True, related_name="training_runs")
     classes = ArrayField(models.CharField(max_length=80))
     task = models.CharField(max_length=12)
@@ -78,6 +87,10 @@ class TrainingRun(ProjectOwned):
     base_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, null=True, related_name="fine_tunings")
     mode = models.CharField(max_length=16, choices=Mode.choices, default=Mode.SCRATCH)
     settings = models.JSONField(default=dict)
+    selection = models.JSONField(default=dict)
+    split_settings = models.JSONField(default=dict)
+    members = models.PositiveSmallIntegerField(default=1)
+    repeats = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="repetitions")
     recipe = models.JSONField(default=dict)
     split = models.OneToOneField(Split, on_delete=models.PROTECT, null=True, related_name="training_run")
     job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="training_run")
@@ -96,6 +109,7 @@ class TrainingRun(ProjectOwned):
         ordering = ["-created_at", "id"]
         indexes = [models.Index(fields=["project", "-created_at"], name="run_of_project")]
         constraints = [
+            models.CheckConstraint(condition=models.Q(members__gte=1), name="run_has_member"),
             models.CheckConstraint(condition=models.Q(mode__in=Mode.values), name="run_mode_known"),
             models.CheckConstraint(
                 condition=models.Q(mode="scratch", base_version__isnull=True)
@@ -108,18 +122,36 @@ class TrainingRun(ProjectOwned):
         return self.name
 
 
+class RunDataset(models.Model):
+    """One of the datasets of a run, which cannot be deleted while the run is there."""
+
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="+")
+    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="+")
+    position = models.PositiveSmallIntegerField()
+
+    project_path = "run__project"
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [models.UniqueConstraint(fields=["run", "dataset"], name="run_dataset_once")]
+
+    def __str__(self) -> str:
+        return f"{self.run_id}: {self.dataset_id}"
+
+
 class EpochMetrics(models.Model):
-    """One epoch of a run; ``values`` holds the losses and validation metrics of that epoch."""
+    """One epoch of one network of a run; ``values`` holds the losses and validation metrics of that epoch."""
 
     run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="epochs")
+    member = models.PositiveSmallIntegerField(default=1)
     epoch = models.PositiveIntegerField()
     values = models.JSONField()
 
     project_path = "run__project"
 
     class Meta:
-        ordering = ["epoch"]
-        constraints = [models.UniqueConstraint(fields=["run", "epoch"], name="epoch_once")]
+        ordering = ["member", "epoch"]
+        constraints = [models.UniqueConstraint(fields=["run", "member", "epoch"], name="epoch_once")]
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}"

@@ -2,220 +2,252 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from django.db import transaction
 
-from datasets.fingerprint import same_signal
-from datasets.models import Record
-from datasets.preparing import StoreView, bring_up_to_date
 from datasets.preprocess.recipe import Recipe
-from datasets.splits import SplitItem, merged_groups, split
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext, JobInterrupted
+from ecgportal.version import VERSION
 from modelhub import loading
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from training import evaluating
-from training.engine.callbacks import Callback, Progress
+from training.choices import FEWEST_RECORDS, records_of
+from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
-from training.models import EpochMetrics, Split, SplitGroup, SplitMember, TrainingRun
+from training.ensembles import together
+from training.live import Report, add_warnings
+from training.models import PARTS, EpochMetrics, TrainingRun
 from training.problems.registry import get_problem
-from training.targets import Labelled, labelled_records
+from training.splitting import SplitSettings, make_split, parts_of_member
+from training.targets import Labelled, data_digest
 
-# A fifth is held back for the test, and about a seventh of the rest chooses epoch and thresholds.
-FRACTIONS = {"train": 0.68, "validation": 0.12, "test": 0.20}
+if TYPE_CHECKING:
+    from torch import nn
 
+    from training.engine.result import FitResult
 
-class Report(Callback):
-    """Writes progress and epochs to the rows that pages poll, and carries the wish to stop into the engine."""
-
-    def __init__(self, context: JobContext, run: TrainingRun, span: tuple[float, float]):
-        self.context, self.run, self.span = context, run, span
-        self._written = 0.0
-
-    def on_start(self, info: Mapping[str, Any]) -> None:
-        if info.get("learning_rate"):
-            TrainingRun.objects.filter(pk=self.run.pk).update(learning_rate=info["learning_rate"])
-
-    def on_batch(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._written < 1.0:
-            return
-        self._written = now
-        low, high = self.span
-        left = f", about {_duration(progress.left_s)} left" if progress.left_s is not None else ""
-        live = {
-            "epoch": progress.epoch, "epochs": progress.epochs, "batch": progress.batch, "batches": progress.batches,
-            "loss": progress.loss if np.isfinite(progress.loss) else None, "learning_rate": progress.learning_rate,
-            "elapsed_s": progress.elapsed_s, "left_s": progress.left_s,
-        }  # fmt: skip
-        TrainingRun.objects.filter(pk=self.run.pk).update(live=live)
-        self.context.report(
-            low + (high - low) * progress.fraction, f"Epoch {progress.epoch} of {progress.epochs}{left}"
-        )
-
-    def on_epoch_end(self, row: Mapping[str, Any]) -> None:
-        values = {name: value for name, value in row.items() if name != "epoch"}
-        EpochMetrics.objects.update_or_create(run=self.run, epoch=row["epoch"], defaults={"values": values})
-
-    def on_note(self, sentence: str) -> None:
-        if sentence not in self.run.warnings:
-            self.run.warnings.append(sentence)
-            TrainingRun.objects.filter(pk=self.run.pk).update(warnings=self.run.warnings)
-
-    def should_stop(self) -> bool | str:
-        return self.context.stop_reason() or False
+# Shares of the job's progress: reading and preparing, training, and what follows.
+_PREPARED, _TRAINED = 0.05, 0.95
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a run trains on. parts: ``{record id: part or fold}``."""
+
+    items: list[Labelled]
+    parts: dict[str, str]
+    recipe: Recipe
+    stores: Stores
+
+    def by_part(self, settings: SplitSettings, member: int = 1) -> dict[str, list[Labelled]]:
+        """Return the records of each part as network ``member`` sees them."""
+        own = parts_of_member(self.parts, settings, member)
+        return {part: [item for item in self.items if own[str(item.record)] == part] for part in PARTS}
 
 
-@transaction.atomic
-def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str], list[str]]:
-    """Return ``{record id: part}`` of the run's split, drawn and stored at the first call; and warnings."""
-    if run.split_id is not None:
-        rows = SplitMember.objects.filter(split=run.split_id).values_list("record_id", "group__part")
-        return {str(record): part for record, part in rows}, []
-    twins = same_signal({str(item.record): item.fingerprint or None for item in items})
-    entries = [
-        SplitItem(
-            key=str(item.record),
-            group=item.group,
-            labels=item.classes,
-            fold=None,
-            same_signal=twins.get(str(item.record)),
-        )
-        for item in items
-    ]
-    result = split(entries, fractions=FRACTIONS, seed=run.settings["seed"])
-    how = {"seed": run.settings["seed"], "method": "by subject and signal, stratified", "fractions": FRACTIONS}
-    row = Split.objects.create(dataset=run.dataset, digest=result.digest, settings=how)
-    # A group is named after its first record, which is unique; its members share a subject or a signal.
-    members = merged_groups(entries)
-    groups = SplitGroup.objects.bulk_create(
-        SplitGroup(split=row, key=group[0].key, part=result.parts[group[0].key]) for group in members
-    )
-    SplitMember.objects.bulk_create(
-        SplitMember(split=row, group=group, record_id=item.key)
-        for group, items_of in zip(groups, members, strict=True)
-        for item in items_of
-    )
-    run.split = row
-    run.save(update_fields=["split"])
-    return dict(result.parts), list(result.warnings)
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One trained network of a run, and its answers on its own validation and test parts (raw, in target units)."""
+
+    number: int
+    seed: int
+    module: nn.Module
+    result: FitResult
+    by_part: dict[str, list[Labelled]]
+
+
+def load(run_id: str) -> TrainingRun:
+    return TrainingRun.objects.select_related(
+        "dataset__project", "project", "label_map", "created_by", "base_version__model", "split"
+    ).get(pk=run_id)
 
 
 def run(context: JobContext) -> dict[str, Any]:
     """Do one training run; after an interruption it goes on from the last whole epoch."""
-    row = TrainingRun.objects.select_related(
-        "dataset__project", "project", "label_map", "created_by", "base_version__model", "split"
-    ).get(pk=context.payload["run"])
+    row = load(context.payload["run"])
     if context.is_resumed:
         row.resumed += 1
         row.save(update_fields=["resumed"])
+    return train(context, row, ready(context, row), (_PREPARED, _TRAINED))
+
+
+def ready(context: JobContext, row: TrainingRun) -> Prepared:
+    """Read the labels, divide the records and prepare their signals."""
     context.progress(0.01, "Reading labels")
-    items = labelled_records(row.dataset, row.task, row.classes, row.label_map, row.target)
-    if len(items) < 10:
+    items = records_of(row)
+    if len(items) < FEWEST_RECORDS:
         raise TrainingFailed(
-            f"Only {len(items)} records of {row.dataset.name} have a label that {row.label_map or 'the target'} knows; training needs at least 10. "
+            f"Only {len(items)} records of {row.dataset.name} have a label that {row.label_map or 'the target'} knows; training needs at least {FEWEST_RECORDS}. "
             "Check the label map's coverage on the dataset's Labels page.",
             code="labels_unknown",
         )  # fmt: skip
     parts, warnings = make_split(row, items)
-    items = [item for item in items if str(item.record) in parts]
-    by_part = {
-        part: [item for item in items if parts[str(item.record)] == part] for part in ("train", "validation", "test")
-    }
-    row.warnings = list(dict.fromkeys([*row.warnings, *warnings]))
-    row.save(update_fields=["warnings"])
+    add_warnings(row, warnings)
     recipe = Recipe.from_json(row.recipe)
-    store = bring_up_to_date(row.dataset, recipe, lambda part, note: context.progress(0.02 + 0.03 * part, note))
-    result, module, contract = _fit(context, row, recipe, store, by_part)
+    stores = prepare(
+        list(row.datasets.order_by("name", "pk")), recipe, lambda part, note: context.progress(0.02 + 0.03 * part, note)
+    )
+    return Prepared([item for item in items if str(item.record) in parts], parts, recipe, stores)
+
+
+def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[float, float]) -> dict[str, Any]:
+    """Train the networks of a run, publish them as one version and evaluate it."""
+    contract = contract_of(row, data.recipe)
+    settings, how = FitSettings.from_dict(row.settings), SplitSettings.from_dict(row.split_settings)
+    members: list[Member] = []
+    stopped = "finished"
+    for number in range(1, row.members + 1):
+        low = span[0] + (span[1] - span[0]) * (number - 1) / row.members
+        high = span[0] + (span[1] - span[0]) * number / row.members
+        seed = settings.seed if how.holds_out_every_fold else settings.seed + number - 1
+        try:
+            member = _fit(context, row, replace(settings, seed=seed), contract, data, how, number, (low, high))
+        except JobCancelled as error:
+            # Before the first whole epoch there is nothing to keep; a stop of the portal is not the user's cancel.
+            if error.code == "interrupted":
+                raise JobInterrupted from error
+            if not members:
+                raise
+            stopped = "cancelled"
+            break
+        members.append(member)
+        stopped = member.result.stopped_reason
+        if stopped == "cancelled":
+            break
+    contract = contract.with_changes(thresholds=_thresholds(row, members, contract))
+    _note_outcome(row, data, members, settings, stopped)
     context.report(0.96, "Exporting the model")
-    version = _publish(row, module, contract, result)
+    version = _publish(row, together([member.module for member in members]), contract, members[0].result)
     context.report(0.98, "Evaluating on the held-back part")
-    evaluation = evaluating.of_run(row, version, store, by_part["test"])
+    evaluation = _evaluate(row, version, data, members, how)
     with transaction.atomic():
         audit(
             "run.finished",
             row,
             actor=row.created_by,
             project=row.project,
-            changes={"version": str(version), "stopped": result.stopped_reason},
+            changes={"version": str(version), "stopped": stopped},
         )
     storage.remove_area("checkpoints", row.pk)
-    outcome = {
-        "version": str(version.pk),
-        "evaluation": str(evaluation.pk) if evaluation else None,
-        "stopped": result.stopped_reason,
-    }
-    if result.stopped_reason == "cancelled":
+    outcome = {"version": str(version.pk), "evaluation": str(evaluation.pk) if evaluation else None, "stopped": stopped}
+    if stopped == "cancelled":
         context.job.result = outcome
         raise JobCancelled("The training was cancelled; the best model so far was kept.")
     return outcome
 
 
-def _fit(
-    context: JobContext, row: TrainingRun, recipe: Recipe, store: Any, by_part: dict[str, list[Labelled]]
-) -> tuple[Any, Any, ModelContract]:
-    from training.engine.fit import fit
-    from training.engine.manifest import environment
-
-    problem = get_problem(row.task)
-    names = problem.output_names(row.classes)
+def contract_of(row: TrainingRun, recipe: Recipe) -> ModelContract:
+    """Return the contract of what a run produces, without thresholds."""
     spec = recipe.output_spec()
-    contract = ModelContract(
+    assert spec.leads is not None and spec.fs_hz is not None and spec.n_samples is not None
+    names = get_problem(row.task).output_names(row.classes)
+    return ModelContract(
         leads=tuple(spec.leads), fs_hz=float(spec.fs_hz), n_samples=int(spec.n_samples), classes=tuple(names), task=row.task,  # type: ignore[arg-type]
         unit=spec.unit, normalisation=_contract_normalisation(spec.normalisation), recipe=row.recipe,
-        architecture=row.architecture if row.architecture in catalog() else None,
+        architecture=row.architecture if row.architecture in catalog() and row.members == 1 else None,
         parent=row.base_version.sha256 if row.base_version else None,
     )  # fmt: skip
-    module = loading.start_module(row.architecture, contract, row.base_version, seed=row.settings["seed"])
-    targets = {
-        part: problem.encode([item.label for item in rows], row.classes).values for part, rows in by_part.items()
-    }
-    views = {part: StoreView(store, [item.record for item in rows]) for part, rows in by_part.items()}
-    settings = FitSettings.from_dict(row.settings)
-    try:
-        result = fit(
-            module, views["train"], targets["train"], views["validation"], targets["validation"], problem, settings, fs_hz=contract.fs_hz,
-            names=names, callbacks=[Report(context, row, (0.05, 0.95))], checkpoint_dir=Path(storage.area("checkpoints", row.pk)),
-        )  # fmt: skip
-    except JobCancelled as error:
-        # Before the first whole epoch there is nothing to keep; a stop of the portal is not the user's cancel.
-        if error.code == "interrupted":
-            raise JobInterrupted from error
-        raise
-    if result.stopped_reason == "interrupted":
-        raise JobInterrupted
-    module = loading.with_state(module, result.best_state)
-    thresholds = (
-        {} if result.thresholds is None else {name: float(value) for name, value in zip(names, result.thresholds)}
-    )
-    row.best_epoch, row.learning_rate, row.lr_finder = result.best_epoch, result.learning_rate, result.lr_finder or {}
-    row.warnings = list(dict.fromkeys([*row.warnings, *result.notes]))
-    row.manifest = {
-        "split_digest": row.split.digest if row.split else None, "settings": settings.to_dict(), "weights_hash": result.weights_hash,
-        "recipe_digest": recipe.digest, "monitor": result.monitor, "stopped_reason": result.stopped_reason, "epochs": result.epochs,
-        "label_map": str(row.label_map) if row.label_map else None, "environment": environment(),
-        "records": {part: len(rows) for part, rows in by_part.items()},
-    }  # fmt: skip
-    row.save(update_fields=["best_epoch", "learning_rate", "lr_finder", "manifest", "warnings"])
-    return result, module, contract.with_changes(thresholds=thresholds)
 
 
 def _contract_normalisation(name: str) -> str:
     return name if name in ("none", "min_max", "mean_std") else "none"
+
+
+def targets_of(row: TrainingRun, items: list[Labelled]) -> np.ndarray:
+    """Return the encoded truth of records, float32 ``(records, outputs)``."""
+    return get_problem(row.task).encode([item.label for item in items], row.classes).values
+
+
+def _fit(
+    context: JobContext, row: TrainingRun, settings: FitSettings, contract: ModelContract, data: Prepared, how: SplitSettings, number: int, span: tuple[float, float],
+) -> Member:  # fmt: skip
+    from training.engine.fit import fit
+
+    by_part = data.by_part(how, number)
+    module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
+    folder = Path(storage.area("checkpoints", row.pk, *([number] if row.members > 1 else [])))
+    result = fit(
+        module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
+        targets_of(row, by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
+        callbacks=[Report(context, row, span, number)], checkpoint_dir=folder,
+    )  # fmt: skip
+    if result.stopped_reason == "interrupted":
+        raise JobInterrupted
+    return Member(number, settings.seed, loading.with_state(module, result.best_state), result, by_part)
+
+
+def _thresholds(row: TrainingRun, members: list[Member], contract: ModelContract) -> dict[str, float]:
+    """Return the decision thresholds of what was trained, chosen on validation records.
+
+    Networks of several seeds answer together on their common validation part; those of several folds each on its own.
+    """
+    if len(members) == 1:
+        found = members[0].result.thresholds
+    else:
+        problem = get_problem(row.task)
+        if SplitSettings.from_dict(row.split_settings).holds_out_every_fold:
+            outputs = np.concatenate([member.result.validation_outputs for member in members])
+            items = [item for member in members for item in member.by_part["validation"]]
+        else:
+            outputs = np.mean([member.result.validation_outputs for member in members], axis=0)
+            items = members[0].by_part["validation"]
+        found = problem.thresholds(problem.activate(outputs), targets_of(row, items)) if len(items) else None
+    return {} if found is None else {name: float(value) for name, value in zip(contract.classes, found)}
+
+
+def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], settings: FitSettings, stopped: str) -> None:
+    """Write what was trained, and on what, into the run and its manifest."""
+    from training.engine.manifest import environment
+
+    first = members[0].result
+    row.best_epoch, row.learning_rate, row.lr_finder = first.best_epoch, first.learning_rate, first.lr_finder or {}
+    add_warnings(row, [note for member in members for note in member.result.notes])
+    row.manifest = {
+        "code_version": VERSION, "data_sha256": data_digest(data.items), "split_digest": row.split.digest if row.split else None,
+        "datasets": [row_.name for row_ in row.datasets.order_by("name", "pk")], "selection": row.selection, "split": row.split_settings,
+        "records": {part: len(rows) for part, rows in members[0].by_part.items()},
+        "subjects": {part: len({item.group for item in rows}) for part, rows in members[0].by_part.items()},
+        "subjects_on_two_sides": _on_two_sides(members[0].by_part),
+        "task": row.task, "outputs": row.classes, "label_map": str(row.label_map) if row.label_map else None,
+        "architecture": row.architecture, "base": row.base_version.sha256 if row.base_version else None,
+        "recipe_digest": data.recipe.digest, "settings": settings.to_dict(), "seeds": [member.seed for member in members],
+        "weights_hash": _hash_of([member.result.weights_hash for member in members]), "monitor": first.monitor,
+        "stopped_reason": stopped, "epochs": first.epochs, "environment": environment(),
+    }  # fmt: skip
+    if len(members) > 1:
+        row.manifest["members"] = [
+            {
+                "member": member.number, "seed": member.seed, "weights_hash": member.result.weights_hash, "best_epoch": member.result.best_epoch,
+                "epochs": member.result.epochs, "records": {part: len(rows) for part, rows in member.by_part.items()},
+            }
+            for member in members
+        ]  # fmt: skip
+    row.save(update_fields=["best_epoch", "learning_rate", "lr_finder", "manifest"])
+
+
+def _on_two_sides(by_part: Mapping[str, list[Labelled]]) -> int:
+    """Count the subjects that lie in more than one part, from the records themselves; 0 in every sound split."""
+    sides: dict[str, set[str]] = {}
+    for part, items in by_part.items():
+        for item in items:
+            sides.setdefault(item.group, set()).add(part)
+    return sum(len(found) > 1 for found in sides.values())
+
+
+def _hash_of(hashes: list[str]) -> str:
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any) -> ModelVersion:
@@ -223,11 +255,11 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
     if row.produced_version_id is not None:
         return ModelVersion.objects.get(pk=row.produced_version_id)
     files = loading.export(module, contract)
-    last = EpochMetrics.objects.filter(run=row, epoch=result.best_epoch).first()
+    last = EpochMetrics.objects.filter(run=row, member=1, epoch=result.best_epoch).first()
     facts = {
-        "training_run": str(row.pk), "dataset": row.dataset.name, "records": row.manifest["records"], "label_map": row.manifest["label_map"],
+        "training_run": str(row.pk), "dataset": " and ".join(row.manifest["datasets"]), "records": row.manifest["records"], "label_map": row.manifest["label_map"],
         "best_epoch": result.best_epoch, "validation": last.values if last else {}, "split_digest": row.manifest["split_digest"],
-        "mode": row.mode, "base": str(row.base_version) if row.base_version else None,
+        "mode": row.mode, "base": str(row.base_version) if row.base_version else None, "networks": row.members,
     }  # fmt: skip
     with transaction.atomic():
         model = model_get_or_create(actor=row.created_by, project=row.project, name=row.name)
@@ -240,7 +272,21 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
     return version
 
 
-def test_records(row: TrainingRun) -> list[Record]:
-    """Return the records of a run's held-back part."""
-    ids = SplitMember.objects.filter(split=row.split_id, group__part="test").values("record")
-    return list(Record.objects.filter(pk__in=ids).order_by("key"))
+def _evaluate(
+    row: TrainingRun, version: ModelVersion, data: Prepared, members: list[Member], how: SplitSettings
+) -> Any:
+    """Evaluate the version on the held-back records; with folds each record by the network that has not seen it."""
+    if not how.holds_out_every_fold:
+        items = members[0].by_part["test"]
+        return evaluating.of_run(row, version, JointView(data.stores, items), items)
+    from training.engine.predict import predict
+
+    problem = get_problem(row.task)
+    answers, items = [], []
+    for member in members:
+        own = member.by_part["test"]
+        if own:
+            answers.append(problem.activate(predict(member.module, JointView(data.stores, own))))
+            items += own
+    together_ = np.concatenate(answers) if answers else None
+    return evaluating.of_run(row, version, JointView(data.stores, items), items, answers=together_, part="folds")

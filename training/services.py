@@ -2,134 +2,79 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
 
-from datasets.models import Dataset, LabelMap, RecordLabel
-from datasets.preprocess.recipe import DEFAULT_RECIPE
+from datasets.models import Dataset, LabelMap
 from datasets.selectors import coverages, label_maps_for
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import TERMINAL, JobState
 from ecgportal.jobs.services import enqueue
-from modelhub.architectures.catalog import catalog
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
-from training.engine.settings import FitSettings
-from training.models import Evaluation, Mode, TrainingRun
-from training.problems.registry import get_problem
-from training.targets import NUMERIC_TARGETS
-
-DEFAULT_ARCHITECTURE = "inception_time"
-
-
-def _outputs(task: str, label_map: LabelMap | None, classes: list[str] | None, target: str) -> list[str]:
-    """Return the names of the outputs, checked against the label map or the numeric target."""
-    if task == "regression":
-        if target not in NUMERIC_TARGETS:
-            raise InvalidInput(
-                "A regression needs a numeric field.", fields={"target": f"Choose one of {', '.join(NUMERIC_TARGETS)}."}
-            )
-        return [target]
-    if label_map is None:
-        raise InvalidInput("Say what the network shall tell apart.", fields={"label_map": "Choose a label map."})
-    chosen = list(dict.fromkeys(classes or label_map.classes))
-    unknown = [name for name in chosen if name not in label_map.classes]
-    if unknown:
-        raise InvalidInput(
-            f"{label_map} has no class {', '.join(unknown)}.",
-            fields={"classes": f"It has {', '.join(label_map.classes)}."},
-        )
-    get_problem(task).encode([], chosen)
-    return chosen
-
-
-def _network(architecture: str | None, base: ModelVersion | None, mode: str | None, project: Any) -> tuple[str, str]:
-    if base is None:
-        if mode not in (None, "", Mode.SCRATCH):
-            raise InvalidInput(
-                "Fine-tuning needs a model to start from.", fields={"base_version": "Choose a model version."}
-            )
-        name = architecture or DEFAULT_ARCHITECTURE
-        if name not in catalog():
-            raise InvalidInput(
-                f"There is no network {name!r}.", fields={"architecture": f"Choose one of {', '.join(catalog())}."}
-            )
-        if catalog()[name].needs:
-            raise InvalidInput(
-                f"{name} needs {', '.join(catalog()[name].needs)} beside the ECG.",
-                fields={"architecture": "Choose a network that takes the ECG alone."},
-            )
-        return name, Mode.SCRATCH
-    check_runnable(base)
-    if base.model.project_id != project.pk:
-        raise InvalidInput(
-            "The base model belongs to another project. Publish it and pull it into this one.",
-            fields={"base_version": "Another project's."},
-        )
-    if mode == Mode.SCRATCH or (mode and mode not in Mode.values):
-        raise InvalidInput(
-            "With a base model, choose what is fine-tuned.", fields={"mode": "head, full or head_then_full."}
-        )
-    if architecture and architecture != base.architecture:
-        raise InvalidInput(
-            "The base model decides the network.", fields={"architecture": f"It is {base.architecture or 'foreign'}."}
-        )
-    return base.architecture or "foreign", mode or Mode.HEAD_THEN_FULL
+from training.choices import check_data, choose
+from training.models import Evaluation, RunDataset, TrainingRun
+from training.splitting import SplitSettings
 
 
 @transaction.atomic
 def run_start(
-    *,
-    actor: Any,
-    project: Any,
-    dataset: Dataset,
-    label_map: LabelMap | None,
-    classes: list[str] | None = None,
-    task: str = "multilabel",
-    target: str = "",
-    architecture: str | None = None,
-    base_version: ModelVersion | None = None,
-    mode: str | None = None,
-    settings: dict[str, Any] | None = None,
-    name: str = "",
-) -> TrainingRun:
-    """Freeze the choices of a training run and start its job. InvalidInput names each choice that cannot be."""
-    if dataset.project_id != project.pk:
-        raise InvalidInput("The dataset belongs to another project.", fields={"dataset": "Choose one of this project."})
-    outputs = _outputs(task, label_map, classes, target)
-    network, mode = _network(architecture, base_version, mode, project)
-    fit_settings = FitSettings.from_dict({**(settings or {}), "mode": mode})
-    records = dataset.records.count()
-    if records < 10:
-        raise InvalidInput(
-            f"{dataset.name} has {records} records; training needs at least 10.", fields={"dataset": "Too few records."}
-        )
-    if task != "regression" and not RecordLabel.objects.filter(record__dataset=dataset).exists():
-        raise InvalidInput(
-            f"The records of {dataset.name} have no labels. Upload a label table first.",
-            fields={"dataset": "No labels."},
-        )
-    recipe = base_version.contract.get("recipe") if base_version else None
+    *, actor: Any, project: Any, dataset: Dataset | None = None, datasets: Sequence[Dataset] = (), name: str = "", repeats: TrainingRun | None = None,
+    **asked: Any,
+) -> TrainingRun:  # fmt: skip
+    """Freeze the choices of a training run (``asked``: as ``training.choices.choose`` takes them) and start its job.
+
+    InvalidInput names each choice that cannot be. repeats: the run that this one does again.
+    """
+    choices = choose(project=project, datasets=[*([dataset] if dataset else []), *datasets], **asked)
+    check_data(choices)
+    names = " and ".join(row.name for row in choices.datasets)
     run = TrainingRun(
-        project=project, created_by=actor, dataset=dataset, label_map=label_map, classes=outputs, task=task, target=target,
-        architecture=network, base_version=base_version, mode=mode, settings=fit_settings.to_dict(),
-        recipe=recipe or json.loads(DEFAULT_RECIPE.to_json()), name=(name.strip() or f"{dataset.name}, {network}")[:120],
+        project=project, created_by=actor, dataset=choices.datasets[0], label_map=choices.label_map, classes=list(choices.outputs), task=choices.task,
+        target=choices.target, architecture=choices.architecture, base_version=choices.base_version, mode=choices.mode,
+        settings=choices.settings.to_dict(), selection=choices.selection.to_dict(), split_settings=choices.split.to_dict(), members=choices.members,
+        recipe=choices.recipe, repeats=repeats, name=(name.strip() or f"{names}, {choices.architecture}")[:120],
     )  # fmt: skip
     run.job = enqueue("train", actor=actor, project=project, payload={"run": str(run.pk)}, title=f"Train {run.name}")
     run.save(force_insert=True)
-    if label_map is not None and not label_map.frozen:
-        LabelMap.objects.filter(pk=label_map.pk).update(frozen=True)
-    audit(
-        "run.started",
-        run,
-        actor=actor,
-        project=project,
-        changes={"architecture": network, "mode": mode, "task": task, "dataset": dataset.name},
+    RunDataset.objects.bulk_create(
+        RunDataset(run=run, dataset=row, position=position) for position, row in enumerate(choices.datasets)
     )
+    if choices.label_map is not None and not choices.label_map.frozen:
+        LabelMap.objects.filter(pk=choices.label_map.pk).update(frozen=True)
+    changes = {"architecture": choices.architecture, "mode": choices.mode, "task": choices.task, "dataset": names}
+    audit("run.started", run, actor=actor, project=project, changes=changes)
+    return run
+
+
+def run_again(*, actor: Any, run: TrainingRun) -> TrainingRun:
+    """Start a run with the choices, seed and split settings of another; on a processor it gives the same weights."""
+    if run.label_map is None and run.task != "regression":
+        raise Conflict("The label map of this run is gone, so it cannot be done again.", code="not_repeatable")
+    how = SplitSettings.from_dict(run.split_settings)
+    return run_start(
+        actor=actor, project=run.project, datasets=list(run.datasets.order_by("pk")), label_map=run.label_map, classes=run.classes,
+        task=run.task, target=run.target, architecture=None if run.base_version else run.architecture, base_version=run.base_version,
+        mode=run.mode if run.base_version else None, settings={k: v for k, v in run.settings.items() if k != "mode"},
+        selection=run.selection, split=run.split_settings, seeds=1 if how.holds_out_every_fold else run.members, name=run.name, repeats=run,
+    )  # fmt: skip
+
+
+@transaction.atomic
+def run_rename(*, actor: Any, run: TrainingRun, name: str) -> TrainingRun:
+    """Give a run another name; the model that it produced keeps its own."""
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= 120:
+        raise InvalidInput(
+            "A run's name has 1 to 120 characters.", fields={"name": "Give a name of 1 to 120 characters."}
+        )
+    before, run.name = run.name, name
+    run.save(update_fields=["name"])
+    audit("run.renamed", run, actor=actor, project=run.project, changes={"name": [before, name]})
     return run
 
 

@@ -1,34 +1,57 @@
-"""From the labels of a dataset to what a network is trained on and judged by."""
+"""From the labels of records to what a network is trained on and judged by."""
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from django.db.models import QuerySet
+
+from datasets.ecg import SourceLabel
 from datasets.labels.maps import apply_map
-from datasets.models import Dataset, LabelMap, Record
-from datasets.selectors import dataset_labels, spec_of
+from datasets.models import LabelMap, Record, RecordLabel
+from datasets.selectors import spec_of
 
 NUMERIC_TARGETS = ("age",)
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One record with a known truth. ``group`` is the subject's key, or the record's own id without one."""
+    """One record with a known truth.
+
+    group: the subject's key, or the record's own id without one. The same key in two datasets of a project is taken for
+    the same person. content: digest of the original; label: as the problem encodes it.
+    """
 
     record: uuid.UUID
+    dataset: uuid.UUID
     key: str
     group: str
     fingerprint: str
     fold: int | None
+    content: str
     label: Any
     classes: frozenset[str]
+    site: str = ""
+    recorded_at: datetime | None = None
+
+
+def labels_of(records: QuerySet[Record]) -> dict[uuid.UUID, list[SourceLabel]]:
+    """Return the labels of all records of a queryset in one query; records without labels are not in it."""
+    found: dict[uuid.UUID, list[SourceLabel]] = defaultdict(list)
+    rows = RecordLabel.objects.filter(record__in=records.order_by().values("pk"))
+    for record, code, system, likelihood in rows.values_list("record", "code", "system", "likelihood"):
+        found[record].append(SourceLabel(code, system, likelihood))
+    return found
 
 
 def labelled_records(
-    dataset: Dataset, task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str = ""
+    records: QuerySet[Record], task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str = ""
 ) -> list[Labelled]:
     """Return the records whose truth is known, in the order of their keys.
 
@@ -36,29 +59,35 @@ def labelled_records(
     know says nothing, not "none of them". A multi-class or binary record with several classes counts for the first
     class of the map's order that is among the outputs.
     """
-    rows = (
-        Record.objects.filter(dataset=dataset)
-        .order_by("key", "id")
-        .values_list("pk", "key", "subject__key", "fingerprint", "fold", *NUMERIC_TARGETS)
+    rows = records.order_by("key", "id").values_list(
+        "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "content_sha256", *NUMERIC_TARGETS
     )
-    labels = dataset_labels(dataset) if task != "regression" else {}
+    labels = labels_of(records) if task != "regression" else {}
     spec = spec_of(label_map) if label_map is not None else None
     found: list[Labelled] = []
-    for pk, key, subject, fingerprint, fold, *numbers in rows:
-        group = f"s:{subject}" if subject else f"r:{pk}"
+    for pk, dataset, key, subject, fingerprint, fold, content, *numbers in rows:
+        label: Any
         if task == "regression":
-            value = dict(zip(NUMERIC_TARGETS, numbers))[target]
-            if value is not None:
-                found.append(Labelled(pk, key, group, fingerprint, fold, float(value), frozenset()))
-            continue
-        assert spec is not None
-        given = apply_map(labels.get(pk, []), spec).classes
-        if not given:
-            continue
-        present = [name for name in outputs if name in given]
-        if task == "multiclass":
-            if present:
-                found.append(Labelled(pk, key, group, fingerprint, fold, present[:1], frozenset(present[:1])))
+            label = dict(zip(NUMERIC_TARGETS, numbers))[target]
+            present: list[str] = []
+            if label is None:
+                continue
         else:
-            found.append(Labelled(pk, key, group, fingerprint, fold, present, frozenset(present)))
+            assert spec is not None
+            given = apply_map(labels.get(pk, []), spec).classes
+            present = [name for name in outputs if name in given]
+            if not given or (task == "multiclass" and not present):
+                continue
+            label = present = present[:1] if task == "multiclass" else present
+        group = f"s:{subject}" if subject else f"r:{pk}"
+        found.append(Labelled(pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present)))
     return found
+
+
+def data_digest(items: Iterable[Labelled]) -> str:
+    """Return the SHA-256 over the originals' digests and the truths, whatever their order: the same data and labels give
+    the same digest in every project."""
+    digest = hashlib.sha256()
+    for line in sorted(f"{item.content}\t{item.label!r}" for item in items):
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()

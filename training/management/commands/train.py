@@ -10,8 +10,9 @@ from ecgportal.errors import InvalidInput, NotFound
 from ecgportal.projects.access import Action
 from modelhub.models import ModelVersion
 from modelhub.naming import version_lookup
+from training.choices import DEFAULT_ARCHITECTURE
 from training.models import TrainingRun
-from training.services import DEFAULT_ARCHITECTURE, run_start
+from training.services import run_start
 
 TASKS = ("multilabel", "multiclass", "binary", "regression")
 

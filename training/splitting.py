@@ -1,0 +1,190 @@
+"""How a run's records are divided: the settings with their sentences, and the stored split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+
+from datasets.fingerprint import same_signal
+from datasets.splits import Split as Dealt
+from datasets.splits import SplitItem, merged_groups, split, split_digest
+from ecgportal.errors import InvalidInput
+from training.models import PARTS, Split, SplitGroup, SplitMember, TrainingRun
+from training.targets import Labelled
+
+METHODS = {
+    "fractions": "By patient, at random, with the classes spread evenly",
+    "k_fold": "Into k folds by patient",
+    "given_folds": "By the folds that the data brings along",
+}
+_OF_METHOD = {
+    "fractions": ("test", "validation"),
+    "k_fold": ("folds", "fold"),
+    "given_folds": ("test_folds", "validation_folds"),
+}
+_MOST_FOLDS = 20
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How records are divided; what the method does not use keeps its default and is not stored.
+
+    test: share of all records that is held back. validation: share of the development part that chooses the epoch and the
+    thresholds. folds: k of ``k_fold``; fold: the one held out, the next one being the validation part, or None for a
+    network per fold, each judged on the fold that it has not seen. test_folds, validation_folds: of ``given_folds``.
+    """
+
+    method: str = "fractions"
+    test: float = 0.20
+    validation: float = 0.15
+    folds: int = 5
+    fold: int | None = None
+    test_folds: tuple[int, ...] = (10,)
+    validation_folds: tuple[int, ...] = (9,)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise _bad({"method": f"A split is one of {', '.join(METHODS)}, not {self.method!r}."})
+        problems = {name: _problem(name, getattr(self, name)) for name in _OF_METHOD[self.method]}
+        problems = {name: sentence for name, sentence in problems.items() if sentence}
+        if not problems and self.method == "k_fold" and self.fold is not None and self.fold > self.folds:
+            problems["fold"] = f"There are {self.folds} folds; fold {self.fold} is not one of them."
+        if not problems and self.method == "given_folds" and set(self.test_folds) & set(self.validation_folds):
+            problems["validation_folds"] = "A fold is named for the test and for the validation."
+        if problems:
+            raise _bad(problems)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SplitSettings:
+        """Build the settings from JSON; what the method does not take is named in the error."""
+        method = values.get("method", "fractions")
+        if not isinstance(method, str) or method not in METHODS:
+            raise _bad({"method": f"A split is one of {', '.join(METHODS)}, not {method!r}."})
+        taken = _OF_METHOD[method]
+        unknown = [name for name in values if name != "method" and name not in taken]
+        if unknown:
+            raise _bad(dict.fromkeys(unknown, f"A split by {method} takes {', '.join(taken)}."))
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the method uses, as JSON."""
+        own = {name: getattr(self, name) for name in _OF_METHOD[self.method]}
+        return {"method": self.method} | {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
+
+    @property
+    def holds_out_every_fold(self) -> bool:
+        return self.method == "k_fold" and self.fold is None
+
+    def sentence(self) -> str:
+        """Return the split in words."""
+        if self.method == "k_fold":
+            which = "every fold held out in turn" if self.fold is None else f"fold {self.fold} held out"
+            return f"{self.folds} folds by patient, {which}"
+        if self.method == "given_folds":
+            test, validation = (", ".join(map(str, own)) for own in (self.test_folds, self.validation_folds))
+            return f"the data's own folds: {test} held back, {validation} for validation"
+        return (
+            f"by patient, {100 * self.test:.0f} % held back, {100 * self.validation:.0f} % of the rest for validation"
+        )
+
+
+def _bad(problems: dict[str, str]) -> InvalidInput:
+    fields = {f"split.{name}": sentence for name, sentence in problems.items()}
+    return InvalidInput(" ".join(problems.values()), code="bad_split", fields=fields)
+
+
+def _problem(name: str, value: Any) -> str | None:
+    """Return a sentence when the value of one setting cannot be used."""
+    if name in ("test", "validation"):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0.05 <= value <= 0.5:
+            return f"The {name} share must be a number between 0.05 and 0.5, not {value!r}."
+    elif name in ("folds", "fold"):
+        low = 3 if name == "folds" else 1
+        if name == "fold" and value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _MOST_FOLDS:
+            return f"The {'number of folds' if low == 3 else 'fold'} must be a whole number from {low} to {_MOST_FOLDS}, not {value!r}."
+    elif not isinstance(value, tuple) or not value or not all(isinstance(x, int) and x is not True for x in value):
+        return f"{name.replace('_', ' ').capitalize()} must be a list of fold numbers such as [10], not {value!r}."
+    return None
+
+
+def entries_of(items: Sequence[Labelled]) -> list[SplitItem]:
+    """Return the records as they are dealt out: twins of a signal, also across datasets, share a name."""
+    twins = same_signal({str(item.record): item.fingerprint or None for item in items})
+    return [
+        SplitItem(str(item.record), item.group, item.classes, item.fold, twins.get(str(item.record))) for item in items
+    ]
+
+
+def deal(entries: Sequence[SplitItem], settings: SplitSettings, seed: int) -> Dealt:
+    """Return the part of every record. InvalidInput when the records cannot be divided in this way."""
+    if settings.method == "given_folds":
+        named = {*settings.test_folds, *settings.validation_folds}
+        rest = sorted({entry.fold for entry in entries if entry.fold is not None} - named)
+        if not rest:
+            raise _bad({"test_folds": "No fold is left for training. Look which folds the dataset has."})
+        folds = {"train": rest, "validation": settings.validation_folds, "test": settings.test_folds}
+        return split(entries, folds=folds, seed=seed)
+    if settings.method == "k_fold":
+        dealt = split(entries, k_folds=settings.folds, seed=seed)
+        if settings.fold is None:
+            return dealt
+        parts = {key: part_in_fold(fold, settings.fold, settings.folds) for key, fold in dealt.parts.items()}
+        return Dealt(parts, dealt.warnings, split_digest(parts))
+    rest_share = 1 - settings.test
+    fractions = {"train": rest_share * (1 - settings.validation), "validation": rest_share * settings.validation}
+    return split(entries, fractions=fractions | {"test": settings.test}, seed=seed)
+
+
+def part_in_fold(name: str, held_out: int, folds: int) -> str:
+    """Return the part that ``fold-n`` is when fold ``held_out`` is: the held-out fold tests, the next one validates."""
+    number = int(name.removeprefix("fold-"))
+    if number == held_out:
+        return "test"
+    return "validation" if number == held_out % folds + 1 else "train"
+
+
+@transaction.atomic
+def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str], list[str]]:
+    """Return ``{record id: part}`` of the run's split, drawn and stored at the first call; and warnings."""
+    if run.split_id is not None:
+        rows = SplitMember.objects.filter(split=run.split_id).values_list("record_id", "group__part")
+        return {str(record): part for record, part in rows}, []
+    settings = SplitSettings.from_dict(run.split_settings)
+    entries = entries_of(items)
+    result = deal(entries, settings, run.settings["seed"])
+    how = settings.to_dict() | {"seed": run.settings["seed"]}
+    row = Split.objects.create(digest=result.digest, settings=how)
+    # A group is named after its first record, which is unique; its members share a subject or a signal.
+    members = merged_groups(entries)
+    groups = SplitGroup.objects.bulk_create(
+        SplitGroup(split=row, key=group[0].key, part=result.parts[group[0].key]) for group in members
+    )
+    SplitMember.objects.bulk_create(
+        SplitMember(split=row, group=group, record_id=item.key)
+        for group, items_of in zip(groups, members, strict=True)
+        for item in items_of
+    )
+    run.split = row
+    run.save(update_fields=["split"])
+    return dict(result.parts), list(result.warnings)
+
+
+def parts_of_member(parts: Mapping[str, str], settings: SplitSettings, member: int) -> dict[str, str]:
+    """Return the parts as network ``member`` (1-based) sees them."""
+    if not settings.holds_out_every_fold:
+        return dict(parts)
+    return {key: part_in_fold(part, member, settings.folds) for key, part in parts.items()}
+
+
+def counts_by_part(parts: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of records in each part."""
+    counts = Counter(parts.values())
+    return {part: counts[part] for part in PARTS}
