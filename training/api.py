@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.http import HttpResponse
+from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
@@ -14,7 +15,7 @@ from rest_framework.response import Response
 
 from datasets.models import Dataset
 from datasets.selectors import label_maps
-from ecgportal.api.viewsets import ProjectViewSet
+from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs import services as jobs
@@ -28,6 +29,7 @@ class TrainingRunSerializer(serializers.ModelSerializer):
     state = serializers.CharField(source="job.state", read_only=True)
     progress = serializers.FloatField(source="job.progress", read_only=True)
     message = serializers.CharField(source="job.message", read_only=True)
+    datasets = serializers.SerializerMethodField()
     split = serializers.SerializerMethodField()
     epochs = serializers.SerializerMethodField()
     report = serializers.SerializerMethodField()
@@ -36,14 +38,19 @@ class TrainingRunSerializer(serializers.ModelSerializer):
     class Meta:
         model = TrainingRun
         fields = [
-            "id", "project", "name", "dataset", "label_map", "classes", "task", "target", "architecture", "base_version", "mode",
-            "settings", "state", "progress", "message", "error", "job", "split", "learning_rate", "epochs", "best_epoch",
-            "produced_version", "report", "manifest", "warnings", "resumed", "created_at",
+            "id", "project", "name", "dataset", "datasets", "selection", "label_map", "classes", "task", "target", "architecture", "base_version",
+            "mode", "settings", "members", "state", "progress", "message", "error", "job", "split", "split_settings", "learning_rate", "epochs",
+            "best_epoch", "produced_version", "report", "manifest", "warnings", "resumed", "repeats", "live", "created_at",
         ]  # fmt: skip
+
+    @extend_schema_field({"type": "array", "items": {"type": "string", "format": "uuid"}})
+    def get_datasets(self, run: TrainingRun) -> list[str]:
+        return [str(row.pk) for row in run.datasets.all()]
 
     @extend_schema_field({"type": "object"})
     def get_split(self, run: TrainingRun) -> dict[str, Any]:
-        return selectors.split_counts(run)
+        known = self.context.get("splits")
+        return selectors.split_counts(run) if known is None else known.get(run.pk, {})
 
     @extend_schema_field({"type": "integer"})
     def get_epochs(self, run: TrainingRun) -> int | None:
@@ -51,7 +58,7 @@ class TrainingRunSerializer(serializers.ModelSerializer):
 
     @extend_schema_field({"type": "string", "format": "uuid", "nullable": True})
     def get_report(self, run: TrainingRun) -> str | None:
-        report = getattr(run, "report", None) if Evaluation.objects.filter(run=run).exists() else None
+        report = getattr(run, "report", None)
         return str(report.pk) if report else None
 
     @extend_schema_field({"type": "object", "nullable": True})
@@ -71,27 +78,53 @@ class TrainingRunCreateSerializer(serializers.Serializer):
     base_version = serializers.UUIDField(required=False, allow_null=True)
     mode = serializers.ChoiceField(choices=Mode.choices, required=False)
     settings = serializers.DictField(required=False, default=dict)
+    selection = serializers.DictField(
+        required=False, default=dict, help_text="filter (as of the record list), balanced, cap"
+    )
+    split = serializers.DictField(
+        required=False, default=dict, help_text="method (fractions, k_fold, given_folds, site) and what it takes"
+    )
+    seeds = serializers.IntegerField(
+        required=False, default=1, min_value=1, max_value=10, help_text="Networks in the ensemble"
+    )
     name = serializers.CharField(required=False, max_length=120, default="")
 
 
+class TrainingRunRenameSerializer(serializers.Serializer):
+    name = serializers.CharField(max_length=120)
+
+
+class TrainingRunFilter(ByIdFilterSet):
+    dataset = filters.UUIDFilter(field_name="datasets")
+
+    class Meta:
+        model = TrainingRun
+        fields: ClassVar[list[str]] = ["project", "repeats"]
+
+
 class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
-    queryset = TrainingRun.objects.select_related("job", "split")
+    queryset = TrainingRun.objects.select_related("job", "split", "report").prefetch_related("datasets")
     serializer_class = TrainingRunSerializer
-    filterset_fields = ["project", "dataset"]
+    filterset_class = TrainingRunFilter
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL,
         "resume": Action.MODEL_EDIT, "metrics": Action.MODEL_VIEW, "lr_finder": Action.MODEL_VIEW, "destroy": Action.MODEL_DELETE,
+        "partial_update": Action.MODEL_EDIT, "again": Action.MODEL_EDIT,
     }  # fmt: skip
 
-    @extend_schema(request=TrainingRunCreateSerializer, responses={202: TrainingRunSerializer})
-    def create(self, request: Request) -> Response:
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        context = self.get_serializer_context() | {"splits": selectors.split_counts_of(page)}
+        return self.get_paginated_response(TrainingRunSerializer(page, many=True, context=context).data)
+
+    def _asked(self, request: Request) -> dict[str, Any]:
+        """Return what a request asks a run to be, with its rows found."""
         form = TrainingRunCreateSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         data = form.validated_data
         project = self.project(data["project"])
-        chosen = [data["dataset"]] if data.get("dataset") else data.get("datasets", [])
-        if len(chosen) != 1:
-            raise InvalidInput("A training run needs one dataset.", fields={"dataset": "Give the id of one dataset."})
+        ids = [*([data["dataset"]] if data.get("dataset") else []), *data.get("datasets", [])]
+        datasets = Dataset.objects.select_related("project")
         label_map = None
         if data.get("label_map"):
             label_map = label_maps(request.user).filter(pk=data["label_map"]).first()
@@ -99,16 +132,34 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
                 raise InvalidInput(
                     "There is no such label map.", fields={"label_map": "Not there, or not visible to you."}
                 )
-        base = (
-            self.related(ModelVersion.objects.select_related("model"), data["base_version"], "base_version")
-            if data.get("base_version")
-            else None
-        )
-        run = services.run_start(
-            actor=request.user, project=project, dataset=self.related(Dataset.objects.select_related("project"), chosen[0], "dataset"),
-            label_map=label_map, classes=data.get("classes"), task=data["task"], target=data["target"],
-            architecture=data.get("architecture"), base_version=base, mode=data.get("mode"), settings=data["settings"], name=data["name"],
-        )  # fmt: skip
+        base = None
+        if data.get("base_version"):
+            base = self.related(ModelVersion.objects.select_related("model"), data["base_version"], "base_version")
+        return {
+            "project": project, "datasets": [self.related(datasets, pk, "dataset") for pk in ids], "label_map": label_map,
+            "classes": data.get("classes"), "task": data["task"], "target": data["target"], "architecture": data.get("architecture"),
+            "base_version": base, "mode": data.get("mode"), "settings": data["settings"], "selection": data["selection"], "split": data["split"],
+            "seeds": data["seeds"], "name": data["name"],
+        }  # fmt: skip
+
+    @extend_schema(request=TrainingRunCreateSerializer, responses={202: TrainingRunSerializer})
+    def create(self, request: Request) -> Response:
+        run = services.run_start(actor=request.user, **self._asked(request))
+        return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=TrainingRunRenameSerializer, responses={200: TrainingRunSerializer})
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Rename a run."""
+        form = TrainingRunRenameSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        run = services.run_rename(actor=request.user, run=self.get_object(), name=form.validated_data["name"])
+        return Response(self.get_serializer(run).data)
+
+    @extend_schema(request=None, responses={202: TrainingRunSerializer})
+    @action(detail=True, methods=["post"])
+    def again(self, request: Request, pk: str) -> Response:
+        """Do a run again with its choices and seed; on a processor the weights come out the same."""
+        run = services.run_again(actor=request.user, run=self.get_object())
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     def destroy(self, request: Request, pk: str) -> Response:
@@ -128,12 +179,16 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         run = services.run_resume(actor=request.user, run=self.get_object())
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
-    @extend_schema(parameters=[OpenApiParameter("after", int)], responses=OpenApiTypes.OBJECT)
+    @extend_schema(
+        parameters=[OpenApiParameter("after", int), OpenApiParameter("member", int)], responses=OpenApiTypes.OBJECT
+    )
     @action(detail=True, filterset_class=None, filterset_fields=None)
     def metrics(self, request: Request, pk: str) -> Response:
-        """Rows by epoch; ``?after=`` gives only later ones."""
-        after = request.query_params.get("after", "0")
-        rows = selectors.epoch_rows(self.get_object(), int(after) if after.isdigit() else 0)
+        """Rows by epoch; ``?after=`` gives only later ones. Of several networks the latest, or that of ``?member=``."""
+        after, member = (request.query_params.get(name, "") for name in ("after", "member"))
+        rows = selectors.epoch_rows(
+            self.get_object(), int(after) if after.isdigit() else 0, int(member) if member.isdigit() else None
+        )
         return Response({"count": len(rows), "next": None, "previous": None, "results": rows})
 
     @extend_schema(responses=OpenApiTypes.OBJECT)

@@ -124,7 +124,7 @@ def check_data(choices: Choices) -> None:
         which = "pass the filter" if choices.selection.filter else "are there"
         raise InvalidInput(
             f"Only {count} records of {names} {which}; training needs at least {FEWEST_RECORDS}.",
-            fields={"filter" if choices.selection.filter else "dataset": "Too few records."},
+            fields={"selection.filter" if choices.selection.filter else "dataset": "Too few records."},
         )
     if choices.task != "regression" and not RecordLabel.objects.filter(record__in=records.values("pk")).exists():
         raise InvalidInput(

@@ -177,7 +177,8 @@ def _fit(
 
     by_part = data.by_part(how, number)
     module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
-    folder = Path(storage.area("checkpoints", row.pk, *([number] if row.members > 1 else [])))
+    folder = Path(storage.area("checkpoints", row.pk))
+    folder = folder / f"network-{number}" if row.members > 1 else folder
     result = fit(
         module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
         targets_of(row, by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,

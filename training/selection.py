@@ -17,7 +17,7 @@ from ecgportal.errors import InvalidInput
 from training.targets import Labelled
 
 # The filters of the record list that say something about a record, and one for its quality score.
-TEXTS = ("search", "label", "format", "sex", "subject", "quality", "missing")
+TEXTS = ("search", "label", "format", "sex", "subject", "quality", "missing", "site")
 NUMBERS = ("age_min", "age_max", "duration_min", "duration_max", "fs_hz", "quality_min")
 _SEXES = ("F", "M")
 
@@ -34,11 +34,11 @@ class Selection:
     cap: int | None = None
 
     def __post_init__(self) -> None:
-        problems = {f"filter.{name}": sentence for name, sentence in _filter_problems(self.filter).items()}
+        problems = {f"selection.filter.{name}": sentence for name, sentence in _filter_problems(self.filter).items()}
         if not isinstance(self.balanced, bool):
-            problems["balanced"] = f"Balanced must be true or false, not {self.balanced!r}."
+            problems["selection.balanced"] = f"Balanced must be true or false, not {self.balanced!r}."
         if self.cap is not None and (isinstance(self.cap, bool) or not isinstance(self.cap, int) or self.cap < 10):
-            problems["cap"] = f"The cap must be a whole number of at least 10 records, not {self.cap!r}."
+            problems["selection.cap"] = f"The cap must be a whole number of at least 10 records, not {self.cap!r}."
         if problems:
             raise InvalidInput(" ".join(problems.values()), code="bad_selection", fields=problems)
 
@@ -47,10 +47,13 @@ class Selection:
         """Build a selection from JSON; unknown names are named in one error."""
         unknown = [name for name in values if name not in ("filter", "balanced", "cap")]
         if unknown:
-            raise InvalidInput(f"A selection has no {', '.join(unknown)}.", fields=dict.fromkeys(unknown, "Unknown."))
+            raise InvalidInput(
+                f"A selection has no {', '.join(unknown)}; it takes filter, balanced and cap.",
+                fields={f"selection.{name}": "Unknown." for name in unknown},
+            )
         given = values.get("filter") or {}
         if not isinstance(given, Mapping):
-            raise InvalidInput("The filter must be an object.", fields={"filter": "Give names and values."})
+            raise InvalidInput("The filter must be an object.", fields={"selection.filter": "Give names and values."})
         kept = {name: value for name, value in given.items() if value not in (None, "")}
         return cls(kept, values.get("balanced") or False, values.get("cap"))
 
@@ -63,8 +66,10 @@ class Selection:
 
     def records(self, queryset: QuerySet[Record]) -> QuerySet[Record]:
         """Narrow records to those that pass the filter."""
-        values = {name: str(value) for name, value in self.filter.items() if name != "quality_min"}
+        values = {name: str(value) for name, value in self.filter.items() if name not in ("quality_min", "site")}
         queryset = filtered(queryset, values)
+        if "site" in self.filter:
+            queryset = queryset.filter(site=self.filter["site"])
         if "quality_min" in self.filter:
             queryset = queryset.filter(quality_score__gte=self.filter["quality_min"])
         return queryset

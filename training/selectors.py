@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Max
 
-from training.models import EpochMetrics, SplitGroup, SplitMember, TrainingRun
+from datasets.models import Dataset, Record
+from training.models import PARTS, EpochMetrics, SplitGroup, SplitMember, TrainingRun
+from training.splitting import part_in_fold
+
+Counts = dict[str, dict[str, int]]
 
 
-def split_counts(run: TrainingRun) -> dict[str, dict[str, int]]:
+def split_counts(run: TrainingRun) -> dict[str, Any]:
     """Return records and subjects (groups) of each part."""
-    if run.split_id is None:
-        return {}
-    groups = dict(
-        SplitGroup.objects.filter(split=run.split_id)
-        .values_list("part")
-        .annotate(n=Count("pk"))
-        .values_list("part", "n")
-    )
-    records = dict(
-        SplitMember.objects.filter(split=run.split_id)
-        .values_list("group__part")
-        .annotate(n=Count("pk"))
-        .values_list("group__part", "n")
-    )
-    return {
-        part: {"records": records.get(part, 0), "subjects": groups.get(part, 0)}
-        for part in ("train", "validation", "test")
-    }
+    return split_counts_of([run]).get(run.pk, {})
 
 
-def epoch_rows(run: TrainingRun, after: int = 0) -> list[dict[str, Any]]:
-    """Return the metric rows of epochs later than ``after``."""
-    rows = EpochMetrics.objects.filter(run=run, epoch__gt=after).order_by("epoch")
+def split_counts_of(runs: Iterable[TrainingRun]) -> dict[uuid.UUID, dict[str, Any]]:
+    """Return ``{run id: {train, validation, test}}`` of the runs that are split, in two queries.
+
+    Of a run that holds out every fold in turn the three parts are those of its first network, and ``folds`` has the counts
+    of each fold.
+    """
+    run_of = {run.split_id: run for run in runs if run.split_id is not None}
+    found: dict[uuid.UUID, Counts] = defaultdict(lambda: defaultdict(lambda: {"records": 0, "subjects": 0}))
+    groups = SplitGroup.objects.filter(split__in=run_of).values("split", "part").annotate(n=Count("pk"))
+    for row in groups:
+        found[row["split"]][row["part"]]["subjects"] = row["n"]
+    members = SplitMember.objects.filter(split__in=run_of).values("split", "group__part").annotate(n=Count("pk"))
+    for row in members:
+        found[row["split"]][row["group__part"]]["records"] = row["n"]
+    return {run.pk: _three_parts(found[split]) for split, run in run_of.items()}
+
+
+def _three_parts(counts: Counts) -> dict[str, Any]:
+    folds = {name: own for name, own in counts.items() if name.startswith("fold-")}
+    answer: dict[str, Any] = {part: dict(counts.get(part, {"records": 0, "subjects": 0})) for part in PARTS}
+    for name, own in folds.items():
+        part = answer[part_in_fold(name, 1, len(folds))]
+        part["records"], part["subjects"] = part["records"] + own["records"], part["subjects"] + own["subjects"]
+    if folds:
+        answer["folds"] = {name: dict(folds[name]) for name in sorted(folds, key=lambda each: int(each[5:]))}
+    return answer
+
+
+def epoch_rows(run: TrainingRun, after: int = 0, member: int | None = None) -> list[dict[str, Any]]:
+    """Return the metric rows of epochs later than ``after`` of one network of a run, by default of the latest."""
+    rows = EpochMetrics.objects.filter(run=run)
+    if run.members > 1 and member is None:
+        member = rows.aggregate(latest=Max("member"))["latest"]
+    rows = rows.filter(member=member or 1, epoch__gt=after).order_by("epoch")
     return [{"epoch": row.epoch, **row.values} for row in rows]
+
+
+def sites_of(datasets: Iterable[Dataset]) -> dict[str, int]:
+    """Return how many records of the datasets come from each hospital, by its code; those without one are left out."""
+    rows = Record.objects.filter(dataset__in=[row.pk for row in datasets]).exclude(site="")
+    return {row["site"]: row["n"] for row in rows.order_by("site").values("site").annotate(n=Count("pk"))}

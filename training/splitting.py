@@ -20,11 +20,13 @@ METHODS = {
     "fractions": "By patient, at random, with the classes spread evenly",
     "k_fold": "Into k folds by patient",
     "given_folds": "By the folds that the data brings along",
+    "site": "By hospital",
 }
 _OF_METHOD = {
     "fractions": ("test", "validation"),
     "k_fold": ("folds", "fold"),
     "given_folds": ("test_folds", "validation_folds"),
+    "site": ("test_sites", "validation"),
 }
 _MOST_FOLDS = 20
 
@@ -34,7 +36,7 @@ class SplitSettings:
     """How records are divided; what the method does not use keeps its default and is not stored.
 
     test: share of all records that is held back. validation: share of the development part that chooses the epoch and the
-    thresholds. folds: k of ``k_fold``; fold: the one held out, the next one being the validation part, or None for a
+    thresholds. test_sites: hospitals of ``site`` whose patients are held back. folds: k of ``k_fold``; fold: the one held out, the next one being the validation part, or None for a
     network per fold, each judged on the fold that it has not seen. test_folds, validation_folds: of ``given_folds``.
     """
 
@@ -45,6 +47,7 @@ class SplitSettings:
     fold: int | None = None
     test_folds: tuple[int, ...] = (10,)
     validation_folds: tuple[int, ...] = (9,)
+    test_sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -110,6 +113,9 @@ def _problem(name: str, value: Any) -> str | None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _MOST_FOLDS:
             return f"The {'number of folds' if low == 3 else 'fold'} must be a whole number from {low} to {_MOST_FOLDS}, not {value!r}."
+    elif name == "test_sites":
+        if not isinstance(value, tuple) or not value or not all(isinstance(x, str) and x for x in value):
+            return "Name at least one hospital whose records are held back."
     elif not isinstance(value, tuple) or not value or not all(isinstance(x, int) and x is not True for x in value):
         return f"{name.replace('_', ' ').capitalize()} must be a list of fold numbers such as [10], not {value!r}."
     return None
@@ -123,8 +129,11 @@ def entries_of(items: Sequence[Labelled]) -> list[SplitItem]:
     ]
 
 
-def deal(entries: Sequence[SplitItem], settings: SplitSettings, seed: int) -> Dealt:
-    """Return the part of every record. InvalidInput when the records cannot be divided in this way."""
+def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt:
+    """Return the part of every record, by its id. InvalidInput when the records cannot be divided in this way."""
+    entries = entries_of(items)
+    if settings.method == "site":
+        return _by_site(items, entries, settings, seed)
     if settings.method == "given_folds":
         named = {*settings.test_folds, *settings.validation_folds}
         rest = sorted({entry.fold for entry in entries if entry.fold is not None} - named)
@@ -143,6 +152,30 @@ def deal(entries: Sequence[SplitItem], settings: SplitSettings, seed: int) -> De
     return split(entries, fractions=fractions | {"test": settings.test}, seed=seed)
 
 
+def _by_site(items: Sequence[Labelled], entries: Sequence[SplitItem], settings: SplitSettings, seed: int) -> Dealt:
+    """Hold back whole hospitals. A patient, or a signal, that is in one of them and in another is held back, too."""
+    site = {str(item.record): item.site for item in items}
+    if not any(site.values()):
+        raise _bad({"method": "No record says its hospital. Upload a label table with a column for the site."})
+    absent = sorted(set(settings.test_sites) - set(site.values()))
+    if absent:
+        raise _bad({"test_sites": f"No labelled record comes from {', '.join(absent)}."})
+    groups = merged_groups(entries)
+    held = [group for group in groups if any(site[entry.key] in settings.test_sites for entry in group)]
+    rest = [entry for group in groups if group not in held for entry in group]
+    if not rest:
+        raise _bad({"test_sites": "No hospital is left for training."})
+    fractions = {"train": 1 - settings.validation, "validation": settings.validation}
+    dealt = split(rest, fractions=fractions, seed=seed)
+    parts = dealt.parts | {entry.key: "test" for group in held for entry in group}
+    moved = sum(site[entry.key] not in settings.test_sites for group in held for entry in group)
+    note = (
+        f"{moved} records of other hospitals are held back, because their patient or signal is in a held-back one, too."
+    )
+    parts = dict(sorted(parts.items()))
+    return Dealt(parts, (*dealt.warnings, *([note] if moved else [])), split_digest(parts))
+
+
 def part_in_fold(name: str, held_out: int, folds: int) -> str:
     """Return the part that ``fold-n`` is when fold ``held_out`` is: the held-out fold tests, the next one validates."""
     number = int(name.removeprefix("fold-"))
@@ -159,7 +192,7 @@ def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str],
         return {str(record): part for record, part in rows}, []
     settings = SplitSettings.from_dict(run.split_settings)
     entries = entries_of(items)
-    result = deal(entries, settings, run.settings["seed"])
+    result = deal(items, settings, run.settings["seed"])
     how = settings.to_dict() | {"seed": run.settings["seed"]}
     row = Split.objects.create(digest=result.digest, settings=how)
     # A group is named after its first record, which is unique; its members share a subject or a signal.

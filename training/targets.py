@@ -7,7 +7,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
@@ -38,7 +37,6 @@ class Labelled:
     label: Any
     classes: frozenset[str]
     site: str = ""
-    recorded_at: datetime | None = None
 
 
 def labels_of(records: QuerySet[Record]) -> dict[uuid.UUID, list[SourceLabel]]:
@@ -60,12 +58,12 @@ def labelled_records(
     class of the map's order that is among the outputs.
     """
     rows = records.order_by("key", "id").values_list(
-        "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "content_sha256", *NUMERIC_TARGETS
+        "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "site", "content_sha256", *NUMERIC_TARGETS
     )
     labels = labels_of(records) if task != "regression" else {}
     spec = spec_of(label_map) if label_map is not None else None
     found: list[Labelled] = []
-    for pk, dataset, key, subject, fingerprint, fold, content, *numbers in rows:
+    for pk, dataset, key, subject, fingerprint, fold, site, content, *numbers in rows:
         label: Any
         if task == "regression":
             label = dict(zip(NUMERIC_TARGETS, numbers))[target]
@@ -80,7 +78,7 @@ def labelled_records(
                 continue
             label = present = present[:1] if task == "multiclass" else present
         group = f"s:{subject}" if subject else f"r:{pk}"
-        found.append(Labelled(pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present)))
+        found.append(Labelled(pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site))
     return found
 
 

@@ -47,7 +47,16 @@ class Command(PortalCommand):
 
     def arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, help="id, short name or name")
-        parser.add_argument("--dataset", required=True, help="id or name")
+        parser.add_argument("--dataset", action="append", required=True, help="id or name; may be given several times")
+        parser.add_argument(
+            "--filter", action="append", default=[], metavar="NAME=VALUE", help="of the record list, such as age_min=18"
+        )
+        parser.add_argument("--balanced", action="store_true", help="equally many records of every class")
+        parser.add_argument("--cap", type=int, help="at most this many records")
+        parser.add_argument(
+            "--split", action="append", default=[], metavar="NAME=VALUE", help="such as method=k_fold, folds=5, fold=1"
+        )
+        parser.add_argument("--seeds", type=int, default=1, help="networks in the ensemble")
         parser.add_argument("--label-map", help="id or name, such as 'PTB-XL superclass'")
         parser.add_argument("--classes", help="some of the map's classes, separated by commas; all by default")
         parser.add_argument("--task", choices=TASKS, default="multilabel")
@@ -63,16 +72,17 @@ class Command(PortalCommand):
     def do(self, **options: Any) -> dict[str, Any]:
         project = self.project(options["project"], Action.MODEL_EDIT)
         rows = Dataset.objects.filter(project=project).select_related("project")
-        dataset = self.find(rows, Action.DATA_VIEW, options["dataset"], name__iexact=options["dataset"])
+        datasets = [self.find(rows, Action.DATA_VIEW, name, name__iexact=name) for name in options["dataset"]]
         base = None
         if name := options["base_version"]:
             versions = ModelVersion.objects.filter(model__project=project).select_related("model")
             base = self.find(versions, Action.MODEL_VIEW, name, **version_lookup(name))
         classes = [x.strip() for x in (options["classes"] or "").split(",") if x.strip()]
         run = run_start(
-            actor=self.user, project=project, dataset=dataset, label_map=label_map_named(project, options["label_map"]),
+            actor=self.user, project=project, datasets=datasets, label_map=label_map_named(project, options["label_map"]),
             classes=classes or None, task=options["task"], target=options["target"], architecture=options["architecture"],
-            base_version=base, mode=options["mode"], settings=settings_of(options["set"]), name=options["name"],
+            base_version=base, mode=options["mode"], settings=settings_of(options["set"]), split=settings_of(options["split"]),
+            selection={"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, seeds=options["seeds"], name=options["name"],
         )  # fmt: skip
         result = self.follow(run.job).result
         run = TrainingRun.objects.get(pk=run.pk)

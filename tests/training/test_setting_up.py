@@ -1,0 +1,332 @@
+"""What a run can be asked to be: several datasets, a selection, a way to divide, several networks, the same again."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from ecgportal.errors import Conflict, InvalidInput
+from ecgportal.jobs.models import JobState
+from tests import factories
+from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.api_client import Api
+from tests.working import work_off
+from training import selectors
+from training.engine.settings import FitSettings
+from training.models import SplitMember, TrainingRun
+from training.selection import Selection
+from training.services import run_again, run_rename, run_start
+from training.splitting import SplitSettings, deal
+from training.targets import Labelled, data_digest
+
+FAST = {"epochs": 1, "threads": 1, "batch_size": 8}
+
+
+class Ward:
+    """Two hospitals' datasets in one project. Subject ``shared`` and one signal are in both."""
+
+    def __init__(self) -> None:
+        self.project = factories.make_project()
+        self.user = factories.make_user()
+        factories.Membership.objects.create(project=self.project, user=self.user, role="owner")
+        self.first, self.second = factories.make_dataset(self.project), factories.make_dataset(self.project)
+        twin = factories.ecg_signal(seed=777)
+        for number in range(24):
+            dataset, place = (self.first, "A") if number % 2 else (self.second, "B")
+            labels = ("NORM",) if number % 4 < 2 else ("IMI",)
+            factories.make_record(
+                dataset, subject="shared" if number in (4, 5) else f"p{number}", labels=labels, age=30 + number,
+                sex="F" if number % 3 else "M", fold=number % 10 + 1, site=place, quality_score=number / 24,
+                signal=twin if number in (6, 7) else None, fingerprint="ab" * 32 if number in (6, 7) else "",
+            )  # fmt: skip
+        self.label_map = factories.make_label_map(self.project)
+
+    def start(self, **asked) -> TrainingRun:
+        values = {
+            "actor": self.user, "project": self.project, "datasets": [self.first, self.second], "label_map": self.label_map,
+            "architecture": "xresnet1d18", "settings": FAST, **asked,
+        }  # fmt: skip
+        return run_start(**values)
+
+    def train(self, **asked) -> TrainingRun:
+        run = self.start(**asked)
+        work_off()
+        run = TrainingRun.objects.select_related("job").get(pk=run.pk)
+        assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+        return run
+
+
+@pytest.fixture
+def ward(db, few_threads) -> Ward:
+    return Ward()
+
+
+def _items(counts: dict[str, int]) -> list[Labelled]:
+    """Return made-up records: ``counts`` of each class, ``a+b`` for both, empty for none."""
+    found = []
+    for name, count in counts.items():
+        classes = frozenset(filter(None, name.split("+")))
+        for _ in range(count):
+            pk, number = uuid.uuid5(uuid.NAMESPACE_OID, str(len(found))), len(found)
+            found.append(
+                Labelled(pk, pk, f"k{number:03}", f"s:{number}", "", None, f"c{number}", sorted(classes), classes)
+            )
+    return found
+
+
+def test_a_balanced_subset_has_the_rarest_class_of_each_and_comes_back_by_its_seed():
+    items = _items({"a": 30, "b": 7, "c": 12})
+    drawn = Selection(balanced=True).draw(items, ("a", "b", "c"), "multiclass", 3)
+    assert Counter(name for item in drawn for name in item.classes) == {"a": 7, "b": 7, "c": 7}
+    assert drawn == Selection(balanced=True).draw(items, ("a", "b", "c"), "multiclass", 3)
+    assert drawn != Selection(balanced=True).draw(items, ("a", "b", "c"), "multiclass", 4)
+
+
+def test_balancing_counts_a_record_for_each_of_its_classes_and_those_without_one():
+    drawn = Selection(balanced=True).draw(_items({"a": 30, "a+b": 6, "": 40}), ("a", "b"), "multilabel", 0)
+    counts = Counter(name for item in drawn for name in item.classes or {"none"})
+    assert counts == {"a": 6, "b": 6, "none": 6}
+
+
+def test_a_cap_draws_by_its_seed_and_keeps_the_order():
+    items = _items({"a": 30})
+    drawn = Selection(cap=10).draw(items, ("a",), "binary", 1)
+    assert len(drawn) == 10 and drawn == [item for item in items if item in drawn]
+    assert drawn != Selection(cap=10).draw(items, ("a",), "binary", 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"filter": {"colour": "red"}}, "selection.filter.colour"),
+        ({"filter": {"age_min": float("nan")}}, "selection.filter.age_min"),
+        ({"filter": {"sex": "female"}}, "selection.filter.sex"),
+        ({"filter": []}, None),
+        ({"filter": ["a"]}, "selection.filter"),
+        ({"cap": 3}, "selection.cap"),
+        ({"balanced": "yes"}, "selection.balanced"),
+        ({"limit": 3}, "selection.limit"),
+    ],
+)
+def test_a_selection_that_cannot_be_is_named(values, field):
+    if field is None:
+        assert Selection.from_dict(values).is_everything
+        return
+    with pytest.raises(InvalidInput) as error:
+        Selection.from_dict(values)
+    assert field in error.value.fields
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"method": "by hand"}, "method"),
+        ({"test": 0.9}, "test"),
+        ({"validation": float("nan")}, "validation"),
+        ({"folds": 5}, "folds"),
+        ({"method": "k_fold", "folds": 2}, "folds"),
+        ({"method": "k_fold", "folds": 5, "fold": 6}, "fold"),
+        ({"method": "given_folds", "test_folds": "10"}, "test_folds"),
+        ({"method": "given_folds", "test_folds": [9], "validation_folds": [9]}, "validation_folds"),
+        ({"method": "site"}, "test_sites"),
+        ({"method": []}, "method"),
+    ],
+)
+def test_a_split_that_cannot_be_is_named(values, field):
+    with pytest.raises(InvalidInput) as error:
+        SplitSettings.from_dict(values)
+    assert f"split.{field}" in error.value.fields
+
+
+def test_settings_of_a_split_survive_storage():
+    for values in (
+        {},
+        {"method": "k_fold", "folds": 4},
+        {"method": "given_folds"},
+        {"method": "site", "test_sites": ["B"]},
+    ):
+        settings = SplitSettings.from_dict(values)
+        assert SplitSettings.from_dict(settings.to_dict()) == settings
+        assert len(settings.sentence()) > 10
+
+
+def test_folds_that_are_not_there_and_hospitals_that_are_not_there_are_said():
+    items = _items({"a": 20})
+    with pytest.raises(InvalidInput, match="No fold is left"):
+        deal(items, SplitSettings.from_dict({"method": "given_folds"}), 0)
+    with pytest.raises(InvalidInput, match="No record says its hospital"):
+        deal(items, SplitSettings.from_dict({"method": "site", "test_sites": ["X"]}), 0)
+
+
+def test_a_patient_or_a_signal_of_two_datasets_is_on_one_side_and_the_manifest_says_so(ward):
+    run = ward.train(settings={**FAST, "seed": 5})
+    sides: dict[str, set[str]] = {}
+    rows = SplitMember.objects.filter(split=run.split).select_related("group", "record__subject")
+    for member in rows:
+        sides.setdefault(member.record.subject.key, set()).add(member.group.part)
+    assert len(rows) == 24 and len(sides["shared"]) == 1
+    twins = {member.group.part for member in rows if member.record.fingerprint}
+    assert len(twins) == 1
+    assert {member.record.dataset_id for member in rows} == {ward.first.pk, ward.second.pk}
+    manifest = run.manifest
+    assert (
+        manifest["subjects_on_two_sides"] == 0 and len(manifest["data_sha256"]) == len(manifest["split_digest"]) == 64
+    )
+    assert sum(manifest["records"].values()) == 24 and manifest["subjects"]["test"] >= 1
+    assert manifest["datasets"] == sorted([ward.first.name, ward.second.name])
+
+
+def test_the_data_hash_changes_with_a_label_and_not_with_the_order():
+    items = _items({"a": 3, "b": 2})
+    assert data_digest(items) == data_digest(reversed(items))
+    assert data_digest(items) != data_digest(items[:-1])
+    changed = Labelled(**{**items[0].__dict__, "label": ["b"]})
+    assert data_digest([changed, *items[1:]]) != data_digest(items)
+
+
+def test_the_same_again_gives_the_same_weights(ward):
+    run = ward.train(datasets=[ward.first, ward.second], selection={"cap": 20})
+    again = run_again(actor=ward.user, run=run)
+    work_off()
+    again.refresh_from_db()
+    assert again.repeats == run and again.name == run.name
+    for name in ("weights_hash", "data_sha256", "split_digest", "records"):
+        assert again.manifest[name] == run.manifest[name]
+    other = ward.train(settings={**FAST, "seed": 1}, selection={"cap": 20})
+    assert other.manifest["weights_hash"] != run.manifest["weights_hash"]
+
+
+def test_with_every_fold_held_out_each_record_is_judged_by_a_network_that_has_not_seen_it(ward):
+    run = ward.train(split={"method": "k_fold", "folds": 3})
+    assert run.members == 3 and len(run.manifest["members"]) == 3
+    assert (run.report.part, run.report.report["n"]) == ("folds", 24)
+    tested = Counter()
+    for member in run.manifest["members"]:
+        tested.update({"test": member["records"]["test"]})
+        assert sum(member["records"].values()) == 24
+    assert tested["test"] == 24
+    counts = selectors.split_counts(run)
+    assert sum(fold["records"] for fold in counts["folds"].values()) == 24
+    assert sum(counts[part]["records"] for part in ("train", "validation", "test")) == 24
+    assert [row["epoch"] for row in selectors.epoch_rows(run)] == [1]
+    assert run.epochs.count() == 3
+    version = run.produced_version
+    assert version.facts["networks"] == 3 and set(version.contract["thresholds"]) == {"NORM", "MI"}
+
+
+def test_several_seeds_answer_together(ward):
+    run = ward.train(seeds=2)
+    assert run.manifest["seeds"] == [0, 1]
+    one, two = run.manifest["members"]
+    assert one["weights_hash"] != two["weights_hash"] and one["records"] == two["records"]
+    assert run.produced_version.parameters == 2 * ward.train().produced_version.parameters
+
+
+def test_a_hospital_is_held_back_as_a_whole_but_for_shared_patients(ward):
+    run = ward.train(split={"method": "site", "test_sites": ["B"], "validation": 0.2})
+    by_part: dict[str, Counter] = {}
+    for member in SplitMember.objects.filter(split=run.split).select_related("group", "record"):
+        by_part.setdefault(member.group.part, Counter())[member.record.site] += 1
+    assert by_part["test"]["B"] == 12 and by_part["train"]["B"] == by_part["validation"]["B"] == 0
+    # The shared patient and the shared signal go along.
+    assert by_part["test"]["A"] == 2
+    assert any("held back, because" in sentence for sentence in run.warnings)
+
+
+def test_the_folds_of_the_data_are_kept(ward):
+    run = ward.train(split={"method": "given_folds", "test_folds": [9, 10], "validation_folds": [7, 8]})
+    rows = SplitMember.objects.filter(split=run.split).values_list(
+        "group__part", "record__fold", "record__subject__key"
+    )
+    plain = {(part, fold) for part, fold, subject in rows if subject not in ("shared", "p6", "p7")}
+    assert {fold for part, fold in plain if part == "test"} == {9, 10}
+    assert {fold for part, fold in plain if part == "validation"} <= {7, 8}
+
+
+def test_a_filter_narrows_the_data(ward):
+    run = ward.train(selection={"filter": {"age_min": 32, "quality_min": 0.2, "sex": "F"}})
+    records = [member.record for member in SplitMember.objects.filter(split=run.split).select_related("record")]
+    assert records and all(row.age >= 32 and row.quality_score >= 0.2 and row.sex == "F" for row in records)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"datasets": []}, "dataset"),
+        ({"selection": {"filter": {"age_min": 200}}}, "selection.filter"),
+        ({"seeds": 11}, "seeds"),
+        ({"seeds": True}, "seeds"),
+        ({"seeds": 2, "split": {"method": "k_fold"}}, "seeds"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_written(ward, asked, field):
+    with pytest.raises(InvalidInput) as error:
+        ward.start(**asked)
+    assert field in error.value.fields
+    assert not TrainingRun.objects.exists()
+
+
+def test_a_dataset_stays_while_any_run_uses_it(ward):
+    from datasets.services import dataset_delete
+
+    run = ward.start()
+    for dataset in (ward.first, ward.second):
+        with pytest.raises(Conflict, match="data of a training run"):
+            dataset_delete(actor=ward.user, dataset=dataset)
+    assert [row.dataset for row in run.datasets.through.objects.filter(run=run)] == [ward.first, ward.second]
+
+
+def test_a_run_is_renamed(ward):
+    run = ward.start()
+    assert run_rename(actor=ward.user, run=run, name="  Second   try ").name == "Second try"
+    with pytest.raises(InvalidInput, match="1 to 120"):
+        run_rename(actor=ward.user, run=run, name="  ")
+
+
+def test_all_of_it_by_rest(ward):
+    api = Api(session=ward.user)
+    body = {
+        "project": str(ward.project.pk), "datasets": [str(ward.first.pk), str(ward.second.pk)], "label_map": str(ward.label_map.pk),
+        "architecture": "xresnet1d18", "settings": FAST, "selection": {"filter": {"sex": "F"}, "cap": 14}, "split": {"test": 0.3}, "name": "Both",
+    }  # fmt: skip
+    error = api.refused("post", "training-runs/", {**body, "split": {"test": 7}}, status=422, code="bad_split")
+    assert "split.test" in error["fields"]
+    error = api.refused("post", "training-runs/", {**body, "selection": {"cap": 1}}, status=422, code="bad_selection")
+    assert "selection.cap" in error["fields"]
+    run = api.post("training-runs/", body, status=202)
+    assert run["datasets"] and run["split_settings"]["test"] == 0.3 and run["selection"]["cap"] == 14
+    assert api.patch(f"training-runs/{run['id']}/", {"name": "Both, capped"})["name"] == "Both, capped"
+    work_off()
+    done = api.get(f"training-runs/{run['id']}/")
+    assert sum(part["records"] for part in done["split"].values()) == 14
+    again = api.post(f"training-runs/{run['id']}/again/", status=202)
+    assert again["repeats"] == run["id"] and again["settings"] == done["settings"]
+    for dataset in (ward.first, ward.second):
+        assert len(api.rows("training-runs/", dataset=str(dataset.pk))) == 2
+    assert [row["id"] for row in api.rows("training-runs/", repeats=run["id"])] == [again["id"]]
+
+
+def test_a_list_of_runs_takes_the_same_queries_however_long_it_is(ward):
+    api = Api(session=ward.user)
+    ward.train()
+
+    def queries() -> int:
+        with CaptureQueriesContext(
+            connection,
+        ) as seen:
+            api.get("training-runs/", project=str(ward.project.pk))
+        return len(seen)
+
+    queries()
+    few = queries()
+    ward.train()
+    ward.start()
+    assert queries() == few
+
+
+def test_the_settings_of_a_run_are_the_engines(ward):
+    assert ward.start().settings == FitSettings.from_dict({**FAST, "mode": "scratch"}).to_dict()
