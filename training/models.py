@@ -17,9 +17,10 @@ PARTS = ("train", "validation", "test")
 class Split(UUIDModel):
     """A division of a run's records into parts. A group (a subject, or records that hold the same signal) is in exactly
     one part, by construction: the part belongs to the group's row. Parts are train, validation and test, or ``fold-1``
-    to ``fold-k`` when every fold is held out in turn."""
+    to ``fold-k`` when every fold is held out in turn; ``counts`` then has the records and subjects of each round."""
 
     digest = models.CharField(max_length=64)
+    counts = models.JSONField(default=list)
     settings = models.JSONField(default=dict)
 
     project_path = "training_run__project"

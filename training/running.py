@@ -30,7 +30,7 @@ from training.ensembles import together
 from training.live import Report, add_warnings
 from training.models import PARTS, EpochMetrics, TrainingRun
 from training.problems.registry import get_problem
-from training.splitting import SplitSettings, make_split, parts_of_member
+from training.splitting import SplitSettings, make_split, rounds
 from training.targets import Labelled, data_digest
 
 if TYPE_CHECKING:
@@ -44,16 +44,16 @@ _PREPARED, _TRAINED = 0.05, 0.95
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What a run trains on. parts: ``{record id: part or fold}``."""
+    """What a run trains on. rounds: ``{record id: part}`` as each network sees it; one for all of them, or one each."""
 
     items: list[Labelled]
-    parts: dict[str, str]
+    rounds: list[dict[str, str]]
     recipe: Recipe
     stores: Stores
 
-    def by_part(self, settings: SplitSettings, member: int = 1) -> dict[str, list[Labelled]]:
+    def by_part(self, member: int = 1) -> dict[str, list[Labelled]]:
         """Return the records of each part as network ``member`` sees them."""
-        own = parts_of_member(self.parts, settings, member)
+        own = self.rounds[member - 1 if len(self.rounds) > 1 else 0]
         return {part: [item for item in self.items if own[str(item.record)] == part] for part in PARTS}
 
 
@@ -99,7 +99,10 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
     stores = prepare(
         list(row.datasets.order_by("name", "pk")), recipe, lambda part, note: context.progress(0.02 + 0.03 * part, note)
     )
-    return Prepared([item for item in items if str(item.record) in parts], parts, recipe, stores)
+    items = [item for item in items if str(item.record) in parts]
+    parts = {str(item.record): parts[str(item.record)] for item in items}
+    seen = rounds(items, parts, SplitSettings.from_dict(row.split_settings), row.settings["seed"])
+    return Prepared(items, seen, recipe, stores)
 
 
 def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[float, float]) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
         high = span[0] + (span[1] - span[0]) * number / row.members
         seed = settings.seed if how.holds_out_every_fold else settings.seed + number - 1
         try:
-            member = _fit(context, row, replace(settings, seed=seed), contract, data, how, number, (low, high))
+            member = _fit(context, row, replace(settings, seed=seed), contract, data, number, (low, high))
         except JobCancelled as error:
             # Before the first whole epoch there is nothing to keep; a stop of the portal is not the user's cancel.
             if error.code == "interrupted":
@@ -171,11 +174,11 @@ def targets_of(row: TrainingRun, items: list[Labelled]) -> np.ndarray:
 
 
 def _fit(
-    context: JobContext, row: TrainingRun, settings: FitSettings, contract: ModelContract, data: Prepared, how: SplitSettings, number: int, span: tuple[float, float],
+    context: JobContext, row: TrainingRun, settings: FitSettings, contract: ModelContract, data: Prepared, number: int, span: tuple[float, float],
 ) -> Member:  # fmt: skip
     from training.engine.fit import fit
 
-    by_part = data.by_part(how, number)
+    by_part = data.by_part(number)
     module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
     folder = Path(storage.area("checkpoints", row.pk))
     folder = folder / f"network-{number}" if row.members > 1 else folder

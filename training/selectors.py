@@ -11,7 +11,6 @@ from django.db.models import Count, Max
 
 from datasets.models import Dataset, Record
 from training.models import PARTS, EpochMetrics, SplitGroup, SplitMember, TrainingRun
-from training.splitting import part_in_fold
 
 Counts = dict[str, dict[str, int]]
 
@@ -35,18 +34,15 @@ def split_counts_of(runs: Iterable[TrainingRun]) -> dict[uuid.UUID, dict[str, An
     members = SplitMember.objects.filter(split__in=run_of).values("split", "group__part").annotate(n=Count("pk"))
     for row in members:
         found[row["split"]][row["group__part"]]["records"] = row["n"]
-    return {run.pk: _three_parts(found[split]) for split, run in run_of.items()}
+    return {run.pk: _three_parts(run, found[split]) for split, run in run_of.items()}
 
 
-def _three_parts(counts: Counts) -> dict[str, Any]:
-    folds = {name: own for name, own in counts.items() if name.startswith("fold-")}
-    answer: dict[str, Any] = {part: dict(counts.get(part, {"records": 0, "subjects": 0})) for part in PARTS}
-    for name, own in folds.items():
-        part = answer[part_in_fold(name, 1, len(folds))]
-        part["records"], part["subjects"] = part["records"] + own["records"], part["subjects"] + own["subjects"]
+def _three_parts(run: TrainingRun, counts: Counts) -> dict[str, Any]:
+    assert run.split is not None
+    folds = sorted((name for name in counts if name.startswith("fold-")), key=lambda each: int(each[5:]))
     if folds:
-        answer["folds"] = {name: dict(folds[name]) for name in sorted(folds, key=lambda each: int(each[5:]))}
-    return answer
+        return run.split.counts[0] | {"folds": {name: dict(counts[name]) for name in folds}}
+    return {part: dict(counts.get(part, {"records": 0, "subjects": 0})) for part in PARTS}
 
 
 def epoch_rows(run: TrainingRun, after: int = 0, member: int | None = None) -> list[dict[str, Any]]:

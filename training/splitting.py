@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,15 @@ from django.db import transaction
 
 from datasets.fingerprint import same_signal
 from datasets.splits import Split as Dealt
-from datasets.splits import SplitItem, merged_groups, split, split_digest
+from datasets.splits import (
+    SplitItem,
+    cross_validation,
+    fold_rounds,
+    merged_groups,
+    split,
+    split_by_site,
+    with_folds,
+)
 from ecgportal.errors import InvalidInput
 from training.models import PARTS, Split, SplitGroup, SplitMember, TrainingRun
 from training.targets import Labelled
@@ -24,7 +31,7 @@ METHODS = {
 }
 _OF_METHOD = {
     "fractions": ("test", "validation"),
-    "k_fold": ("folds", "fold"),
+    "k_fold": ("folds", "fold", "validation"),
     "given_folds": ("test_folds", "validation_folds"),
     "site": ("test_sites", "validation"),
 }
@@ -36,8 +43,8 @@ class SplitSettings:
     """How records are divided; what the method does not use keeps its default and is not stored.
 
     test: share of all records that is held back. validation: share of the development part that chooses the epoch and the
-    thresholds. test_sites: hospitals of ``site`` whose patients are held back. folds: k of ``k_fold``; fold: the one held out, the next one being the validation part, or None for a
-    network per fold, each judged on the fold that it has not seen. test_folds, validation_folds: of ``given_folds``.
+    thresholds. test_sites: hospitals of ``site`` whose patients are held back. folds: k of ``k_fold``; fold: the one held
+    out, or None for a network per fold, each judged on the fold that it has not seen. test_folds, validation_folds: of ``given_folds``.
     """
 
     method: str = "fractions"
@@ -125,15 +132,17 @@ def entries_of(items: Sequence[Labelled]) -> list[SplitItem]:
     """Return the records as they are dealt out: twins of a signal, also across datasets, share a name."""
     twins = same_signal({str(item.record): item.fingerprint or None for item in items})
     return [
-        SplitItem(str(item.record), item.group, item.classes, item.fold, twins.get(str(item.record))) for item in items
+        SplitItem(str(item.record), item.group, item.classes, item.fold, twins.get(str(item.record)), item.site or None)
+        for item in items
     ]
 
 
 def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt:
-    """Return the part of every record, by its id. InvalidInput when the records cannot be divided in this way."""
-    entries = entries_of(items)
-    if settings.method == "site":
-        return _by_site(items, entries, settings, seed)
+    """Return the part of every record, by its id; the fold when every fold is held out in turn.
+
+    InvalidInput when the records cannot be divided in this way.
+    """
+    entries, share = entries_of(items), settings.validation
     if settings.method == "given_folds":
         named = {*settings.test_folds, *settings.validation_folds}
         rest = sorted({entry.fold for entry in entries if entry.fold is not None} - named)
@@ -141,62 +150,42 @@ def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt
             raise _bad({"test_folds": "No fold is left for training. Look which folds the dataset has."})
         folds = {"train": rest, "validation": settings.validation_folds, "test": settings.test_folds}
         return split(entries, folds=folds, seed=seed)
+    if settings.method == "site":
+        return split_by_site(entries, settings.test_sites, validation_share=share, seed=seed)
     if settings.method == "k_fold":
-        dealt = split(entries, k_folds=settings.folds, seed=seed)
         if settings.fold is None:
-            return dealt
-        parts = {key: part_in_fold(fold, settings.fold, settings.folds) for key, fold in dealt.parts.items()}
-        return Dealt(parts, dealt.warnings, split_digest(parts))
+            return split(entries, k_folds=settings.folds, seed=seed)
+        return cross_validation(entries, settings.folds, validation_share=share, seed=seed)[settings.fold - 1]
     rest_share = 1 - settings.test
-    fractions = {"train": rest_share * (1 - settings.validation), "validation": rest_share * settings.validation}
-    return split(entries, fractions=fractions | {"test": settings.test}, seed=seed)
+    fractions = {"train": rest_share * (1 - share), "validation": rest_share * share, "test": settings.test}
+    return split(entries, fractions=fractions, seed=seed)
 
 
-def _by_site(items: Sequence[Labelled], entries: Sequence[SplitItem], settings: SplitSettings, seed: int) -> Dealt:
-    """Hold back whole hospitals. A patient, or a signal, that is in one of them and in another is held back, too."""
-    site = {str(item.record): item.site for item in items}
-    if not any(site.values()):
-        raise _bad({"method": "No record says its hospital. Upload a label table with a column for the site."})
-    absent = sorted(set(settings.test_sites) - set(site.values()))
-    if absent:
-        raise _bad({"test_sites": f"No labelled record comes from {', '.join(absent)}."})
-    groups = merged_groups(entries)
-    held = [group for group in groups if any(site[entry.key] in settings.test_sites for entry in group)]
-    rest = [entry for group in groups if group not in held for entry in group]
-    if not rest:
-        raise _bad({"test_sites": "No hospital is left for training."})
-    fractions = {"train": 1 - settings.validation, "validation": settings.validation}
-    dealt = split(rest, fractions=fractions, seed=seed)
-    parts = dealt.parts | {entry.key: "test" for group in held for entry in group}
-    moved = sum(site[entry.key] not in settings.test_sites for group in held for entry in group)
-    note = (
-        f"{moved} records of other hospitals are held back, because their patient or signal is in a held-back one, too."
-    )
-    parts = dict(sorted(parts.items()))
-    return Dealt(parts, (*dealt.warnings, *([note] if moved else [])), split_digest(parts))
-
-
-def part_in_fold(name: str, held_out: int, folds: int) -> str:
-    """Return the part that ``fold-n`` is when fold ``held_out`` is: the held-out fold tests, the next one validates."""
-    number = int(name.removeprefix("fold-"))
-    if number == held_out:
-        return "test"
-    return "validation" if number == held_out % folds + 1 else "train"
+def rounds(
+    items: Sequence[Labelled], parts: Mapping[str, str], settings: SplitSettings, seed: int
+) -> list[dict[str, str]]:
+    """Return the parts as each network sees them: one round, or one per fold that is held out."""
+    if not settings.holds_out_every_fold:
+        return [dict(parts)]
+    folds = {key: int(part.removeprefix("fold-")) for key, part in parts.items()}
+    entries = with_folds(entries_of(items), folds)
+    return [dealt.parts for dealt in fold_rounds(entries, validation_share=settings.validation, seed=seed)]
 
 
 @transaction.atomic
-def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str], list[str]]:
-    """Return ``{record id: part}`` of the run's split, drawn and stored at the first call; and warnings."""
+def make_split(run: TrainingRun, items: Sequence[Labelled]) -> tuple[dict[str, str], list[str]]:
+    """Return ``{record id: part or fold}`` of the run's split, drawn and stored at the first call; and warnings."""
     if run.split_id is not None:
         rows = SplitMember.objects.filter(split=run.split_id).values_list("record_id", "group__part")
         return {str(record): part for record, part in rows}, []
-    settings = SplitSettings.from_dict(run.split_settings)
-    entries = entries_of(items)
-    result = deal(items, settings, run.settings["seed"])
-    how = settings.to_dict() | {"seed": run.settings["seed"]}
-    row = Split.objects.create(digest=result.digest, settings=how)
+    settings, seed = SplitSettings.from_dict(run.split_settings), run.settings["seed"]
+    result = deal(items, settings, seed)
+    seen = [counts_of(items, parts) for parts in rounds(items, result.parts, settings, seed)]
+    row = Split.objects.create(
+        digest=result.digest, settings=settings.to_dict() | {"seed": seed}, counts=seen if len(seen) > 1 else []
+    )
     # A group is named after its first record, which is unique; its members share a subject or a signal.
-    members = merged_groups(entries)
+    members = merged_groups(entries_of(items))
     groups = SplitGroup.objects.bulk_create(
         SplitGroup(split=row, key=group[0].key, part=result.parts[group[0].key]) for group in members
     )
@@ -210,14 +199,10 @@ def make_split(run: TrainingRun, items: list[Labelled]) -> tuple[dict[str, str],
     return dict(result.parts), list(result.warnings)
 
 
-def parts_of_member(parts: Mapping[str, str], settings: SplitSettings, member: int) -> dict[str, str]:
-    """Return the parts as network ``member`` (1-based) sees them."""
-    if not settings.holds_out_every_fold:
-        return dict(parts)
-    return {key: part_in_fold(part, member, settings.folds) for key, part in parts.items()}
-
-
-def counts_by_part(parts: Mapping[str, str]) -> dict[str, int]:
-    """Return the number of records in each part."""
-    counts = Counter(parts.values())
-    return {part: counts[part] for part in PARTS}
+def counts_of(items: Sequence[Labelled], parts: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Return records and subjects of each part."""
+    answer = {}
+    for part in PARTS:
+        own = [item for item in items if parts.get(str(item.record)) == part]
+        answer[part] = {"records": len(own), "subjects": len({item.group for item in own})}
+    return answer

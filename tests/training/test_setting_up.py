@@ -158,7 +158,7 @@ def test_folds_that_are_not_there_and_hospitals_that_are_not_there_are_said():
     items = _items({"a": 20})
     with pytest.raises(InvalidInput, match="No fold is left"):
         deal(items, SplitSettings.from_dict({"method": "given_folds"}), 0)
-    with pytest.raises(InvalidInput, match="No record says its hospital"):
+    with pytest.raises(InvalidInput, match="No record comes from X"):
         deal(items, SplitSettings.from_dict({"method": "site", "test_sites": ["X"]}), 0)
 
 
@@ -212,6 +212,7 @@ def test_with_every_fold_held_out_each_record_is_judged_by_a_network_that_has_no
     counts = selectors.split_counts(run)
     assert sum(fold["records"] for fold in counts["folds"].values()) == 24
     assert sum(counts[part]["records"] for part in ("train", "validation", "test")) == 24
+    assert counts["train"]["records"] == run.manifest["members"][0]["records"]["train"]
     assert [row["epoch"] for row in selectors.epoch_rows(run)] == [1]
     assert run.epochs.count() == 3
     version = run.produced_version
@@ -234,7 +235,7 @@ def test_a_hospital_is_held_back_as_a_whole_but_for_shared_patients(ward):
     assert by_part["test"]["B"] == 12 and by_part["train"]["B"] == by_part["validation"]["B"] == 0
     # The shared patient and the shared signal go along.
     assert by_part["test"]["A"] == 2
-    assert any("held back, because" in sentence for sentence in run.warnings)
+    assert any("same patient or the same signal" in sentence for sentence in run.warnings)
 
 
 def test_the_folds_of_the_data_are_kept(ward):

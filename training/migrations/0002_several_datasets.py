@@ -53,6 +53,11 @@ class Migration(migrations.Migration):
             name='dataset',
         ),
         migrations.AddField(
+            model_name='split',
+            name='counts',
+            field=models.JSONField(default=list),
+        ),
+        migrations.AddField(
             model_name='epochmetrics',
             name='member',
             field=models.PositiveSmallIntegerField(default=1),
