@@ -1,24 +1,33 @@
-"""Plain arrays of samples: which axis holds the leads, and what must be asked because arrays do not say it."""
+"""Plain arrays of samples: which axis holds the leads, what names beside them say, and what must be asked.
+
+Arrays do not say what they are; names beside them are believed, everything else is asked for with a guess.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
 
 import numpy as np
 
 from datasets.ecg import LEADS_12, Record, RecordMeta
-from datasets.formats._clinical import check_leads, check_size, lead_name, millivolts_per, number, option_unit_mv
-from datasets.formats.base import ReadOptions
+from datasets.formats._choosing import MAX_LEADS, is_signal_shape, last_of, pick, rate_by_time, squeezed
+from datasets.formats._clinical import check_leads, check_size, lead_name, millivolts_per, number, option_unit_mv, stem
+from datasets.formats.base import ReadOptions, ReadResult
 from ecgportal.errors import InvalidInput, NeedsAnswer, UnreadableFile
 
-MAX_LEADS = 64
 _EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 _RATES = {5000: 500, 1000: 100, 2500: 250, 10000: 1000, 4096: 400, 2048: 200}
 _RATE_KEY = re.compile(
     r"(curr[_ ]?)?(fs|freq|frequency|sfreq|samp(le|ling)?[_ ]?(rate|freq|frequency)|rate)([_ ]?\(?hz\)?)?$",
     re.IGNORECASE,
+)
+# Names under which converters keep a number that turns digits into a voltage, in one direction or the other.
+_GAIN_KEY = re.compile(
+    r"(adc[_ ]?gain|gain|adu(_?per_?mv)?|(digits|units)_?per_?mv|resolution|lsb|scale|scale_?factor)$", re.IGNORECASE
 )
 _UNIT_KEY = re.compile(r"(unit|units|signal_units?)$", re.IGNORECASE)
 _LEADS_KEY = re.compile(r"(leads?|lead_?names?|sig_?names?|channels?|channel_?names?|lead_?order)$", re.IGNORECASE)
@@ -26,11 +35,16 @@ _LEADS_KEY = re.compile(r"(leads?|lead_?names?|sig_?names?|channels?|channel_?na
 
 @dataclass(frozen=True)
 class Told:
-    """What a file says about its array. unit_mv: millivolt per value. fs_guess, unit_guess: ``(value, reason)``."""
+    """What a file says about its array.
+
+    unit_mv: millivolt per value. gain: name and value of a factor between digits and voltage, whose direction is open.
+    fs_guess, unit_guess: ``(value, reason)``.
+    """
 
     fs_hz: float | None = None
     unit_mv: float | None = None
     leads: tuple[str, ...] | None = None
+    gain: tuple[str, float] | None = None
     fs_guess: tuple[str, str] | None = None
     unit_guess: tuple[str, str] | None = None
     meta: RecordMeta = field(default_factory=RecordMeta)
@@ -38,12 +52,12 @@ class Told:
 
 def told_by(statements: dict[str, object]) -> Told:
     """Return what named values beside an array say: rate, unit, lead names (attributes, scalars, lists of words)."""
-    fs_hz, unit_mv, leads = None, None, None
+    fs_hz, unit_mv, leads, gain = None, None, None, None
     # A converter's current rate comes before the rate of the original file.
     for key in sorted(statements, key=lambda k: not k.lower().startswith("curr")):
         value = statements[key]
         if fs_hz is None and _RATE_KEY.match(key):
-            rate = number(value)
+            rate = number(re.sub(r"\s*hz$", "", value, flags=re.IGNORECASE) if isinstance(value, str) else value)
             fs_hz = rate if rate is not None and 1 <= rate <= 100_000 else None
         elif unit_mv is None and _UNIT_KEY.match(key) and isinstance(value, str):
             unit_mv = millivolts_per(value)
@@ -51,14 +65,146 @@ def told_by(statements: dict[str, object]) -> Told:
             words = re.split(r"[,;\s]+", value) if isinstance(value, str) else value
             if isinstance(words, list | tuple) and words and all(isinstance(word, str) for word in words):
                 leads = tuple(lead_name(word) for word in words)
-    return Told(fs_hz, unit_mv, leads)
+        elif gain is None and _GAIN_KEY.match(key) and (factor := number(value)) not in (None, 0.0, 1.0):
+            gain = (key, factor or 1.0)
+    return Told(fs_hz, unit_mv, leads, gain)
 
 
-def is_signal_shape(shape: Sequence[int]) -> bool:
-    """Tell whether an array can be the samples of one ECG: one axis for some leads, a longer one for the samples."""
-    if len(shape) == 1:
-        return shape[0] >= 100
-    return len(shape) == 2 and 1 <= min(shape) <= MAX_LEADS and max(shape) >= 100
+def stacked(name: str, rows: Sequence[tuple[str, np.ndarray]], told: Told) -> tuple[np.ndarray, Told]:
+    """Put arrays of one named lead each together, ``(leads, samples)``."""
+    lengths = {row.size for _, row in rows}
+    if len(lengths) != 1:
+        counts = ", ".join(f"{lead} {row.size}" for lead, row in rows[:12])
+        raise UnreadableFile(f"{name} holds leads of different lengths: {counts}. Save them alike.", code="bad_shape")
+    return np.stack([row.reshape(-1) for _, row in rows]), replace(
+        told, leads=tuple(lead_name(lead) for lead, _ in rows)
+    )
+
+
+class Exams(Sequence[tuple[str, Record]]):
+    """The records of one array of many exams, made when they are asked for.
+
+    A part of CODE-15% holds 20,000 exams, 4 GB as float32: more than should ever be in memory at once. ``opened`` gives
+    a function from the number of an exam to its array.
+    """
+
+    def __init__(
+        self, name: str, keys: list[str], told: Told, options: ReadOptions,
+        opened: Callable[[], AbstractContextManager[Callable[[int], np.ndarray]]],
+    ):  # fmt: skip
+        self._name = name
+        self._keys = keys
+        self._told = told
+        self._options = options
+        self._opened = opened
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Record]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, Record]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, Record] | list[tuple[str, Record]]:
+        if isinstance(index, slice):
+            return list(self._read(range(*index.indices(len(self)))))
+        position = range(len(self))[index]
+        return next(self._read(range(position, position + 1)))
+
+    def __iter__(self) -> Iterator[tuple[str, Record]]:
+        return self._read(range(len(self)))
+
+    def _read(self, indices: range) -> Iterator[tuple[str, Record]]:
+        with self._opened() as exam:
+            for index in indices:
+                key = self._keys[index]
+                array, note = _unpadded(exam(index))
+                record = record_of(f"{self._name} ({key})", array, self._told, self._options)
+                yield (
+                    key,
+                    replace(record, meta=replace(record.meta, notes=(*record.meta.notes, note))) if note else record,
+                )
+
+
+def exam_axis(shape: tuple[int, int, int], options: ReadOptions) -> int:
+    """Return which axis counts the exams: the first, unless only the last one leaves a usual number of leads."""
+    usual = {12, 8, len(options.lead_order or ())}
+
+    def fits(other: tuple[int, int]) -> bool:
+        return is_signal_shape(other) and min(other) in usual
+
+    return 2 if not fits(shape[1:]) and fits(shape[:2]) else 0
+
+
+def keys_of(name: str, ids: Sequence[Any] | None, count: int) -> list[str]:
+    """Return the keys of ``count`` exams: their own where each has one of its own, else their numbers."""
+    if ids is not None and len(ids) == count:
+        keys = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in ids]
+        if len(set(keys)) == count:
+            return keys
+    return [stem(name)] if count == 1 else [f"{index:06d}" for index in range(count)]
+
+
+def records_of(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    beside: Mapping[str, object],
+    options: ReadOptions,
+    known: Callable[[str, np.ndarray, Told, Mapping[str, object]], Told] | None = None,
+) -> ReadResult:
+    """Return the ECGs among arrays in memory.
+
+    beside: what scalars, texts and lists beside them say, by name. known: adds to what is told of an array what its
+    place in a known collection's layout tells.
+    """
+    picked = pick(name, arrays)
+    told, key = told_by(dict(beside)), stem(name)
+    if picked.exams is not None:
+        exams = arrays[picked.exams]
+        exams = exams.reshape(squeezed(exams.shape))
+        if exam_axis(exams.shape, options) == 2:
+            exams = np.moveaxis(exams, 2, 0)
+        check_size(name, 1, exams.size)
+        ids = next((a.reshape(-1).tolist() for path, a in arrays.items() if last_of(path).lower() in IDS), None)
+        if known is not None:
+            told = known(picked.exams, exams[0], told, beside)
+        found = Exams(name, keys_of(name, ids, len(exams)), told, options, lambda: nullcontext(exams.__getitem__))
+        # The first record shows at once whether anything has to be asked.
+        next(iter(found))
+        return ReadResult(found)
+    records = []
+    for path in picked.single:
+        array = arrays[path].reshape(squeezed(arrays[path].shape))
+        own = replace(told, fs_hz=told.fs_hz or rate_by_time(arrays, max(array.shape)))
+        if known is not None:
+            own = known(path, array, own, beside)
+        many = len(picked.single) > 1
+        label = re.sub(r"\W", "_", path) if many else key
+        records.append((label, record_of(f"{name} ({path})" if many else name, array, own, options)))
+    for path, leads in picked.rows.items():
+        array, own = stacked(name, [(last_of(lead), arrays[lead]) for lead in leads], told)
+        own = replace(own, fs_hz=own.fs_hz or rate_by_time(arrays, array.shape[1]))
+        records.append(
+            (re.sub(r"\W", "_", path) if len(picked.rows) > 1 else key, record_of(name, array, own, options))
+        )
+    return ReadResult(tuple(records))
+
+
+IDS = ("exam_id", "exam_ids", "id", "ids", "record_id", "ecg_id", "study_id", "file_name", "record", "records", "names")
+
+
+def _unpadded(exam: np.ndarray) -> tuple[np.ndarray, str]:
+    """Cut the zeros that fixed-length collections (CODE-15%) put before and behind shorter ECGs."""
+    axis = 0 if exam.shape[0] > exam.shape[1] else 1
+    recorded = np.flatnonzero(np.any(exam != 0, axis=1 - axis))
+    if not recorded.size:
+        return exam, ""
+    first, last = int(recorded[0]), int(recorded[-1]) + 1
+    cut = exam.shape[axis] - (last - first)
+    if cut < 50:
+        return exam, ""
+    note = f"{cut} samples of zero padding ({first} before, {exam.shape[axis] - last} behind the ECG) were cut off."
+    return (exam[first:last] if axis == 0 else exam[:, first:last]), note
 
 
 def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) -> Record:
@@ -91,6 +237,9 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
     if fs_hz is None:
         fields["fs_hz"] = _rate_question(max(array.shape), told)
     unit_mv = told.unit_mv
+    if told.gain is not None and _are_digits(array):
+        # Whether "gain" multiplies or divides is not agreed on, and a stated unit may be that of the digits' product.
+        unit_mv, told = None, replace(told, unit_guess=told.unit_guess or _by_gain(*told.gain))
     if unit_mv is None and options.unit is not None:
         unit_mv = option_unit_mv(options.unit)
     if unit_mv is None:
@@ -107,6 +256,27 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
     if not np.isfinite(signal).any():
         raise UnreadableFile(f"{name} holds no sample, only gaps.", code="no_signal")
     return Record(signal, fs_hz, leads, meta=told.meta)
+
+
+def _are_digits(array: np.ndarray) -> bool:
+    """Tell whether the values are whole numbers, as converters from analogue to digital give them."""
+    if array.dtype.kind in "iu":
+        return True
+    part = array.reshape(-1)[:20_000]
+    part = part[np.isfinite(part)]
+    return bool(part.size and (part == np.rint(part)).all() and np.ptp(part) > 20)
+
+
+def _by_gain(key: str, value: float) -> tuple[str, str]:
+    if value > 1 and re.search(r"gain|per_?mv|adu", key, re.IGNORECASE):
+        return (
+            f"{value:g}/mV",
+            f"The samples are whole numbers and the file names {key} = {value:g}: so many digits are one millivolt as a rule.",
+        )
+    return (
+        "",
+        f"the samples are whole numbers and the file names {key} = {value:g}, but not what it means. Give <number>/mV, the digits of one millivolt.",
+    )
 
 
 _WORDS = {"fs_hz": "sampling rate", "unit": "unit", "lead_order": "lead order"}
@@ -164,7 +334,7 @@ def _rate_question(samples: int, told: Told) -> str:
 
 def _unit_question(rows: np.ndarray, told: Told) -> str:
     if told.unit_guess is not None:
-        return f"Guess: {told.unit_guess[0]}. {told.unit_guess[1]}"
+        return f"{f'Guess: {told.unit_guess[0]}.' if told.unit_guess[0] else 'No guess:'} {told.unit_guess[1]}"
     part = rows if rows.ndim == 2 else rows[None]
     part = part[:, :20_000].astype(np.float64)
     part = part[np.isfinite(part).any(axis=1)]

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from datasets.ecg import Record
-from datasets.formats._arrays import Told, is_signal_shape, record_of, told_by
+from datasets.formats._arrays import IDS, Exams, Told, keys_of, record_of, stacked, told_by
+from datasets.formats._choosing import Picked, last_of, pick, rate_by_time, squeezed
 from datasets.formats._clinical import check_size, stem
 from datasets.formats.base import ReadOptions, ReadResult, Source
 from ecgportal.errors import PortalError, TooLarge, UnreadableFile, UnsafeFile
 
 _MAX_OBJECTS = 100_000
 _MAX_DEPTH = 8
-_IDS = ("exam_id", "exam_ids", "id", "ids", "record_id", "ecg_id", "study_id", "file_name")
-_USUAL = frozenset(("ecg", "tracings", "signal", "signals", "data", "val", "feats", "p_signal"))
 
 
 def read_hdf(source: Source, options: ReadOptions) -> ReadResult:
@@ -27,8 +27,10 @@ def read_hdf(source: Source, options: ReadOptions) -> ReadResult:
 
     with source.open() as stream, _damage(source.name), h5py.File(stream, "r") as file:
         datasets = dict(_walk(source.name, file))
-        exams = _exams(source, file, datasets, options)
-        return ReadResult(exams if exams is not None else tuple(_records(source.name, file, datasets, options)))
+        picked = pick(source.name, {p: d for p, d in datasets.items() if d.shape is not None}, is_collection=True)
+        if picked.exams is not None:
+            return ReadResult(_exams(source, picked.exams, file, datasets, options))
+        return ReadResult(tuple(_records(source.name, picked, file, datasets, options)))
 
 
 @contextmanager
@@ -53,63 +55,29 @@ def _damage(name: str) -> Iterator[None]:
         ) from error
 
 
-class _Exams(Sequence[tuple[str, Record]]):
-    """The records of one array of many exams, read from the file when they are asked for.
+def _exams(source: Source, path: str, file: Any, datasets: dict[str, Any], options: ReadOptions) -> Exams:
+    """Return the records of an array ``(exams, samples, leads)``, read from the file one by one."""
+    import h5py
 
-    A part of CODE-15% holds 20,000 exams, 4 GB as float32: more than should ever be in memory at once.
-    """
-
-    def __init__(self, source: Source, path: str, keys: list[str], told: Told, options: ReadOptions):
-        self._source = source
-        self._path = path
-        self._keys = keys
-        self._told = told
-        self._options = options
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, Record]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[str, Record]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[str, Record] | list[tuple[str, Record]]:
-        if isinstance(index, slice):
-            return list(self._read(range(*index.indices(len(self)))))
-        position = range(len(self))[index]
-        return next(self._read(range(position, position + 1)))
-
-    def __iter__(self) -> Iterator[tuple[str, Record]]:
-        return self._read(range(len(self)))
-
-    def _read(self, indices: range) -> Iterator[tuple[str, Record]]:
-        import h5py
-
-        name = self._source.name
-        with self._source.open() as stream, _damage(name), h5py.File(stream, "r") as file:
-            data = file[self._path]
-            for index in indices:
-                key = self._keys[index]
-                array, note = _unpadded(data[index])
-                record = record_of(f"{name} ({key})", array, self._told, self._options)
-                yield key, _with_note(record, note) if note else record
-
-
-def _exams(source: Source, file: Any, datasets: dict[str, Any], options: ReadOptions) -> _Exams | None:
-    """Return the records of a file whose array is ``(exams, samples, leads)``, or None when it has no such array."""
-    many = [
-        (p, d) for p, d in datasets.items() if d.dtype.kind in "iuf" and d.ndim == 3 and is_signal_shape(d.shape[1:])
-    ]
-    if not many:
-        return None
-    path, data = many[0]
-    count, *exam = data.shape
+    data, name = datasets[path], source.name
+    count, *exam = squeezed(data.shape)
     if count == 0:
-        raise UnreadableFile(f"{source.name} holds no exam.", code="no_signal")
-    check_size(source.name, exam[0], exam[1])
-    _check_stored(source.name, data)
-    ids = next((d for p, d in datasets.items() if p.rpartition("/")[2].lower() in _IDS and d.shape == (count,)), None)
-    exams = _Exams(source, path, _keys(ids, count), _told(datasets, file, data), options)
+        raise UnreadableFile(f"{name} holds no exam.", code="no_signal")
+    if len(exam) != 2:
+        raise UnreadableFile(
+            f"{name} holds {path} of shape {data.shape}; (exams, samples, leads) is read.", code="bad_shape"
+        )
+    check_size(name, exam[0], exam[1])
+    _check_stored(name, data)
+    ids = next((d for p, d in datasets.items() if last_of(p).lower() in IDS and d.shape == (count,)), None)
+
+    @contextmanager
+    def opened() -> Iterator[Callable[[int], np.ndarray]]:
+        with source.open() as stream, _damage(name), h5py.File(stream, "r") as again:
+            yield lambda index: again[path][index].reshape(exam)
+
+    keys = keys_of(name, ids[()].tolist() if ids is not None else None, count)
+    exams = Exams(name, keys, _told(datasets, file, data), options, opened)
     # The first record shows at once whether anything has to be asked.
     next(iter(exams))
     return exams
@@ -125,29 +93,34 @@ def _check_stored(name: str, data: Any) -> None:
         )
 
 
-def _records(name: str, file: Any, datasets: dict[str, Any], options: ReadOptions) -> Iterator[tuple[str, Record]]:
-    ids = next((d for path, d in datasets.items() if path.rpartition("/")[2].lower() in _IDS and d.ndim == 1), None)
-    single = {
-        p: d
+def _records(
+    name: str, picked: Picked, file: Any, datasets: dict[str, Any], options: ReadOptions
+) -> Iterator[tuple[str, Record]]:
+    paths = (*picked.single, *(path for rows in picked.rows.values() for path in rows))
+    check_size(name, 1, sum(int(datasets[path].size) for path in paths))
+    for path in paths:
+        _check_stored(name, datasets[path])
+    times = {
+        p: d[()]
         for p, d in datasets.items()
-        if d.dtype.kind in "iuf" and d.ndim in (1, 2) and is_signal_shape(_squeezed(d.shape)) and d is not ids
+        if d.ndim in (1, 2) and re.fullmatch(r"t|times?|time_?s", last_of(p), re.I)
     }
-    if len(single) > 1:
-        named = {path: d for path, d in single.items() if path.rpartition("/")[2].lower() in _USUAL}
-        single = named or {path: d for path, d in single.items() if d.ndim == 2}
-    if not single:
-        listed = ", ".join(f"{path} {d.shape}" for path, d in list(datasets.items())[:10]) or "nothing"
-        raise UnreadableFile(f"{name} holds no array that is an ECG; it holds {listed}.", code="not_an_ecg")
-    check_size(name, 1, sum(int(d.size) for d in single.values()))
-    for path, data in single.items():
-        _check_stored(name, data)
-        key = stem(name) if len(single) == 1 else path
-        yield (
-            key,
-            record_of(
-                f"{name} ({path})", data[()].reshape(_squeezed(data.shape)), _told(datasets, file, data), options
-            ),
-        )
+    same = len(picked.single) > 1 and len({last_of(path) for path in picked.single}) == 1
+    for path in picked.single:
+        data = datasets[path]
+        # One group an ECG: the group's name is the ECG's.
+        label = path.rpartition("/")[0] if same else path
+        array = data[()].reshape(squeezed(data.shape))
+        told = _told(datasets, file, data)
+        told = replace(told, fs_hz=told.fs_hz or rate_by_time(times, max(array.shape)))
+        key = stem(name) if len(picked.single) == 1 else label.replace("/", "_")
+        yield key, record_of(f"{name} ({path})", array, told, options)
+    for path, rows in picked.rows.items():
+        leads = [(last_of(lead), datasets[lead][()]) for lead in rows]
+        array, told = stacked(name, leads, _told(datasets, file, datasets[rows[0]]))
+        told = replace(told, fs_hz=told.fs_hz or rate_by_time(times, array.shape[1]))
+        key = stem(name) if len(picked.rows) == 1 else path.replace("/", "_")
+        yield key, record_of(f"{name} ({path})" if path else name, array, told, options)
 
 
 def _walk(name: str, group: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -184,8 +157,25 @@ def _told(datasets: dict[str, Any], file: Any, data: Any) -> Told:
             beside[key] = _plain(attributes[key])
     for path, entry in datasets.items():
         if entry.size is not None and 0 < entry.size <= 64 and entry.dtype.kind in "iufSO":
-            beside[path.rpartition("/")[2]] = _plain(entry[()])
+            beside[last_of(path)] = _content(file, entry)
     return told_by({key: value for key, value in beside.items() if value is not None})
+
+
+def _content(file: Any, entry: Any) -> object:
+    """Return a small dataset's value; MATLAB 7.3 keeps text as numbers, and cells of texts as references within the file."""
+    import h5py
+
+    if _is_text(entry):
+        return "".join(map(chr, entry[()].ravel(order="F").tolist()))
+    if entry.dtype == h5py.ref_dtype:
+        cells = [file[reference] for reference in entry[()].ravel().tolist() if reference]
+        return [_content(file, cell) for cell in cells if isinstance(cell, h5py.Dataset) and _is_text(cell)]
+    return _plain(entry[()])
+
+
+def _is_text(entry: Any) -> bool:
+    kind = entry.attrs.get("MATLAB_class")
+    return isinstance(kind, bytes | np.bytes_) and kind == b"char" and entry.dtype.kind == "u" and entry.size <= 4096
 
 
 def _plain(value: Any) -> object:
@@ -198,33 +188,3 @@ def _plain(value: Any) -> object:
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, str | int | float) else None
-
-
-def _keys(ids: Any, count: int) -> list[str]:
-    if ids is not None and ids.shape[0] == count:
-        keys = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in ids[()].tolist()]
-        if len(set(keys)) == count:
-            return keys
-    return [f"{index:06d}" for index in range(count)]
-
-
-def _unpadded(exam: np.ndarray) -> tuple[np.ndarray, str]:
-    """Cut the zeros that fixed-length collections (CODE-15%) put before and behind shorter ECGs."""
-    axis = 0 if exam.shape[0] > exam.shape[1] else 1
-    recorded = np.flatnonzero(np.any(exam != 0, axis=1 - axis))
-    if not recorded.size:
-        return exam, ""
-    first, last = int(recorded[0]), int(recorded[-1]) + 1
-    cut = exam.shape[axis] - (last - first)
-    if cut < 50:
-        return exam, ""
-    note = f"{cut} samples of zero padding ({first} before, {exam.shape[axis] - last} behind the ECG) were cut off."
-    return (exam[first:last] if axis == 0 else exam[:, first:last]), note
-
-
-def _with_note(record: Record, note: str) -> Record:
-    return replace(record, meta=replace(record.meta, notes=(*record.meta.notes, note)))
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (max(shape),) if len(shape) == 2 and 1 in shape else shape

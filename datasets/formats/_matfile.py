@@ -176,7 +176,11 @@ class _File:
             return name, self._struct(data, position, count, depth)
         values, _ = self._values(data, position)
         if kind == _CHAR:
-            return name, "".join(chr(c) for c in values[:10_000].tolist())
+            letters = values[:10_000].tolist()
+            if len(shape) == 2 and shape[0] > 1 and count == len(letters):
+                # Several rows of text, stored column by column.
+                return name, ["".join(map(chr, letters[row :: shape[0]])).strip() for row in range(shape[0])]
+            return name, "".join(map(chr, letters))
         if int(flags[0]) & 0x800:
             raise ValueError("complex numbers are no samples")
         if values.size != count:

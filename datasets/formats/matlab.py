@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from datasets.ecg import LEADS_12, Record, RecordMeta
+from datasets.ecg import LEADS_12, RecordMeta
 from datasets.formats import _hdf
-from datasets.formats._arrays import Told, is_signal_shape, record_of, told_by
-from datasets.formats._clinical import number, sex, stem
+from datasets.formats._arrays import Told, records_of
+from datasets.formats._choosing import last_of
+from datasets.formats._clinical import number, sex
 from datasets.formats._matfile import is_level4, is_level5, read_matfile
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
-from ecgportal.errors import UnreadableFile
 
 _LEVEL73 = b"MATLAB 7.3 MAT-file"
 
@@ -28,51 +30,30 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         head = stream.read(128)
     if head.startswith(_LEVEL73):
         return _hdf.read_hdf(source, options)
-    variables = read_matfile(read_bytes(source), source.name)
-    return ReadResult(((stem(source.name), _record(source.name, variables, options)),))
-
-
-def _record(name: str, variables: dict[str, Any], options: ReadOptions) -> Record:
-    """Choose the array that is the ECG, and what the values beside it say."""
-    beside: dict[str, object] = {}
     arrays: dict[str, np.ndarray] = {}
-    for key, value in _flat(variables):
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and is_signal_shape(_squeezed(value).shape):
-            arrays[key] = _squeezed(value)
-        elif isinstance(value, np.ndarray) and value.size == 1:
-            beside[key.rpartition(".")[2]] = value.item()
+    beside: dict[str, object] = {}
+    for key, value in _flat(read_matfile(read_bytes(source), source.name)):
+        if isinstance(value, np.ndarray) and value.size == 1:
+            beside[last_of(key)] = value.item()
+        elif isinstance(value, np.ndarray):
+            arrays[key] = value
         elif isinstance(value, str | list):
-            beside[key.rpartition(".")[2]] = value
-    if len(arrays) > 1:
-        named = {key: a for key, a in arrays.items() if key.rpartition(".")[2].lower() in _USUAL}
-        arrays = named if len(named) == 1 else arrays
-    if len(arrays) != 1:
-        listed = (
-            ", ".join(f"{key} {a.shape}" for key, a in list(arrays.items())[:10])
-            or ", ".join(list(variables)[:10])
-            or "nothing"
-        )
-        raise UnreadableFile(
-            f"{name} holds {'several arrays that could be' if arrays else 'no array that is'} an ECG: {listed}. "
-            "Save one array (leads, samples) in the file.",
-            code="not_an_ecg",
-        )
-    ((key, array),) = arrays.items()
-    told = told_by(beside)
-    age = number(beside.get("age"))
-    word = beside.get("sex") or beside.get("gender")
+            beside[last_of(key)] = value
+    return records_of(source.name, arrays, beside, options, _known_collections)
+
+
+def _known_collections(key: str, array: np.ndarray, told: Told, beside: Mapping[str, object]) -> Told:
+    """Add age and sex, and the guesses of rate and unit for the layouts of known collections."""
+    age, word = number(beside.get("age")), beside.get("sex") or beside.get("gender")
     meta = RecordMeta(
         age=age if age is not None and 0 <= age <= 130 else None, sex=sex(word if isinstance(word, str) else None)
     )
-    guesses = _guesses(key, array, beside)
-    return record_of(name, array, Told(told.fs_hz, told.unit_mv, told.leads, *guesses, meta), options)
-
-
-_USUAL = frozenset(("val", "data", "ecg", "signal", "signals", "feats", "tracing", "tracings", "x"))
+    fs_guess, unit_guess = _guesses(key, array, beside)
+    return replace(told, fs_guess=fs_guess, unit_guess=unit_guess, meta=meta)
 
 
 def _guesses(
-    key: str, array: np.ndarray, beside: dict[str, object]
+    key: str, array: np.ndarray, beside: Mapping[str, object]
 ) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
     """Return the guesses of rate and unit for the layouts of known collections."""
     if key.lower() == "ecg.data" and {"sex", "age"} <= beside.keys() and len(LEADS_12) in array.shape:
@@ -84,10 +65,6 @@ def _guesses(
         reason = "An integer matrix 'val' is a signal file of the PhysioNet/CinC Challenges; upload its header (.hea) beside it for certainty."
         return ("500", reason), ("1000/mV", reason)
     return None, None
-
-
-def _squeezed(array: np.ndarray) -> np.ndarray:
-    return array.reshape(-1) if array.ndim == 2 and 1 in array.shape else array
 
 
 def _flat(variables: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -10,9 +10,8 @@ import zlib
 
 import numpy as np
 
-from datasets.ecg import Record
-from datasets.formats._arrays import is_signal_shape, record_of, told_by
-from datasets.formats._clinical import check_size, stem
+from datasets.formats._arrays import records_of
+from datasets.formats._clinical import check_size
 from datasets.formats.base import MAX_VALUES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from ecgportal.errors import TooLarge, UnreadableFile, UnsafeFile
 
@@ -30,12 +29,19 @@ def _sniff(head: bytes, name: str) -> bool:
 
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:
-    data = read_bytes(source)
+    data, name = read_bytes(source), source.name
     if data.startswith(_MAGIC):
-        return ReadResult(
-            ((stem(source.name), record_of(source.name, _array(data, source.name), told_by({}), options)),)
-        )
-    return ReadResult(((stem(source.name), _from_npz(data, source.name, options)),))
+        return records_of(name, {"array": _array(data, name)}, {}, options)
+    arrays = _members(data, name)
+    beside: dict[str, object] = {
+        key: _plain(value) for key, value in arrays.items() if value.size <= 64 and value.dtype.kind in "iufbUS"
+    }
+    return records_of(name, arrays, beside, options)
+
+
+def _plain(value: np.ndarray) -> object:
+    entries = [v.decode("latin-1") if isinstance(v, bytes) else v for v in value.ravel().tolist()]
+    return entries[0] if value.size == 1 else entries
 
 
 def _array(data: bytes, name: str) -> np.ndarray:
@@ -73,7 +79,8 @@ def _array(data: bytes, name: str) -> np.ndarray:
     return values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
 
 
-def _from_npz(data: bytes, name: str, options: ReadOptions) -> Record:
+def _members(data: bytes, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a .npz file by name."""
     arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -88,19 +95,7 @@ def _from_npz(data: bytes, name: str, options: ReadOptions) -> Record:
                     arrays[info.filename.removesuffix(".npy")] = _array(archive.read(info), f"{name}: {info.filename}")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise _damaged(name, str(error)) from error
-    signals = {key: a for key, a in arrays.items() if a.dtype.kind in "iuf" and is_signal_shape(a.shape)}
-    beside: dict[str, object] = {}
-    for key, value in arrays.items():
-        if key not in signals and value.size <= 64:
-            beside[key] = (
-                value.item()
-                if value.size == 1
-                else [v.decode("latin-1") if isinstance(v, bytes) else v for v in value.ravel().tolist()]
-            )
-    if len(signals) != 1:
-        listed = ", ".join(f"{key} {a.shape}" for key, a in list(arrays.items())[:10]) or "nothing"
-        raise UnreadableFile(f"{name} must hold one array (leads, samples); it holds {listed}.", code="not_an_ecg")
-    return record_of(name, next(iter(signals.values())), told_by(beside), options)
+    return arrays
 
 
 def _damaged(name: str, reason: str) -> UnreadableFile:

@@ -1,0 +1,197 @@
+"""Arrays as groups save them: axes, collections in one array, leads under their own names, gains, text of MATLAB."""
+
+from __future__ import annotations
+
+import io
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from datasets.ecg import LEADS_12, Record, normalise
+from datasets.formats import registry
+from datasets.formats.base import BytesSource, ReadOptions, ReadResult
+from ecgportal.errors import NeedsAnswer, UnreadableFile
+
+N = 600
+_rng = np.random.default_rng(4)
+_one, _two = _rng.normal(0, 0.3, N), _rng.normal(0, 0.4, N)
+SIGNAL = np.vstack(
+    [_one, _two, _two - _one, -(_one + _two) / 2, _one - _two / 2, _two - _one / 2, _rng.normal(0, 0.5, (6, N))]
+).astype(np.float32)
+ANSWERS = ReadOptions(500, "mV", LEADS_12)
+NO_RATE = ReadOptions(None, "mV", LEADS_12)
+BY_LEAD = {lead: SIGNAL[row] for row, lead in enumerate(LEADS_12)}
+
+
+def npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def npz(**arrays: object) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def mat(values: dict[str, object], **how: object) -> bytes:
+    out = io.BytesIO()
+    scipy.io.savemat(out, values, **how)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def hdf(values: dict[str, object], **attributes: object) -> bytes:
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for key, value in values.items():
+            file[key] = value
+        file.attrs.update(attributes)
+    return out.getvalue()
+
+
+def mat_7_3(values: dict[str, np.ndarray], texts: dict[str, str], cells: dict[str, tuple[str, ...]]) -> bytes:
+    """Return an HDF5 file as MATLAB lays out its variables: axes reversed, text as uint16, cells as references."""
+    out = io.BytesIO()
+
+    def put(group: h5py.Group, key: str, text: str) -> h5py.Dataset:
+        dataset = group.create_dataset(key, data=np.array([[ord(c)] for c in text], dtype="u2"))
+        dataset.attrs["MATLAB_class"] = np.bytes_("char")
+        return dataset
+
+    with h5py.File(out, "w", userblock_size=512) as file:
+        for key, value in values.items():
+            file[key] = value.T
+            file[key].attrs["MATLAB_class"] = np.bytes_("double")
+        for key, text in texts.items():
+            put(file, key, text)
+        for key, words in cells.items():
+            store = file.require_group("#refs#")
+            found = [put(store, f"{key}{i}", word).ref for i, word in enumerate(words)]
+            dataset = file.create_dataset(key, (len(found), 1), dtype=h5py.ref_dtype)
+            dataset[:, 0] = found
+            dataset.attrs["MATLAB_class"] = np.bytes_("cell")
+    raw = bytearray(out.getvalue())
+    raw[:128] = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
+    return bytes(raw)
+
+
+def read(data: bytes, name: str, options: ReadOptions = ANSWERS) -> ReadResult:
+    return registry.read(BytesSource(name, data), options)[1]
+
+
+def assert_is_signal(record: Record) -> None:
+    record = normalise(record)
+    assert record.leads == LEADS_12 and record.fs_hz == 500 and not record.computed
+    assert record.signal == pytest.approx(SIGNAL, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [SIGNAL, SIGNAL.T, SIGNAL[None], SIGNAL[..., None], SIGNAL.T[None], np.asfortranarray(SIGNAL.astype(">f8"))],
+)
+@pytest.mark.parametrize("suffix", ["npy", "npz", "mat", "h5"])
+def test_one_ecg_under_any_axes(array: np.ndarray, suffix: str) -> None:
+    data = {"npy": npy(array), "npz": npz(ecg=array), "mat": mat({"ecg": array}), "h5": hdf({"ecg": array})}[suffix]
+    ((key, record),) = read(data, f"one.{suffix}").records
+    assert key == "one"
+    assert_is_signal(record)
+
+
+@pytest.mark.parametrize("array", [np.stack([SIGNAL] * 3), np.stack([SIGNAL.T] * 3), np.stack([SIGNAL] * 3, axis=-1)])
+@pytest.mark.parametrize("suffix", ["npy", "npz", "mat"])
+def test_one_array_of_many_ecgs(array: np.ndarray, suffix: str) -> None:
+    data = {"npy": npy(array), "npz": npz(X=array, y=np.arange(3)), "mat": mat({"X": array})}[suffix]
+    records = read(data, f"many.{suffix}").records
+    assert [key for key, _ in records] == ["000000", "000001", "000002"]
+    for _, record in records:
+        assert_is_signal(record)
+
+
+def test_exams_have_the_names_that_lie_beside_them() -> None:
+    records = read(npz(signals=np.stack([SIGNAL] * 2), ids=np.array(["a", "b"])), "x.npz").records
+    assert [key for key, _ in records] == ["a", "b"]
+    records = read(hdf({"tracings": SIGNAL.T[None], "exam_id": np.array([77])}), "x.h5").records
+    assert [key for key, _ in records] == ["77"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (npz(**BY_LEAD, fs=500, unit="mV"), "x.npz"),
+        (mat({**BY_LEAD, "fs": 500, "unit": "mV"}), "x.mat"),
+        (mat({"ECG": BY_LEAD, "fs": "500 Hz", "units": "mV"}), "x.mat"),
+        (hdf({f"ecg/{lead}": row for lead, row in BY_LEAD.items()}, fs=500, unit="mV"), "x.h5"),
+    ],
+)
+def test_leads_under_their_own_names(data: bytes, name: str) -> None:
+    ((_, record),) = read(data, name, ReadOptions()).records
+    assert_is_signal(record)
+
+
+def test_leads_of_different_lengths_are_refused() -> None:
+    with pytest.raises(UnreadableFile) as caught:
+        read(npz(I=SIGNAL[0], II=SIGNAL[1, :500]), "x.npz")
+    assert caught.value.code == "bad_shape" and "II 500" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["val", "data", "ecg", "sig", "signal", "ECG", "ecg_data", "x", "something"])
+@pytest.mark.parametrize("rate", ["fs", "Fs", "sampling_rate", "samplingFrequency", "freq"])
+def test_matlab_names_with_their_rate(name: str, rate: str) -> None:
+    ((_, record),) = read(mat({name: SIGNAL, rate: 500}), "x.mat", NO_RATE).records
+    assert_is_signal(record)
+
+
+def test_a_vector_of_times_tells_the_rate_and_is_no_ecg() -> None:
+    times = np.arange(N) / 500
+    for data, name in (
+        (mat({"sig": SIGNAL, "t": times}), "x.mat"),
+        (npz(signal=SIGNAL, time=times, r_peaks=np.arange(150)), "x.npz"),
+        (hdf({"signal": SIGNAL, "time": times}), "x.h5"),
+        (mat_7_3({"sig": SIGNAL, "t": times[None]}, {}, {}), "x.mat"),
+    ):
+        ((_, record),) = read(data, name, NO_RATE).records
+        assert_is_signal(record)
+
+
+def test_lead_names_as_rows_of_letters_and_as_cells() -> None:
+    options = ReadOptions(None, "mV")
+    letters = mat({"sig": SIGNAL, "fs": 500, "leadnames": np.array(LEADS_12)})
+    cells = mat({"sig": SIGNAL, "fs": 500, "leads": np.array(LEADS_12, dtype=object)})
+    newer = mat_7_3({"sig": SIGNAL, "fs": np.array([[500.0]])}, {"units": "mV"}, {"leads": LEADS_12})
+    for data in (letters, cells, newer):
+        ((_, record),) = read(data, "x.mat", options).records
+        assert_is_signal(record)
+
+
+@pytest.mark.parametrize("how", [{}, {"do_compression": True}, {"format": "4"}, {"oned_as": "column"}])
+def test_matlab_levels(how: dict[str, object]) -> None:
+    ((_, record),) = read(mat({"val": SIGNAL.astype(np.float64)}, **how), "x.mat").records
+    assert_is_signal(record)
+
+
+def test_groups_of_one_array_each_are_named_by_the_group() -> None:
+    records = read(hdf({f"P{i}/ecg": SIGNAL for i in range(3)}), "x.h5").records
+    assert [key for key, _ in records] == ["P0", "P1", "P2"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "guess"), [({"gain": 1000}, "1000/mV"), ({"adc_gain": 200.0}, "200/mV"), ({"lsb": 4.88}, "")]
+)
+def test_digits_beside_a_gain_are_asked_about_though_a_unit_is_stated(gain: dict[str, float], guess: str) -> None:
+    digits = np.rint(SIGNAL * 1000).astype(np.int16)
+    data = mat({"ecg": digits, "units": "mV", **gain})
+    with pytest.raises(NeedsAnswer) as asked:
+        read(data, "x.mat", ReadOptions(500, None, LEADS_12))
+    assert asked.value.fields["unit"].startswith(f"Guess: {guess}." if guess else "No guess:")
+    ((_, record),) = read(data, "x.mat", ReadOptions(500, "1000/mV", LEADS_12)).records
+    assert record.signal == pytest.approx(SIGNAL, abs=6e-4)
+    ((_, record),) = read(mat({"ecg": SIGNAL, "units": "mV", **gain}), "x.mat").records
+    assert_is_signal(record)
+
+
+def test_two_forms_of_one_ecg_are_not_chosen_between() -> None:
+    with pytest.raises(UnreadableFile, match="several arrays"):
+        read(npz(ecg=SIGNAL, filtered=SIGNAL), "x.npz")
