@@ -5,17 +5,17 @@ from __future__ import annotations
 import uuid
 
 from django.db.models import QuerySet
-from django.http import HttpResponse
+from django.http import StreamingHttpResponse
 from django_filters import rest_framework as filters
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
 from ecgportal.api.viewsets import as_uuid
-from ecgportal.audit import selectors
+from ecgportal.audit import export, selectors
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record
 from ecgportal.projects.access import Action, require
@@ -49,11 +49,15 @@ class AuditEventSerializer(serializers.ModelSerializer):
     class Meta:
         model = AuditEvent
         fields = [
-            "sequence", "at", "actor", "action", "sentence", "object", "project", "outcome", "channel", "address", "correlation", "changes", "hash",
+            "sequence", "at", "actor", "action", "sentence", "object", "project", "outcome", "channel", "address", "correlation", "changes", "software", "hash",
         ]  # fmt: skip
 
     def get_actor(self, event: AuditEvent) -> dict[str, str | None]:
-        return {"id": str(event.actor_id) if event.actor_id else None, "username": event.actor_name}
+        return {
+            "id": str(event.actor_id) if event.actor_id else None,
+            "username": event.actor_name,
+            "role": event.actor_role or None,
+        }
 
     def get_object(self, event: AuditEvent) -> dict[str, str]:
         return {"type": event.object_type, "id": event.object_id, "label": event.object_label}
@@ -79,15 +83,14 @@ class AuditViewSet(mixins.ListModelMixin, GenericViewSet):
                 require(self.request.user, Action.AUDIT_VIEW, project)
         return selectors.readable_by(self.request.user).order_by("-id")
 
-    @extend_schema(responses={(200, "text/csv"): OpenApiTypes.STR})
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=list(export.FORMATS))],
+        responses={(200, "text/csv"): OpenApiTypes.STR, (200, "application/json"): OpenApiTypes.OBJECT},
+    )
     @action(detail=False)
-    def export(self, request: Request) -> HttpResponse:
-        """All matching events as CSV (``?format=csv``); the export is itself recorded."""
+    def export(self, request: Request) -> StreamingHttpResponse:
+        """All matching events as CSV, JSON or a bundle of FHIR AuditEvents; the export is itself recorded."""
         events = self.filter_queryset(self.get_queryset())
-        text = selectors.as_csv(events[:200_000])
+        answer = export.response(events, request.query_params.get("format", "csv"), "audit")
         record("audit.exported", actor=request.user)
-        return HttpResponse(
-            text,
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": 'attachment; filename="audit.csv"'},
-        )
+        return answer

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
 from datetime import datetime, time, timedelta
 from typing import Any
 
@@ -15,14 +12,6 @@ from ecgportal.audit.actions import ACTIONS
 from ecgportal.audit.models import AuditEvent
 from ecgportal.projects.access import Action, roles_allowing
 from ecgportal.projects.models import Membership
-
-EXPORT_COLUMNS = (
-    "sequence", "at", "actor_name", "action", "outcome", "object_type", "object_id", "object_label", "project_name",
-    "channel", "address", "correlation", "hash",
-)  # fmt: skip
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def readable_by(user: Any) -> QuerySet[AuditEvent]:
@@ -53,14 +42,3 @@ def filtered(events: QuerySet[AuditEvent], values: dict[str, Any]) -> QuerySet[A
 def sentence(event: AuditEvent) -> str:
     template = ACTIONS.get(event.action, "did " + event.action)
     return template.replace("{object}", event.object_label or event.object_type)
-
-
-def as_csv(events: Iterable[AuditEvent]) -> str:
-    """Return the events as CSV; cells that a spreadsheet would take for a formula are escaped."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(EXPORT_COLUMNS)
-    for event in events:
-        cells = (str(getattr(event, name) if getattr(event, name) is not None else "") for name in EXPORT_COLUMNS)
-        writer.writerow(["'" + cell if cell.startswith(_FORMULA) else cell for cell in cells])
-    return out.getvalue()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import uuid
 
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
-from ecgportal.audit import selectors
+from ecgportal.audit import export, selectors
 from ecgportal.audit.forms import AuditFilterForm
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
-
-MAX_EXPORT_ROWS = 200_000
 
 
 def _listed(request: HttpRequest, events: QuerySet[AuditEvent]) -> dict[str, object]:
@@ -25,12 +23,9 @@ def _listed(request: HttpRequest, events: QuerySet[AuditEvent]) -> dict[str, obj
     return {"filters": form, "page_obj": page, "is_filtered": bool(form.values)}
 
 
-def _csv(request: HttpRequest, events: QuerySet[AuditEvent], name: str) -> HttpResponse:
-    chosen = selectors.filtered(events, AuditFilterForm(request.GET).values).order_by("-id")
-    text = selectors.as_csv(chosen[:MAX_EXPORT_ROWS].iterator(chunk_size=2000))
-    return HttpResponse(
-        text, content_type="text/csv; charset=utf-8", headers={"Content-Disposition": f'attachment; filename="{name}"'}
-    )
+def _download(request: HttpRequest, events: QuerySet[AuditEvent], name: str) -> StreamingHttpResponse:
+    chosen = selectors.filtered(events, AuditFilterForm(request.GET).values)
+    return export.response(chosen, request.GET.get("format", "csv"), name)
 
 
 class ProjectAuditView(ProjectView):
@@ -45,8 +40,8 @@ class ProjectAuditView(ProjectView):
 class ProjectAuditExportView(ProjectView):
     needs = {"get": Action.AUDIT_VIEW}
 
-    def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        response = _csv(request, AuditEvent.objects.filter(project_id=self.project.pk), "audit-project.csv")
+    def get(self, request: HttpRequest, project: uuid.UUID) -> StreamingHttpResponse:
+        response = _download(request, AuditEvent.objects.filter(project_id=self.project.pk), "audit-project")
         record("audit.exported", self.project, actor=request.user, project=self.project)
         return response
 
@@ -60,7 +55,7 @@ class AuditView(AdministratorView):
 
 
 class AuditExportView(AdministratorView):
-    def get(self, request: HttpRequest) -> HttpResponse:
-        response = _csv(request, AuditEvent.objects.all(), "audit.csv")
+    def get(self, request: HttpRequest) -> StreamingHttpResponse:
+        response = _download(request, AuditEvent.objects.all(), "audit")
         record("audit.exported", actor=request.user)
         return response

@@ -85,6 +85,12 @@ def role_in(user: Any, project: Project) -> str | None:
     return Membership.objects.filter(user=user, project=project).values_list("role", flat=True).first()
 
 
+def acting_role(user: Any, project: Project | None) -> str:
+    """Return the role in which a user acts: the one in the project, else administrator, else nothing."""
+    found = role_in(user, project) if project is not None else None
+    return found or ("administrator" if getattr(user, "is_administrator", False) else "")
+
+
 def require(user: Any, action: Action, project: Project) -> str:
     """Return the user's role, or raise NotFound (outsider) or NotAllowed (role too weak)."""
     role = role_in(user, project)

@@ -123,3 +123,14 @@ def test_sign_in_and_failure_are_recorded(client):
         ("session.signed_in", "success"),
         ("session.signed_out", "success"),
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_from_before_role_and_version_keep_the_chain(monkeypatch):
+    monkeypatch.setattr("ecgportal.version.VERSION", "")
+    record("audit.exported", "an older row")
+    assert '"software"' not in AuditEvent.objects.get().payload
+    monkeypatch.undo()
+    record("audit.exported", "a newer row")
+    assert '"software"' in AuditEvent.objects.latest("id").payload
+    assert list(verify()) == []

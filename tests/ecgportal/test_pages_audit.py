@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from django.utils import timezone
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record
 from ecgportal.projects.models import Project, Role
+from ecgportal.version import VERSION
 from tests.factories import make_project, make_user
 
 pytestmark = pytest.mark.django_db
@@ -75,12 +77,62 @@ def test_the_export_is_csv_without_formulas_and_is_recorded(client: Client, owne
     record("member.set", "=1+1", actor=owner, project=project)
     client.force_login(owner)
     answer = client.get(reverse("audit:project_export", kwargs={"project": project.pk}), {"action": "member.set"})
-    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    rows = list(csv.DictReader(io.StringIO(answer.getvalue().decode())))
     assert answer["Content-Type"].startswith("text/csv") and [
         (row["object_label"], row["object_id"]) for row in rows
     ] == [("'=1+1", "")]
     event = AuditEvent.objects.get(action="audit.exported")
     assert event.project_id == project.pk and event.actor_name == "olga"
+
+
+def test_the_export_as_json_holds_changes_role_and_version(client: Client, owner, project: Project) -> None:
+    record("member.set", "vera", actor=owner, project=project, changes={"role": ["viewer", "editor"]})
+    client.force_login(owner)
+    address = reverse("audit:project_export", kwargs={"project": project.pk})
+    rows = json.loads(client.get(address, {"action": "member.set", "format": "json"}).getvalue())
+    (row,) = rows
+    assert (row["changes"], row["actor_role"], row["software"]) == ({"role": ["viewer", "editor"]}, "owner", VERSION)
+    assert row["hash"] == AuditEvent.objects.get(action="member.set").hash
+    empty = client.get(address, {"action": "dataset.deleted", "format": "json"})
+    assert json.loads(empty.getvalue()) == []
+    assert client.get(address, {"format": "xml"}).status_code == 422
+
+
+def test_the_export_as_fhir_has_what_the_standard_requires(client: Client, owner, project: Project) -> None:
+    record("member.set", "vera", actor=owner, project=project, changes={"role": ["viewer", "editor"]})
+    record("session.sign_in_failed", "vera", project=project, outcome="failure")
+    record("member.removed", "vera", actor=owner, project=project)
+    client.force_login(owner)
+    address = reverse("audit:project_export", kwargs={"project": project.pk})
+    answer = client.get(address, {"format": "fhir"})
+    assert answer["Content-Type"].startswith("application/fhir+json")
+    bundle = json.loads(answer.getvalue())
+    assert (bundle["resourceType"], bundle["type"]) == ("Bundle", "collection")
+    events = {entry["resource"]["subtype"][0]["code"]: entry["resource"] for entry in bundle["entry"]}
+    assert all(
+        {"resourceType", "type", "recorded", "agent", "source"} <= set(event) and event["source"]["observer"]["display"]
+        for event in events.values()
+    )
+    assert {name: event["action"] for name, event in events.items()} == {
+        "member.set": "U",
+        "session.sign_in_failed": "E",
+        "member.removed": "D",
+    }
+    assert events["session.sign_in_failed"]["outcome"] == "4"
+    assert events["session.sign_in_failed"]["type"]["code"] == "110114"
+    agent = events["member.set"]["agent"][0]
+    assert agent["who"] == {"display": "olga"} and agent["role"] == [{"text": "owner"}] and agent["requestor"] is True
+    details = {one["type"]: one["valueString"] for one in events["member.set"]["entity"][0]["detail"]}
+    assert json.loads(details["role"]) == ["viewer", "editor"] and details["correlation"]
+
+    def holds_nothing_empty(value) -> bool:
+        if isinstance(value, dict):
+            return bool(value) and all(holds_nothing_empty(one) for one in value.values())
+        if isinstance(value, list):
+            return bool(value) and all(holds_nothing_empty(one) for one in value)
+        return value != "" and value is not None
+
+    assert all(holds_nothing_empty(event) for event in events.values())
 
 
 def test_the_administrators_export_is_recorded(client: Client) -> None:
