@@ -29,6 +29,9 @@ class Channel:
     factor_mv: float
 
 
+UNCALIBRATED = "Guess: 200/mV. The header is uncalibrated; 200/mV is the value that the WFDB guide assumes then."
+
+
 @lru_cache(maxsize=4096)
 def _lead(name: str, unit: str) -> tuple[str, float | None] | None:
     """Return a signal's lead name and factor to millivolt (None: unit is no voltage); None when it is no ECG."""
@@ -39,6 +42,12 @@ def _lead(name: str, unit: str) -> tuple[str, float | None] | None:
     if factor is None or _OTHER_SIGNAL.match(name):
         return None
     return lead, factor
+
+
+def _order_question(count: int) -> str:
+    if count == 12:
+        return f"Guess: {' '.join(LEADS_12)}. Twelve signals are in this order as a rule."
+    return f"No guess: the header describes {count} signal{'s' if count > 1 else ''} without a name. Name them in its order."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +67,21 @@ class Choice:
 
 
 @lru_cache(maxsize=512)
-def _choose(signals: tuple[tuple[str, str], ...], unit: str | None) -> Choice:
-    """Choose the ECG signals from ``(name, unit)`` of all signals; ``unit`` is the user's answer."""
+def _choose(
+    signals: tuple[tuple[str, str], ...], absent: tuple[bool, ...], unit: str | None, order: tuple[str, ...] | None
+) -> Choice:
+    """Choose the ECG signals from ``(name, unit)`` of all signals; ``unit`` and ``order`` are the user's answers.
+
+    absent: signals that the header lists, but that no file holds (format 0).
+    """
+    if order is not None and len(order) == len(signals) and not any(_is_known(name) for name, _ in signals):
+        signals = tuple((name, unit_) for name, (_, unit_) in zip(order, signals, strict=True))
     channels: dict[int, Channel] = {}
     dropped: list[str] = []
     taken: set[str] = set()
     open_: tuple[str, str] | None = None
     for index, (name, stated) in enumerate(signals):
-        found = _lead(name, stated)
+        found = None if absent[index] else _lead(name, stated)
         if found is None:
             dropped.append(name or f"signal {index}")
             continue
@@ -88,8 +104,25 @@ def _choose(signals: tuple[tuple[str, str], ...], unit: str | None) -> Choice:
     return Choice(channels, leads, by_number, tuple(dropped), marks, open_)
 
 
-def choose_channels(name: str, layout: Sequence[SignalSpec], options: ReadOptions) -> Choice:
-    choice = _choose(tuple([(spec.name, spec.unit) for spec in layout]), options.unit)
+def _is_known(name: str) -> bool:
+    return bool(name) and (lead_name(name) in _KNOWN_LEADS or _OTHER_SIGNAL.match(name) is not None)
+
+
+def choose_channels(
+    name: str, layout: Sequence[SignalSpec], options: ReadOptions, *, in_segments: bool = False
+) -> Choice:
+    """Return the ECG signals of a header. NeedsAnswer where a unit is no voltage, or where no signal has a name.
+
+    in_segments: the layout of a multi-segment record, whose signals of format 0 may be in its segments.
+    """
+    signals = tuple([(spec.name, spec.unit) for spec in layout])
+    absent = tuple([spec.fmt == 0 and not in_segments for spec in layout])
+    if signals and options.lead_order is None and not any(label for label, _ in signals):
+        fields = {"lead_order": _order_question(len(signals))}
+        if options.unit is None and any(spec.gain is None for spec in layout):
+            fields["unit"] = UNCALIBRATED
+        raise NeedsAnswer(f"{name} does not name its {len(signals)} signals.", fields=fields)
+    choice = _choose(signals, absent, options.unit, options.lead_order)
     if choice.open is not None:
         lead, unit = choice.open
         raise NeedsAnswer(

@@ -22,7 +22,10 @@ _SYMBOLS = {
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 _RESOLUTION = re.compile(r"## time resolution:\s*([\d.]+)")
 
-_PERSON = re.compile(r"<?(age|sex|gender)>?\s*:\s*([^\s<]*)", re.IGNORECASE)
+_PERSON = re.compile(r"(?<!\w)<?(age|sex|gender)>?\s*:\s*([^\s<]*)", re.IGNORECASE)
+_SUBJECT = re.compile(
+    r"<?(?:subject|patient)(?:[ _]?(?:id|identifier|no|number))?>?\s*[:=]\s*([\w.\-]{1,64})$", re.IGNORECASE
+)
 _CODES = re.compile(r"(?:dx|diagnosis code)\s*:\s*(.*)$", re.IGNORECASE)
 _BARE_PERSON = re.compile(r"(-?\d{1,3})\s+([MF?])\b")
 _ADMISSION = re.compile(r"reason for admission\s*:\s*(.*)$", re.IGNORECASE)
@@ -30,16 +33,17 @@ _NOTHING = frozenset(("", "unknown", "none", "(none)", "n/a", "nan", "not availa
 
 
 class Statements:
-    """Age, sex and labels found in header comments.
+    """Age, sex, labels and the subject's key found in header comments.
 
     Spellings known: ``Dx:`` of the PhysioNet/CinC Challenges (codes or words between commas), ``<age>`` /
     ``<sex>`` / ``<diagnoses>:`` followed by one statement a line (LUDB), ``69 M ...`` (MIT-BIH),
-    ``age:`` / ``sex:`` / ``Reason for admission:`` (PTB). Other comments may be free text and are left out.
+    ``age:`` / ``sex:`` / ``Reason for admission:`` (PTB), ``<subject_id>:`` (MIMIC-IV-ECG). Other comments may be free text and are left out.
     """
 
     def __init__(self, comments: Iterable[str]):
         self.age: float | None = None
         self.sex: str | None = None
+        self.subject: str | None = None
         self.labels: tuple[SourceLabel, ...] = ()
         labels: list[SourceLabel] = []
         in_diagnoses = False
@@ -61,6 +65,10 @@ class Statements:
         self.labels = tuple(labels)
 
     def _person(self, comment: str) -> None:
+        subject = _SUBJECT.match(comment)
+        if subject is not None and subject[1].lower() not in _NOTHING:
+            self.subject = self.subject or subject[1]
+            return
         for what, value in _PERSON.findall(comment):
             if what.lower() == "age":
                 self._age(value)

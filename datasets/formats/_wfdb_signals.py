@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.formats._clinical import check_size
+from datasets.formats._matfile import is_level4
 from datasets.formats._wfdb_header import SignalSpec
 from datasets.formats.base import Source, read_bytes
 from ecgportal.errors import UnreadableFile
@@ -28,6 +29,7 @@ _NO_SAMPLE = {
 # Two-byte formats that are decoded here: least and most significant byte first.
 _PLAIN = {16: np.dtype("<i2"), 61: np.dtype(">i2")}
 _FLAC = frozenset((508, 516, 524))
+_MATRIX_HEADER = 24
 _STREAMINFO_END = 26
 _SCRATCH_BYTES = 1 << 20
 
@@ -152,6 +154,27 @@ def _scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
         _reused.stored = np.empty(size, dtype=np.uint8)
         _reused.digits = np.empty(size // 2, dtype=np.int16)
     return _reused.stored, _reused.digits
+
+
+def behind_matrix_header(
+    file: Source, specs: Sequence[SignalSpec], frames: int, notes: list[str]
+) -> Sequence[SignalSpec]:
+    """Skip the 24 bytes before the samples of a ``val`` matrix (MATLAB level 4) where a header forgot to say so.
+
+    It did when the file begins as such a matrix and is longer by exactly that much than the header says.
+    """
+    if not file.name.endswith(".mat") or any(spec.offset or spec.fmt != 16 for spec in specs):
+        return specs
+    if file.size != _MATRIX_HEADER + 2 * frames * sum(spec.per_frame for spec in specs):
+        return specs
+    with file.open() as stream:
+        head = stream.read(_MATRIX_HEADER)
+    if not is_level4(head):
+        return specs
+    notes.append(
+        "The header does not say that the samples begin behind the 24 bytes of the matrix's own head; they were skipped."
+    )
+    return [spec._replace(offset=_MATRIX_HEADER) for spec in specs]
 
 
 def frames_that_fit(header: Source, file: Source, specs: Sequence[SignalSpec]) -> int:

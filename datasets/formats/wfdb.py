@@ -15,7 +15,7 @@ import numpy as np
 
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import check_size, millivolts_per, option_unit_mv
-from datasets.formats._wfdb_channels import Channel, Choice, choose_channels
+from datasets.formats._wfdb_channels import UNCALIBRATED, Channel, Choice, choose_channels
 from datasets.formats._wfdb_header import (
     MAX_HEADER_BYTES,
     Header,
@@ -24,7 +24,7 @@ from datasets.formats._wfdb_header import (
     parse_header,
 )
 from datasets.formats._wfdb_notes import Annotation, Statements, read_annotations
-from datasets.formats._wfdb_signals import SignalFile, frames_that_fit
+from datasets.formats._wfdb_signals import SignalFile, behind_matrix_header, frames_that_fit
 from datasets.formats.base import HEAD_BYTES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
@@ -74,12 +74,13 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         signal = _segment_signal(segment, choice.channels, per_frame, options, used, notes)
     else:
         layout, segments = _segments(source, header, used)
-        choice = choose_channels(source.name, layout, options)
+        choice = choose_channels(source.name, layout, options, in_segments=True)
         specs = [spec for part in segments if part.header for spec in part.header.signals]
         per_frame = _common_rate(specs, choice, notes)
         signal = _joined(source.name, segments, choice.channels, per_frame, options, used, notes)
     said = Statements(header.comments)
     meta = RecordMeta(
+        subject=said.subject,
         age=said.age,
         sex=said.sex,
         labels=said.labels,
@@ -241,9 +242,9 @@ def _segment_signal(
             last += 1
         wanted = [i for i in range(first, last) if i in channels]
         if wanted:
-            stored = SignalFile(
-                segment.source, _companion(segment.source, file, used), specs[first:last], segment.frames
-            )
+            companion = _companion(segment.source, file, used)
+            group = behind_matrix_header(companion, specs[first:last], segment.frames, notes)
+            stored = SignalFile(segment.source, companion, group, segment.frames)
             factors = [channels[i].factor_mv for i in wanted]
             parts.append(stored.millivolt([i - first for i in wanted], factors, per_frame, notes))
         first = last
@@ -259,7 +260,7 @@ def _calibrated(
     if options.unit is None and any(specs[i].gain is None for i in channels):
         raise NeedsAnswer(
             f"{name} does not say how many digits are one millivolt.",
-            fields={"unit": "The header is uncalibrated; 200/mV is the value that the WFDB guide assumes then."},
+            fields={"unit": UNCALIBRATED},
         )
     per_mv = 1 / option_unit_mv(options.unit or "200/mV")
     return tuple(spec if spec.gain is not None else spec._replace(gain=per_mv, unit="mV") for spec in specs)
@@ -276,6 +277,9 @@ def _frames_from_size(source: Source, header: Header, used: list[str]) -> int:
 def _companion(source: Source, name: str, used: list[str]) -> Source:
     """Return a file beside the header; nothing outside the upload's folder can be reached."""
     companion = source.companion(name)
+    if companion is None:
+        # Systems that do not tell capitals from small letters wrote such pairs.
+        companion = source.companion(name.lower()) or source.companion(name.upper())
     if companion is None:
         raise UnreadableFile(
             f"{source.name} needs the file {name!r}, which is not beside it. Upload both files of the record together.",

@@ -351,7 +351,7 @@ def test_a_length_beyond_the_limit_is_refused_before_reading() -> None:
 
 
 def test_an_uncalibrated_signal_is_asked_for() -> None:
-    header = "x 1 100 4\nx.dat 16\n"
+    header = "x 1 100 4\nx.dat 16 0 12 0 0 0 0 I\n"
     with pytest.raises(NeedsAnswer) as caught:
         read_made(header, {"x.dat": bytes(8)})
     assert "200/mV" in caught.value.fields["unit"]
@@ -390,3 +390,54 @@ def test_packed_files_need_no_padding_at_their_end() -> None:
     header = BytesSource("x.hea", b"")
     spec = parse_header("x 1 100\nx.dat 212 100 12 0 0 0 0 I", "x.hea").signals
     assert [_wfdb_signals.frames_that_fit(header, BytesSource("x.dat", bytes(n)), spec) for n in (3, 5, 6)] == [2, 3, 4]
+
+
+PAIR = "x.dat 16 1000/mV 16 0 0 0 0 I\nx.dat 16 1000/mV 16 0 0 0 0 II\n"
+PAIR_FILES = {"x.dat": np.arange(8, dtype="<i2").tobytes()}
+
+
+def test_a_signal_that_no_file_holds_is_missing_and_named() -> None:
+    record = read_made("x 3 100 4\n" + PAIR + "~ 0 1000/mV 16 0 0 0 0 V1\n", PAIR_FILES)
+    assert record.leads == ("I", "II") and record.meta.dropped_channels == ("V1",)
+
+
+def test_signals_without_names_are_asked_for_and_the_answer_taken() -> None:
+    header = "x 2 100 4\nx.dat 16 1000\nx.dat 16 1000\n"
+    with pytest.raises(NeedsAnswer) as asked:
+        read_made(header, PAIR_FILES)
+    assert asked.value.fields["lead_order"].startswith("No guess:")
+    record = read_made(header, PAIR_FILES, ReadOptions(lead_order=("V1", "II")))
+    assert record.leads == ("V1", "II") and record.signal[:, 1] == pytest.approx([0.002, 0.003])
+    with pytest.raises(NeedsAnswer) as asked:
+        read_made("x 2 100 4\nx.dat 16\nx.dat 16\n", PAIR_FILES)
+    assert set(asked.value.fields) == {"unit", "lead_order"}
+
+
+def test_names_in_the_header_win_over_the_answer() -> None:
+    assert read_made("x 2 100 4\n" + PAIR, PAIR_FILES, ReadOptions(lead_order=("V5", "V6"))).leads == ("I", "II")
+
+
+@pytest.mark.parametrize(
+    ("comment", "subject", "age"),
+    [
+        ("# <subject_id>: 10000032", "10000032", None),
+        ("#Patient ID: a-7", "a-7", None),
+        ("# average: 12", None, None),
+        ("#Dosage: 5", None, None),
+    ],
+)
+def test_the_subject_by_its_key_and_no_age_by_another_word(
+    comment: str, subject: str | None, age: float | None
+) -> None:
+    record = read_made(f"x 2 100 4\n{PAIR}{comment}\n", PAIR_FILES)
+    assert record.meta.subject == subject and record.meta.age == age
+
+
+def test_a_matrix_whose_header_forgets_the_24_bytes_before_the_samples() -> None:
+    matrix = struct.pack("<5i", 30, 2, 4, 0, 4) + b"val\x00" + np.arange(8, dtype="<i2").tobytes()
+    record = read_made("x 2 100 4\n" + PAIR.replace(".dat", ".mat"), {"x.mat": matrix})
+    assert record.signal[:, 1] == pytest.approx([0.002, 0.003]) and "24 bytes" in " ".join(record.meta.notes)
+
+
+def test_capitals_in_the_name_of_a_signal_file_do_not_matter() -> None:
+    assert read_made("x 2 100 4\n" + PAIR.replace("x.dat", "X.DAT"), PAIR_FILES).n_samples == 4
