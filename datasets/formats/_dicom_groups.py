@@ -66,6 +66,9 @@ def _code(item: Dataset, keyword: str) -> tuple[str, str, str]:
 def channel_lead(channel: Dataset) -> str:
     """Return the lead of a channel by its code, the code's meaning or the label, in this order."""
     value, scheme, meaning = _code(channel, "ChannelSourceSequence")
+    if scheme == "MDC" and re.fullmatch(r"131[01]\d\d", value):
+        # The number of a lead in partition 2 of ISO/IEEE 11073-10101.
+        value = f"2:{int(value) - (2 << 16)}"
     match = re.fullmatch(r"5\.6\.3-9-(\d{1,3})|2\s*:\s*(\d{1,3})|10\.\d+\.(\d{1,3})", value)
     if match:
         coded = CODED_LEADS.get(int(next(part for part in match.groups() if part)))
@@ -93,7 +96,9 @@ def _channel_scale(name: str, what: str, channel: Dataset, options: ReadOptions)
     if (not unit and options.unit is None) or sensitivity is None or factor is None:
         raise NeedsAnswer(
             f"{name}: {what} does not say how many microvolt one digit is. State the unit.",
-            fields={"unit": "The file names no sensitivity or unit; uV is the usual unit of DICOM waveforms."},
+            fields={
+                "unit": "Guess: uV. The file names no sensitivity or unit; uV is the usual unit of DICOM waveforms."
+            },
         )
     correction = number(channel.get("ChannelSensitivityCorrectionFactor"))
     baseline = number(channel.get("ChannelBaseline"))

@@ -53,7 +53,7 @@ def _scale(name: str, block: Element, options: ReadOptions) -> float:
         if options.unit is None:
             raise NeedsAnswer(
                 f"{name} does not say how many microvolt one digit is. State the unit.",
-                fields={"unit": "CardioSoft stores 5 microvolt per digit as a rule, that is 200/mV."},
+                fields={"unit": "Guess: 200/mV. CardioSoft stores 5 microvolt per digit as a rule, that is 200/mV."},
             )
         return option_unit_mv(options.unit)
     if value == 0:
@@ -68,7 +68,7 @@ def _rate(name: str, block: Element, options: ReadOptions) -> float:
     if fs_hz is None:
         raise NeedsAnswer(
             f"{name} gives no sampling rate. State it.",
-            fields={"fs_hz": "CardioSoft stores 500 Hz as a rule; the file does not say."},
+            fields={"fs_hz": "Guess: 500. CardioSoft stores 500 Hz as a rule; the file does not say."},
         )
     return check_rate(name, fs_hz)
 

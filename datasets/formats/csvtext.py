@@ -304,7 +304,7 @@ def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[
             raise NeedsAnswer(
                 f"{name} does not say the unit of its time column.",
                 fields={
-                    "fs_hz": f"Name the unit in the header, as in time (s), or remove the column and give the rate; its step is {step:g}."
+                    "fs_hz": f"No guess: name the unit in the header, as in time (s), or remove the column and give the rate; its step is {step:g}."
                 },
             )
         seconds = fits[0]

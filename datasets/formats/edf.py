@@ -61,7 +61,9 @@ def _leads(name: str, signals: list[Signal], options: ReadOptions) -> dict[int, 
         if len(options.lead_order) != len(signals):
             raise NeedsAnswer(
                 f"{name} holds {len(signals)} signals, but {len(options.lead_order)} lead names were given.",
-                fields={"lead_order": f"Name the leads of the {len(signals)} signals in the order of the file."},
+                fields={
+                    "lead_order": f"No guess: name the leads of the {len(signals)} signals in the order of the file."
+                },
             )
         return {index: lead_name(label) for index, label in enumerate(options.lead_order)}
     sure = {known_lead(signal.label) for signal in signals if not _DOUBTFUL.match(signal.label)}
@@ -95,7 +97,7 @@ def _scale(name: str, signal: Signal, options: ReadOptions) -> tuple[float, floa
         raise NeedsAnswer(
             f"{name}: signal {signal.label} states no unit. State it.",
             fields={
-                "unit": f"The physical range is {signal.physical[0]} to {signal.physical[1]}; mV and uV are usual."
+                "unit": f"No guess: the physical range is {signal.physical[0]} to {signal.physical[1]}; mV and uV are usual."
             },
         )
     (low, high), (digital_low, digital_high) = signal.physical, signal.digital
@@ -251,8 +253,14 @@ def _choose(
         raise UnreadableFile(f"{name} holds no ECG signal. Its signals are: {labels}.", code="no_ecg_channel")
     raise NeedsAnswer(
         f"{name} does not say which leads its {len(signals)} signals are ({labels}). Name them.",
-        fields={"lead_order": f"{' '.join(LEADS_12)} is the usual order of 12 signals; the labels say nothing."},
+        fields={"lead_order": _order_question(len(signals))},
     )
+
+
+def _order_question(count: int) -> str:
+    if count == len(LEADS_12):
+        return f"Guess: {' '.join(LEADS_12)}. It is the usual order of 12 signals; the labels say nothing."
+    return f"No guess: the labels of the {count} signals say nothing. Name them in the order of the file."
 
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:

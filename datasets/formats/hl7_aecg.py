@@ -119,7 +119,7 @@ class _Set:
         if fs_hz is None:
             raise NeedsAnswer(
                 f"{name} gives no time increment for its waveform. State the sampling rate.",
-                fields={"fs_hz": "500 Hz and 1000 Hz are the usual rates of annotated ECG files."},
+                fields={"fs_hz": "Guess: 500. 500 Hz and 1000 Hz are the usual rates of annotated ECG files."},
             )
         self.fs_hz = check_rate(name, fs_hz)
         length = max(row.size for row in rows.values())
@@ -165,11 +165,13 @@ class _Set:
         else:
             raise NeedsAnswer(
                 f"{name}: lead {lead} does not say how many microvolt one digit is. State the unit.",
-                fields={"unit": "The file names no unit; uV is the usual unit of annotated ECG files."},
+                fields={"unit": "Guess: uV. The file names no unit; uV is the usual unit of annotated ECG files."},
             )
         offset = (origin or 0.0) * (millivolts_per(origin_unit) or factor)
         per_digit = (1.0 if scale is None else scale) * factor
-        return parse_numbers(name, f"lead {lead}", digits.text or "", None, per_digit, offset)
+        # The schema wants blanks between the digits; some writers put commas.
+        text = (digits.text or "").replace(",", " ")
+        return parse_numbers(name, f"lead {lead}", text, None, per_digit, offset)
 
 
 class _Annotations:

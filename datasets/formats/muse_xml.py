@@ -55,7 +55,7 @@ def _rate(name: str, waveform: Element, options: ReadOptions) -> float:
         if options.fs_hz is None:
             raise NeedsAnswer(
                 f"{name} gives no SampleBase for its rhythm. State the sampling rate.",
-                fields={"fs_hz": "MUSE stores 240, 250, 500 or 1000 Hz; the file does not say which."},
+                fields={"fs_hz": "Guess: 500. MUSE stores 240, 250, 500 or 1000 Hz; the file does not say which."},
             )
         return check_rate(name, options.fs_hz)
     exponent = number(text_of(waveform, "SampleExponent")) or 0.0
@@ -71,7 +71,9 @@ def _scale(name: str, lead: str, data: Element, options: ReadOptions) -> float:
         if options.unit is None:
             raise NeedsAnswer(
                 f"{name}: lead {lead} does not say how many microvolt one digit is. State the unit.",
-                fields={"unit": "MUSE stores 4.88 microvolt per digit as a rule, that is 204.918/mV."},
+                fields={
+                    "unit": "Guess: 204.918/mV. MUSE stores 4.88 microvolt per digit as a rule, that is 204.918/mV."
+                },
             )
         factor = option_unit_mv(options.unit) if factor is None else factor
         per_bit = 1.0 if per_bit is None else per_bit

@@ -113,6 +113,8 @@ def _digits(name: str, waveforms: Element, leads: int, samples: int) -> tuple[np
             f"{name}: the samples are not base64 ({error}). The file is damaged; export it again.", code="bad_base64"
         ) from error
     method = waveforms.get("compressmethod") or waveforms.get("compression") or "Uncompressed"
+    if (waveforms.get("compressflag") or "").lower() == "false":
+        method = "Uncompressed"
     if method == "XLI":
         return xli_decode(name, data, leads, samples), True
     if method.lower() not in ("uncompressed", "none"):
@@ -175,14 +177,16 @@ def _signal(name: str, root: Element, options: ReadOptions) -> tuple[float, tupl
     if stated is None and options.fs_hz is None:
         raise NeedsAnswer(
             f"{name} gives no sampling rate. State it.",
-            fields={"fs_hz": "Philips electrocardiographs store 500 Hz as a rule; the file does not say."},
+            fields={"fs_hz": "Guess: 500. Philips electrocardiographs store 500 Hz as a rule; the file does not say."},
         )
     fs_hz = check_rate(name, stated if stated is not None else options.fs_hz)
     resolution = _characteristic(root, waveforms, ("resolution",), ("signalresolution", "resolution"))
     if not resolution and options.unit is None:
         raise NeedsAnswer(
             f"{name} does not say how many microvolt one digit is. State the unit.",
-            fields={"unit": "Philips electrocardiographs store 5 microvolt per digit as a rule, that is 200/mV."},
+            fields={
+                "unit": "Guess: 200/mV. Philips electrocardiographs store 5 microvolt per digit as a rule, that is 200/mV."
+            },
         )
     scale = resolution * 1e-3 if resolution else option_unit_mv(options.unit or "")
     duration_ms = number(waveforms.get("durationperchannel"))
@@ -192,11 +196,13 @@ def _signal(name: str, root: Element, options: ReadOptions) -> tuple[float, tupl
             f"{name} states a duration of 0 for its waveforms. Export it again.", code="short_waveform"
         )
     check_size(name, len(leads), samples)
+    notes: list[str] = []
     digits, compressed = _digits(name, waveforms, len(leads), samples)
     whole = _restore_limb_leads(digits, leads, compressed)
+    if not compressed and (whole != digits).any():
+        notes.append("The limb leads III, aVR, aVL and aVF were stored as differences from I and II and were put back.")
     offset = _characteristic(root, waveforms, ("signaloffset",), ("signaloffset",)) or 0.0
     millivolt = ((whole - offset) * scale).astype(np.float32)
-    notes = []
     cut = _calibration_start(millivolt, fs_hz)
     if cut is not None:
         notes.append(

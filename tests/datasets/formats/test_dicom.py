@@ -221,10 +221,13 @@ def test_leads_by_mdc_code_meaning_and_label():
         channel("MDC_ECG_LEAD_V3", ""),
         channel("x", "Lead aVF (augmented)"),
         channel(ChannelSourceSequence=None, ChannelLabel="V6"),
+        channel("131136", "by its number"),
     ]
-    channels[1].ChannelSourceSequence[0].CodingSchemeDesignator = "MDC"
-    record = read_one(document([group(np.repeat(RAMP, 4, axis=1), channels)]), "a.dcm", "dicom")
-    assert record.leads == ("II", "V3", "aVF", "V6")
+    for at in (1, 4):
+        channels[at].ChannelSourceSequence[0].CodingSchemeDesignator = "MDC"
+    channels[2].ChannelSourceSequence[0].CodeMeaning = "Lead aVL (augmented)"
+    record = read_one(document([group(np.repeat(RAMP, 5, axis=1), channels)]), "a.dcm", "dicom")
+    assert record.leads == ("II", "V3", "aVL", "V6", "aVF")
 
 
 def test_a_channel_that_is_no_voltage_is_dropped_and_named():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -222,3 +224,13 @@ def test_other_content_named_xml_is_not_recognised(data):
 
 test_damaged_files_never_crash = needs_shared(fuzz_test("hl7_aecg", "hl7_aecg/minimum_aecg.xml", 150))
 test_damaged_long_files_never_crash = needs_shared(fuzz_test("hl7_aecg", "hl7_aecg/liryc_100hz_synthetic.xml", 40))
+
+
+@needs_shared
+def test_commas_and_comments_between_the_digits_change_nothing():
+    plain = shared_bytes("hl7_aecg/hl7_2003_example.xml").decode()
+    commas = re.sub(
+        r"<digits>([^<]*)</digits>", lambda m: "<digits><!-- q -->" + ",".join(m[1].split()) + "</digits>", plain
+    )
+    read = [read_bytes_as(text.encode(), "a.xml", "hl7_aecg").records[0][1] for text in (plain, commas)]
+    assert np.array_equal(read[0].signal, read[1].signal)
