@@ -22,6 +22,7 @@ from ecgportal.jobs import services as jobs
 from ecgportal.projects.access import Action
 from modelhub.models import ModelVersion
 from training import reports, selectors, services
+from training.checking import check
 from training.models import Evaluation, Mode, TrainingRun
 
 
@@ -94,6 +95,10 @@ class TrainingRunRenameSerializer(serializers.Serializer):
     name = serializers.CharField(max_length=120)
 
 
+class MeasureSerializer(serializers.Serializer):
+    project = serializers.UUIDField()
+
+
 class TrainingRunFilter(ByIdFilterSet):
     dataset = filters.UUIDFilter(field_name="datasets")
 
@@ -109,7 +114,8 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL,
         "resume": Action.MODEL_EDIT, "metrics": Action.MODEL_VIEW, "lr_finder": Action.MODEL_VIEW, "destroy": Action.MODEL_DELETE,
-        "partial_update": Action.MODEL_EDIT, "again": Action.MODEL_EDIT,
+        "partial_update": Action.MODEL_EDIT, "again": Action.MODEL_EDIT, "check": Action.MODEL_EDIT,
+        "measure": Action.MODEL_EDIT,
     }  # fmt: skip
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -146,6 +152,21 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     def create(self, request: Request) -> Response:
         run = services.run_start(actor=request.user, **self._asked(request))
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=TrainingRunCreateSerializer, responses={200: OpenApiTypes.OBJECT})
+    @action(detail=False, methods=["post"])
+    def check(self, request: Request) -> Response:
+        """What is wrong or risky about a run, and what it will cost; takes what a create takes and starts nothing."""
+        return Response(check(**self._asked(request)).to_json())
+
+    @extend_schema(request=MeasureSerializer, responses={202: OpenApiTypes.OBJECT})
+    @action(detail=False, methods=["post"])
+    def measure(self, request: Request) -> Response:
+        """Measure what each network costs on the machine that trains, for estimates."""
+        form = MeasureSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        job = services.measure_start(actor=request.user, project=self.project(form.validated_data["project"]))
+        return Response({"job": str(job.pk), "state": job.state}, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=TrainingRunRenameSerializer, responses={200: TrainingRunSerializer})
     def partial_update(self, request: Request, pk: str) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from django.db import transaction
 
-from datasets.models import Dataset, Record
+from datasets.models import Record
 from datasets.preprocess.recipe import Recipe
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -16,8 +16,9 @@ from modelhub import loading
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
 from training.data import JointView, prepare
+from training.lineage import unseen
 from training.metrics.report import evaluate
-from training.models import Evaluation, SplitMember, TrainingRun
+from training.models import Evaluation, TrainingRun
 from training.problems.registry import get_problem
 from training.targets import Labelled, labelled_records
 
@@ -73,10 +74,12 @@ def _store_report(row: Evaluation, report: dict[str, Any]) -> Evaluation:
 
 def of_run(
     run: TrainingRun, version: ModelVersion, view: JointView, items: list[Labelled], answers: np.ndarray | None = None, part: str = "test",
+    left_out: int = 0,
 ) -> Evaluation | None:  # fmt: skip
     """Evaluate a run's version on its held-back part, once; None when that part is empty.
 
-    answers: with ``part`` ``folds``, the probabilities of the networks that have not seen the record each.
+    Records that the model it was fine-tuned from has been trained on are left out and counted. answers: with ``part``
+    ``folds``, the probabilities of the networks that have not seen the record each.
     """
     if not items:
         return None
@@ -84,6 +87,7 @@ def of_run(
     if known is not None:
         return known
     report = _judge(version, view, items, answers=answers)
+    report["left_out_training_subjects"] = left_out
     with transaction.atomic():
         row = Evaluation(
             project=run.project,
@@ -107,7 +111,7 @@ def run(context: JobContext) -> dict[str, Any]:
     target = contract.classes[0] if contract.task == "regression" else ""
     records = Record.objects.filter(dataset=row.dataset)
     items = labelled_records(records, contract.task, contract.classes, row.label_map, target)
-    items, left_out = without_training_subjects(items, row.version, row.dataset)
+    items, left_out = unseen(items, row.version)
     if not items:
         reason = (
             f" {left_out} records were left out because the model was trained on their subjects." if left_out else ""
@@ -126,33 +130,3 @@ def run(context: JobContext) -> dict[str, Any]:
         _store_report(row, report)
         audit("evaluation.finished", row, actor=row.created_by, project=row.project)
     return {"evaluation": str(row.pk), "n": report["n"]}
-
-
-def without_training_subjects(
-    items: list[Labelled], version: ModelVersion, dataset: Dataset
-) -> tuple[list[Labelled], int]:
-    """Leave out subjects (and twin signals) on which the version or one of its parents was trained."""
-    seen_groups: set[str] = set()
-    seen_signals: set[str] = set()
-    current: ModelVersion | None = version
-    while current is not None:
-        run = TrainingRun.objects.filter(produced_version=current).first()
-        if run is not None and run.split_id is not None:
-            rows = SplitMember.objects.filter(split=run.split_id).exclude(group__part="test")
-            for pk, run_dataset, subject, fingerprint in rows.values_list(
-                "record_id", "record__dataset", "record__subject__key", "record__fingerprint"
-            ):
-                seen_groups.add(f"r:{pk}")
-                if run_dataset == dataset.pk and subject:
-                    seen_groups.add(f"s:{subject}")
-                if fingerprint:
-                    seen_signals.add(fingerprint)
-        current = current.parent
-    kept = [
-        item
-        for item in items
-        if item.group not in seen_groups
-        and f"r:{item.record}" not in seen_groups
-        and item.fingerprint not in seen_signals
-    ]
-    return kept, len(items) - len(kept)

@@ -20,3 +20,10 @@ def evaluate(context: JobContext) -> dict[str, Any]:
     from training import evaluating
 
     return evaluating.run(context)
+
+
+@handler("measure_speeds", title="Measure this machine", queue="train")
+def measure_speeds(context: JobContext) -> dict[str, Any]:
+    from training import measuring
+
+    return measuring.run(context)

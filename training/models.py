@@ -176,3 +176,23 @@ class Evaluation(ProjectOwned):
 
     def __str__(self) -> str:
         return f"{self.version} on {self.dataset}"
+
+
+class Speed(models.Model):
+    """What training a network costs on the machine that trains, for one record of 12 leads and 1000 samples.
+
+    step_s: seconds of one training step per record; memory_base, memory_per_record: bytes beside and per record of a batch.
+    """
+
+    architecture = models.CharField(max_length=60, unique=True)
+    step_s = models.FloatField()
+    memory_base = models.BigIntegerField(null=True)
+    memory_per_record = models.BigIntegerField(null=True)
+    device = models.CharField(max_length=20)
+    measured_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(step_s__gt=0), name="speed_positive")]
+
+    def __str__(self) -> str:
+        return f"{self.architecture}: {1 / self.step_s:.1f} records/s"

@@ -24,9 +24,11 @@ from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from training import evaluating
 from training.choices import FEWEST_RECORDS, records_of
+from training.costs import note_speed
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
 from training.ensembles import together
+from training.lineage import unseen
 from training.live import Report, add_warnings
 from training.models import PARTS, EpochMetrics, TrainingRun
 from training.problems.registry import get_problem
@@ -239,6 +241,12 @@ def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], setti
             for member in members
         ]  # fmt: skip
     row.save(update_fields=["best_epoch", "learning_rate", "lr_finder", "manifest"])
+    if settings.mode in ("scratch", "full") and first.history:
+        seconds = float(np.median([epoch["seconds"] for epoch in first.history]))
+        counts = row.manifest["records"]
+        note_speed(
+            row.architecture, seconds, counts["train"], counts["validation"], row.manifest["environment"]["device"]
+        )
 
 
 def _on_two_sides(by_part: Mapping[str, list[Labelled]]) -> int:
@@ -279,18 +287,32 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
 def _evaluate(
     row: TrainingRun, version: ModelVersion, data: Prepared, members: list[Member], how: SplitSettings
 ) -> Any:
-    """Evaluate the version on the held-back records; with folds each record by the network that has not seen it."""
-    if not how.holds_out_every_fold:
-        items = members[0].by_part["test"]
-        return evaluating.of_run(row, version, JointView(data.stores, items), items)
+    """Evaluate the version on the held-back records; with folds each record by the network that has not seen it.
+
+    What the base model has been trained on is no fair test and is left out.
+    """
     from training.engine.predict import predict
 
-    problem = get_problem(row.task)
-    answers, items = [], []
-    for member in members:
+    problem, base = get_problem(row.task), row.base_version
+    answers: list[np.ndarray] = []
+    items: list[Labelled] = []
+    left_out = 0
+    for member in members if how.holds_out_every_fold else members[:1]:
         own = member.by_part["test"]
-        if own:
+        if base is not None:
+            own, leaked = unseen(own, base)
+            left_out += leaked
+        if how.holds_out_every_fold and own:
             answers.append(problem.activate(predict(member.module, JointView(data.stores, own))))
-            items += own
-    together_ = np.concatenate(answers) if answers else None
-    return evaluating.of_run(row, version, JointView(data.stores, items), items, answers=together_, part="folds")
+        items += own
+    if left_out:
+        add_warnings(
+            row,
+            [
+                f"{left_out} records of the test part were left out, because {base} was trained on their subjects or signals."
+            ],
+        )
+    return evaluating.of_run(
+        row, version, JointView(data.stores, items), items, answers=np.concatenate(answers) if answers else None,
+        part="folds" if how.holds_out_every_fold else "test", left_out=left_out,
+    )  # fmt: skip

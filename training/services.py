@@ -12,7 +12,7 @@ from datasets.selectors import coverages, label_maps_for
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
-from ecgportal.jobs.models import TERMINAL, JobState
+from ecgportal.jobs.models import OPEN, TERMINAL, Job, JobState
 from ecgportal.jobs.services import enqueue
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
@@ -141,6 +141,12 @@ def run_delete(*, actor: Any, run: TrainingRun) -> None:
         run.pk = run_id
         audit("run.deleted", run, actor=actor, project=run.project)
     storage.remove_area("checkpoints", run_id)
+
+
+def measure_start(*, actor: Any, project: Any) -> Job:
+    """Start the job that measures what each network costs on the machine that trains; the open one if there is one."""
+    known = Job.objects.filter(kind="measure_speeds", state__in=OPEN, project=project).first()
+    return known or enqueue("measure_speeds", actor=actor, project=project, payload={}, title="Measure this machine")
 
 
 @transaction.atomic

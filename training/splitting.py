@@ -151,7 +151,10 @@ def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt
         folds = {"train": rest, "validation": settings.validation_folds, "test": settings.test_folds}
         return split(entries, folds=folds, seed=seed)
     if settings.method == "site":
-        return split_by_site(entries, settings.test_sites, validation_share=share, seed=seed)
+        try:
+            return split_by_site(entries, settings.test_sites, validation_share=share, seed=seed)
+        except InvalidInput as error:
+            raise _bad({"test_sites": error.message}) from error
     if settings.method == "k_fold":
         if settings.fold is None:
             return split(entries, k_folds=settings.folds, seed=seed)

@@ -10,6 +10,7 @@ from ecgportal.errors import InvalidInput, NotFound
 from ecgportal.projects.access import Action
 from modelhub.models import ModelVersion
 from modelhub.naming import version_lookup
+from training.checking import check
 from training.choices import DEFAULT_ARCHITECTURE
 from training.models import TrainingRun
 from training.services import run_start
@@ -68,6 +69,9 @@ class Command(PortalCommand):
             "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, such as epochs=10"
         )
         parser.add_argument("--name", default="", help="of the model")
+        parser.add_argument(
+            "--check", action="store_true", help="only say what is wrong or risky, and what it will cost"
+        )
 
     def do(self, **options: Any) -> dict[str, Any]:
         project = self.project(options["project"], Action.MODEL_EDIT)
@@ -78,12 +82,15 @@ class Command(PortalCommand):
             versions = ModelVersion.objects.filter(model__project=project).select_related("model")
             base = self.find(versions, Action.MODEL_VIEW, name, **version_lookup(name))
         classes = [x.strip() for x in (options["classes"] or "").split(",") if x.strip()]
-        run = run_start(
-            actor=self.user, project=project, datasets=datasets, label_map=label_map_named(project, options["label_map"]),
-            classes=classes or None, task=options["task"], target=options["target"], architecture=options["architecture"],
-            base_version=base, mode=options["mode"], settings=settings_of(options["set"]), split=settings_of(options["split"]),
-            selection={"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, seeds=options["seeds"], name=options["name"],
-        )  # fmt: skip
+        asked = {
+            "project": project, "datasets": datasets, "label_map": label_map_named(project, options["label_map"]),
+            "classes": classes or None, "task": options["task"], "target": options["target"], "architecture": options["architecture"],
+            "base_version": base, "mode": options["mode"], "settings": settings_of(options["set"]), "split": settings_of(options["split"]),
+            "selection": {"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, "seeds": options["seeds"], "name": options["name"],
+        }  # fmt: skip
+        if options["check"]:
+            return check(**asked).to_json()
+        run = run_start(actor=self.user, **asked)
         result = self.follow(run.job).result
         run = TrainingRun.objects.get(pk=run.pk)
         report = getattr(run, "report", None) if result.get("evaluation") else None

@@ -1,0 +1,250 @@
+"""The check before a run: what is wrong or risky is said, nothing is written, and the cost is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from ecgportal.jobs.models import Job, JobState
+from tests import factories
+from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.api_client import Api
+from tests.working import work_off
+from training.checking import Checked, check
+from training.costs import note_speed, speeds
+from training.models import Speed, Split, TrainingRun
+from training.services import run_start
+
+pytestmark = pytest.mark.django_db
+
+
+class Data:
+    """A project with a dataset that is made record by record."""
+
+    def __init__(self) -> None:
+        self.project = factories.make_project()
+        self.user = factories.make_user()
+        factories.Membership.objects.create(project=self.project, user=self.user, role="owner")
+        self.dataset = factories.make_dataset(self.project)
+        self.label_map = factories.make_label_map(self.project)
+        self.count = 0
+
+    def add(self, labels: tuple[str, ...], times: int = 1, dataset=None, **fields) -> None:
+        for _ in range(times):
+            self.count += 1
+            fields_ = {"subject": f"p{self.count}", **fields}
+            factories.make_record(dataset or self.dataset, labels=labels, **fields_)
+
+    def asked(self, **changes) -> dict:
+        return {
+            "project": self.project, "datasets": [self.dataset], "label_map": self.label_map, "architecture": "xresnet1d18", **changes,
+        }  # fmt: skip
+
+    def check(self, **changes) -> Checked:
+        return check(**self.asked(**changes))
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data()
+
+
+def codes(found: Checked, level: str = "") -> set[str]:
+    return {row.code for row in found.findings if row.level == level or not level}
+
+
+def sentence(found: Checked, code: str) -> str:
+    return next(row.message for row in found.findings if row.code == code)
+
+
+@pytest.fixture
+def sound(data) -> Data:
+    data.add(("NORM",), 40)
+    data.add(("IMI",), 30)
+    return data
+
+
+def test_sound_data_gives_no_warning_and_a_cost(sound):
+    found = sound.check()
+    assert found.ok and codes(found) == set(), found.findings
+    assert (found.records, found.subjects) == (70, 70)
+    assert sum(part["records"] for part in found.split.values()) == 70
+    assert found.classes["MI"]["patients"] == 30 and sum(found.classes["NORM"][p] for p in found.split) == 40
+    cost = found.cost
+    assert cost.parameters > 1000 and cost.million_macs > 1 and cost.memory_mib > 0 and not cost.measured
+    assert cost.seconds > cost.epoch_seconds > 0 and "arithmetic" in cost.basis
+    assert not TrainingRun.objects.exists() and not Split.objects.exists() and not Job.objects.exists()
+
+
+def test_the_split_of_the_check_is_the_split_of_the_run(sound, few_threads):
+    counts = sound.check().split
+    run = run_start(actor=sound.user, **sound.asked(settings={"epochs": 1}))
+    work_off()
+    run.refresh_from_db()
+    assert run.manifest["records"] == {part: row["records"] for part, row in counts.items()}
+
+
+def test_a_class_with_three_patients_and_one_without_any(sound):
+    sound.add(("AFIB",), 3)
+    many = factories.make_label_map(
+        sound.project, classes=["NORM", "MI", "AF", "LVH"],
+        entries={code: {"class": name, "relation": "exact"} for code, name in (("NORM", "NORM"), ("IMI", "MI"), ("AFIB", "AF"))},
+    )  # fmt: skip
+    found = sound.check(label_map=many)
+    assert found.ok and {"few_patients", "class_absent"} <= codes(found, "warning")
+    assert "AF has 3 patients" in sentence(found, "few_patients")
+    assert "LVH" in sentence(found, "class_absent")
+
+
+def test_codes_that_the_map_does_not_know(sound):
+    sound.add(("STRANGE",), 25)
+    found = sound.check()
+    assert {"unmapped_codes", "without_class"} <= codes(found, "warning")
+    assert "STRANGE (25)" in sentence(found, "unmapped_codes")
+    assert "25 of 95 records" in sentence(found, "without_class")
+
+
+def test_one_class_only_is_an_error(data):
+    data.add(("NORM",), 40)
+    found = data.check()
+    assert not found.ok and "one_class_only" in codes(found, "error")
+
+
+def test_labels_that_are_all_unknown_are_an_error(data):
+    data.add(("STRANGE",), 40)
+    found = data.check()
+    assert not found.ok and "labels_unknown" in codes(found, "error")
+
+
+def test_no_labels_at_all_and_no_records_are_errors(data):
+    assert not data.check().ok
+    data.add((), 12)
+    found = data.check()
+    assert not found.ok and "have no labels" in found.findings[0].message and found.findings[0].field == "dataset"
+
+
+def test_one_patient_only_is_an_error(data):
+    data.add(("NORM",), 20, subject="one")
+    data.add(("IMI",), 20, subject="one")
+    found = data.check()
+    assert not found.ok and "1 patient." in sentence(found, "too_few_patients")
+
+
+def test_missing_leads_samples_and_poor_quality(sound):
+    sound.add(("NORM",), 2, leads=("I", "II", "V1"))
+    sound.add(("NORM",), 3, quality={"flags": ["implausible_amplitude"], "leads": [{"lead": "I", "flags": ["gaps"]}]})
+    found = sound.check()
+    assert {"missing_leads", "missing_samples", "implausible_amplitude"} <= codes(found, "warning")
+    assert sentence(found, "missing_leads").startswith("2 records")
+    assert sentence(found, "missing_samples").startswith("3 records")
+
+
+def test_a_label_of_one_hospital_or_one_dataset_only(data):
+    data.add(("NORM",), 15, site="A")
+    data.add(("NORM",), 15, site="B")
+    data.add(("IMI",), 20, site="B")
+    assert "MI is found in one hospital only (B)" in sentence(data.check(), "class_of_one_source")
+    other = factories.make_dataset(data.project)
+    data.add(("IMI",), 20, site="A")
+    data.add(("NORM",), 15, dataset=other, site="A")
+    found = data.check(datasets=[data.dataset, other])
+    assert "MI is found in one dataset only" in sentence(found, "class_of_one_source")
+
+
+def test_the_same_signal_and_the_same_patient_elsewhere_are_told(sound):
+    other = factories.make_dataset(sound.project)
+    sound.add(("NORM",), 2, fingerprint="cd" * 32)
+    sound.add(("NORM",), 1, dataset=other, subject="p1")
+    sound.add(("IMI",), 1, dataset=other)
+    found = sound.check(datasets=[sound.dataset, other])
+    assert {"same_signal", "subject_in_several_datasets"} <= codes(found, "info")
+
+
+def test_a_base_model_that_knows_the_test_part_is_leakage_and_is_left_out_of_the_evaluation(sound, few_threads):
+    run = run_start(actor=sound.user, **sound.asked(settings={"epochs": 1}))
+    work_off()
+    run.refresh_from_db()
+    base = {"base_version": run.produced_version, "architecture": None, "mode": "head"}
+    assert "leakage" not in codes(sound.check(**base))
+    other = {"settings": {"seed": 9, "epochs": 1}, **base}
+    found = sound.check(**other)
+    assert "trained on" in sentence(found, "leakage")
+    tuned = run_start(actor=sound.user, **sound.asked(**other))
+    work_off()
+    tuned.refresh_from_db()
+    leaked = int(sentence(found, "leakage").split("trained on ")[1].split()[0])
+    assert tuned.report.report["left_out_training_subjects"] == leaked
+    assert tuned.report.report["n"] == tuned.manifest["records"]["test"] - leaked
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"settings": {"batch_size": 10**9}}, "batch_size"),
+        ({"settings": {"epochs": 10**9}}, "epochs"),
+        ({"settings": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"split": {"method": "given_folds"}}, "split.test_folds"),
+        ({"split": {"method": "site", "test_sites": ["Z"]}}, "split.test_sites"),
+        ({"architecture": "perceptron"}, "architecture"),
+        ({"label_map": None}, "label_map"),
+    ],
+)
+def test_what_a_start_would_refuse_is_an_error_of_the_check(sound, changes, field):
+    found = sound.check(**changes)
+    assert not found.ok and field in {row.field for row in found.findings if row.level == "error"}
+
+
+def test_a_larger_batch_than_data_and_waiting_trainings_are_told(sound):
+    run_start(actor=sound.user, **sound.asked())
+    found = sound.check(settings={"batch_size": 512})
+    assert {"batch_size", "queue"} <= codes(found, "info")
+
+
+def test_a_full_disk_is_said_before(sound, monkeypatch):
+    monkeypatch.setattr("training.checking.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    assert "disk" in codes(sound.check(), "error")
+
+
+def test_a_measured_speed_counts_and_others_are_scaled_from_it(sound):
+    note_speed("xresnet1d18", 10.0, 90, 30, "cpu")
+    assert speeds()["xresnet1d18"].step_s == pytest.approx(0.1)
+    cost = sound.check(settings={"epochs": 10}).cost
+    assert cost.measured and cost.epoch_seconds == pytest.approx(0.1 * (48 + 8 / 3), rel=0.1)
+    assert "rough" in sound.check(architecture="inception_time").cost.basis
+    note_speed("no_such_network", 1.0, 10, 10, "cpu")
+    assert Speed.objects.count() == 1
+
+
+def test_folds_and_seeds_multiply_the_cost(sound):
+    one = sound.check().cost
+    assert sound.check(seeds=3).cost.networks == 3
+    assert sound.check(seeds=3).cost.seconds > 2 * one.seconds - 20
+    assert sound.check(split={"method": "k_fold"}).cost.networks == 5
+
+
+def test_the_check_by_rest_is_for_those_who_may_train(sound):
+    body = {
+        "project": str(sound.project.pk), "dataset": str(sound.dataset.pk), "label_map": str(sound.label_map.pk), "architecture": "xresnet1d18",
+    }  # fmt: skip
+    api = Api(session=sound.user)
+    found = api.post("training-runs/check/", body, status=200)
+    assert found["ok"] and found["cost"]["parameters"] and found["split"]["test"]["records"]
+    bad = api.post("training-runs/check/", {**body, "settings": {"epochs": 0}}, status=200)
+    assert not bad["ok"] and bad["findings"][0]["field"] == "epochs"
+    viewer = factories.make_user()
+    factories.Membership.objects.create(project=sound.project, user=viewer, role="viewer")
+    Api(session=viewer).refused("post", "training-runs/check/", body, status=403)
+
+
+def test_measuring_is_one_job_that_notes_every_network(sound, few_threads, monkeypatch):
+    from modelhub.architectures import catalog
+
+    small = {name: facts for name, facts in catalog.catalog().items() if name in ("xresnet1d18", "inception_time")}
+    monkeypatch.setattr("training.measuring.catalog", lambda: small)
+    api = Api(session=sound.user)
+    job = api.post("training-runs/measure/", {"project": str(sound.project.pk)}, status=202)
+    assert api.post("training-runs/measure/", {"project": str(sound.project.pk)}, status=202) == job
+    work_off()
+    assert Job.objects.get(pk=job["job"]).state == JobState.SUCCEEDED, Job.objects.get(pk=job["job"]).error_message
+    assert set(speeds()) == set(small)
+    cost = sound.check().cost
+    assert cost.measured and cost.memory_mib > 1

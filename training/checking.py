@@ -1,0 +1,293 @@
+"""Before a run starts: what is wrong or risky about it, and what it will cost."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Q
+from psutil import virtual_memory
+
+from datasets.fingerprint import same_signal
+from datasets.labels.maps import coverage
+from datasets.models import Record
+from datasets.preprocess.recipe import Recipe
+from datasets.selectors import spec_of
+from ecgportal.errors import PortalError
+from ecgportal.jobs.models import JobState
+from training.choices import FEWEST_RECORDS, Choices, check_data, choose
+from training.costs import Cost, cost_of
+from training.lineage import seen_by
+from training.models import PARTS, TrainingRun
+from training.problems.base import counted
+from training.problems.registry import get_problem
+from training.splitting import counts_of, deal, rounds
+from training.targets import Labelled, labels_of
+
+# Fewer patients of a class than this give figures with very wide intervals.
+FEW_PATIENTS = 10
+_SHOWN = 5
+_LIMB = ("III", "aVR", "aVL", "aVF")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: ``error`` (the run would fail), ``warning`` (it is risky) or ``info``. field: the choice it is about."""
+
+    level: str
+    code: str
+    message: str
+    field: str = ""
+
+
+@dataclass
+class Checked:
+    """What a check found. split: records and subjects by part; classes: records by class and part, and patients."""
+
+    findings: list[Finding] = field(default_factory=list)
+    records: int = 0
+    subjects: int = 0
+    split: dict[str, dict[str, int]] = field(default_factory=dict)
+    classes: dict[str, dict[str, int]] = field(default_factory=dict)
+    cost: Cost | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def add(self, level: str, code: str, message: str, about: str = "") -> None:
+        self.findings.append(Finding(level, code, message, about))
+
+    def take(self, error: PortalError) -> None:
+        """Note an error, once for each field that it names."""
+        if not error.fields:
+            self.add("error", error.code, error.message)
+        for name, sentence in error.fields.items():
+            text = error.message if len(error.fields) == 1 and sentence not in error.message else ""
+            self.add("error", error.code, f"{text} {sentence}".strip(), name)
+
+    def to_json(self) -> dict[str, Any]:
+        order = ("error", "warning", "info")
+        return {
+            "ok": self.ok, "findings": [asdict(row) for row in sorted(self.findings, key=lambda row: order.index(row.level))],
+            "records": self.records, "subjects": self.subjects, "split": self.split, "classes": self.classes,
+            "cost": self.cost.to_json() if self.cost else None,
+        }  # fmt: skip
+
+
+def check(**asked: Any) -> Checked:
+    """Check a run as ``run_start`` would be asked for it; nothing is written."""
+    found = Checked()
+    asked.pop("name", None)
+    try:
+        choices = choose(**asked)
+        check_data(choices)
+        items = choices.items()
+    except PortalError as error:
+        found.take(error)
+        return found
+    found.records, found.subjects = len(items), len({item.group for item in items})
+    _labels(found, choices, items)
+    if len(items) < FEWEST_RECORDS:
+        found.add(
+            "error", "labels_unknown",
+            f"Only {counted(len(items), 'record')} of the chosen data can be used; training needs at least {FEWEST_RECORDS}. "
+            "Check the label map's coverage on the dataset's Labels page.", "label_map",
+        )  # fmt: skip
+        return found
+    _signals(found, choices, items)
+    _sources(found, choices, items)
+    _divide(found, choices, items)
+    return found
+
+
+def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
+    """Say what the label map leaves out."""
+    records = choices.selection.records(Record.objects.filter(dataset__in=[row.pk for row in choices.datasets]))
+    total = records.count()
+    if choices.task == "regression":
+        missing = total - len(items)
+        if missing and not (choices.selection.balanced or choices.selection.cap):
+            found.add("info", "target_missing", f"{counted(missing, 'record')} without {choices.target} are left out.")
+        return
+    assert choices.label_map is not None
+    labels = labels_of(records)
+    report = coverage(labels.values(), spec_of(choices.label_map))
+    left = total - report.classified
+    if left:
+        level = "warning" if left > total / 5 else "info"
+        found.add(
+            level, "without_class",
+            f"{left} of {counted(total, 'record')} get no class from {choices.label_map} and are left out "
+            f"({total - len(labels)} have no label at all).", "label_map",
+        )  # fmt: skip
+    if report.unknown:
+        named = ", ".join(f"{code.code} ({code.records})" for code in report.unknown[:_SHOWN])
+        more = f" and {len(report.unknown) - _SHOWN} more" if len(report.unknown) > _SHOWN else ""
+        found.add(
+            "warning", "unmapped_codes",
+            f"{choices.label_map} does not know {counted(len(report.unknown), 'code')} of the data: {named}{more}. "
+            "A record with such a code only is left out; one with other codes too counts as not having it.", "label_map",
+        )  # fmt: skip
+
+
+def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
+    """Say which signals are incomplete, poor, or there twice."""
+    ids = [item.record for item in items]
+    rows = Record.objects.filter(dataset__in=[row.pk for row in choices.datasets], pk__in=ids)
+    leads = list(Recipe.from_json(choices.recipe).output_spec().leads or ())
+    recorded = [lead for lead in leads if lead not in _LIMB]
+    lacking = rows.exclude(leads__contains=recorded).count()
+    if lacking:
+        found.add(
+            "warning", "missing_leads",
+            f"{counted(lacking, 'record')} lack at least one of the leads {', '.join(recorded)}; a missing lead is read as 0 mV.",
+        )  # fmt: skip
+    gaps = rows.filter(
+        Q(quality__leads__contains=[{"flags": ["gaps"]}]) | Q(quality__leads__contains=[{"flags": ["missing"]}])
+    ).count()
+    if gaps:
+        found.add(
+            "warning", "missing_samples",
+            f"{counted(gaps, 'record')} have missing samples (NaN), which are bridged or read as 0 mV.",
+        )  # fmt: skip
+    for flag, words in (
+        ("implausible_amplitude", "an implausible amplitude: the unit may be wrong"),
+        ("implausible_rate", "an implausible heart rate: the sampling rate may be wrong"),
+        ("no_beats", "no beat that was found"),
+    ):
+        if count := rows.filter(quality__flags__contains=[flag]).count():
+            found.add("warning", flag, f"{counted(count, 'record')} have {words}. A filter can leave them out.")
+    twins = Counter(same_signal({str(item.record): item.fingerprint or None for item in items}).values())
+    if copies := sum(count for count in twins.values() if count > 1):
+        found.add(
+            "info", "same_signal",
+            f"{copies} records hold a signal that is there under another name, too; copies stay on one side of the split.",
+        )  # fmt: skip
+
+
+def _sources(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
+    """Say which classes, or patients, tie the data to its sources."""
+    homes: dict[str, set[Any]] = defaultdict(set)
+    for item in items:
+        homes[item.group].add(item.dataset)
+    if shared := sum(len(found_in) > 1 for found_in in homes.values()):
+        found.add(
+            "info", "subject_in_several_datasets",
+            f"{counted(shared, 'patient')} have the same key in several datasets and stay on one side of the split.",
+        )  # fmt: skip
+    names = {row.pk: row.name for row in choices.datasets}
+    for what, place_of in (
+        ("hospital", lambda item: item.site),
+        ("dataset", lambda item: names[item.dataset]),
+    ):
+        everywhere = {place_of(item) for item in items} - {""}
+        if len(everywhere) < 2 or choices.task == "regression":
+            continue
+        for name in choices.outputs:
+            places = {place_of(item) for item in items if name in item.classes} - {""}
+            if len(places) == 1:
+                found.add(
+                    "warning", "class_of_one_source",
+                    f"{name} is found in one {what} only ({next(iter(places))}): the network may learn to tell the {what} "
+                    "instead of the finding.", "classes",
+                )  # fmt: skip
+
+
+def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
+    """Divide the records as the run will, and judge the parts."""
+    seed = choices.settings.seed
+    try:
+        dealt = deal(items, choices.split, seed)
+        parts = rounds(items, dealt.parts, choices.split, seed)[0]
+    except PortalError as error:
+        found.take(error)
+        return
+    by_part = {part: [item for item in items if parts[str(item.record)] == part] for part in PARTS}
+    found.split = counts_of(items, parts)
+    for sentence in dealt.warnings:
+        found.add("warning", "split", sentence, "split.method")
+    patients: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        for name in item.classes:
+            patients[name].add(item.group)
+    if choices.task != "regression":
+        for name in choices.outputs:
+            counts = {part: sum(name in item.classes for item in rows) for part, rows in by_part.items()}
+            found.classes[name] = counts | {"patients": len(patients[name])}
+            if not patients[name]:
+                found.add("warning", "class_absent", f"No record has the class {name}.", "classes")
+            elif 3 <= len(patients[name]) < FEW_PATIENTS:
+                found.add(
+                    "warning", "few_patients",
+                    f"The class {name} has {len(patients[name])} patients; its figures will have very wide intervals.", "classes",
+                )  # fmt: skip
+    if found.subjects < 3:
+        found.add(
+            "error", "too_few_patients",
+            f"The data comes from {counted(found.subjects, 'patient')}. Training, validation and test need different "
+            "patients, three at least.", "dataset",
+        )  # fmt: skip
+    elif not by_part["train"] or not by_part["test"]:
+        found.add("error", "empty_part", "The training or the test part would be empty.", "split.method")
+    else:
+        _learnable(found, choices, by_part["train"])
+        _leakage(found, choices, by_part["test"])
+    found.cost = cost_of(choices, len(by_part["train"]), len(by_part["validation"]))
+    _room(found, choices, len(by_part["train"]), len(items))
+
+
+def _learnable(found: Checked, choices: Choices, train: Sequence[Labelled]) -> None:
+    problem = get_problem(choices.task)
+    targets = problem.encode([item.label for item in train], choices.outputs).values
+    try:
+        for sentence in problem.check_trainable(targets, problem.output_names(choices.outputs)):
+            found.add("warning", "training_part", sentence, "classes")
+    except PortalError as error:
+        found.add("error", error.code, error.message, "classes")
+
+
+def _leakage(found: Checked, choices: Choices, test: Sequence[Labelled]) -> None:
+    """Say how much of the test part the base model has been trained on."""
+    if choices.base_version is None:
+        return
+    seen = seen_by(choices.base_version)
+    leaked = sum(seen.holds(item) for item in test)
+    if leaked:
+        found.add(
+            "warning", "leakage",
+            f"{choices.base_version} was trained on {counted(leaked, 'record')} of the test part, or on their patients or "
+            "signals. They will be left out of the evaluation; the same seed and split as then avoids it.", "base_version",
+        )  # fmt: skip
+
+
+def _room(found: Checked, choices: Choices, n_train: int, n_records: int) -> None:
+    """Say when the machine is too small, or busy."""
+    assert found.cost is not None
+    if choices.settings.batch_size > n_train:
+        found.add(
+            "info", "batch_size",
+            f"The batch of {choices.settings.batch_size} is larger than the training part of {counted(n_train, 'record')}: each "
+            "epoch is one step.", "batch_size",
+        )  # fmt: skip
+    available = virtual_memory().available // 2**20
+    if found.cost.memory_mib is not None and found.cost.memory_mib > available:
+        found.add(
+            "warning", "memory",
+            f"Training takes about {found.cost.memory_mib} MiB; {available} MiB are free. Take a smaller batch or network.", "batch_size",
+        )  # fmt: skip
+    spec = Recipe.from_json(choices.recipe).output_spec()
+    signals = 2 * n_records * len(spec.leads or ()) * (spec.n_samples or 0)
+    needed = (signals + 4 * 8 * (found.cost.parameters or 0) * choices.members) // 2**20
+    free = shutil.disk_usage(settings.PORTAL_HOME).free // 2**20
+    if needed > free:
+        found.add(
+            "error", "disk", f"The run needs about {needed} MiB on the disk; {free} MiB are free. Make room first."
+        )
+    waiting = TrainingRun.objects.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).count()
+    if waiting:
+        found.add("info", "queue", f"{counted(waiting, 'training')} of this portal run or wait before this one.")

@@ -1,0 +1,111 @@
+"""What a training will cost on this machine, without loading torch: from measured speeds, or from arithmetic alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from modelhub.architectures.catalog import ArchitectureFacts, catalog
+from training.choices import Choices
+from training.live import duration
+from training.models import Mode, Speed
+
+# Multiply-accumulates of a forward pass per second and core while training; only until something was measured.
+_MACS_PER_S = 5e9
+# A forward pass takes about a third of a training step; a frozen trunk spares its backward pass.
+_FORWARD, _HEAD_ONLY = 1 / 3, 0.4
+_MEASURED_SAMPLES = 1000
+# Beside the networks: reading, exporting, evaluating.
+_AROUND_S = 10.0
+# Bytes of weights, gradients, two moments and the running average per parameter.
+_BYTES_PER_PARAMETER = 4 * 5
+# Bytes kept for the backward pass per multiply-accumulate, between those of wide and of narrow networks.
+_BYTES_PER_MAC = 0.004
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters, million_macs: of one network; None when they are not known without loading it. memory_mib: while
+    training. seconds: of the whole run at most; early stopping makes it less. measured: whether the speed was measured on
+    this machine. basis: where the time comes from, as a sentence."""
+
+    parameters: int | None
+    million_macs: float | None
+    memory_mib: int | None
+    seconds: float | None
+    epoch_seconds: float | None
+    networks: int
+    measured: bool
+    basis: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def time(self) -> str:
+        return duration(self.seconds) if self.seconds is not None else "not known"
+
+
+def speeds() -> dict[str, Speed]:
+    return {row.architecture: row for row in Speed.objects.all()}
+
+
+def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[str, Speed] | None = None) -> Cost:
+    """Return the cost of a run on ``n_train`` and ``n_validation`` records."""
+    known = speeds() if known is None else known
+    facts = catalog().get(choices.architecture)
+    step_s, measured, basis = _step_s(choices.architecture, facts, known)
+    base = choices.base_version
+    parameters = facts.parameters if facts else (base.parameters if base else None)
+    memory = _memory(facts, known.get(choices.architecture), choices.settings.batch_size, parameters)
+    epoch_s = None
+    if step_s is not None:
+        n_samples = choices.base_version.contract.get("n_samples", _MEASURED_SAMPLES) if base else _MEASURED_SAMPLES
+        step_s *= n_samples / _MEASURED_SAMPLES * _share_of_step(choices)
+        epoch_s = step_s * (n_train + n_validation * _FORWARD)
+    seconds = epoch_s * choices.settings.epochs * choices.members + _AROUND_S if epoch_s is not None else None
+    macs = facts.million_macs if facts else None
+    return Cost(parameters, macs, memory, seconds, epoch_s, choices.members, measured, basis)
+
+
+def _share_of_step(choices: Choices) -> float:
+    """Return what a step takes of one that trains every layer, on average over the epochs."""
+    if choices.mode == Mode.HEAD:
+        return _HEAD_ONLY
+    if choices.mode == Mode.HEAD_THEN_FULL:
+        head = choices.settings.head_epochs or max(1, choices.settings.epochs // 4)
+        return (head * _HEAD_ONLY + choices.settings.epochs - head) / choices.settings.epochs
+    return 1.0
+
+
+def _step_s(name: str, facts: ArchitectureFacts | None, known: Mapping[str, Speed]) -> tuple[float | None, bool, str]:
+    if name in known:
+        return known[name].step_s, True, f"measured on this machine, {known[name].device}"
+    if facts is None:
+        return None, False, "This network has not been trained here yet, so its time is not known."
+    others = [(row, catalog()[row.architecture]) for row in known.values() if row.architecture in catalog()]
+    if others:
+        nearest, other = min(others, key=lambda pair: abs(pair[1].million_macs - facts.million_macs))
+        step_s = nearest.step_s * facts.million_macs / other.million_macs
+        return step_s, False, f"from the speed of {other.title} on this machine and the arithmetic; rough"
+    step_s = facts.million_macs * 1e6 / (_MACS_PER_S * (os.cpu_count() or 1))
+    return step_s, False, "from the arithmetic alone; this machine's speed was not measured yet"
+
+
+def _memory(facts: ArchitectureFacts | None, speed: Speed | None, batch: int, parameters: int | None) -> int | None:
+    if speed is not None and speed.memory_base is not None and speed.memory_per_record is not None:
+        return round((speed.memory_base + batch * speed.memory_per_record) / 2**20)
+    if facts is None or parameters is None:
+        return None
+    return round((parameters * _BYTES_PER_PARAMETER + batch * facts.million_macs * 1e6 * _BYTES_PER_MAC) / 2**20)
+
+
+def note_speed(architecture: str, seconds: float, n_train: int, n_validation: int, device: str) -> None:
+    """Remember the speed of a training that was done: seconds of one epoch over the given records."""
+    records = n_train + n_validation * _FORWARD
+    if architecture in catalog() and seconds > 0 and records > 0:
+        Speed.objects.update_or_create(
+            architecture=architecture, defaults={"step_s": seconds / records, "device": device}
+        )
