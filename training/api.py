@@ -17,12 +17,13 @@ from datasets.models import Dataset
 from datasets.selectors import label_maps
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, InvalidInput
+from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.projects.access import Action
 from modelhub.models import ModelVersion
-from training import reports, selectors, services
+from training import kept, reports, selectors, services
 from training.checking import check
+from training.metrics.base import Figure
 from training.models import Evaluation, Mode, TrainingRun
 
 
@@ -262,11 +263,14 @@ class EvaluationCreateSerializer(serializers.Serializer):
 
 
 class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
-    queryset = Evaluation.objects.select_related("job", "version__model", "dataset")
+    queryset = Evaluation.objects.defer("curves").select_related(
+        "job", "version__model", "dataset", "label_map", "project"
+    )
     serializer_class = EvaluationSerializer
     filterset_fields = ["project", "version", "dataset", "run"]
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "report": Action.MODEL_DOWNLOAD,
+        "thresholds": Action.MODEL_VIEW, "paired": Action.MODEL_VIEW,
     }  # fmt: skip
 
     @extend_schema(request=EvaluationCreateSerializer, responses={202: EvaluationSerializer})
@@ -284,21 +288,56 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         )
         return Response(self.get_serializer(row).data, status=status.HTTP_202_ACCEPTED)
 
-    @extend_schema(parameters=[OpenApiParameter("format", str, enum=["json", "html"])], responses=OpenApiTypes.OBJECT)
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=list(reports.FORMATS))], responses=OpenApiTypes.OBJECT
+    )
     @action(detail=True)
     def report(self, request: Request, pk: str) -> HttpResponse | Response:
-        """All figures with their 95 % intervals; Conflict while the evaluation is not finished."""
+        """All figures with their 95 % intervals as JSON, HTML or PDF; Conflict while the evaluation is not finished."""
         row = self.get_object()
-        if not row.report:
-            raise Conflict(
-                "The evaluation has not finished; ask again when its job has succeeded.", code="not_finished"
-            )
         kind = request.query_params.get("format", "json")
+        if kind != "json":
+            return reports.file_of(row, kind, request.user)
+        reports.check(row, kind)
         audit("evaluation.downloaded", row, actor=request.user, project=row.project, changes={"format": kind})
-        if kind == "json":
-            return Response(reports.as_json(row))
-        if kind == "html":
-            return HttpResponse(
-                reports.as_html(row), headers={"Content-Disposition": 'attachment; filename="report.html"'}
-            )
-        raise InvalidInput(f"There is no report format {kind!r}.", fields={"format": "Choose json or html."})
+        return Response(reports.as_json(row))
+
+    @extend_schema(
+        parameters=[OpenApiParameter("class", str), OpenApiParameter("threshold", float)], responses=OpenApiTypes.OBJECT
+    )
+    @action(detail=True)
+    def thresholds(self, request: Request, pk: str) -> Response:
+        """What happens to one class at the threshold in use, at ``?threshold=`` and at those that follow from rules."""
+        row = self.get_object()
+        name = request.query_params.get("class") or next(iter(row.report.get("classes", [])), "")
+        asked = _number(request.query_params.get("threshold"))
+        rows = [as_plain(one) for one in kept.threshold_rows(row, name, asked)]
+        return Response({"class": name, "rows": rows})
+
+    @extend_schema(parameters=[OpenApiParameter("with", str, required=True)], responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def paired(self, request: Request, pk: str) -> Response:
+        """The difference to another evaluation (``?with=``) on the records that both hold, by a paired bootstrap."""
+        row = self.get_object()
+        other = self.related(Evaluation.objects.select_related("project"), request.query_params.get("with", ""), "with")
+        found = kept.paired(row, other)
+        rows = [as_plain(one) for one in found.rows]
+        return Response(
+            {"first": str(row.pk), "second": str(other.pk), "n": found.n, "n_subjects": found.n_subjects, "rows": rows}
+        )
+
+
+def as_plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its figures as JSON."""
+    return {name: value.to_json() if isinstance(value, Figure) else value for name, value in row.items()}
+
+
+def _number(text: str | None) -> float | None:
+    if text in (None, ""):
+        return None
+    try:
+        return float(text)  # type: ignore[arg-type]
+    except ValueError:
+        raise InvalidInput(
+            "The threshold is not a number.", fields={"threshold": "Give a number from 0 to 1."}
+        ) from None

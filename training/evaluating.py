@@ -15,9 +15,11 @@ from ecgportal.jobs.context import JobContext
 from modelhub import loading
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
+from training.attributes import attributes
 from training.data import JointView, prepare
 from training.lineage import unseen
 from training.metrics.report import evaluate
+from training.metrics.subgroups import subgroups
 from training.models import Evaluation, TrainingRun
 from training.problems.registry import get_problem
 from training.targets import Labelled, labelled_records
@@ -53,9 +55,11 @@ def _judge(
     thresholds = [contract.thresholds.get(name, 0.5) for name in contract.classes] if contract.thresholds else None
     if answers is None:
         answers = probabilities(version, view, progress)
-    report = evaluate(
-        answers, truth, contract.classes, contract.task, groups=[item.group for item in items], thresholds=thresholds
-    ).to_json()
+    groups = [item.group for item in items]
+    report = evaluate(answers, truth, contract.classes, contract.task, groups=groups, thresholds=thresholds).to_json()
+    report["subgroups"] = subgroups(
+        answers, truth, contract.classes, contract.task, attributes(items), groups=groups, thresholds=thresholds
+    )
     if len(items) <= _MAX_SAMPLES:
         report["samples"] = {
             "records": [str(item.record) for item in items], "keys": [item.key for item in items],

@@ -8,6 +8,7 @@ from django import forms
 
 from datasets.models import Dataset, LabelMap
 from datasets.selectors import label_maps_for
+from ecgportal.forms import FilterForm
 from modelhub.architectures.catalog import catalog
 from modelhub.forms import runnable_versions
 from modelhub.models import ModelVersion
@@ -128,3 +129,21 @@ class EvaluationForm(forms.Form):
         self.fields["version"].queryset = runnable_versions(project)
         self.fields["dataset"].queryset = Dataset.objects.filter(project=project)
         self.fields["label_map"].queryset = label_maps_for(project)
+
+
+class ThresholdForm(FilterForm):
+    """Which class is called at which probability, and how common it is where the model will be used."""
+
+    of_class = forms.ChoiceField(label="Class")
+    threshold = forms.FloatField(
+        min_value=0, max_value=1, widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text="Called at this probability and above.",
+    )  # fmt: skip
+    prevalence = forms.FloatField(
+        label="Share with the class (%)", min_value=0, max_value=100, widget=forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"}),
+        help_text="Where the model will be used, for its predictive values there.",
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, classes: list[str], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fields["of_class"].choices = [(name, name) for name in classes]

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from training import views
+from training import views, views_evaluations
 
 app_name = "training"
 urlpatterns = [
@@ -10,7 +10,10 @@ urlpatterns = [
     path("training/<uuid:pk>/", views.RunPage.as_view(), name="detail"),
     path("training/<uuid:pk>/resume/", views.RunResume.as_view(), name="resume"),
     path("training/<uuid:pk>/delete/", views.RunDelete.as_view(), name="delete"),
-    path("projects/<uuid:project>/evaluations/", views.EvaluationListPage.as_view(), name="evaluations"),
-    path("evaluations/<uuid:pk>/", views.EvaluationPage.as_view(), name="evaluation"),
-    path("evaluations/<uuid:pk>/report.html", views.EvaluationReport.as_view(), name="report"),
+    path("projects/<uuid:project>/evaluations/", views_evaluations.EvaluationListPage.as_view(), name="evaluations"),
+    path("projects/<uuid:project>/evaluations/compare/", views_evaluations.ComparePage.as_view(), name="compare"),
+    path("evaluations/<uuid:pk>/", views_evaluations.EvaluationPage.as_view(), name="evaluation"),
+    path("evaluations/<uuid:pk>/report.html", views_evaluations.EvaluationReport.as_view(), name="report"),
+    path("evaluations/<uuid:pk>/report.pdf", views_evaluations.EvaluationReport.as_view(kind="pdf"), name="report_pdf"),
+    path("versions/<uuid:pk>/validation/", views_evaluations.ValidationPage.as_view(), name="validation"),
 ]

@@ -1,4 +1,4 @@
-"""Pages of training runs and evaluations."""
+"""Pages of training runs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
 from datasets.models import Dataset
-from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, PortalError
+from ecgportal.errors import PortalError
 from ecgportal.forms import take_error
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 from training import reports, selectors, services
 from training.engine.settings import settings_schema
-from training.forms import EvaluationForm, RunForm
+from training.forms import RunForm
 from training.models import Evaluation, TrainingRun
 
 
@@ -147,67 +146,3 @@ class RunDelete(RunView):
         services.run_delete(actor=request.user, run=self.object)
         messages.success(request, "The run was deleted.")
         return redirect("training:list", project=self.project.pk)
-
-
-class EvaluationListPage(ProjectView):
-    needs = {"get": Action.MODEL_VIEW, "post": Action.MODEL_EDIT}
-    template = "training/evaluations.html"
-    nav_active = "evaluations"
-
-    def _page(self, request: HttpRequest, form: EvaluationForm, status: int = 200) -> HttpResponse:
-        rows = Evaluation.objects.filter(project=self.project).select_related("version__model", "dataset", "job")
-        page = paginate(request, rows)
-        return self.page(form=form, page_obj=page, evaluations=page, status=status)
-
-    def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self._page(
-            request, EvaluationForm(project=self.project, initial={"version": request.GET.get("version")})
-        )
-
-    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        form = EvaluationForm(request.POST, project=self.project)
-        if form.is_valid():
-            try:
-                row = services.evaluation_start(actor=request.user, **form.cleaned_data)
-            except PortalError as error:
-                take_error(form, error)
-            else:
-                return redirect("training:evaluation", pk=row.pk)
-        return self._page(request, form, status=422)
-
-
-class EvaluationView(ProjectView):
-    model = Evaluation
-    nav_active = "evaluations"
-    object: Evaluation
-
-    def rows(self) -> Any:
-        return Evaluation.objects.select_related("project", "version__model", "dataset", "label_map", "job", "run")
-
-
-class EvaluationPage(EvaluationView):
-    needs = {"get": Action.MODEL_VIEW}
-    template = "training/evaluation.html"
-
-    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        row = self.object
-        return self.page(
-            evaluation=row,
-            report=row.report,
-            overall=reports.overall_rows(row.report) if row.report else [],
-            classes=reports.class_rows(row.report),
-        )
-
-
-class EvaluationReport(EvaluationView):
-    needs = {"get": Action.MODEL_DOWNLOAD}
-
-    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        if not self.object.report:
-            raise Conflict("The evaluation has not finished.", code="not_finished")
-        audit(
-            "evaluation.downloaded", self.object, actor=request.user, project=self.project, changes={"format": "html"}
-        )
-        return HttpResponse(
-            reports.as_html(self.object), headers={"Content-Disposition": 'attachment; filename="report.html"'}
-        )

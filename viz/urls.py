@@ -1,6 +1,6 @@
 from django.urls import path
 
-from viz import views, views_annotations, views_insight, views_saliency
+from viz import views, views_annotations, views_insight, views_results, views_saliency
 
 app_name = "viz"
 urlpatterns = [
@@ -14,5 +14,14 @@ urlpatterns = [
     path("annotations/<uuid:pk>/delete/", views_annotations.AnnotationDeleteView.as_view(), name="annotation_delete"),
     path("record-labels/<uuid:pk>/delete/", views_annotations.LabelDeleteView.as_view(), name="label_delete"),
     path("record-predictions/<uuid:pk>/saliency/", views_saliency.SaliencyView.as_view(), name="saliency"),
-    path("evaluations/<uuid:pk>/figures/<slug:kind>.csv", views.EvaluationCsv.as_view(), name="evaluation_csv"),
+    path(
+        "evaluations/<uuid:pk>/figures/<slug:kind>.csv",
+        views_results.EvaluationFile.as_view(kind="csv"),
+        name="evaluation_csv",
+    ),
+    path(
+        "evaluations/<uuid:pk>/figures/<slug:kind>.svg",
+        views_results.EvaluationFile.as_view(kind="svg"),
+        name="evaluation_svg",
+    ),
 ]

@@ -1,4 +1,4 @@
-"""The record page with its first picture in the HTML, and downloads of figures."""
+"""The record page with its first picture in the HTML, and its downloads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from datasets import annotating, selectors, signals
 from datasets.forms_annotations import AnnotationForm, LabelForm
 from datasets.models import LabelSource, Record
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from modelhub import explaining
-from training.models import Evaluation
-from viz.evaluation_figures import FIGURES, figure_of
 from viz.figures.ecg12 import ecg_svg, summary
 from viz.figures.view import from_query
 
@@ -133,21 +130,3 @@ def measurement_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-class EvaluationCsv(ProjectView):
-    """The data behind one figure of an evaluation."""
-
-    model = Evaluation
-    needs = {"get": Action.MODEL_DOWNLOAD}
-
-    def get(self, request: HttpRequest, pk: Any, kind: str) -> HttpResponse:
-        if kind not in FIGURES:
-            raise InvalidInput(f"There is no figure {kind!r}.")
-        text = figure_of(self.object, kind).csv()
-        audit("evaluation.downloaded", self.object, actor=request.user, project=self.project, changes={"figure": kind})
-        return HttpResponse(
-            text,
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": f'attachment; filename="{kind}.csv"'},
-        )

@@ -130,12 +130,12 @@ class World:
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
             "modelhub:prediction_csv": self.prediction, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:delete": self.run,
-            "training:evaluation": self.evaluation, "training:report": self.evaluation, "viz:insight": self.dataset, "viz:gallery": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
-            "viz:measurements": self.record, "viz:evaluation_csv": self.evaluation,
+            "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
+            "viz:measurements": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
         }  # fmt: skip
         compare = f"{reverse('catalogue_compare')}?entry={self.entry.pk}&entry={self.second_entry.pk}"
         return {"catalogue_compare": compare} | {
-            name: reverse(name, args=[row.pk, *(["roc"] if name == "viz:evaluation_csv" else [])])
+            name: reverse(name, args=[row.pk, *(["roc"] if name.startswith("viz:evaluation_") else [])])
             for name, row in rows.items()
             if row is not None
         }

@@ -18,7 +18,7 @@ def _text(document: bytes) -> str:
 
 
 def test_every_block_is_in_the_document():
-    figure = curves.roc([curves.scored("roc", "AFIB", [0, 1, 0, 1], [0.1, 0.9, 0.4, 0.6])])
+    figure = curves.roc([curves.Curve("AFIB", [0, 0, 1], [0, 1, 1], area=1.0)])
     document = render(
         "Report of a model",
         [

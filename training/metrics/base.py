@@ -126,7 +126,7 @@ class Metric:
 
 
 _METRICS: dict[str, Metric] = {}
-_NOT_METRICS = {"base", "intervals", "curves", "report"}
+_NOT_METRICS = {"base", "curves", "intervals", "paired", "report", "subgroups", "thresholds"}
 
 
 def metric(

@@ -11,7 +11,7 @@ import numpy as np
 from ecgportal.errors import InvalidInput
 from training.metrics.base import Figure, Metric, Sample, average, make_sample, metrics_for
 from training.metrics.calibration import reliability
-from training.metrics.curves import curve_points
+from training.metrics.curves import BAND_RESAMPLES, curve_points
 from training.metrics.intervals import bootstrap_weights, figure, interval_from_resamples
 
 DEFAULT_RESAMPLES = 1000
@@ -91,7 +91,9 @@ def evaluate(
     names = [m.name for m in chosen] + [f"{m.name}_{how}" for m, how in averages]
     draws: dict[str, list[np.ndarray]] = {name: [] for name in names}
     enough = sample.n_groups >= 2
+    first: np.ndarray | None = None
     for weights in bootstrap_weights(sample.groups, n_resamples if enough else 0, seed):
+        first = weights[:BAND_RESAMPLES] if first is None else first
         for m in chosen:
             values = m.values(sample, weights)
             draws[m.name].append(values)
@@ -120,7 +122,7 @@ def evaluate(
         overall=_with_contract_keys(overall, classified), per_class=per_class,
         confusion_matrix=confusion_counts(sample) if classified else None,
         calibration=_calibration(sample, overall, figures) if classified else None,
-        curves={name: curve_points(sample, c) for c, name in enumerate(sample.names)} if classified else {},
+        curves=_curves(sample, limits, first) if classified else {},
         method={
             "interval": "95 %: bootstrap over subjects; Wilson for sensitivity, specificity and predictive values",
             "resamples": n_resamples if enough else 0, "seed": seed,
@@ -216,6 +218,15 @@ def _class_row(sample: Sample, column: int, limits: np.ndarray | None, figures: 
         # Multi-class decides by the largest probability; there is no threshold to state.
         row["threshold"] = None if sample.task == "multiclass" else float(0.5 if limits is None else limits[column])
     return row | figures
+
+
+def _curves(sample: Sample, limits: np.ndarray | None, weights: np.ndarray | None) -> dict[str, Any]:
+    """Return the curves of each class, None where undefined; multi-class decides without thresholds."""
+    default = None if sample.task == "multiclass" else 0.5
+    return {
+        name: curve_points(sample, c, weights=weights, threshold=default if limits is None else float(limits[c]))
+        for c, name in enumerate(sample.names)
+    }
 
 
 def confusion_counts(sample: Sample) -> dict[str, Any]:

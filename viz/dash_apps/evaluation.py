@@ -9,8 +9,8 @@ from dash.dependencies import Input, Output
 
 from ecgportal.projects.access import Action
 from training.models import Evaluation
+from training.result_figures import FIGURES, figure_of
 from viz.dash_apps.frame import GRAPH_CONFIG, choice, follow_scheme, make_app, page
-from viz.evaluation_figures import FIGURES, figure_of
 from viz.guard import guarded_callback
 
 app = make_app("EvaluationView")

@@ -108,6 +108,47 @@ def runs_comparison(runs: Sequence[Run], *, dark: bool = False, title: str = "Ru
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
 
 
+@figure("forest")
+def forest(
+    groups: Mapping[str, Sequence[Score]], *, reference: Score | None = None, dark: bool = False, title: str = "Parts of the records",
+    metric: str = "AUROC", unit: str = "share",
+) -> Figure:  # fmt: skip
+    """One row a part with its value and 95% interval; the whole, where given, as a line.
+
+    groups: attribute -> parts, in the order to show; a part whose value is None is named, not drawn.
+    """
+    x_title, y_title = f"{metric} ({unit})", "part"
+    heads: list[Any] = ["attribute", "part", x_title, "95% low", "95% high", "records (count)"]
+    rows = [(attribute, one) for attribute, parts in groups.items() for one in parts]
+    if not any(one.value is not None for _, one in rows):
+        return charts.empty(title, x_title, y_title, dark, "forest", heads, "No part is large enough to be judged.")
+    names = [charts.plain(f"{attribute}: {one.name} ({one.support})", 48) for attribute, one in rows]
+    data: list[dict[str, Any]] = [{
+        "type": "scatter", "mode": "markers", "name": metric, "x": [charts.number(one.value) for _, one in rows],
+        "y": list(range(len(rows))), "error_x": _bars([one for _, one in rows], dark), "showlegend": False,
+        "marker": {"color": charts.colour(0, dark), "symbol": "square", "size": 9}, "customdata": names,
+        "hovertemplate": f"%{{customdata}}: {metric} %{{x:.3f}}<extra></extra>",
+    }]  # fmt: skip
+    shapes = []
+    told = [
+        _told(one, metric).removesuffix(".") + f" ({attribute})." for attribute, one in rows if one.value is not None
+    ]
+    if reference is not None and reference.value is not None:
+        shapes.append({
+            "type": "line", "x0": reference.value, "x1": reference.value, "y0": 0, "y1": 1, "yref": "paper",
+            "line": {"color": charts.colour(1, dark), "dash": "dash", "width": 2},
+            "label": {"text": charts.plain(reference.name), "textposition": "end", "textangle": 0},
+        })  # fmt: skip
+        told.insert(0, _told(reference, metric))
+    table = [heads, *([attribute, one.name, one.value, one.low, one.high, one.support] for attribute, one in rows)]
+    frame = charts.layout(
+        title, x_title, y_title, dark, uirevision="forest", shapes=shapes,
+        y={"tickvals": list(range(len(rows))), "ticktext": names, "range": [len(rows) - 0.5, -0.6]},
+        height=max(260, 130 + 26 * len(rows)),
+    )  # fmt: skip
+    return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
+
+
 def _bars(scores: Sequence[Score], dark: bool) -> dict[str, Any]:
     def reach(one: Score, end: float | None) -> float | None:
         return None if one.value is None or end is None else charts.number(abs(end - one.value))

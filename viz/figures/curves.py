@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ecgportal.errors import InvalidInput
 from viz.figures import charts
 from viz.figures.figure import Figure, figure
 
@@ -20,7 +19,8 @@ class Curve:
     name: label or run; x, y: the curve (ROC: 1 - specificity, sensitivity; precision-recall: recall,
     precision), ordered along the curve; thresholds: the score at each point; area with its 95%
     interval; low, high: 95% band of y at each x; chosen: the threshold in use; prevalence: share of
-    positives in [0, 1]; positives, negatives: counts. Everything but name, x and y may be absent.
+    positives in [0, 1]; positives, negatives: counts; point: x and y at the chosen threshold, where
+    they are known better than the curve tells. Everything but name, x and y may be absent.
     """
 
     name: str
@@ -36,80 +36,20 @@ class Curve:
     prevalence: float | None = None
     positives: int | None = None
     negatives: int | None = None
+    point: tuple[float, float] | None = None
 
     def at_chosen(self) -> tuple[float, float, float] | None:
         """Return x, y and threshold of the point in use: the last whose threshold is not below the chosen one."""
         if self.chosen is None or not len(self.thresholds):
             return None
+        if self.point is not None:
+            return self.point[0], self.point[1], float(self.chosen)
         scores = np.asarray(self.thresholds, dtype=float)
         reached = np.flatnonzero(scores >= self.chosen - 1e-12)
         k = int(reached[np.argmin(scores[reached])]) if reached.size else int(np.argmax(scores))
         same = np.flatnonzero(scores == scores[k])
         k = int(same[-1])
         return float(self.x[k]), float(self.y[k]), float(self.chosen)
-
-
-def scored(kind: str, name: str, truth: Sequence[int], score: Sequence[float], *, chosen: float | None = None,
-           resamples: int = 200, seed: int = 0) -> Curve:  # fmt: skip
-    """Make a curve from labels (0/1) and scores, with 95% intervals from a stratified bootstrap.
-
-    kind: ``roc`` or ``pr``. The precision-recall area is the average precision (no interpolation).
-    The band is the 2.5 and 97.5 percentile of y over the resamples at each x. Pairs with an
-    unknown label or score are left out.
-    """
-    if kind not in ("roc", "pr"):
-        raise InvalidInput(f"A curve is of kind roc or pr, not {kind!r}.")
-    y, s = np.asarray(truth, dtype=float), np.asarray(score, dtype=float)
-    if y.shape != s.shape:
-        raise InvalidInput(f"There must be one score per label; got {s.size} scores and {y.size} labels.")
-    known = np.isfinite(y) & np.isfinite(s)
-    y, s = y[known], s[known]
-    positives, negatives = int((y > 0.5).sum()), int((y <= 0.5).sum())
-    if not positives or not negatives:
-        return Curve(name, (), (), chosen=chosen, positives=positives, negatives=negatives)
-    order = np.argsort(-s, kind="stable")
-    y, s = (y[order] > 0.5).astype(float), s[order]
-    last = np.append(np.flatnonzero(np.diff(s)), s.size - 1)
-    make = _roc if kind == "roc" else _pr
-    x0, y0, area = make(y, np.ones_like(y), last)
-    rng = np.random.default_rng(seed)
-    grid = np.linspace(0, 1, 101)
-    areas, rows = [], []
-    for _ in range(resamples):
-        weights = np.empty_like(y)
-        for value, count in ((1.0, positives), (0.0, negatives)):
-            weights[y == value] = rng.multinomial(count, np.full(count, 1 / count))
-        xb, yb, ab = make(y, weights, last)
-        areas.append(ab)
-        rows.append(np.interp(grid, xb, yb))
-    low, high = np.percentile(rows, [2.5, 97.5], axis=0) if rows else (np.empty(0), np.empty(0))
-    a_low, a_high = np.percentile(areas, [2.5, 97.5]) if areas else (None, None)
-    thresholds = np.concatenate([[np.inf], s[last]])
-    keep = charts.thin(x0.size)
-    if chosen is not None:
-        keep = np.unique(np.append(keep, np.searchsorted(-thresholds, -chosen, side="right") - 1))
-    xs = x0[keep]
-    return Curve(
-        name, xs.tolist(), y0[keep].tolist(), thresholds[keep].tolist(), area, a_low, a_high,
-        np.interp(xs, grid, low).tolist() if rows else (), np.interp(xs, grid, high).tolist() if rows else (),
-        chosen, positives / y.size, positives, negatives,
-    )  # fmt: skip
-
-
-def _roc(y: np.ndarray, weights: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    tp = np.cumsum(y * weights)[last]
-    fp = np.cumsum((1 - y) * weights)[last]
-    tpr, fpr = np.append(0, tp / tp[-1]), np.append(0, fp / fp[-1])
-    return fpr, tpr, float(np.trapezoid(tpr, fpr))
-
-
-def _pr(y: np.ndarray, weights: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    tp = np.cumsum(y * weights)[last]
-    seen = np.cumsum(weights)[last]
-    recall = tp / tp[-1]
-    precision = np.divide(tp, seen, out=np.ones_like(tp), where=seen > 0)
-    area = float(np.sum(np.diff(np.append(0, recall)) * precision))
-    return np.append(0, recall), np.append(precision[0], precision), area
 
 
 @figure("roc")
@@ -224,40 +164,6 @@ class Reliability:
     high: Sequence[float] = ()
     ece: float | None = None
     brier: float | None = None
-
-
-def reliability(name: str, truth: Sequence[int], score: Sequence[float], bins: int = 10) -> Reliability:
-    """Bin scores into ``bins`` equal widths; intervals are Wilson's; unknown pairs are left out."""
-    y, s = np.asarray(truth, dtype=float), np.asarray(score, dtype=float)
-    known = np.isfinite(y) & np.isfinite(s)
-    y, s = y[known], np.clip(s[known], 0, 1)
-    if not y.size:
-        return Reliability(name, (), (), ())
-    at = np.minimum((s * bins).astype(int), bins - 1)
-    counts = np.bincount(at, minlength=bins)
-    used = counts > 0
-    predicted = np.bincount(at, s, bins)[used] / counts[used]
-    observed = np.bincount(at, y, bins)[used] / counts[used]
-    low, high = wilson(observed, counts[used])
-    ece = float(np.sum(counts[used] * np.abs(predicted - observed)) / y.size)
-    return Reliability(
-        name,
-        predicted.tolist(),
-        observed.tolist(),
-        counts[used].tolist(),
-        low.tolist(),
-        high.tolist(),
-        ece,
-        float(np.mean((s - y) ** 2)),
-    )
-
-
-def wilson(share: Any, n: Any, z: float = 1.959964) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's 95% interval of a share (Wilson 1927, doi 10.1080/01621459.1927.10502953)."""
-    p, n = np.asarray(share, dtype=float), np.asarray(n, dtype=float)
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
 @figure("calibration")

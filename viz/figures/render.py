@@ -19,6 +19,8 @@ from viz.figures.figure import Figure, untyped
 from viz.figures.palette import contrast
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 84.0, 20.0, 44.0, 60.0
+# Mean width of a letter of 11 px.
+_LETTER, _WIDEST_NAMES = 6.0, 270.0
 _DASHES = {"dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4", "longdash": "14 6", "longdashdot": "14 5 2 5"}
 
 
@@ -51,7 +53,7 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
     # What is inside role img cannot be reached; a figure with links is a group.
     linked = any(one["type"] == "bar" and any(_links(one)) for one in data)
     height = height or float(layout.get("height", 420)) + 18 * legend_rows
-    left = _LEFT + (70 if layout["yaxis"].get("type") == "category" else 0)
+    left = _left(layout["yaxis"], data)
     bottom = height - _BOTTOM - 18 * legend_rows
     x = _axis(layout["xaxis"], data, "x", left, width - _RIGHT, layout)
     y = _axis(layout["yaxis"], data, "y", bottom, _TOP, layout)
@@ -62,7 +64,7 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
         svg.text(left, 24, _words(layout["title"]["text"]), 16, ink, font_weight="bold"),
         _frame(x, y, layout, ink, quiet),
     ]  # fmt: skip
-    marks = [_trace(one, x, y, ink) for one in data] + [_line_shape(one, x, y) for one in layout.get("shapes", [])]
+    marks = [_trace(one, x, y, ink) for one in data] + [_line_shape(one, x, y, ink) for one in layout.get("shapes", [])]
     inner = svg.el("g", "".join(marks), transform=f"translate({-x.start_px:.2f} {-y.end_px:.2f})")
     # An inner svg element clips what lies outside the axes.
     body.append(
@@ -74,6 +76,13 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
         "svg", "".join(body), xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
         role="group" if linked else "img", aria_label=svg.clean(figure.title), font_family=svg.FONT,
     )  # fmt: skip
+
+
+def _left(spec: dict[str, Any], data: list[dict[str, Any]]) -> float:
+    """Return the room left of the plot that the names along the vertical axis need, within limits."""
+    names = spec.get("ticktext") or [one for each in data for one in _values(each, "y") if isinstance(one, str)]
+    longest = max((len(_words(name)) for name in names), default=0)
+    return min(max(_LEFT, 36 + _LETTER * longest), _WIDEST_NAMES)
 
 
 def _words(text: Any) -> str:
@@ -156,7 +165,8 @@ def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str) -> 
         px = y.px(value)
         if not y.names:
             out.append(svg.el("path", d=f"M{x.start_px:.1f} {px:.1f}H{x.end_px:.1f}", stroke=grid, stroke_width=1))
-        out.append(svg.text(x.start_px - 6, px + 4, _words(name), 11, ink, limit=22, text_anchor="end"))
+        room = int((x.start_px - 30) / _LETTER)
+        out.append(svg.text(x.start_px - 6, px + 4, _words(name), 11, ink, limit=room, text_anchor="end"))
     corner = f"M{x.start_px:.1f} {y.end_px:.1f}V{y.start_px:.1f}H{x.end_px:.1f}"
     out.append(svg.el("path", d=corner, fill="none", stroke=quiet, stroke_width=1))
     middle_x, middle_y = (x.start_px + x.end_px) / 2, (y.start_px + y.end_px) / 2
@@ -330,15 +340,20 @@ def _readable(ground: str) -> str:
     return max(("#000000", "#ffffff"), key=lambda one: contrast(one, ground))
 
 
-def _line_shape(one: dict[str, Any], x: _Axis, y: _Axis) -> str:
+def _line_shape(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     if one.get("type") != "line":
         return ""
     whole = one.get("yref") == "paper"
     px, top, low = x.px(one["x0"]), y.end_px if whole else y.px(one["y1"]), y.start_px if whole else y.px(one["y0"])
-    return svg.el(
+    drawn = svg.el(
         "path", d=f"M{px:.2f} {low:.2f}V{top:.2f}", stroke=one["line"]["color"], stroke_width=one["line"].get("width", 1),
         stroke_dasharray=_DASHES.get(one["line"].get("dash", "solid")),
     )  # fmt: skip
+    words = _words(one.get("label", {}).get("text", ""))
+    # Beside the line, on the side that has room.
+    right = px < (x.start_px + x.end_px) / 2
+    name = svg.text(px + (5 if right else -5), top + 12, words, 11, ink, text_anchor="start" if right else "end")
+    return drawn + (name if words else "")
 
 
 def _note(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:

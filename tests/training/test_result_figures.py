@@ -7,7 +7,7 @@ import pytest
 
 from training.metrics.report import evaluate
 from training.models import Evaluation
-from viz.evaluation_figures import FIGURES, figure_of
+from training.result_figures import FIGURES, figure_of
 
 
 def _evaluation(task: str, classes: list[str]) -> Evaluation:
