@@ -47,8 +47,9 @@ def subgroups(
         rows = []
         for name in sorted(sizes, key=lambda one: (one == "unknown", -sizes[one], one))[:MOST_PARTS]:
             inside = names == name
-            row = {"name": str(name), "n": sizes[name], "n_subjects": len(np.unique(owners[inside]))}
-            if row["n_subjects"] < smallest:
+            people = len(np.unique(owners[inside]))
+            row: dict[str, Any] = {"name": str(name), "n": sizes[name], "n_subjects": people}
+            if people < smallest:
                 row["reason"] = f"Fewer than {smallest} subjects."
             else:
                 row |= _figures(probabilities[inside], targets[inside], classes, task, owners[inside], thresholds)
