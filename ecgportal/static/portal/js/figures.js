@@ -18,7 +18,7 @@
         each.setAttribute("display", "none");
       }
     });
-    var ground = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    var ground = document.createElementNS(svg.namespaceURI, "rect");
     ground.setAttribute("width", "100%");
     ground.setAttribute("height", "100%");
     ground.setAttribute("fill", window.getComputedStyle(svg.closest(".figure")).backgroundColor);
