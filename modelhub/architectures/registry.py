@@ -17,6 +17,7 @@ from ecgportal.errors import InvalidInput, NotFound
 from modelhub.architectures import catalog
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.catalog import ArchitectureFacts
+from modelhub.architectures.ensemble import MAX_MEMBERS, Ensemble
 
 _COMMON = ("n_leads", "n_samples", "fs_hz", "n_classes")
 _BUILDERS: dict[str, Architecture] = {}
@@ -73,9 +74,10 @@ def build(
     fs_hz: float,
     n_classes: int,
     seed: int | None = None,
+    members: int = 1,
     **config: Any,
 ) -> EcgNetwork:
-    """Build a network with fresh weights.
+    """Build a network with fresh weights; with ``members`` above 1 an ensemble of so many, each with its own weights.
 
     The same seed gives the same weights bit for bit on the CPU; the caller's random state is not touched when a seed
     is given. NotFound for an unknown name, InvalidInput for settings the network does not have or sizes it refuses.
@@ -96,11 +98,18 @@ def build(
     if not (math.isfinite(fs_hz) and fs_hz > 0):
         raise InvalidInput(f"{entry.title} needs a positive sampling rate in hertz, not {fs_hz!r}.")
     sizes = {"n_leads": n_leads, "n_samples": n_samples, "fs_hz": fs_hz, "n_classes": n_classes}
+    if isinstance(members, bool) or not isinstance(members, int):
+        raise InvalidInput(f"The number of members must be a whole number, not {members!r}.", code="bad_config")
+
+    def fresh() -> EcgNetwork:
+        own = [entry.build(**sizes, **config) for _ in range(min(members, MAX_MEMBERS + 1))]
+        return own[0] if members == 1 else Ensemble(own)
+
     if seed is None:
-        return entry.build(**sizes, **config)
+        return fresh()
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        return entry.build(**sizes, **config)
+        return fresh()
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -226,7 +226,7 @@ def test_head_then_full_moves_the_trunk_only_in_the_second_stage(tmp_path):
     class Look(Callback):
         def on_epoch_end(self, row):
             state = CheckpointStore(tmp_path).load()[1]
-            trunks.append(all(torch.equal(state[f"net/{k}"], before[k]) for k in before if k.startswith("trunk")))
+            trunks.append(all(torch.equal(state[f"0/net/{k}"], before[k]) for k in before if k.startswith("trunk")))
 
     result = run(net, settings, checkpoint_dir=tmp_path, callbacks=[Look()])
     assert trunks == [True, True, False, False]

@@ -51,14 +51,21 @@ class Stepper:
     optimiser still sees the whole batch.
     """
 
-    def __init__(self, net: nn.Module, loss: Loss, *, autocast: bool, piece: int, note: Callable[[str], None]):
+    def __init__(
+        self, net: nn.Module, loss: Loss, *, autocast: bool, piece: int, note: Callable[[str], None], may_halve: bool = True
+    ):  # fmt: skip
         self.net, self.loss, self.autocast, self.piece, self.note = net, loss, autocast, piece, note
+        self.may_halve = may_halve
 
-    def gradients(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Leave the batch's gradients in the parameters and return its mean loss, detached."""
+    def gradients(self, x: Tensor, targets: Tensor, whole: int | None = None) -> Tensor:
+        """Leave the batch's gradients in the parameters and return its mean loss, detached.
+
+        whole: the number of records in the batch that ``x`` is a share of; loss and gradients are then the share's part
+        of the whole batch's mean.
+        """
         while True:
             try:
-                return self._attempt(x, targets)
+                return self._attempt(x, targets, whole or len(x))
             except torch.OutOfMemoryError:
                 self._halve(len(x))
             except ValueError as error:
@@ -75,7 +82,7 @@ class Stepper:
                     raise
                 self._halve(len(x))
 
-    def _attempt(self, x: Tensor, targets: Tensor) -> Tensor:
+    def _attempt(self, x: Tensor, targets: Tensor, whole: int) -> Tensor:
         for p in self.net.parameters():
             p.grad = None
         total = torch.zeros((), device=x.device)
@@ -83,7 +90,7 @@ class Stepper:
         for part, truth in zip(x.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
                 outputs = self.net(part)
-            share = len(part) / len(x)
+            share = len(part) / whole
             value = self.loss(outputs, truth) * share
             value.backward()
             total += value.detach()
@@ -95,6 +102,11 @@ class Stepper:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = min(self.piece, batch)
+        if not self.may_halve:
+            raise TrainingFailed(
+                f"Memory ran out with {batch} records per process. Choose a smaller batch size or more processes.",
+                code="out_of_memory",
+            )
         if size <= 2:
             raise TrainingFailed(
                 "Even two records at once do not fit into memory. Choose a smaller network or shorter signals.",

@@ -24,7 +24,7 @@ from training.engine.network import weights_hash
 from training.engine.settings import FitSettings
 
 STATE = "state.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -53,8 +53,8 @@ def fingerprint(settings: FitSettings, data: Data, task: str, fs_hz: float, modu
     """
     parts = [
         json.dumps(settings.to_dict() | {"threads": None}, sort_keys=True), weights_hash(module.state_dict()), task,
-        repr(fs_hz), ",".join(data.names), hashlib.sha256(data.train_targets.tobytes()).hexdigest(),
-        hashlib.sha256(b"" if data.val_targets is None else data.val_targets.tobytes()).hexdigest(),
+        repr(fs_hz), ",".join(data.names), hashlib.sha256(data.truth.tobytes()).hexdigest(),
+        *(hashlib.sha256(rows.tobytes()).hexdigest() for part in data.parts for rows in (part.train, part.validation)),
     ]  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -1,39 +1,57 @@
-"""Checks the two parts of a run's data and brings the targets into the form that the loss takes."""
+"""Checks a run's data, deals it out to the members of an ensemble and brings targets into the form that the loss takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.splits import SplitItem, split
 from ecgportal.errors import TrainingFailed
-from training.engine.source import SignalSource
+from training.engine.source import Joined, SignalSource
 from training.problems.base import Problem
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
-    """Sources and targets of training and validation.
+class Part:
+    """What one member learns from and is judged on: numbers of records with a known target, and of all it is judged on."""
 
-    train_targets: float32 ``(records, outputs)``, standardised where the problem asks for it; val_targets: in the
-    target's own unit, None without validation. usable: numbers of the training records with a known target.
+    train: np.ndarray
+    validation: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The records of training and, after them, of validation, as one source.
+
+    targets: float32 ``(records, outputs)``, standardised where the problem asks for it; truth: the same in the target's
+    own unit. n_train: how many records are those of training. parts: one per member. judged: numbers of the records that
+    validation is computed on, empty without validation. crossed: members were dealt different validation records.
     centre, spread: what was taken off and divided by. notes: sentences about risks.
     """
 
-    train: SignalSource
-    train_targets: np.ndarray
-    validation: SignalSource | None
-    val_targets: np.ndarray | None
-    usable: np.ndarray
+    source: SignalSource
+    targets: np.ndarray
+    truth: np.ndarray
+    n_train: int
+    parts: tuple[Part, ...]
+    judged: np.ndarray
+    crossed: bool
     names: tuple[str, ...]
     centre: np.ndarray
     spread: np.ndarray
     notes: tuple[str, ...]
 
-    def scaled(self, targets: np.ndarray) -> np.ndarray:
-        """Bring targets to the scale of the loss."""
-        return ((targets - self.centre) / self.spread).astype(np.float32)
+    @property
+    def usable(self) -> np.ndarray:
+        """Numbers of all records that some member learns from."""
+        return np.unique(np.concatenate([part.train for part in self.parts]))
+
+    @property
+    def judged_truth(self) -> np.ndarray | None:
+        """The targets of the records of validation, in their own unit; None without validation."""
+        return self.truth[self.judged] if len(self.judged) else None
 
     def in_unit(self, outputs: np.ndarray) -> np.ndarray:
         """Bring raw outputs to the target's own unit."""
@@ -47,30 +65,80 @@ def check_data(
     val_targets: np.ndarray | None,
     problem: Problem,
     names: Sequence[str] | None,
+    *,
+    members: int = 1,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
 ) -> Data:
-    """Return the checked data; TrainingFailed says what cannot be trained on."""
+    """Return the checked data; TrainingFailed says what cannot be trained on.
+
+    members, groups: with several members and the group of every record (training, then validation), the records of both
+    are dealt anew: each member learns from all but one of ``members`` folds and is judged on that one.
+    """
     raw = as_targets(train_targets, len(train), "training")
     labels = tuple(names) if names is not None else tuple(str(i) for i in range(raw.shape[1]))
     notes = problem.check_trainable(raw, labels)
-    usable = np.flatnonzero(np.isfinite(raw).any(axis=1))
-    if len(usable) < 2:
+    known = np.flatnonzero(np.isfinite(raw).any(axis=1))
+    if len(known) < 2:
         raise TrainingFailed(
             "Only one training record has a known label; training needs at least two.", code="too_few_records"
         )
-    centre, spread = np.zeros(raw.shape[1]), np.ones(raw.shape[1])
-    if problem.standardise:
-        wide = raw.astype(np.float64)
-        centre, spread = np.nanmean(wide, axis=0), np.maximum(np.nanstd(wide, axis=0), 1e-12)
-    checked = None
+    source, truth = train, raw
     if validation is not None and len(validation) and val_targets is not None:
         checked = as_targets(val_targets, len(validation), "validation")
         if checked.shape[1] != raw.shape[1]:
             raise TrainingFailed(
                 "The training and validation targets have different numbers of outputs.", code="targets_shape"
             )
-    scaled = ((raw - centre) / spread).astype(np.float32)
-    has_validation = validation if checked is not None else None
-    return Data(train, scaled, has_validation, checked, usable, labels, centre, spread, notes)
+        source, truth = Joined((train, validation)), np.concatenate([raw, checked])
+    judged = np.arange(len(train), len(truth))
+    parts = tuple(Part(known, judged) for _ in range(members))
+    crossed = False
+    if members > 1 and groups is not None and len(judged):
+        dealt = cross_parts(truth, groups, problem, labels, members, seed)
+        if dealt is not None:
+            parts, judged, crossed = dealt, np.arange(len(truth)), True
+    centre, spread = np.zeros(raw.shape[1]), np.ones(raw.shape[1])
+    if problem.standardise:
+        wide = truth[np.unique(np.concatenate([part.train for part in parts]))].astype(np.float64)
+        centre, spread = np.nanmean(wide, axis=0), np.maximum(np.nanstd(wide, axis=0), 1e-12)
+    scaled = ((truth - centre) / spread).astype(np.float32)
+    return Data(source, scaled, truth, len(train), parts, judged, crossed, labels, centre, spread, notes)
+
+
+def cross_parts(
+    truth: np.ndarray, groups: Sequence[Hashable], problem: Problem, names: tuple[str, ...], members: int, seed: int
+) -> tuple[Part, ...] | None:
+    """Deal records to ``members`` folds by group with classes spread evenly; member k is judged on fold k.
+
+    None when there are too few groups, or nothing could be learned from what some member is given.
+    """
+    if len(groups) != len(truth):
+        raise TrainingFailed(f"There are {len(groups)} groups for {len(truth)} records.", code="targets_shape")
+    numbers: dict[Hashable, str] = {}
+    border = np.nanquantile(truth, (0.25, 0.5, 0.75), axis=0) if problem.standardise else np.full((1, len(names)), 0.5)
+    items = [
+        SplitItem(
+            key=f"{row:09d}",
+            group=numbers.setdefault(group, str(len(numbers))),
+            labels=frozenset(
+                f"{column} {level}" for level, column in zip(*np.nonzero(truth[row] > border), strict=True)
+            ),
+        )
+        for row, group in enumerate(groups)
+    ]
+    if len(numbers) < 2 * members:
+        return None
+    folds = split(items, k_folds=members, seed=seed).parts
+    fold = np.array([int(folds[item.key].removeprefix("fold-")) - 1 for item in items])
+    known = np.isfinite(truth).any(axis=1)
+    parts = tuple(Part(np.flatnonzero((fold != k) & known), np.flatnonzero(fold == k)) for k in range(members))
+    try:
+        for part in parts:
+            problem.check_trainable(truth[part.train], names)
+    except TrainingFailed:
+        return None
+    return parts if all(len(part.validation) for part in parts) else None
 
 
 def as_targets(values: np.ndarray | None, n: int, part: str) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,24 @@ import torch
 from torch import nn
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
-from training.engine.augment import augment, mixup
-from training.engine.batches import Stepper, Stopped, first_forward, interruptible, not_finite
+from training.engine.batches import Stopped, first_forward, interruptible, not_finite
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
 from training.engine.data import Data, check_data
 from training.engine.device import resolve_device
 from training.engine.lr_finder import sweep
+from training.engine.member import Member, networks_of
 from training.engine.monitor import Monitor, choose_monitor, validation_metrics
-from training.engine.network import (
-    Average,
-    Form,
-    check_target_units,
-    freeze_for,
-    in_target_units,
-    rate_factors,
-    train_mode,
-    weights_hash,
-)
-from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
-from training.engine.predict import outputs_of
+from training.engine.network import check_target_units, weights_hash
 from training.engine.result import FitResult
-from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
-from training.engine.source import Feed, SignalSource, epoch_order
+from training.engine.source import Feed, SignalSource
 from training.engine.stages import plan
+from training.engine.team import Team
 from training.problems.base import LossOptions, Problem
+
+_ANSWERS = ("", "cancelled", "interrupted")
 
 
 def fit(
@@ -54,6 +46,7 @@ def fit(
     *,
     fs_hz: float,
     names: Sequence[str] | None = None,
+    groups: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint_dir: Path | None = None,
     resume: bool = True,
@@ -63,8 +56,17 @@ def fit(
 
     train, validation: sources of float32 ``(records, leads, samples)`` in mV at ``fs_hz``; no subject on both sides.
     train_targets, val_targets: ``(records, outputs)`` as the problem encodes them, NaN where unknown.
-    names: the outputs' names, for messages. checkpoint_dir: where each epoch is stored; with ``resume`` a run
+    names: the outputs' names, for messages. groups: for each training and each validation record what must stay
+    together (its patient). checkpoint_dir: where each epoch is stored; with ``resume`` a run
     that died goes on after its last whole epoch, bit for bit on a processor.
+
+    An ``Ensemble`` (modelhub.architectures.ensemble) is trained member by member in step: one epoch of the run is one of
+    each member, and the epoch's metrics are those of all members together. With ``groups`` the records of training and
+    validation are dealt to as many folds as there are members; each member learns from all folds but its own and is
+    judged on it, so that epoch and thresholds are chosen on every record and every record is learned from
+    (cross-fitting). Without ``groups`` the members differ by their seeds and share the validation part.
+
+    Under a launcher of several processes see :mod:`training.engine.team`.
 
     Raises TrainingFailed with a sentence when training cannot start or go on, and JobCancelled when it was
     stopped before the first epoch was finished. ``module`` itself, the random state and the number of threads
@@ -73,7 +75,10 @@ def fit(
     if not (math.isfinite(fs_hz) and fs_hz > 0):
         raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
     place = resolve_device(device)
-    data = check_data(train, train_targets, validation, val_targets, problem, names)
+    data = check_data(
+        train, train_targets, validation, val_targets, problem, names,
+        members=len(networks_of(module)), groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
+    )  # fmt: skip
     with kept_random_state():
         run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place)
         threads = run.open(checkpoint_dir, resume)
@@ -91,14 +96,14 @@ class _Run:
         self, module: nn.Module, data: Data, problem: Problem, settings: FitSettings, fs_hz: float, callbacks: Sequence[Callback], device: torch.device,
     ):  # fmt: skip
         self.data, self.problem, self.settings, self.fs_hz, self.device = data, problem, settings, fs_hz, device
-        self.callbacks = Callbacks(callbacks)
+        self.team = Team()
+        self.callbacks = Callbacks(callbacks if self.team.leads else ())
         self.notes: list[str] = list(data.notes)
         self.announced = False
-        self.monitor_name, sentence = choose_monitor(settings, problem, data.val_targets, data.names)
+        self.monitor_name, sentence = choose_monitor(settings, problem, data.judged_truth, data.names)
         self.notes += [sentence] if sentence else []
         self.monitor = Monitor(settings, self.monitor_name)
-        self.train_feed = Feed(data.train, device)
-        self.val_feed = Feed(data.validation, device) if data.validation is not None else None
+        self.feed = Feed(data.source, device)
         self.plan = plan(settings)
         self._build(module)
         self.store: CheckpointStore | None = None
@@ -107,44 +112,51 @@ class _Run:
         self.finder: dict[str, Any] | None = None
         self.best_state: dict[str, torch.Tensor] | None = None
         self.best_outputs = np.zeros((0, len(data.names)), np.float32)
-        self.optimiser: torch.optim.Optimizer | None = None
         self.started = self.last_asked = time.monotonic()
         self.resumed_epoch = 0
 
     def _build(self, module: nn.Module) -> None:
         s, data = self.settings, self.data
-        first = next(iter(self.train_feed.batches([data.usable[:2]])))
+        x = next(iter(self.feed.batches([data.usable[:2]])))
+        first, shape = x.cpu(), (x.shape[1], x.shape[2])
         module = copy.deepcopy(module).cpu()
-        first_forward(module, first.cpu(), len(data.names))
+        first_forward(module, first, len(data.names))
         self.fingerprint = fingerprint(s, data, self.problem.name, self.fs_hz, module)
-        self.form = Form(module, self.device, (first.shape[1], first.shape[2]))
-        if self.problem.standardise:
-            check_target_units(module, self.form, first.cpu(), data.centre, data.spread)
-        self.net = self.form.net
-        self.average = Average(self.net, s.ema_decay) if s.ema_decay > 0 else None
-        options = LossOptions(s.class_weights, s.focal_gamma, s.label_smoothing)
-        self.loss = self.problem.loss(data.train_targets[data.usable], options)
+        self.loss = self.problem.loss(
+            data.targets[data.usable], LossOptions(s.class_weights, s.focal_gamma, s.label_smoothing)
+        )
         self.autocast = s.mixed_precision and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.stepper = Stepper(self.net, self.loss, autocast=self.autocast, piece=s.batch_size, note=self._note)
+        self.members = [
+            Member(
+                number, prefix, own, data.parts[number], data.targets, self.loss, s, self.feed, shape, self.fs_hz, self.team, self.autocast,
+                self._note,
+            )
+            for number, (prefix, own) in enumerate(networks_of(module))
+        ]  # fmt: skip
+        if self.problem.standardise:
+            for member, (_, own) in zip(self.members, networks_of(module), strict=True):
+                check_target_units(own, member.form, first, data.centre, data.spread)
 
     # Checkpoints
 
     def open(self, folder: Path | None, resume: bool) -> int | None:
         """Look for a checkpoint; return the number of threads to use."""
         self.threads = self.settings.threads
-        self._found = None
+        self._found: tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]] | None = None
         if folder is None:
             return self.threads
         self.store = CheckpointStore(folder)
-        if not resume:
-            self.store.clear()
-            return self.threads
-        try:
-            self._found = self.store.load()
-        except TrainingFailed as error:
-            self._note(f"{error.message} It was set aside and the run started over.")
-            self.store.clear()
-            return self.threads
+        if self.team.leads:
+            self._look(resume)
+        self.team.wait()
+        if not self.team.leads:
+            self._look(True)
+        epoch = self._found[0]["epoch"] if self._found is not None else 0
+        if self.team.said_by_first(epoch, self.device) != epoch:
+            raise TrainingFailed(
+                "The processes of this run do not see the same checkpoint. Give them one folder on shared storage.",
+                code="checkpoint_not_shared",
+            )
         if self._found is not None:
             if self._found[0]["fingerprint"] != self.fingerprint:
                 raise TrainingFailed(
@@ -155,6 +167,18 @@ class _Run:
             self.threads = self.threads or self._found[0]["threads"]
         return self.threads
 
+    def _look(self, resume: bool) -> None:
+        """Read the stored checkpoint; one that is not wanted or damaged is removed."""
+        assert self.store is not None
+        if not resume:
+            self.store.clear()
+            return
+        try:
+            self._found = self.store.load()
+        except TrainingFailed as error:
+            self._note(f"{error.message} It was set aside and the run started over.")
+            self.store.clear()
+
     def _restore(self) -> None:
         if self._found is None:
             return
@@ -162,47 +186,31 @@ class _Run:
         self._found = None
         self.rate, self.finder, self.history = state["learning_rate"], state["lr_finder"], state["history"]
         self.notes = list(dict.fromkeys([*state["notes"], *self.notes]))
-        self.stepper.piece = state["piece"]
         self.resumed_epoch = len(self.history)
-        self.form.load_1d({k[4:]: v for k, v in tensors.items() if k.startswith("net/")})
-        if self.average is not None:
-            self.form.load_1d({k[4:]: v for k, v in tensors.items() if k.startswith("ema/")}, self.average.net)
-            self.average.steps = state["ema_steps"]
+        for member, own in zip(self.members, state["members"], strict=True):
+            member.load(tensors, own, self.plan.name(self.resumed_epoch), self.rate)
         self.best_state = best or None
         self.best_outputs = tensors["best_outputs"].numpy()
-        self._enter(self.resumed_epoch)
-        assert self.optimiser is not None
-        load_optimiser(
-            self.optimiser, {k[4:]: v for k, v in tensors.items() if k.startswith("opt/")}, state["optimiser"]
-        )
         for past in range(1, len(self.history) + 1):
             self._judge(self.history[:past])
 
     def _save(self) -> None:
-        if self.store is None:
+        if self.store is None or not self.team.leads:
             return
-        assert self.optimiser is not None
-        tensors = {f"net/{k}": v for k, v in self.form.state_1d().items()}
-        if self.average is not None:
-            tensors |= {f"ema/{k}": v for k, v in self.form.state_1d(self.average.net).items()}
-        opt, plain = optimiser_tensors(self.optimiser)
-        tensors |= {f"opt/{k}": v for k, v in opt.items()} | {"best_outputs": torch.from_numpy(self.best_outputs)}
-        state = {
+        tensors: dict[str, torch.Tensor] = {"best_outputs": torch.from_numpy(self.best_outputs)}
+        states = []
+        for member in self.members:
+            own, state = member.tensors()
+            tensors |= own
+            states.append(state)
+        content = {
             "epoch": len(self.history), "fingerprint": self.fingerprint, "history": self.history, "notes": self.notes,
-            "learning_rate": self.rate, "lr_finder": self.finder, "optimiser": plain, "piece": self.stepper.piece,
-            "ema_steps": self.average.steps if self.average else 0, "threads": torch.get_num_threads(),
+            "learning_rate": self.rate, "lr_finder": self.finder, "members": states, "threads": torch.get_num_threads(),
             "best_epoch": self.monitor.best_epoch, "settings": self.settings.to_dict(),
         }  # fmt: skip
-        self.store.save(len(self.history), state, tensors, self.best_state if self.history[-1]["is_best"] else None)
+        self.store.save(len(self.history), content, tensors, self.best_state if self.history[-1]["is_best"] else None)
 
     # Training
-
-    def _enter(self, epoch: int) -> None:
-        """Freeze what the epoch's stage freezes and build its optimiser."""
-        kind = self.plan.name(epoch)
-        self.active = freeze_for(self.net, kind)
-        factors = rate_factors(self.net, kind, self.settings.trunk_rate_factor)
-        self.optimiser = build_optimiser(self.net, self.settings, self.rate, factors)
 
     def _judge(self, history: list[dict[str, Any]]) -> None:
         """Compare the last epoch; patience starts anew with each stage, the best of all stages stays the best."""
@@ -217,10 +225,15 @@ class _Run:
             self._find_rate()
             if self.history and self._exhausted(len(self.history)):
                 return self._finish("early_stopping")
-            with interruptible(self.net, self._check_stop_now_and_then, on=self.device.type == "cpu"):
+            # Processes of a team ask together, between batches.
+            asks = self.device.type == "cpu" and self.team.alone
+            with ExitStack() as hooks:
+                for member in self.members:
+                    hooks.enter_context(interruptible(member.net, self._check_stop_now_and_then, on=asks))
                 for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
                     if self.plan.begins(epoch):
-                        self._enter(epoch)
+                        for member in self.members:
+                            member.enter(self.plan.name(epoch), self.rate)
                     self._epoch(epoch)
                     if self._exhausted(epoch):
                         reason = "early_stopping"
@@ -235,45 +248,49 @@ class _Run:
     def _find_rate(self) -> None:
         if self.rate > 0:
             return
+        first = self.members[0]
         found = sweep(
-            self.net, self.train_feed, self.data.train_targets, self.data.usable, self.loss, self.settings, self.plan.name(1),
+            first.net, self.feed, self.data.targets, first.part.train, self.loss, self.settings, self.plan.name(1),
             fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self._check_stop,
         )  # fmt: skip
         self.finder, self.rate = found.to_json(), found.suggestion
         self._note(f"The learning rate {self.rate:.2g} was found on the training part ({found.rule}).")
 
     def _announce(self) -> None:
-        count = -(-len(self.data.usable) // self.settings.batch_size)
+        count = sum(len(member.orders(1)) for member in self.members)
         self.callbacks.on_start({
             "epochs": self.settings.epochs, "batches": count, "device": str(self.device), "learning_rate": self.rate or None,
             "resumed_epoch": self.resumed_epoch, "monitor": self.monitor_name, "notes": list(self.notes),
-            "two_dimensional": self.form.is_2d, "threads": torch.get_num_threads(), "lr_finder": self.finder,
+            "two_dimensional": self.members[0].form.is_2d, "members": len(self.members), "cross_fitted": self.data.crossed,
+            "processes": self.team.size, "threads": torch.get_num_threads(), "lr_finder": self.finder,
             "history": list(self.history),
         })  # fmt: skip
         self.started, self.announced = time.monotonic(), True
 
     def _epoch(self, epoch: int) -> None:
         begun = time.monotonic()
-        s = self.settings
-        seed_everything(derive(s.seed, "epoch", epoch))
-        orders = epoch_order(self.data.usable, s.batch_size, s.seed, epoch)
+        orders = [member.orders(epoch) for member in self.members]
+        batches, done, seen = sum(len(own) for own in orders), 0, 0
         total = torch.zeros((), device=self.device)
         rate = 0.0
-        train_mode(self.net, self.active)
-        for number, (rows, x) in enumerate(zip(orders, self.train_feed.batches(orders), strict=True)):
-            self._check_stop()
-            progress = self.plan.progress(epoch, number / len(orders))
-            assert self.optimiser is not None
-            rate = set_rate(self.optimiser, SCHEDULES[s.schedule](progress, s.warmup))
-            value = self._batch(epoch, number, rows, x)
-            total += value.detach() * len(rows)
-            loss = float(value) if self.device.type == "cpu" else math.nan
-            if self.device.type == "cpu" and not math.isfinite(loss):
-                self._fail_not_finite(epoch, number)
-            self._report(epoch, number + 1, len(orders), loss, rate, begun)
-        mean = float(total) / len(self.data.usable)
+        for member, own in zip(self.members, orders, strict=True):
+            # Each process of a team draws its own dropout; the first draws what a process alone would.
+            part = () if self.team.leads else (self.team.rank,)
+            seed_everything(derive(member.seed, "epoch", epoch, *part))
+            member.begin()
+            for number, (rows, x) in enumerate(zip(own, self.feed.batches(own), strict=True)):
+                self._check_stop()
+                rate = member.set_rate(self.plan.progress(epoch, number / len(own)))
+                value = member.step(epoch, number, rows, x)
+                total += value.detach() * len(rows)
+                seen, done = seen + len(rows), done + 1
+                loss = float(value) if self.device.type == "cpu" else math.nan
+                if self.device.type == "cpu" and not math.isfinite(loss):
+                    self._fail_not_finite(epoch, done - 1)
+                self._report(epoch, done, batches, loss, rate, begun)
+        mean = float(total) / seen
         if not math.isfinite(mean):
-            self._fail_not_finite(epoch, len(orders) - 1)
+            self._fail_not_finite(epoch, batches - 1)
         row: dict[str, Any] = {
             "epoch": epoch,
             "stage": self.plan.name(epoch),
@@ -282,51 +299,29 @@ class _Run:
         }
         row |= self._validate(epoch)
         row["seconds"] = time.monotonic() - begun
-        row["records_per_s"] = len(self.data.usable) / max(row["seconds"], 1e-9)
+        row["records_per_s"] = seen / max(row["seconds"], 1e-9)
         self._keep(row)
 
-    def _batch(self, epoch: int, number: int, rows: np.ndarray, x: torch.Tensor) -> torch.Tensor:
-        """Do one step and return the batch's mean loss; a gradient that is not finite makes it NaN."""
-        s, optimiser = self.settings, self.optimiser
-        assert optimiser is not None
-        targets = torch.from_numpy(self.data.train_targets[rows]).to(self.device)
-        generator = torch.Generator(device=self.device).manual_seed(derive(s.seed, "augment", epoch, number))
-        x = augment(x, s.augmentation, self.fs_hz, generator)
-        if s.augmentation.mixup > 0:
-            x, targets = mixup(x, targets, s.augmentation.mixup, generator)
-        value = self.stepper.gradients(x, targets)
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm if s.clip_norm is not None else math.inf)
-        if self.device.type == "cpu" and not (math.isfinite(float(value)) and math.isfinite(float(norm))):
-            return value * math.nan
-        optimiser.step()
-        if self.average is not None:
-            self.average.update(self.net)
-        return value + norm * 0
-
     def _validate(self, epoch: int) -> dict[str, Any]:
-        if self.val_feed is None or self.data.val_targets is None:
-            self._outputs = np.zeros((0, len(self.data.names)), np.float32)
+        data, truth = self.data, self.data.judged_truth
+        if truth is None:
+            self._outputs = np.zeros((0, len(data.names)), np.float32)
             return {"val_loss": None}
-        net = self.average.net if self.average is not None else self.net
-        outputs = outputs_of(
-            net,
-            self.val_feed,
-            batch_size=max(32, self.settings.batch_size),
-            autocast=self.autocast,
-            before_batch=self._check_stop,
-        )
+        outputs = np.zeros(truth.shape, np.float32)
+        for member in self.members:
+            rows = member.part.validation
+            found = member.outputs(rows, self._check_stop)
+            # Every judged record has one member's outputs, or the mean of all members'.
+            outputs[rows - data.judged[0]] += found if data.crossed else found / len(self.members)
         if not np.isfinite(outputs).all():
             self._fail_not_finite(epoch, None)
-        scaled = self.data.scaled(self.data.val_targets)
-        rows = np.isfinite(scaled).any(axis=1)
-        loss = float(self.loss(torch.from_numpy(outputs[rows]), torch.from_numpy(scaled[rows]))) if rows.any() else None
-        self._outputs = self.data.in_unit(outputs)
-        metrics = (
-            validation_metrics(self.problem, self._outputs, self.data.val_targets, self.data.names)
-            if rows.any()
-            else {}
+        scaled = data.targets[data.judged]
+        known = np.isfinite(scaled).any(axis=1)
+        loss = (
+            float(self.loss(torch.from_numpy(outputs[known]), torch.from_numpy(scaled[known]))) if known.any() else None
         )
+        self._outputs = data.in_unit(outputs)
+        metrics = validation_metrics(self.problem, self._outputs, truth, data.names) if known.any() else {}
         return {"val_loss": loss, **metrics}
 
     def _keep(self, row: dict[str, Any]) -> None:
@@ -334,7 +329,7 @@ class _Run:
         self.history.append(row)
         self._judge(self.history)
         if row["is_best"]:
-            self.best_state = self.form.state_1d(self.average.net if self.average is not None else self.net)
+            self.best_state = {name: t for member in self.members for name, t in member.kept_state().items()}
             self.best_outputs = self._outputs
         self._save()
         self.callbacks.on_epoch_end(dict(row))
@@ -350,20 +345,24 @@ class _Run:
                 "No epoch gave a validation value that can be compared, so no model could be chosen.",
                 code="no_best_model",
             )
-        for feed, part in ((self.train_feed, "training"), (self.val_feed, "validation")):
-            if feed is not None and feed.records_with_gaps:
-                self._note(f"{feed.records_with_gaps} {part} records hold missing samples, which were read as 0 mV.")
+        data = self.data
+        numbers = np.arange(len(data.truth))
+        for rows, part in ((numbers[: data.n_train], "training"), (numbers[data.n_train :], "validation")):
+            gaps = self.feed.records_with_gaps(rows)
+            if gaps:
+                self._note(f"{gaps} {part} records hold missing samples, which were read as 0 mV.")
         thresholds = None
-        if self.data.val_targets is not None and len(self.best_outputs):
-            thresholds = self.problem.thresholds(self.problem.activate(self.best_outputs), self.data.val_targets)
+        if data.judged_truth is not None and len(self.best_outputs):
+            thresholds = self.problem.thresholds(self.problem.activate(self.best_outputs), data.judged_truth)
         state = self.best_state
         if self.problem.standardise:
-            state = in_target_units(state, self.form, self.data.centre, self.data.spread)
+            state = {n: t for m in self.members for n, t in m.in_target_units(state, data.centre, data.spread).items()}
         return FitResult(
             best_state=state, history=self.history, best_epoch=self.monitor.best_epoch, epochs=len(self.history),
             thresholds=thresholds, stopped_reason=reason, learning_rate=self.rate, monitor=self.monitor_name,
             weights_hash=weights_hash(state), validation_outputs=self.best_outputs, lr_finder=self.finder,
-            resumed_epoch=self.resumed_epoch, notes=tuple(dict.fromkeys(self.notes)),
+            resumed_epoch=self.resumed_epoch, notes=tuple(dict.fromkeys(self.notes)), members=len(self.members),
+            cross_fitted=data.crossed,
         )  # fmt: skip
 
     # Small things
@@ -371,8 +370,11 @@ class _Run:
     def _check_stop(self) -> None:
         self.last_asked = time.monotonic()
         answer = self.callbacks.should_stop()
-        if answer:
-            raise Stopped(answer if isinstance(answer, str) else "cancelled")
+        reason = answer if isinstance(answer, str) else "cancelled" if answer else ""
+        if not self.team.alone:
+            reason = _ANSWERS[self.team.said_by_first(_ANSWERS.index(reason), self.device)]
+        if reason:
+            raise Stopped(reason)
 
     def _check_stop_now_and_then(self) -> None:
         if time.monotonic() - self.last_asked > 1.0:

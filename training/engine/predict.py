@@ -16,11 +16,13 @@ def outputs_of(
     feed: Feed,
     *,
     batch_size: int,
+    rows: np.ndarray | None = None,
     autocast: bool = False,
     before_batch: Callable[[], None] | None = None,
 ) -> np.ndarray:
-    """Return raw outputs float32 ``(records, outputs)`` in eval mode; the mode is restored."""
-    orders = [np.arange(s, min(s + batch_size, len(feed.source))) for s in range(0, len(feed.source), batch_size)]
+    """Return raw outputs float32 ``(records, outputs)`` of ``rows`` (default: all) in eval mode; the mode is restored."""
+    wanted = np.arange(len(feed.source)) if rows is None else rows
+    orders = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
     was_training = [m.training for m in net.modules()]
     net.eval()
     parts = []

@@ -21,7 +21,9 @@ class FitResult:
     thresholds: per output, chosen on validation; None for tasks without.
     stopped_reason: ``finished``, ``early_stopping``, ``cancelled`` or ``interrupted``.
     learning_rate: the peak that was used. monitor: the metric that chose the epoch.
-    validation_outputs: raw outputs of the best weights on validation, ``(records, outputs)``, in target units.
+    validation_outputs: raw outputs of the best weights on validation, ``(records, outputs)``, in target units; when
+        cross-fitted on the records of training and then of validation, each by the member that has not learned from it.
+    members: how many networks were trained (an ensemble's). cross_fitted: whether each had validation records of its own.
     notes: sentences about what the run did or met that the user should know.
     """
 
@@ -38,3 +40,5 @@ class FitResult:
     lr_finder: dict[str, Any] | None = None
     resumed_epoch: int = 0
     notes: tuple[str, ...] = field(default=())
+    members: int = 1
+    cross_fitted: bool = False

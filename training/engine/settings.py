@@ -12,6 +12,8 @@ from ecgportal.errors import InvalidInput
 MODES = ("scratch", "head", "full", "head_then_full")
 OPTIMISERS = ("adamw", "adam", "nadam", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
+ENSEMBLE_MEMBERS = 3
+FEWEST_FOR_ENSEMBLE, MOST_FOR_ENSEMBLE = 60, 1500
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -163,6 +165,15 @@ class FitSettings:
         minimum=0,
         maximum=0.9999,
     )
+    members: int | None = _setting(
+        None,
+        "Networks in the ensemble",
+        "So many networks are trained on different parts of the development data and answer together. Empty: three where "
+        "a fresh network meets few records, else one.",
+        minimum=1,
+        maximum=10,
+        nullable=True,
+    )
     monitor: str = _setting(
         "auto",
         "Metric that chooses the best epoch",
@@ -235,6 +246,18 @@ class FitSettings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def n_members(self, n_development: int) -> int:
+        """Return how many networks to train on ``n_development`` records: what was asked for, or the default.
+
+        With few records a single network depends on its seed, and a validation part is too small to choose an epoch and
+        thresholds by; an ensemble that is cross-fitted steadies both. With many it would only cost time. A model that is
+        fine-tuned stays one network, unless more are asked for.
+        """
+        if self.members is not None:
+            return self.members
+        few = FEWEST_FOR_ENSEMBLE <= n_development <= MOST_FOR_ENSEMBLE
+        return ENSEMBLE_MEMBERS if few and self.mode == "scratch" else 1
 
 
 def _problems(settings: Any) -> dict[str, str]:

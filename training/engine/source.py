@@ -51,12 +51,35 @@ class Subset:
         return self.source.read(self.indices[np.asarray(indices, dtype=np.intp)])
 
 
+class Joined:
+    """The records of several sources of one shape, one source after the other."""
+
+    def __init__(self, sources: Sequence[SignalSource]):
+        self.sources = tuple(sources)
+        self.starts = np.cumsum([0, *(len(source) for source in self.sources)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        rows = np.asarray(indices, dtype=np.intp)
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        whole: np.ndarray | None = None
+        for number in np.unique(owner):
+            mine = owner == number
+            signals = self.sources[number].read(rows[mine] - self.starts[number])
+            if whole is None:
+                whole = np.empty((len(rows), *signals.shape[1:]), np.float32)
+            whole[mine] = signals
+        return self.sources[0].read(rows) if whole is None else whole
+
+
 class Feed:
     """Reads batches onto a device, ahead of their use, and counts missing samples.
 
     Missing samples (NaN, infinite) become 0 mV; ``records_with_gaps`` says in how many records.
     On an accelerator all signals are kept there when they take less than ``resident_share`` of
-    its free memory.
+    its free memory; else batches come through pinned memory, copied while the batch before is computed.
     """
 
     def __init__(self, source: SignalSource, device: torch.device, *, resident_share: float = 0.4):
@@ -64,9 +87,9 @@ class Feed:
         self._gaps: set[int] = set()
         self._resident = self._load(resident_share) if device.type == "cuda" else None
 
-    @property
-    def records_with_gaps(self) -> int:
-        return len(self._gaps)
+    def records_with_gaps(self, rows: np.ndarray) -> int:
+        """Return how many of these records hold missing samples, among those that were read so far."""
+        return len(self._gaps.intersection(rows.tolist()))
 
     def batches(self, orders: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         """Yield ``(records, leads, samples)`` for each array of record numbers, reading up to two batches ahead."""
@@ -89,7 +112,8 @@ class Feed:
                 for rows in orders:
                     if ended.is_set():
                         return
-                    offer(torch.from_numpy(self._read(rows)))
+                    batch = torch.from_numpy(self._read(rows))
+                    offer(batch.pin_memory() if self.device.type == "cuda" else batch)
                 offer(None)
             except BaseException as error:
                 offer(error)

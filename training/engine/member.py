@@ -1,0 +1,145 @@
+"""One network in training: its fast form, running average, optimiser, and its way into a checkpoint and out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.engine.augment import augment, mixup
+from training.engine.batches import Stepper
+from training.engine.data import Part
+from training.engine.network import Average, Form, State, freeze_for, in_target_units, rate_factors, train_mode
+from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
+from training.engine.predict import outputs_of
+from training.engine.schedule import SCHEDULES
+from training.engine.seeding import derive
+from training.engine.settings import FitSettings
+from training.engine.source import Feed, epoch_order
+from training.engine.team import Team, with_team_norms
+
+if TYPE_CHECKING:
+    from training.problems.base import Loss
+
+
+def networks_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return what is trained apart, each with the prefix of its weights' names: an ensemble's members, or the network."""
+    members = getattr(module, "members", None)
+    if isinstance(members, nn.ModuleList):
+        return [(f"members.{number}.", member) for number, member in enumerate(members)]
+    return [("", module)]
+
+
+class Member:
+    """A network of a run. Number 0 takes the run's seed; the others take seeds derived from it.
+
+    part: what it learns from and is judged on. targets: float32 ``(records, outputs)`` as the loss takes them.
+    """
+
+    def __init__(
+        self, number: int, prefix: str, module: nn.Module, part: Part, targets: np.ndarray, loss: Loss, settings: FitSettings, feed: Feed,
+        shape: tuple[int, int], fs_hz: float, team: Team, autocast: bool, note: Callable[[str], None],
+    ):  # fmt: skip
+        self.number, self.prefix, self.part, self.targets = number, prefix, part, targets
+        self.settings, self.feed, self.fs_hz, self.team, self.autocast = settings, feed, fs_hz, team, autocast
+        self.seed = settings.seed if number == 0 else derive(settings.seed, "member", number)
+        self.form = Form(module, feed.device, shape)
+        self.net = self.form.net if team.alone else with_team_norms(self.form.net)
+        self.average = Average(self.net, settings.ema_decay) if settings.ema_decay > 0 else None
+        self.stepper = Stepper(
+            self.net, loss, autocast=autocast, piece=settings.batch_size, note=note, may_halve=team.alone
+        )
+        self.optimiser: torch.optim.Optimizer | None = None
+        self.active: list[nn.Module] | None = None
+
+    @property
+    def judged_net(self) -> nn.Module:
+        """The network whose weights are kept: the running average, where there is one."""
+        return self.average.net if self.average is not None else self.net
+
+    def enter(self, stage: str, rate: float) -> None:
+        """Freeze what the stage freezes and build its optimiser."""
+        self.active = freeze_for(self.net, stage)
+        factors = rate_factors(self.net, stage, self.settings.trunk_rate_factor)
+        self.optimiser = build_optimiser(self.net, self.settings, rate, factors)
+
+    def orders(self, epoch: int) -> list[np.ndarray]:
+        """Return the record numbers of each batch of an epoch."""
+        return epoch_order(self.part.train, self.settings.batch_size, self.seed, epoch)
+
+    def begin(self) -> None:
+        train_mode(self.net, self.active)
+
+    def set_rate(self, progress: float) -> float:
+        assert self.optimiser is not None
+        return set_rate(self.optimiser, SCHEDULES[self.settings.schedule](progress, self.settings.warmup))
+
+    def step(self, epoch: int, number: int, rows: np.ndarray, x: Tensor) -> Tensor:
+        """Do one step and return the batch's mean loss; a loss or gradient that is not finite makes it NaN."""
+        s, optimiser, device = self.settings, self.optimiser, self.feed.device
+        assert optimiser is not None
+        targets = torch.from_numpy(self.targets[rows]).to(device)
+        generator = torch.Generator(device=device).manual_seed(derive(self.seed, "augment", epoch, number))
+        x = augment(x, s.augmentation, self.fs_hz, generator)
+        if s.augmentation.mixup > 0:
+            x, targets = mixup(x, targets, s.augmentation.mixup, generator)
+        self.team.check_batch(len(x))
+        own = self.team.own_rows(len(x))
+        value = self.team.sum(self.stepper.gradients(x[own], targets[own], len(x)))
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        self.team.sum_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm if s.clip_norm is not None else math.inf)
+        if device.type == "cpu" and not (math.isfinite(float(value)) and math.isfinite(float(norm))):
+            return value * math.nan
+        optimiser.step()
+        if self.average is not None:
+            self.average.update(self.net)
+        return value + norm * 0
+
+    def outputs(self, rows: np.ndarray, before_batch: Callable[[], None]) -> np.ndarray:
+        """Return raw outputs ``(len(rows), outputs)`` of the weights that would be kept, each process doing its share."""
+        own = np.arange(len(rows))[self.team.own_rows(len(rows))]
+        size = max(32, self.settings.batch_size)
+        found = outputs_of(
+            self.judged_net, self.feed, batch_size=size, rows=rows[own], autocast=self.autocast, before_batch=before_batch
+        ) if len(own) else np.zeros((0, self.targets.shape[1]), np.float32)  # fmt: skip
+        return self.team.gathered(own, found, len(rows), self.feed.device)
+
+    def kept_state(self) -> State:
+        """Return the weights that would be kept, by the whole module's names, on the processor."""
+        return {self.prefix + name: tensor for name, tensor in self.form.state_1d(self.judged_net).items()}
+
+    def in_target_units(self, state: State, centre: np.ndarray, spread: np.ndarray) -> State:
+        """Return the member's part of ``state`` with the targets' mean and deviation folded into its head."""
+        own = {n.removeprefix(self.prefix): t for n, t in state.items() if n.startswith(self.prefix)}
+        return {self.prefix + name: t for name, t in in_target_units(own, self.form, centre, spread).items()}
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all tensors and plain values that a checkpoint needs."""
+        assert self.optimiser is not None
+        found = {f"net/{k}": v for k, v in self.form.state_1d().items()}
+        if self.average is not None:
+            found |= {f"ema/{k}": v for k, v in self.form.state_1d(self.average.net).items()}
+        opt, plain = optimiser_tensors(self.optimiser)
+        found |= {f"opt/{k}": v for k, v in opt.items()}
+        state = {
+            "optimiser": plain, "piece": self.stepper.piece, "ema_steps": self.average.steps if self.average else 0,
+        }  # fmt: skip
+        return {f"{self.number}/{name}": tensor for name, tensor in found.items()}, state
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], stage: str, rate: float) -> None:
+        """Put back what :meth:`tensors` gave."""
+        begin = f"{self.number}/"
+        own = {name.removeprefix(begin): tensor for name, tensor in tensors.items() if name.startswith(begin)}
+        self.stepper.piece = state["piece"]
+        self.form.load_1d({k[4:]: v for k, v in own.items() if k.startswith("net/")})
+        if self.average is not None:
+            self.form.load_1d({k[4:]: v for k, v in own.items() if k.startswith("ema/")}, self.average.net)
+            self.average.steps = state["ema_steps"]
+        self.enter(stage, rate)
+        assert self.optimiser is not None
+        load_optimiser(self.optimiser, {k[4:]: v for k, v in own.items() if k.startswith("opt/")}, state["optimiser"])

@@ -1,0 +1,164 @@
+"""Several processes that train one network together, on one host or many.
+
+The processes are started by PyTorch's launcher, which tells each its number; :func:`joined` makes them a team:
+
+    torchrun --nproc-per-node 2 program.py            # one host
+    torchrun --nnodes 2 --nproc-per-node 4 --rdzv-endpoint host:29500 --rdzv-backend c10d program.py
+
+Every process calls :func:`training.engine.fit.fit` with the same arguments. Each batch is read and changed at random
+by all of them alike, and each computes its share; gradients and the statistics of batch normalisation are summed over
+the team. The weights are therefore those of one process up to rounding, and all processes return the same result.
+Dropout is drawn by each process for itself, so networks with dropout agree in distribution only.
+
+The first process alone talks to callbacks and writes checkpoints; ``checkpoint_dir`` must be one folder for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from ecgportal.errors import TrainingFailed
+
+TIMEOUT = timedelta(minutes=10)
+
+
+class Team:
+    """This process among those that train together; alone when no process group is joined."""
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if together else 0
+        self.size = dist.get_world_size() if together else 1
+
+    @property
+    def alone(self) -> bool:
+        return self.size == 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def own_rows(self, n: int) -> slice:
+        """Return this process's share of ``n`` records of a batch."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def check_batch(self, n: int) -> None:
+        """Raise TrainingFailed when a batch of ``n`` records cannot be shared out."""
+        if n < 2 * self.size and not self.alone:
+            raise TrainingFailed(
+                f"A batch of {n} records is too small for {self.size} processes, which need two records each. "
+                "Choose a larger batch size or fewer processes.",
+                code="batch_too_small",
+            )
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over the team, in place; return it."""
+        if not self.alone:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up gradients over the team in one exchange."""
+        own = [] if self.alone else [p.grad for p in parameters if p.grad is not None]
+        if own:
+            flat = self.sum(torch.cat([gradient.reshape(-1) for gradient in own]))
+            for gradient, part in zip(own, flat.split([g.numel() for g in own]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def said_by_first(self, number: int, device: torch.device) -> int:
+        """Return the number that the first process gave."""
+        if self.alone:
+            return number
+        tensor = torch.tensor([number if self.leads else 0], device=device)
+        return int(self.sum(tensor))
+
+    def gathered(self, rows: np.ndarray, values: np.ndarray, n: int, device: torch.device) -> np.ndarray:
+        """Return ``(n, ...)`` with ``values`` of every process at its ``rows``; each row is some process's own."""
+        if self.alone and len(rows) == n:
+            return values
+        whole = torch.zeros((n, *values.shape[1:]), device=device)
+        whole[torch.as_tensor(rows, device=device)] = torch.from_numpy(values).to(device)
+        return self.sum(whole).cpu().numpy()
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if not self.alone:
+            dist.barrier()
+
+
+@contextmanager
+def joined(backend: str | None = None) -> Iterator[Team]:
+    """Join the team that the launcher started (``RANK`` and ``WORLD_SIZE`` in the environment), and leave it at the end.
+
+    Without a launcher, or with one process, the team has one member. backend: ``nccl`` where each process has an
+    accelerator, else ``gloo``. Each process takes the accelerator of its number on the host.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield Team()
+        return
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if count:
+        torch.cuda.set_device(local % count)
+    chosen = backend or ("nccl" if count >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")) else "gloo")
+    dist.init_process_group(chosen, timeout=TIMEOUT)
+    try:
+        yield Team()
+    finally:
+        dist.destroy_process_group()
+
+
+class TeamNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation with the mean and variance of the whole team's batch, on any device.
+
+    ``nn.SyncBatchNorm`` does the same on accelerators only. Names and values of the state are those of the layer it
+    stands for. Records of all processes count alike, whatever their numbers.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2 axes, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1, *[1] * (input.dim() - 2)]
+        own = torch.full((1,), float(input.numel() // input.shape[1]), device=input.device)
+        sums = all_reduce(torch.cat([input.float().sum(axes), own]))
+        n = sums[-1].detach()
+        mean = sums[:-1] / n
+        centred = input.float() - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes)) / n
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance * n / (n - 1), share)
+        answer = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            answer = answer * self.weight.view(shape) + self.bias.view(shape)
+        return answer.to(input.dtype)
+
+
+def with_team_norms(net: nn.Module) -> nn.Module:
+    """Put :class:`TeamNorm` in place of every batch normalisation, with the same parameters and buffers; return the net."""
+    for name, layer in net.named_children():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, TeamNorm):
+            own = TeamNorm(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+            own.weight, own.bias = layer.weight, layer.bias
+            own.running_mean, own.running_var = layer.running_mean, layer.running_var
+            own.num_batches_tracked = layer.num_batches_tracked
+            net.register_module(name, own.train(layer.training))
+        else:
+            with_team_norms(layer)
+    return net
