@@ -1,0 +1,66 @@
+"""What each process of ``test_team`` runs: some trainings with the same arguments, and prints their results as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.training.test_ensemble import GROUPS, ensemble
+from tests.training.test_fit import Recorder
+from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
+from training.engine.fit import fit
+from training.engine.result import FitResult
+from training.engine.team import joined
+from training.problems.registry import get_problem
+
+
+def without_dropout(net: nn.Module) -> nn.Module:
+    """Switch dropout off: each process draws its own."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return net
+
+
+def train(kind: str, callbacks: Sequence[Any] = (), folder: Path | None = None) -> FitResult:
+    """Train the tiny network or ensemble for four epochs at a rate that is found."""
+    train, targets, validation, val_targets = tiny_parts()
+    module = ensemble(2) if kind == "ensemble" else TinyNet()
+    return fit(
+        without_dropout(module), train, targets, validation, val_targets, get_problem("multilabel"),
+        tiny_settings(epochs=4, learning_rate=None), fs_hz=FS_HZ, groups=GROUPS if kind == "ensemble" else None,
+        callbacks=callbacks, checkpoint_dir=folder,
+    )  # fmt: skip
+
+
+def facts(result: FitResult) -> dict[str, Any]:
+    return {
+        "reason": result.stopped_reason, "resumed": result.resumed_epoch, "epochs": result.epochs, "rate": result.learning_rate,
+        "loss": [row["train_loss"] for row in result.history], "outputs": result.validation_outputs.tolist(),
+        "hash": result.weights_hash, "state": {name: tensor.tolist() for name, tensor in result.best_state.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    with joined("gloo") as team:
+        recorder, stopper = Recorder(), Recorder(stop_at=8, reason="interrupted")
+        answers = {
+            "one": facts(train("one", [recorder])),
+            "ensemble": facts(train("ensemble")),
+            "stopped": facts(train("one", [stopper], folder)),
+            "resumed": facts(train("one", [], folder)),
+        }
+        told = {"rows": len(recorder.rows), "ended": recorder.ended, "size": team.size}
+        (folder / f"rank-{team.rank}.json").write_text(json.dumps(answers | {"told": told}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Two processes that train together give what one gives, and share its checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ecgportal.errors import TrainingFailed
+from tests.training.team_program import facts, train
+from training.engine.team import Team
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The answers of both processes of one launch."""
+    folder = tmp_path_factory.mktemp("team")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "tests.training.team_program", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["one", "ensemble"])
+def test_two_processes_give_the_result_of_one(two, kind):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = facts(train(kind))
+    torch.set_num_threads(threads)
+    assert two[0]["told"]["size"] == 2
+    for answers in two:
+        found = answers[kind]
+        assert found["rate"] == alone["rate"] and found["epochs"] == 4
+        np.testing.assert_allclose(found["loss"], alone["loss"], rtol=1e-4)
+        np.testing.assert_allclose(found["outputs"], alone["outputs"], atol=1e-3)
+        for name, tensor in alone["state"].items():
+            np.testing.assert_allclose(found["state"][name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_all_processes_return_the_same_weights_and_the_first_alone_talks(two):
+    for kind in ("one", "ensemble", "resumed"):
+        assert two[0][kind]["hash"] == two[1][kind]["hash"]
+    assert two[0]["told"]["rows"] == 4 and two[0]["told"]["ended"] == 1
+    assert two[1]["told"]["rows"] == 0
+
+
+def test_a_stop_reaches_all_processes_and_the_checkpoint_goes_on_where_it_was(two):
+    for answers in two:
+        assert answers["stopped"]["reason"] == "interrupted" and answers["stopped"]["epochs"] == 2
+        assert answers["resumed"]["resumed"] == 2 and answers["resumed"]["hash"] == answers["one"]["hash"]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    team = Team()
+    assert team.alone and team.leads and team.own_rows(5) == slice(0, 5)
+    team.size = 4
+    with pytest.raises(TrainingFailed, match="too small for 4 processes"):
+        team.check_batch(7)
+    shares = []
+    for team.rank in range(4):
+        shares.append(team.own_rows(10))
+    assert [s.stop - s.start for s in shares] == [2, 3, 2, 3] and shares[-1].stop == 10
+
+
+def test_alone_nothing_is_exchanged():
+    team, layer = Team(), nn.Linear(2, 1)
+    layer(torch.ones(1, 2)).backward()
+    before = layer.weight.grad.clone()
+    team.sum_gradients(layer.parameters())
+    assert torch.equal(layer.weight.grad, before)
+    values = np.ones((3, 2), np.float32)
+    assert team.gathered(np.arange(3), values, 3, torch.device("cpu")) is values
