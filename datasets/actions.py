@@ -7,6 +7,7 @@ register(
     dataset__changed="changed the dataset {object}",
     dataset__deleted="deleted the dataset {object}",
     dataset__exported="exported from the dataset {object}",
+    dataset__import_started="started the import of a collection into {object}",
     upload__received="uploaded files to {object}",
     upload__ingested="took in an upload to {object}",
     record__deleted="deleted the record {object}",

@@ -107,6 +107,18 @@ class UploadForm(AnswersForm):
     field_order = ["files"]
 
 
+class ImportForm(forms.Form):
+    """The choice of a collection (``name@folder``; without a folder it is downloaded) and the dataset it goes to."""
+
+    name = forms.CharField(
+        max_length=120, required=False, label="Name of the dataset",
+        help_text="Left empty, it is called as the collection is. A dataset that is there is added to.",
+    )  # fmt: skip
+    choice = forms.CharField(
+        max_length=1000, widget=forms.HiddenInput, error_messages={"required": "Choose one of the collections."}
+    )
+
+
 MISSING = [
     ("", "Nothing asked"), ("labels", "Labels"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject"),
     *((f"lead:{name}", f"Lead {name}") for name in LEADS_12),

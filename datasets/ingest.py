@@ -14,7 +14,8 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count
 
-from datasets import ecg
+from datasets import ecg, importing, labelling
+from datasets.collections.base import Collection
 from datasets.formats import archive
 from datasets.models import Ingest, Outcome
 from datasets.reading import Answer, FileTask, Spool, refused, row_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ecgportal.jobs.context import JobContext
 
 _TASK = 64
+# How far the job is when it begins and ends to read.
+_START, _END = 0.05, 0.94
 # Below this it takes longer to start other processes than to read the files.
 _FEW_FILES, _FEW_BYTES = 40, 40_000_000
 _LARGE_BYTES = 8_000_000
@@ -150,7 +153,10 @@ def run(context: JobContext) -> dict[str, Any]:
     ingest = Ingest.objects.select_related("dataset__project", "created_by").get(pk=context.payload["ingest"])
     _sweep()
     try:
-        counts = _run(context, ingest)
+        collection = importing.bring(context, ingest) if ingest.source else None
+        counts = _run(context, ingest, collection)
+        labelling.again(ingest)
+        tables = importing.read_tables(context, ingest, *collection) if collection else []
     except Exception:
         # The job has ended for good: nothing reads these files again.
         storage.remove_area("uploads", ingest.pk)
@@ -160,15 +166,18 @@ def run(context: JobContext) -> dict[str, Any]:
             "upload.ingested", ingest.dataset, actor=ingest.created_by, project=ingest.dataset.project, changes=counts
         )
     storage.remove_area("uploads", ingest.pk)
-    return {"ingest": str(ingest.pk), **counts}
+    return {"ingest": str(ingest.pk), **counts, **({"tables": tables} if collection else {})}
 
 
-def _run(context: JobContext, ingest: Ingest) -> dict[str, int]:
+def _run(context: JobContext, ingest: Ingest, collection: tuple[Collection, Path] | None) -> dict[str, int]:
     folder = storage.area("uploads", ingest.pk)
-    context.progress(0.01, "Unpacking")
-    upload = unpack(ingest.files, folder)
-    context.progress(0.05, f"{len(upload.index)} files")
-    store = Store(ingest)
+    if collection is None:
+        context.progress(0.01, "Unpacking")
+        upload, site_of = unpack(ingest.files, folder), None
+    else:
+        upload, site_of = Upload(importing.files(*collection)), collection[0].site_of
+    context.progress(_START, f"{len(upload.index)} files")
+    store = Store(ingest, site_of)
     store.write(Batch(upload.refused, None))
     spool = folder / "spool"
     shutil.rmtree(spool, ignore_errors=True)
@@ -202,7 +211,7 @@ def _run(context: JobContext, ingest: Ingest) -> dict[str, int]:
                 plan.claim(batch.answers)
                 store.write(batch)
                 done = min(len(store.done), total)
-                context.progress(0.05 + 0.94 * done / total, f"{done} of {total} files")
+                context.progress(_START + (_END - _START) * done / total, f"{done} of {total} files")
     return outcome_counts(ingest)
 
 

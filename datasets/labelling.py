@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
 from datasets.identity import pseudonym, site_name
 from datasets.labels import table as tables
-from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex, Subject
+from datasets.models import Dataset, Ingest, LabelImport, LabelSource, Outcome, Record, RecordLabel, Sex, Subject
 from datasets.services import clean_name, drop_unused_blobs, hold_blobs
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, PortalError, TooLarge
+from ecgportal.jobs import runner
+from ecgportal.jobs.models import Job, JobState
 from ecgportal.jobs.services import enqueue
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import encrypt
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 _MAX_TABLE_BYTES = 500_000_000
 _REPORTED_ROWS = 2000
 _SHOWN_ROWS = 8
+_IDS_A_QUERY = 5000
 CHECKED_ROWS = 1000
 
 
@@ -123,8 +128,44 @@ def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys:
 
 
 def run(context: JobContext) -> dict[str, Any]:
-    """The job: read the table, match its rows to records, store labels, subjects, age, sex, folds and sites."""
+    """The job: wait until the uploads that came before are read, then read the table."""
     row = LabelImport.objects.select_related("dataset__project", "created_by").get(pk=context.payload["label_import"])
+    wait_for_uploads(context, row)
+    return read(row, context.progress)
+
+
+def wait_for_uploads(context: JobContext, row: LabelImport, pause_s: float = 0.5) -> None:
+    """Wait until no upload that was sent before the table is still unread. One that no worker has taken is read meanwhile."""
+    helping: Thread | None = None
+    while True:
+        jobs = Job.objects.unfinished().filter(
+            ingest__dataset=row.dataset_id, ingest__created_at__lte=row.created_at
+        ).order_by("created_at")  # fmt: skip
+        first = jobs.first()
+        if first is None:
+            return
+        context.progress(0.0, f"Waiting until earlier files of {row.dataset.name} are read.")
+        if first.state == JobState.QUEUED and (helping is None or not helping.is_alive()):
+            # This job holds a worker; were it only to wait, waiting jobs could take every worker there is.
+            helping = runner.start_beside(first.pk)
+        time.sleep(pause_s)
+
+
+def again(ingest: Ingest) -> None:
+    """Let the dataset's label tables label the records of an upload that came after them, the oldest table first."""
+    tables_read = LabelImport.objects.filter(dataset=ingest.dataset, result__unmatched__gt=0).order_by("created_at")
+    only = set(ingest.items.filter(outcome=Outcome.ACCEPTED).values_list("record", flat=True))
+    for row in tables_read.select_related("dataset__project", "created_by") if only else ():
+        read(row, only=only)
+
+
+def read(
+    row: LabelImport, tell: Callable[[float, str], None] = lambda _, __: None, only: set[Any] | None = None
+) -> dict[str, Any]:
+    """Read a kept table, match its rows to records, and store labels, subjects, age, sex, folds and sites.
+
+    only: touch these records alone; what the table did to others stays. Returns the whole table's result.
+    """
     try:
         table, mapping, rows = _read(row)
     except PortalError:
@@ -133,20 +174,16 @@ def run(context: JobContext) -> dict[str, Any]:
             _put_clean(row, tables.RawTable((), ()))
         raise
     told, rows = _pseudonyms(row, rows)
-    context.progress(0.3, f"{len(rows)} rows")
-    records = {record.key: record for record in Record.objects.filter(dataset=row.dataset).select_related("subject")}
-    match = tables.match_keys(list(records), rows)
-    report: list[dict[str, Any]] = []
-    taken = 0
-    new_labels: list[RecordLabel] = []
+    tell(0.3, f"{len(rows)} rows")
+    ids = dict(Record.objects.filter(dataset=row.dataset).order_by().values_list("key", "pk"))
+    match = tables.match_keys(list(ids), rows)
+    wanted = {ids[key] for keys in match.matched.values() for key in keys}
+    records = _records(wanted if only is None else wanted & only)
+    labels: list[RecordLabel] = []
     changed: list[Record] = []
     for item in rows:
-        keys = match.matched.get(item.row_number, ())
-        problem = match.problems.get(item.row_number, "")
-        sentences = [*item.problems, *([problem] if problem else [])]
-        for key in keys:
-            record = records[key]
-            new_labels += [
+        for record in (records[ids[key]] for key in match.matched.get(item.row_number, ()) if ids[key] in records):
+            labels += [
                 RecordLabel(
                     record=record, system=x.system, code=x.code[:120], likelihood=x.likelihood, source=LabelSource.TABLE
                 )
@@ -154,44 +191,68 @@ def run(context: JobContext) -> dict[str, Any]:
             ]
             if _complete(record, item):
                 changed.append(record)
-        taken += bool(keys)
-        if not keys or sentences:
+    tell(0.6, "Storing")
+    with transaction.atomic():
+        if mapping.labels:
+            RecordLabel.objects.filter(record__in=list(records), source=LabelSource.TABLE).delete()
+            RecordLabel.objects.bulk_create(labels, ignore_conflicts=True, batch_size=2000)
+        _store_changes(row, told, changed)
+        result = _report(row, table, mapping, rows, match)
+        if not row.is_scrubbed and not row.dataset.project.keeps_identifiers:
+            _put_clean(row, _needed(table, mapping, row))
+        counts = {name: result[name] for name in ("rows", "taken", "unmatched", "labels")}
+        audit("labels.imported", row.dataset, actor=row.created_by, project=row.dataset.project, changes=counts)
+    return result
+
+
+def _records(ids: set[Any]) -> dict[Any, Record]:
+    """Return records by id, a few thousand a query."""
+    wanted, found = sorted(ids), {}
+    for start in range(0, len(wanted), _IDS_A_QUERY):
+        part = Record.objects.filter(pk__in=wanted[start : start + _IDS_A_QUERY]).select_related("subject")
+        found |= {record.pk: record for record in part}
+    return found
+
+
+def _store_changes(row: LabelImport, told: dict[str, str], changed: list[Record]) -> None:
+    wanted = {record.subject_wanted for record in changed if getattr(record, "subject_wanted", None)}  # type: ignore[attr-defined]
+    subjects = _subjects(row.dataset, told, wanted)
+    for record in changed:
+        if key := getattr(record, "subject_wanted", None):
+            record.subject = subjects[key]
+        record.search_text = f"{record.key} {record.subject.key if record.subject else ''}".lower()
+    Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "site", "search_text"], batch_size=500)
+
+
+def _report(
+    row: LabelImport, table: tables.RawTable, mapping: tables.ColumnMapping, rows: list[tables.RowLabels], match: tables.Match
+) -> dict[str, Any]:  # fmt: skip
+    """Keep and return what became of each row, over the whole dataset."""
+    report: list[dict[str, Any]] = []
+    for item in rows:
+        taken = item.row_number in match.matched
+        sentences = [*item.problems, *filter(None, [match.problems.get(item.row_number, "")])]
+        if not taken or sentences:
             report.append(
                 {
                     "row": item.row_number,
                     "record": item.record_key[:200],
-                    "outcome": "taken" if keys else "unmatched",
+                    "outcome": "taken" if taken else "unmatched",
                     "reason": " ".join(sentences),
                 }
             )
-    context.progress(0.6, "Storing")
-    with transaction.atomic():
-        touched = {label.record_id for label in new_labels} | {record.pk for record in changed}
-        RecordLabel.objects.filter(record__in=touched, source=LabelSource.TABLE).delete()
-        RecordLabel.objects.bulk_create(new_labels, ignore_conflicts=True, batch_size=2000)
-        subjects = _subjects(
-            row.dataset, told, {record.subject_wanted for record in changed if getattr(record, "subject_wanted", None)}
-        )
-        for record in changed:
-            if wanted := getattr(record, "subject_wanted", None):
-                record.subject = subjects[wanted]
-            record.search_text = f"{record.key} {record.subject.key if record.subject else ''}".lower()
-        Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "site", "search_text"], batch_size=500)
-        row.rows = report[:_REPORTED_ROWS]
-        row.mapping = mapping.to_dict()
-        row.save(update_fields=["rows", "mapping"])
-        if not row.is_scrubbed and not row.dataset.project.keeps_identifiers:
-            _put_clean(row, _needed(table, mapping, row))
-        known_codes = tables.known_codes()
-        unknown = sorted({x.code for item in rows for x in item.labels if (x.system, x.code) not in known_codes})
-        result = {
-            "rows": len(rows), "taken": taken, "unmatched": len(rows) - taken, "unknown_codes": unknown[:200],
-            "labels": len(new_labels), "rows_with_reason": report[:200], "mapping": row.mapping,
-            "ignored_columns": _ignored(table, mapping),
-        }  # fmt: skip
-        counts = {name: result[name] for name in ("rows", "taken", "unmatched", "labels")}
-        audit("labels.imported", row.dataset, actor=row.created_by, project=row.dataset.project, changes=counts)
-    return result
+    known_codes = tables.known_codes()
+    unknown = sorted({x.code for item in rows for x in item.labels if (x.system, x.code) not in known_codes})
+    row.rows = report[:_REPORTED_ROWS]
+    row.mapping = mapping.to_dict()
+    row.result = {
+        "rows": len(rows), "taken": len(match.matched), "unmatched": len(rows) - len(match.matched),
+        "unknown_codes": unknown[:200],
+        "labels": sum(len(item.labels) * len(match.matched.get(item.row_number, ())) for item in rows),
+        "rows_with_reason": report[:200], "mapping": row.mapping, "ignored_columns": _ignored(table, mapping),
+    }  # fmt: skip
+    row.save(update_fields=["rows", "mapping", "result"])
+    return row.result
 
 
 def _pseudonyms(row: LabelImport, rows: list[tables.RowLabels]) -> tuple[dict[str, str], list[tables.RowLabels]]:

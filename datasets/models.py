@@ -61,22 +61,60 @@ class Subject(UUIDModel):
 
 
 class Ingest(UUIDModel):
-    """One upload: its files, the answers given for files that do not say their rate or unit, and its job."""
+    """One upload or import: its files, the answers given for files that do not say their rate or unit, and its job.
+
+    source: empty for an upload; ``{"collection", "folder"}`` or ``{"collection", "download": true}`` for an import, whose files
+    stay where they lie. is_open: files are still arriving (``ArrivingFile``), nothing is read yet. waiting: the kept files
+    that could not be taken without an answer, as in ``files``.
+    """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="ingests")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
     job = models.OneToOneField(Job, on_delete=models.PROTECT, null=True, related_name="ingest")
     options = models.JSONField(default=dict)
     files = models.JSONField(default=list)
+    source = models.JSONField(default=dict)
+    waiting = models.JSONField(default=list)
+    is_open = models.BooleanField(default=False)
 
     project_path = "dataset__project"
 
     class Meta:
         ordering = ["-created_at", "id"]
         indexes = [models.Index(fields=["dataset", "-created_at"], name="ingest_of_dataset")]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(is_open=False) | models.Q(job__isnull=True), name="ingest_open_has_no_job"
+            )
+        ]
 
     def __str__(self) -> str:
-        return f"upload of {self.created_at:%Y-%m-%d %H:%M}"
+        return f"{'import' if self.source else 'upload'} of {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class ArrivingFile(UUIDModel):
+    """A file of an open upload. received: how many of its ``size`` bytes are there."""
+
+    ingest = models.ForeignKey(Ingest, on_delete=models.CASCADE, related_name="arriving")
+    position = models.PositiveIntegerField()
+    name = models.CharField(max_length=400)
+    size = models.BigIntegerField()
+    received = models.BigIntegerField(default=0)
+
+    project_path = "ingest__dataset__project"
+
+    class Meta:
+        ordering = ["position", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["ingest", "position"], name="arriving_position_once"),
+            models.UniqueConstraint(fields=["ingest", "name"], name="arriving_name_once"),
+            models.CheckConstraint(
+                condition=models.Q(received__gte=0, received__lte=models.F("size")), name="arriving_at_most_whole"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Outcome(models.TextChoices):
@@ -179,7 +217,7 @@ class OriginalFile(UUIDModel):
 
 
 class IngestItem(UUIDModel):
-    """What became of one file of an upload."""
+    """What became of one file of an upload. asks: what it does not say, each with a sentence that offers a guess."""
 
     ingest = models.ForeignKey(Ingest, on_delete=models.CASCADE, related_name="items")
     position = models.PositiveIntegerField()
@@ -187,6 +225,7 @@ class IngestItem(UUIDModel):
     outcome = models.CharField(max_length=10, choices=Outcome.choices)
     code = models.CharField(max_length=60, blank=True, default="")
     message = models.TextField(blank=True, default="")
+    asks = models.JSONField(default=dict)
     record = models.ForeignKey(Record, on_delete=models.SET_NULL, null=True, related_name="+")
 
     project_path = "ingest__dataset__project"
@@ -271,19 +310,21 @@ class RecordAnnotation(UUIDModel):
 
 
 class LabelImport(UUIDModel):
-    """One label table that was uploaded, its column mapping, and what was taken row by row.
+    """One label table, its column mapping, and what was taken row by row.
 
+    job: what reads it; a collection's import reads its tables itself. result: what was taken, as the job's result says it.
     is_scrubbed: the stored table holds the columns that were taken only, with pseudonyms for the subjects.
     """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="label_imports")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
-    job = models.OneToOneField(Job, on_delete=models.PROTECT, null=True, related_name="label_import")
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, null=True, related_name="label_imports")
     file_name = models.CharField(max_length=400)
     sha256 = models.CharField(max_length=64)
     is_scrubbed = models.BooleanField(default=False)
     mapping = models.JSONField(default=dict)
     rows = models.JSONField(default=list)
+    result = models.JSONField(default=dict)
 
     project_path = "dataset__project"
 

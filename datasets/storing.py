@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -106,8 +106,9 @@ def _buckets(code: str) -> tuple[str, ...]:
 class Store:
     """Write the batches of one ingest. Every file's outcome is stored once, however often the ingest is started."""
 
-    def __init__(self, ingest: Ingest):
+    def __init__(self, ingest: Ingest, site_of: Callable[[str], str] | None = None):
         self.ingest = ingest
+        self._site_of = site_of
         self.dataset: Dataset = ingest.dataset
         self.done = set(ingest.items.values_list("name", flat=True))
         self.position = ingest.items.aggregate(last=Max("position"))["last"] or 0
@@ -231,6 +232,7 @@ class Store:
             leads_computed=row["computed"], age=row["age"], sex=Sex.stored(row["sex"]), quality=row["quality"],
             quality_score=row["score"], content_sha256=found.digest, fingerprint=row["fingerprint"], meta=row["meta"],
             search_text=f"{key} {subject or ''}".lower(),
+            site=self._site_of(found.answer["name"])[:80] if self._site_of else "",
         )  # fmt: skip
 
     def _pack(self, new: list[_Candidate], spool: Path) -> uuid.UUID:

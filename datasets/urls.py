@@ -1,11 +1,12 @@
 from django.urls import path
 
-from datasets import views, views_labels, views_uploads
+from datasets import views, views_collections, views_labels, views_uploads
 
 app_name = "datasets"
 urlpatterns = [
     path("projects/<uuid:project>/datasets/", views.DatasetListView.as_view(), name="list"),
     path("projects/<uuid:project>/datasets/new/", views.DatasetCreateView.as_view(), name="create"),
+    path("projects/<uuid:project>/datasets/import/", views_collections.ImportView.as_view(), name="import"),
     path("datasets/<uuid:pk>/", views.DatasetDetailView.as_view(), name="detail"),
     path("datasets/<uuid:pk>/edit/", views.DatasetEditView.as_view(), name="edit"),
     path("datasets/<uuid:pk>/delete/", views.DatasetDeleteView.as_view(), name="delete"),

@@ -99,7 +99,7 @@ class LabelImportView(ProjectView):
         if self.object.job_id is not None:
             reported = paginate(request, self.object.rows)
             return self._page(
-                "datasets/label_import.html", job=self.object.job, result=self.object.job.result, page_obj=reported
+                "datasets/label_import.html", job=self.object.job, result=self.object.result, page_obj=reported
             )
         return self._columns()
 

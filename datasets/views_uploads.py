@@ -11,6 +11,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from datasets import services
+from datasets.collections import registry
 from datasets.forms import ItemFilterForm, UploadForm
 from datasets.models import Ingest, Outcome
 from datasets.views import DatasetView
@@ -81,5 +82,5 @@ class IngestView(ProjectView):
             ingest=self.object, dataset=self.object.dataset, job=self.object.job, reasons=reasons, filters=form,
             outcomes=[{"value": o.value, "label": o.label, "count": counts[o.value]} for o in Outcome], total=sum(counts.values()),
             page_obj=paginate(request, items.filter(**chosen).select_related("record")), is_filtered=bool(chosen),
-            waiting=waiting, form=UploadForm() if waiting and self.allows(Action.DATA_EDIT) else None, max_bytes=services.MAX_UPLOAD_BYTES,
+            waiting=waiting, collection=registry.known().get(self.object.source.get("collection", "")), form=UploadForm() if waiting and self.allows(Action.DATA_EDIT) else None, max_bytes=services.MAX_UPLOAD_BYTES,
         )  # fmt: skip

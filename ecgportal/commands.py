@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import OperationalError, connection
+from django.db import OperationalError
 from django.db.models import Model, QuerySet
 
 from ecgportal.accounts.models import User
@@ -135,16 +135,7 @@ class PortalCommand(BaseCommand):
 
 def start(job: Job) -> threading.Thread:
     """Begin to do a job in a process of its own; the thread waits for it."""
-
-    def work() -> None:
-        try:
-            runner.start(str(job.pk))
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=work, daemon=True, name=f"job {job.pk}")
-    thread.start()
-    return thread
+    return runner.start_beside(job.pk)
 
 
 class ProgressBar:

@@ -244,6 +244,10 @@ JOB_STALE_S = 30.0
 READERS = int(os.environ.get("PORTAL_READERS", "0"))
 READER_MEMORY_BYTES = int(float(os.environ.get("PORTAL_READER_MEMORY_GB", "12")) * 1024**3)
 
+# Folders of this machine from which known collections of ECGs may be imported, and where they are downloaded from ("": nowhere).
+IMPORT_ROOTS = [Path(folder) for folder in os.environ.get("PORTAL_IMPORT_ROOTS", "").split(os.pathsep) if folder]
+PHYSIONET_URL = os.environ.get("PORTAL_PHYSIONET_URL", "https://physionet.org/files/")
+
 # The exchange may reach loopback and private addresses while the portal itself is a local installation;
 # in production an operator has to say so. Link-local addresses are never reached.
 EXCHANGE_ALLOW_PRIVATE = os.environ.get("PORTAL_EXCHANGE_ALLOW_PRIVATE", "0" if PRODUCTION else "1") == "1"

@@ -52,11 +52,16 @@ def put(stream: BinaryIO) -> tuple[str, int]:
 
 
 def adopt(path: Path, sha256: str) -> None:
-    """Store a file whose digest is known. The bytes are shared with ``path`` where the file system can: do not write to it."""
+    """Store a file whose digest is known. A file under ``PORTAL_HOME`` shares its bytes with the blob where the file system
+    can: do not write to it. What lies elsewhere may be written to by others, and is copied."""
     target = blob_path(sha256)
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_relative_to(settings.PORTAL_HOME):
+        with path.open("rb") as stream:
+            put(stream)
+        return
     try:
         os.link(path, target)
     except FileExistsError:
@@ -100,6 +105,15 @@ def area(kind: str, *ids: object) -> Path:
 
 def remove_area(kind: str, *ids: object) -> None:
     shutil.rmtree(area(kind, *ids), ignore_errors=True)
+
+
+def downloads(name: str) -> Path:
+    """Return the folder of what was fetched from outside for a name of our own, made if needed."""
+    if not re.fullmatch(r"[a-z0-9_]{1,60}", name):
+        raise ValueError("downloads are named by a word of the portal")
+    folder = Path(settings.PORTAL_HOME, "downloads", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def is_writable() -> bool:

@@ -35,7 +35,7 @@ PUBLIC = {"healthz", "accounts:login", "accounts:logout", "token"}
 # About the signed-in user alone, or the same for every signed-in user; no project's data.
 PERSONAL = {
     "home", "accounts:tokens", "accounts:token_delete", "accounts:password", "projects:list", "projects:create", "projects:roles",
-    "architectures", "schema", "docs", "api-root", "auth-tokens-list", "auth-tokens-detail", "users-me", "projects-list",
+    "architectures", "collections-list", "schema", "docs", "api-root", "auth-tokens-list", "auth-tokens-detail", "users-me", "projects-list",
     "catalogue", "catalogue_compare", "catalogue_copy", "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "exchanges-sync", "audit-events-list", "audit-events-export",
 }  # fmt: skip
 
@@ -166,7 +166,7 @@ def make_approved_entry(version: ModelVersion) -> CatalogueEntry:
 
 
 API_MODELS = {
-    "datasets": Dataset, "ingests": Ingest, "records": Record, "annotations": RecordAnnotation,
+    "datasets": Dataset, "ingests": Ingest, "imports": Ingest, "records": Record, "annotations": RecordAnnotation,
     "record-labels": RecordLabel, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
     "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
     "catalogue": CatalogueEntry,

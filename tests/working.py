@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,13 +22,18 @@ def work_off() -> list[Job]:
         job = Job.objects.filter(state=JobState.QUEUED).order_by("enqueued_at", "created_at").first()
         if job is None:
             return ended
-        claimed = services.claim(job.pk, host="tests")
-        assert claimed is not None
-        # The heartbeat has a connection of its own, which does not see the rows of a test inside a transaction.
-        with _handlers_kept(), override_settings(JOB_HEARTBEAT_S=3600):
-            runner.run(claimed.pk, claimed.attempt)
-        ended.append(Job.objects.get(pk=job.pk))
+        ended.append(work_off_one(job.pk))
     raise AssertionError(f"there is still work after {_MOST} jobs")
+
+
+def work_off_one(job_id: uuid.UUID) -> Job:
+    """Claim and run one queued job; returns it as it ended."""
+    claimed = services.claim(job_id, host="tests")
+    assert claimed is not None
+    # The heartbeat has a connection of its own, which does not see the rows of a test inside a transaction.
+    with _handlers_kept(), override_settings(JOB_HEARTBEAT_S=3600):
+        runner.run(claimed.pk, claimed.attempt)
+    return Job.objects.get(pk=job_id)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from rest_framework.routers import DefaultRouter
 
 from datasets.api import DatasetViewSet, IngestViewSet, LabelMapViewSet, RecordViewSet
 from datasets.api_annotations import AnnotationViewSet, RecordLabelViewSet
+from datasets.api_collections import CollectionViewSet, ImportViewSet
 from ecgportal.accounts.api import TokenView, TokenViewSet, UserViewSet
 from ecgportal.api.schema import SchemaView
 from ecgportal.audit.api import AuditViewSet
@@ -25,6 +26,8 @@ for prefix, viewset in {
     "projects": ProjectsViewSet,
     "datasets": DatasetViewSet,
     "ingests": IngestViewSet,
+    "collections": CollectionViewSet,
+    "imports": ImportViewSet,
     "records": RecordViewSet,
     "annotations": AnnotationViewSet,
     "record-labels": RecordLabelViewSet,

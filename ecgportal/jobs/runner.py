@@ -11,13 +11,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 import uuid
 from pathlib import Path
 
 import psutil
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
 
 from ecgportal import home
 from ecgportal.audit.context import AuditContext, acting
@@ -52,6 +53,20 @@ def start(job_id: str) -> str:
     if state is not None:
         logger.warning("job %s: process ended with %s, now %s", job.pk, code, state)
     return f"exit {code}"
+
+
+def start_beside(job_id: uuid.UUID) -> threading.Thread:
+    """Begin to do a queued job in a process of its own, for a job that waits for it anyway; the thread waits for its end."""
+
+    def work() -> None:
+        try:
+            start(str(job_id))
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=work, daemon=True, name=f"job {job_id}")
+    thread.start()
+    return thread
 
 
 def _pid_file(job: Job) -> Path:
