@@ -18,7 +18,6 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from datasets.models import Dataset, Record
-from datasets.presenting import json_field
 from ecgportal.api.viewsets import ByIdFilterSet, IsAdministrator, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -26,8 +25,9 @@ from ecgportal.jobs import services as jobs
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from modelhub import downloads, exchange, services
+from modelhub.answers import ANSWERS, read_answers
 from modelhub.architectures.catalog import catalog
-from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer
+from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
 
 
 class ArchitectureView(APIView):
@@ -49,38 +49,77 @@ class ArchitectureView(APIView):
 
 class ModelSerializer(serializers.ModelSerializer):
     versions = serializers.SerializerMethodField()
+    aliases = serializers.SerializerMethodField()
 
     class Meta:
         model = Model
-        fields = ["id", "project", "name", "description", "versions", "created_at"]
+        fields = ["id", "project", "name", "description", "versions", "aliases", "created_at"]
+
+    @extend_schema_field({"type": "object", "additionalProperties": {"type": "string", "format": "uuid"}})
+    def get_aliases(self, model: Model) -> dict[str, str]:
+        return {row.name: str(row.version_id) for row in model.aliases.all()}
 
     @extend_schema_field({"type": "array", "items": {"type": "string", "format": "uuid"}})
     def get_versions(self, model: Model) -> list[str]:
         return [str(version.pk) for version in model.versions.all()]
 
 
+class AliasSerializer(serializers.Serializer):
+    version = serializers.UUIDField()
+
+
 class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
-    queryset = Model.objects.prefetch_related("versions")
+    queryset = Model.objects.prefetch_related("versions", "aliases").select_related("project")
     serializer_class = ModelSerializer
     filterset_fields = ["project", "name"]
-    needs = {"list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW}
+    needs = {
+        "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "alias": Action.MODEL_EXCHANGE, "alias_remove": Action.MODEL_EXCHANGE,
+    }  # fmt: skip
+
+    @extend_schema(request=AliasSerializer, responses=ModelSerializer)
+    @action(detail=True, methods=["put"], url_path=r"aliases/(?P<name>[^/]{1,40})")
+    def alias(self, request: Request, pk: str, name: str) -> Response:
+        """Let an alias such as ``champion`` point to a version of this model."""
+        form = AliasSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        model = self.get_object()
+        version = model.versions.filter(pk=form.validated_data["version"]).select_related("model__project").first()
+        if version is None:
+            raise InvalidInput("This model has no such version.", fields={"version": "A version of this model."})
+        services.alias_set(actor=request.user, model=model, name=name, version=version)
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(responses={204: None})
+    @alias.mapping.delete
+    def alias_remove(self, request: Request, pk: str, name: str) -> Response:
+        services.alias_remove(actor=request.user, model=self.get_object(), name=name)
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class VersionSerializer(serializers.ModelSerializer):
     project = serializers.UUIDField(source="model.project_id")
     model_name = serializers.CharField(source="model.name")
     input = serializers.SerializerMethodField()
+    aliases = serializers.SerializerMethodField()
+    questions = serializers.SerializerMethodField()
 
     class Meta:
         model = ModelVersion
         fields = [
             "id", "project", "model", "model_name", "number", "state", "origin", "input", "classes", "task", "architecture",
-            "parameters", "sha256", "size", "parent", "card", "facts", "checks", "created_at",
+            "parameters", "sha256", "size", "parent", "aliases", "questions", "card", "facts", "checks", "created_at",
         ]  # fmt: skip
 
     @extend_schema_field({"type": "object"})
     def get_input(self, version: ModelVersion) -> dict[str, Any]:
         return {name: version.contract.get(name) for name in ("leads", "fs_hz", "n_samples", "unit", "normalisation")}
+
+    def get_aliases(self, version: ModelVersion) -> list[str]:
+        return [row.name for row in version.aliases.all()]
+
+    @extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
+    def get_questions(self, version: ModelVersion) -> dict[str, str]:
+        return version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
 
 
 class VersionFilter(ByIdFilterSet):
@@ -92,13 +131,14 @@ class VersionFilter(ByIdFilterSet):
 
 
 class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
-    queryset = ModelVersion.objects.select_related("model__project")
+    queryset = ModelVersion.objects.select_related("model__project").prefetch_related("aliases")
     serializer_class = VersionSerializer
     filterset_class = VersionFilter
     parser_classes = [JSONParser, MultiPartParser]
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "destroy": Action.MODEL_DELETE,
         "download": Action.MODEL_DOWNLOAD, "card": Action.MODEL_VIEW, "card_update": Action.MODEL_EDIT, "accept": Action.MODEL_EXCHANGE,
+        "contract": Action.MODEL_EDIT, "retire": Action.MODEL_EXCHANGE, "reinstate": Action.MODEL_EXCHANGE,
     }  # fmt: skip
 
     @extend_schema(
@@ -110,24 +150,29 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
                     "project": {"type": "string"},
                     "name": {"type": "string"},
                     "contract": {"type": "string"},
+                    **{name: {"type": "string", "description": sentence} for name, sentence in ANSWERS.items()},
                 },
             }
         },
         responses={202: OpenApiTypes.OBJECT},
     )
     def create(self, request: Request) -> Response:
-        """Import a model file; the job's ``result.version`` names the version."""
+        """Import a model file; the job's ``result.version`` names the version.
+
+        What the file does not say itself (classes, rate, ...) is given in fields of their names. A file that leaves
+        something open becomes a version in the state ``incomplete``; ``result.questions`` names what is missing.
+        """
         if not request.data.get("project"):
             raise InvalidInput("A model import needs a project.", fields={"project": "Give the id of a project."})
         project, file = self.project(request.data["project"]), request.FILES.get("file")
         if file is None:
-            raise InvalidInput("No model file was sent.", fields={"file": "Send .onnx, a bundle or .safetensors."})
+            raise InvalidInput("No model file was sent.", fields={"file": "Send .onnx, a bundle, .safetensors or .pt."})
         job = services.import_start(
             actor=request.user,
             project=project,
             file=file,
             name=str(request.data.get("name", "")),
-            contract=json_field(request.data.get("contract"), "contract"),
+            contract=read_answers(request.data),
         )
         return Response({"id": job.pk, "job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
 
@@ -162,12 +207,35 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
         version = services.card_update(actor=request.user, version=self.get_object(), card=request.data)
         return Response({"prose": version.card})
 
+    @extend_schema(request=OpenApiTypes.OBJECT, responses={202: OpenApiTypes.OBJECT})
+    @action(detail=True, methods=["post", "patch"])
+    def contract(self, request: Request, pk: str) -> Response:
+        """Say what a version in the state ``incomplete`` leaves open; a job completes it."""
+        version = self.get_object()
+        job = services.version_complete(actor=request.user, version=version, answers=read_answers(request.data))
+        return Response({"id": version.pk, "job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def retire(self, request: Request, pk: str) -> Response:
+        """Take a version out of use."""
+        return self._moved(services.version_retire(actor=request.user, version=self.get_object(), retired=True))
+
+    @extend_schema(request=None)
+    @action(detail=True, methods=["post"])
+    def reinstate(self, request: Request, pk: str) -> Response:
+        """Take a retired version back into use."""
+        return self._moved(services.version_retire(actor=request.user, version=self.get_object(), retired=False))
+
+    def _moved(self, version: ModelVersion) -> Response:
+        return Response(self.get_serializer(self.queryset.get(pk=version.pk)).data)
+
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def accept(self, request: Request, pk: str) -> Response:
         """Release a pulled or foreign version from quarantine."""
         version = services.version_accept(actor=request.user, version=self.get_object())
-        return Response(self.get_serializer(ModelVersion.objects.select_related("model").get(pk=version.pk)).data)
+        return self._moved(version)
 
 
 class PredictionRunSerializer(serializers.ModelSerializer):

@@ -13,7 +13,7 @@ from django.utils.text import slugify
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
-from modelhub import packaging
+from modelhub import packaging, services
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Prediction, PredictionRun, VersionState
 
@@ -27,6 +27,8 @@ def answer(version: ModelVersion, kind: str, *, actor: Any) -> FileResponse | Ht
             f"{version} is in quarantine; it can be downloaded once an owner has accepted it.",
             code="version_quarantined",
         )
+    if kind != "safetensors":
+        services.contract_of(version)
     name = f"{slugify(version.model.name)[:80] or 'model'}-v{version.number}"
     if kind == "onnx":
         if version.checks.get("format", "onnx") != "onnx":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -151,9 +152,7 @@ def pull(context: JobContext) -> dict[str, Any]:
             changes={"code": error.code, "exchange": transfer.exchange.name, "sha256": sha256},
         )  # fmt: skip
         raise
-    quarantined = importing.Incoming(
-        found.main, found.weights, found.contract, found.parameters, found.checks, found.facts, quarantined=True
-    )
+    quarantined = replace(found, quarantined=True)
     with transaction.atomic():
         title = str(found.facts.get("name") or name.removesuffix(".ecgmodel.zip").removesuffix(".onnx"))[:120]
         version = importing.store(

@@ -7,6 +7,9 @@ from typing import Any
 from django import forms
 
 from datasets.models import Dataset
+from modelhub.answers import ANSWERS
+from modelhub.architectures.catalog import catalog
+from modelhub.contract import TASKS
 from modelhub.models import Exchange, ModelVersion, VersionState
 from modelhub.services import CARD_FIELDS
 
@@ -20,13 +23,63 @@ def runnable_versions(project: Any) -> Any:
     )
 
 
-class ImportForm(forms.Form):
+class AnswersForm(forms.Form):
+    """What a model file leaves open. ``known`` are values to begin with; ``asked`` narrows to the open questions."""
+
+    classes = forms.CharField(
+        required=False, max_length=20_000, widget=forms.Textarea({"rows": 2}), help_text=ANSWERS["classes"]
+    )
+    task = forms.ChoiceField(required=False, choices=[("", "As the file says"), *((name, name) for name in TASKS)])
+    leads = forms.CharField(
+        required=False,
+        max_length=2000,
+        help_text="The rows of the input in order, separated by commas; for 12 leads I, II, III, aVR, aVL, aVF, V1 to V6 unless you say otherwise.",
+    )
+    fs_hz = forms.FloatField(required=False, min_value=1, max_value=100_000, label="Sampling rate (Hz)")
+    n_samples = forms.IntegerField(required=False, min_value=1, max_value=10_000_000, label="Length (samples)")
+    unit = forms.ChoiceField(required=False, choices=[("", "As the file says, or mV"), ("mV", "mV"), ("uV", "uV")])
+    standardizer = forms.ChoiceField(
+        required=False,
+        label="Standardisation",
+        choices=[
+            ("", "As the file says, or none"),
+            ("None", "none"),
+            ("minMax", "-1 to 1 per record"),
+            ("meanStd", "mean 0, deviation 1 per record"),
+        ],
+    )
+    architecture = forms.ChoiceField(
+        required=False, label="Network", help_text="For weights without a graph (.safetensors, .pt)."
+    )
+
+    def __init__(self, *args: Any, questions: dict[str, str] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fields["architecture"].choices = [
+            ("", "Told by the weights' names"),
+            *((n, f.title) for n, f in catalog().items()),
+        ]
+        for name in [n for n in ANSWERS if questions is not None and n not in questions]:
+            del self.fields[name]
+        for name, sentence in (questions or {}).items():
+            if name in self.fields:
+                self.fields[name].required = True
+                self.fields[name].help_text = sentence
+
+    @property
+    def answers(self) -> dict[str, Any]:
+        """What was said, ready for ``read_answers``."""
+        return {name: self.cleaned_data.get(name) for name in ANSWERS if self.cleaned_data.get(name) not in (None, "")}
+
+
+class ImportForm(AnswersForm):
     name = forms.CharField(
         max_length=120, help_text="The model's name in this project; a second import adds a version."
     )
     file = forms.FileField(
-        label="Model file", help_text="ONNX, a bundle of an ECG Portal, or safetensors of a known network."
+        label="Model file",
+        help_text="ONNX, a bundle of an ECG Portal, or weights (.safetensors, .pt) of a known network.",
     )
+    field_order = ["name", "file", *ANSWERS]
 
 
 class PredictForm(forms.Form):

@@ -1,16 +1,19 @@
-"""The import job: an uploaded model file is told by its content, checked, and becomes a version, or is refused with the reason."""
+"""The import job: an uploaded model file is told by its content, checked, and becomes a version, or is refused with the reason.
+
+A file that is safe but leaves open what it expects becomes a version that cannot be run; the questions stand in its
+``checks``, and answering them starts the job again for that version.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db import transaction
 
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import InvalidInput, PortalError, UnsafeFile
+from ecgportal.errors import Conflict, InvalidInput, PortalError, UnsafeFile
 from ecgportal.jobs.context import JobContext
 from modelhub import packaging
 from modelhub.bundle import read_bundle
@@ -21,11 +24,12 @@ from modelhub.services import model_get_or_create, version_add
 
 @dataclass(frozen=True)
 class Incoming:
-    """A model file that passed its checks."""
+    """A model file that passed its checks. Without a contract it waits for answers to ``checks["questions"]``, and
+    ``main`` is the file as it came."""
 
     main: bytes = field(repr=False)
     weights: bytes | None = field(repr=False)
-    contract: ModelContract
+    contract: ModelContract | None
     parameters: int | None
     checks: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -44,12 +48,24 @@ def run(context: JobContext) -> dict[str, Any]:
             "model_version.refused", payload["file_name"], actor=job.created_by, project=job.project, outcome="refused",
             changes={"code": error.code, "sha256": payload["sha256"]},
         )  # fmt: skip
-        if not _in_use(payload["sha256"]):
-            storage.delete_blob(payload["sha256"])
+        _forget(payload["sha256"])
         raise
     context.progress(0.9, "Storing")
-    version = store(found, actor=job.created_by, project=job.project, name=payload["name"], origin=Origin.IMPORTED)
-    return {"version": str(version.pk), "state": version.state, "notes": found.checks.get("notes", [])}
+    if payload.get("version"):
+        version = complete(found, actor=job.created_by, version_id=payload["version"])
+    else:
+        version = store(found, actor=job.created_by, project=job.project, name=payload["name"], origin=Origin.IMPORTED)
+    _forget(payload["sha256"])
+    questions = found.checks.get("questions", {})
+    return {
+        "version": str(version.pk), "state": version.state, "notes": found.checks.get("notes", []), "questions": questions,
+    }  # fmt: skip
+
+
+def _forget(sha256: str) -> None:
+    """Remove what was uploaded unless a version is made of exactly these bytes."""
+    if not _in_use(sha256):
+        storage.delete_blob(sha256)
 
 
 def _in_use(sha256: str) -> bool:
@@ -63,28 +79,62 @@ def _in_use(sha256: str) -> bool:
 def store(found: Incoming, *, actor: Any, project: Any, name: str, origin: str) -> ModelVersion:
     """Add what was examined as the next version of the model called ``name``."""
     model = model_get_or_create(actor=actor, project=project, name=name)
+    newest = model.versions.filter(facts__number__isnull=False).order_by("-facts__number").first()
+    checks = dict(found.checks)
+    number = found.facts.get("number")
+    if newest is not None and isinstance(number, int) and number < newest.facts["number"]:
+        concern = f"It holds version {number}; version {newest.facts['number']} of this model is already here."
+        checks["concerns"] = [*checks.get("concerns", []), concern]
     state = VersionState.QUARANTINED if found.quarantined else VersionState.READY
     return version_add(
         actor=actor, model=model, onnx=found.main, contract=found.contract, origin=origin, parameters=found.parameters,
-        weights=found.weights, facts=found.facts, checks=found.checks, state=state,
+        weights=found.weights, facts=found.facts, checks=checks, state=state if found.contract else VersionState.INCOMPLETE,
     )  # fmt: skip
+
+
+@transaction.atomic
+def complete(found: Incoming, *, actor: Any, version_id: str) -> ModelVersion:
+    """Fill in a version that waited for answers; InvalidInput (``contract_incomplete``) while some are missing."""
+    version = ModelVersion.objects.select_for_update(of=("self",)).select_related("model__project").get(pk=version_id)
+    if version.state != VersionState.INCOMPLETE:
+        raise Conflict(f"{version} was completed in the meantime.", code="version_complete")
+    contract = found.contract
+    if contract is None:
+        questions = found.checks["questions"]
+        raise InvalidInput(
+            f"{version} still leaves open what it expects. {' '.join(questions.values())}",
+            code="contract_incomplete",
+            fields=questions,
+        )
+    version.sha256, version.size = storage.put_bytes(found.main)
+    version.weights_sha256 = storage.put_bytes(found.weights)[0] if found.weights else ""
+    version.contract, version.classes, version.task = contract.to_dict(), list(contract.classes), contract.task
+    version.architecture, version.parameters = contract.architecture or "", found.parameters
+    kept = {name: version.checks[name] for name in ("signature", "key", "concerns") if name in version.checks}
+    version.checks = kept | found.checks
+    pulled = version.origin == Origin.PULLED
+    version.state = VersionState.QUARANTINED if pulled else VersionState.READY
+    version.save()
+    audit(
+        "model_version.completed",
+        version,
+        actor=actor,
+        project=version.model.project,
+        changes={"sha256": version.sha256},
+    )
+    return version
 
 
 def examine(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     """Tell what a model file is by its content and check it. UnsafeFile or InvalidInput say why it cannot be taken."""
     if data[:4] == b"PK\x03\x04":
-        if _is_torch_zip(data):
-            raise UnsafeFile(
-                f"{name} is a PyTorch file, which can run code when it is opened. Save the weights as safetensors "
-                "(safetensors.torch.save_file) and import those with their network's name.",
-                code="pickle_refused",
-            )
-        return _bundle(data)
+        return _torch(data, name, answers) if _is_torch_zip(data) else _bundle(data)
     if _is_safetensors(data):
         return _safetensors(data, name, answers)
     if data[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05"):
         raise UnsafeFile(
-            f"{name} is a Python pickle, which can run code when it is opened. It is never loaded.",
+            f"{name} is a Python pickle, which can run code when it is opened. It is never loaded. Save the weights with "
+            "safetensors.torch.save_file, or with torch.save of a current PyTorch.",
             code="pickle_refused",
         )
     return _onnx(data, name, answers)
@@ -163,46 +213,53 @@ def _foreign(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     from modelhub.onnx.foreign import import_foreign
 
     found = import_foreign(data, name=name, answers=answers)
-    if found.contract is None:
-        raise InvalidInput(
-            f"{name} leaves open what it expects. Import it again with the answers: {' '.join(found.questions.values())}",
-            code="contract_incomplete", fields=found.questions,
-        )  # fmt: skip
     checks: dict[str, Any] = {"format": "onnx", "notes": list(found.notes), "foreign": True}
     if found.trainable:
         checks["parity_max_difference"] = found.parity
     else:
         checks["prediction_only"] = found.reason
+    if found.contract is None:
+        checks |= {"questions": found.questions, "known": found.known, "n_outputs": found.n_outputs}
+        return Incoming(data, None, None, found.facts.n_parameters, checks)
     return Incoming(found.data, None, found.contract, found.facts.n_parameters, checks)
 
 
 def _safetensors(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
-    from modelhub.architectures.registry import build, parameter_count
-    from modelhub.loading import export
-    from modelhub.weights import check_safetensors, load_safetensors
+    from modelhub.weights import check_safetensors, read_safetensors
 
     metadata = check_safetensors(data)
-    text = json.dumps(answers) if answers else metadata.get("contract", "")
-    if not text:
-        raise InvalidInput(
-            f"{name} holds weights only. Say which network they belong to: give the contract with architecture, classes, leads, fs_hz, n_samples and task.",
-            code="contract_incomplete", fields={"contract": "Required for a weights file of another origin."},
-        )  # fmt: skip
-    contract = ModelContract.from_json(text)
-    if contract.architecture is None:
-        raise InvalidInput(
-            "The contract does not name the network.",
-            code="contract_incomplete",
-            fields={"contract": "architecture is missing."},
-        )
-    module = build(
-        contract.architecture,
-        n_leads=contract.n_leads,
-        n_samples=contract.n_samples,
-        fs_hz=contract.fs_hz,
-        n_classes=contract.n_classes,
-        **contract.config,
-    )
-    load_safetensors(module, data)
-    files = export(module.eval(), contract)
-    return Incoming(files.main, files.weights, contract, parameter_count(module), files.checks)
+    said: dict[str, Any] = {}
+    if metadata.get("contract"):
+        said = ModelContract.from_json(metadata["contract"]).to_dict()
+    return _weights(data, read_safetensors(data), {**said, **answers}, metadata.get("architecture") or None)
+
+
+def _torch(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
+    """Read a state dictionary in a process with little memory and time; only tensors come out of it."""
+    import safetensors.torch
+
+    from modelhub.weights import read_state_dict
+
+    state = read_state_dict(data)
+    plain = safetensors.torch.save({key: value.contiguous().clone() for key, value in state.items()})
+    found = _weights(plain, state, answers, None)
+    notes = [
+        *found.checks.get("notes", []),
+        "The weights came as a PyTorch state dictionary; nothing else of it was kept.",
+    ]
+    return replace(found, checks={**found.checks, "notes": notes})
+
+
+def _weights(data: bytes, state: Any, answers: dict[str, Any], architecture: str | None) -> Incoming:
+    from modelhub.architectures.registry import parameter_count
+    from modelhub.from_weights import from_weights
+    from modelhub.loading import export
+
+    found = from_weights(state, answers, architecture)
+    if found.module is None or found.contract is None:
+        checks = {
+            "format": "safetensors", "questions": found.questions, "known": found.known, "n_outputs": found.n_outputs,
+        }  # fmt: skip
+        return Incoming(data, None, None, sum(value.numel() for value in state.values()), checks)
+    files = export(found.module, found.contract)
+    return Incoming(files.main, files.weights, found.contract, parameter_count(found.module), files.checks)

@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from datasets.preprocess.base import Step
 from datasets.preprocess.crop import Crop
 from datasets.preprocess.expand import Expand
+from datasets.preprocess.normalise import Normalise
 from datasets.preprocess.recipe import Recipe
 from datasets.preprocess.resample import Resample
 from datasets.preprocess.select_leads import SelectLeads
@@ -34,12 +36,24 @@ class Files:
 
 
 def recipe_of(contract: ModelContract) -> dict[str, Any]:
-    """Return the recipe that makes a model's input: its own, or the plain one that its contract implies."""
+    """Return the recipe that makes a model's input: its own, or the plain one that its contract implies.
+
+    Prediction, fine-tuning and samples all take it from here, so that a model always sees the same kind of input.
+    """
     if contract.recipe:
         return contract.recipe
-    steps = (
+    steps: tuple[Step, ...] = (
         SelectLeads(contract.leads), Resample(contract.fs_hz), Crop(contract.duration_s, "centre"), Expand(contract.duration_s, "zero"),
     )  # fmt: skip
+    if contract.unit == "uV":
+        steps += (Normalise("mean_std", mean=(0.0,), std=(0.001,), floor_mv=0.001),)
+    elif contract.normalisation in ("lead_zscore", "record_zscore", "min_max"):
+        steps += (Normalise(contract.normalisation),)
+    elif contract.normalisation == "mean_std":
+        raise InvalidInput(
+            "The contract names a normalisation by mean and deviation but not its numbers; give the recipe.",
+            code="bad_contract",
+        )
     return json.loads(Recipe(steps).to_json())
 
 
@@ -72,10 +86,14 @@ def module_of(version: ModelVersion) -> nn.Module:
     from modelhub.weights import load_safetensors
 
     contract = ModelContract.from_dict(version.contract)
-    if contract.architecture is None or contract.architecture not in catalog() or not version.weights_sha256:
+    if contract.architecture is None or contract.architecture not in catalog():
         from modelhub.onnx.foreign import trainable_module
 
         return trainable_module(storage.read_blob(version.sha256), contract)
+    if not version.weights_sha256:
+        from modelhub.onnx.load import load_own
+
+        return load_own(storage.read_blob(version.sha256)).module
     module = build(
         contract.architecture,
         n_leads=contract.n_leads,

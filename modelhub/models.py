@@ -7,7 +7,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Lower
 
-from datasets.models import Dataset, Record
+from datasets.models import Dataset, LabelMap, Record
 from ecgportal.base_models import UUIDModel
 from ecgportal.jobs.models import Job
 from ecgportal.projects.models import Project, ProjectOwned
@@ -31,6 +31,7 @@ class Model(ProjectOwned):
 
 
 class VersionState(models.TextChoices):
+    INCOMPLETE = "incomplete", "Needs answers"
     QUARANTINED = "quarantined", "In quarantine"
     READY = "ready", "Ready"
     RETIRED = "retired", "Retired"
@@ -44,7 +45,11 @@ class Origin(models.TextChoices):
 
 class ModelVersion(UUIDModel):
     """One set of weights with its contract (input, classes, task). The content never changes; only ``state`` and
-    the card's prose do (a trigger holds that)."""
+    the card's prose do (a trigger holds that).
+
+    A version in the state ``incomplete`` holds an imported file as it came, whose contract is not known yet; it cannot
+    be run, and becomes ready once when somebody says what the file leaves open (``checks["questions"]``).
+    """
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="versions")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
@@ -52,7 +57,7 @@ class ModelVersion(UUIDModel):
     state = models.CharField(max_length=12, choices=VersionState.choices)
     origin = models.CharField(max_length=10, choices=Origin.choices)
     contract = models.JSONField()
-    classes = ArrayField(models.CharField(max_length=80))
+    classes = ArrayField(models.CharField(max_length=200))
     task = models.CharField(max_length=12)
     architecture = models.CharField(max_length=60, blank=True, default="")
     parameters = models.BigIntegerField(null=True)
@@ -82,7 +87,31 @@ class ModelVersion(UUIDModel):
 
     @property
     def tone(self) -> str:
-        return {"ready": "success", "quarantined": "warning"}.get(self.state, "neutral")
+        tones = {"ready": "success", "quarantined": "warning", "incomplete": "warning"}
+        return tones.get(self.state, "neutral")
+
+
+class ModelAlias(UUIDModel):
+    """A name that points to one version of a model and can be moved to another, such as ``champion``."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="aliases")
+    name = models.CharField(max_length=40)
+    version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="aliases")
+    moved_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    moved_at = models.DateTimeField(auto_now=True)
+
+    project_path = "model__project"
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = "alias"
+        constraints = [
+            models.UniqueConstraint(fields=["model", "name"], name="alias_once"),
+            models.CheckConstraint(condition=models.Q(name__regex=r"^[a-z][a-z0-9_-]*$"), name="alias_name_plain"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model.name}@{self.name}"
 
 
 class PredictionRun(ProjectOwned):
@@ -93,6 +122,8 @@ class PredictionRun(ProjectOwned):
     record_ids = ArrayField(models.UUIDField(), default=list)
     job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="prediction_run")
     thresholds = models.JSONField(default=dict)
+    # With it the answers are compared with the records' labels.
+    label_map = models.ForeignKey(LabelMap, on_delete=models.SET_NULL, null=True, related_name="+")
     refused = models.JSONField(default=list)
 
     class Meta:
@@ -109,7 +140,9 @@ class Prediction(UUIDModel):
     run = models.ForeignKey(PredictionRun, on_delete=models.CASCADE, related_name="predictions")
     record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="predictions")
     values = ArrayField(models.FloatField())
-    predicted = ArrayField(models.CharField(max_length=80), default=list)
+    predicted = ArrayField(models.CharField(max_length=200), default=list)
+    # Why the answer is to be read with care: quality, rate, distance from the training data, what was imputed.
+    notices = ArrayField(models.CharField(max_length=300), default=list)
     # {"method", "leads", "t0_s", "t1_s", "classes", "values": (classes, leads, windows)}; empty until asked for.
     saliency = models.JSONField(default=dict, blank=True)
 

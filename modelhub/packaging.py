@@ -14,6 +14,7 @@ from ecgportal import secrets, storage
 from modelhub import bundle, card, loading
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, SigningKey
+from modelhub.services import contract_of
 
 # The facts that may travel; everything else of a version stays here.
 MANIFEST_FACTS = (
@@ -88,7 +89,7 @@ def manifest_of(version: ModelVersion) -> dict[str, Any]:
 
 def bundle_of(version: ModelVersion) -> bytes:
     """Return a version's signed bundle. InvalidInput (``identifiers_found``) when a text looks as if it named a patient."""
-    contract = ModelContract.from_dict(version.contract)
+    contract = contract_of(version)
     main = storage.read_blob(version.sha256)
     is_onnx = version.checks.get("format", "onnx") == "onnx"
     weights = storage.read_blob(version.weights_sha256) if version.weights_sha256 else None
@@ -122,7 +123,7 @@ def card_markdown(version: ModelVersion) -> str:
     shown = {name: facts.pop(name, None) for name in ("parameters", "sha256", "label_map", "created_at")}
     lineage = {"parent": facts.get("parent_sha256")} if facts.get("parent_sha256") else {}
     return card.card_markdown(
-        ModelContract.from_dict(version.contract),
+        contract_of(version),
         title=f"{version.model.name}, version {version.number}",
         facts={"metrics": rows, "records": facts.get("records"), "lineage": lineage, **shown},
         prose=version.card,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -13,11 +14,20 @@ from datasets.models import Dataset, Record
 from ecgportal import secrets, storage
 from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, InvalidInput
+from ecgportal.errors import Conflict, InvalidInput, NotFound
 from ecgportal.jobs.services import enqueue
 from modelhub.card import PROSE
 from modelhub.contract import ModelContract
-from modelhub.models import Exchange, Model, ModelBundle, ModelVersion, PredictionRun, Transfer, VersionState
+from modelhub.models import (
+    Exchange,
+    Model,
+    ModelAlias,
+    ModelBundle,
+    ModelVersion,
+    PredictionRun,
+    Transfer,
+    VersionState,
+)
 
 CARD_FIELDS = tuple(PROSE)
 
@@ -47,7 +57,7 @@ def version_add(
     actor: Any,
     model: Model,
     onnx: bytes,
-    contract: ModelContract,
+    contract: ModelContract | None,
     origin: str,
     parameters: int | None,
     weights: bytes | None = None,
@@ -57,15 +67,28 @@ def version_add(
     checks: dict[str, Any] | None = None,
     state: str = VersionState.READY,
 ) -> ModelVersion:
-    """Store the weights and add the next version of ``model``. The files must have passed their checks before."""
+    """Store the weights and add the next version of ``model``. The files must have passed their checks before.
+
+    contract: None for a file that leaves open what it expects (state ``incomplete``); ``checks`` then tell how many
+    outputs it has and what is known.
+    """
+    if contract is not None:
+        described: dict[str, Any] = {
+            "contract": contract.to_dict(), "classes": list(contract.classes), "task": contract.task, "architecture": contract.architecture or "",
+        }  # fmt: skip
+    else:
+        known = (checks or {}).get("known", {})
+        names = known.get("classes") or [f"output {i}" for i in range(1, (checks or {}).get("n_outputs", 1) + 1)]
+        described = {
+            "contract": known, "classes": names, "task": known.get("task", ""), "architecture": known.get("architecture", ""),
+        }  # fmt: skip
     sha256, size = storage.put_bytes(onnx)
     weights_sha256 = storage.put_bytes(weights)[0] if weights else ""
     Model.objects.select_for_update().get(pk=model.pk)
     last = model.versions.order_by("-number").first()
     version = ModelVersion(
         model=model, created_by=actor, number=last.number + 1 if last else 1, state=state, origin=origin,
-        contract=contract.to_dict(), classes=list(contract.classes), task=contract.task,
-        architecture=contract.architecture or "", parameters=parameters, sha256=sha256, size=size,
+        parameters=parameters, sha256=sha256, size=size, **described,
         weights_sha256=weights_sha256, parent=parent, facts=facts or {}, card=card or {}, checks=checks or {},
     )  # fmt: skip
     version.save(force_insert=True)
@@ -131,6 +154,71 @@ def version_delete(*, actor: Any, version: ModelVersion) -> None:
 
 
 @transaction.atomic
+def version_complete(*, actor: Any, version: ModelVersion, answers: dict[str, Any]) -> Any:
+    """Start the job that fills in what a version left open; answers given before still count."""
+    if version.state != VersionState.INCOMPLETE:
+        raise Conflict(f"{version} states all that it needs; a version never changes.", code="version_complete")
+    said = {**version.checks.get("known", {}), **version.checks.get("answers", {}), **answers}
+    payload = {"sha256": version.sha256, "file_name": version.model.name, "contract": said, "version": str(version.pk)}
+    return enqueue(
+        "model_import", actor=actor, project=version.model.project, payload=payload, title=f"Complete {version}"
+    )
+
+
+@transaction.atomic
+def version_retire(*, actor: Any, version: ModelVersion, retired: bool) -> ModelVersion:
+    """Take a version out of use, or back into it. Its predictions and evaluations stay."""
+    version = ModelVersion.objects.select_for_update(of=("self",)).select_related("model__project").get(pk=version.pk)
+    before, after = (VersionState.READY, VersionState.RETIRED)[:: 1 if retired else -1]
+    if version.state != before:
+        raise Conflict(f"{version} is not {VersionState(before).label.lower()}.", code="wrong_version_state")
+    version.state = after
+    version.save(update_fields=["state"])
+    verb = "model_version.retired" if retired else "model_version.reinstated"
+    audit(verb, version, actor=actor, project=version.model.project)
+    return version
+
+
+_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+
+
+@transaction.atomic
+def alias_set(*, actor: Any, model: Model, name: str, version: ModelVersion) -> ModelAlias:
+    """Let an alias of a model (``champion``, ``candidate``, or any plain name) point to one of its versions."""
+    name = name.strip().lower()
+    if not _ALIAS.fullmatch(name):
+        raise InvalidInput(
+            "An alias has small letters, digits, - and _, and begins with a letter.",
+            fields={"name": "For example champion."},
+        )
+    version = ModelVersion.objects.select_for_update(of=("self",)).select_related("model__project").get(pk=version.pk)
+    if version.model_id != model.pk:
+        raise InvalidInput(
+            f"{version} is not a version of {model}.", fields={"version": "Choose a version of this model."}
+        )
+    check_runnable(version)
+    row = ModelAlias.objects.select_for_update().filter(model=model, name=name).select_related("version").first()
+    before = row.version.number if row else None
+    row = row or ModelAlias(model=model, name=name)
+    row.version, row.moved_by = version, actor
+    row.save()
+    changes = {"alias": name, "version": [before, version.number]}
+    audit("model_version.alias_moved", version, actor=actor, project=model.project, changes=changes)
+    return row
+
+
+@transaction.atomic
+def alias_remove(*, actor: Any, model: Model, name: str) -> None:
+    """Remove an alias; the version that it pointed to stays."""
+    row = ModelAlias.objects.select_for_update().filter(model=model, name=name).select_related("version__model").first()
+    if row is None:
+        raise NotFound(f"{model} has no alias {name}.")
+    row.delete()
+    changes = {"alias": name, "version": [row.version.number, None]}
+    audit("model_version.alias_moved", row.version, actor=actor, project=model.project, changes=changes)
+
+
+@transaction.atomic
 def import_start(*, actor: Any, project: Any, file: Any, name: str, contract: dict[str, Any] | None = None) -> Any:
     """Keep an uploaded model file and start the job that checks it in a process of its own."""
     if not name.strip():
@@ -153,9 +241,23 @@ def import_start(*, actor: Any, project: Any, file: Any, name: str, contract: di
 
 
 def check_runnable(version: ModelVersion) -> ModelContract:
-    """Return the contract of a version that may be run; Conflict in quarantine or retirement."""
+    """Return the contract of a version that may be run; Conflict in quarantine, in retirement, or while it is open."""
     if version.state == VersionState.QUARANTINED:
         raise Conflict(f"{version} is in quarantine. An owner has to accept it first.", code="version_quarantined")
+    if version.state == VersionState.RETIRED:
+        raise Conflict(f"{version} is retired. Use a newer version, or take it back first.", code="version_retired")
+    return contract_of(version)
+
+
+def contract_of(version: ModelVersion) -> ModelContract:
+    """Return a version's contract; Conflict (``contract_incomplete``) names what nobody has said yet."""
+    if version.state == VersionState.INCOMPLETE:
+        questions = version.checks.get("questions", {})
+        raise Conflict(
+            f"{version} does not say what it expects ({', '.join(questions)}). Fill that in on its page first.",
+            code="contract_incomplete",
+            fields=questions,
+        )
     return ModelContract.from_dict(version.contract)
 
 

@@ -16,8 +16,9 @@ from ecgportal.forms import take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
 from modelhub import downloads, exchange, services
-from modelhub.forms import CardForm, ExchangeForm, ImportForm, PredictForm, PushForm
-from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer
+from modelhub.answers import read_answers
+from modelhub.forms import AnswersForm, CardForm, ExchangeForm, ImportForm, PredictForm, PushForm
+from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
 
 
 class ModelListPage(ProjectView):
@@ -48,6 +49,7 @@ class ImportPage(ProjectView):
                     project=self.project,
                     file=form.cleaned_data["file"],
                     name=form.cleaned_data["name"],
+                    contract=read_answers(form.answers),
                 )
             except PortalError as error:
                 take_error(form, error)
@@ -77,11 +79,12 @@ class VersionPage(VersionView):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         version = self.object
         form = PredictForm(project=self.project, initial={"version": version.pk})
+        questions = version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
         return self.page(
-            version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
+            answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
             evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
             prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],
-            siblings=version.model.versions.order_by("-number")[:20], children=version.children.select_related("model")[:20],
+            aliases=version.model.aliases.select_related("version"), siblings=version.model.versions.order_by("-number")[:20], children=version.children.select_related("model")[:20],
         )  # fmt: skip
 
 
@@ -104,6 +107,47 @@ class CardPage(VersionView):
         if not form.is_valid():
             return self.page(form=form, version=self.object, status=422)
         services.card_update(actor=request.user, version=self.object, card=form.cleaned_data)
+        return redirect("modelhub:version", pk=pk)
+
+
+class VersionComplete(VersionView):
+    """Say what an imported file left open."""
+
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        form = AnswersForm(request.POST, questions=self.object.checks.get("questions", {}))
+        if not form.is_valid():
+            for name, texts in form.errors.items():
+                messages.error(request, f"{form.fields[name].label or name}: {' '.join(texts)}")
+            return redirect("modelhub:version", pk=pk)
+        job = services.version_complete(actor=request.user, version=self.object, answers=read_answers(form.answers))
+        return redirect("jobs:detail", pk=job.pk)
+
+
+class VersionRetire(VersionView):
+    needs = {"post": Action.MODEL_EXCHANGE}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        retired = self.object.state == VersionState.READY
+        services.version_retire(actor=request.user, version=self.object, retired=retired)
+        messages.success(request, f"{self.object} is {'retired' if retired else 'in use again'}.")
+        return redirect("modelhub:version", pk=pk)
+
+
+class VersionAlias(VersionView):
+    """Move an alias to this version, or take it away."""
+
+    needs = {"post": Action.MODEL_EXCHANGE}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        name, model = request.POST.get("name", ""), self.object.model
+        if request.POST.get("remove"):
+            services.alias_remove(actor=request.user, model=model, name=name)
+            messages.success(request, f"{model.name}@{name} was removed.")
+        else:
+            row = services.alias_set(actor=request.user, model=model, name=name, version=self.object)
+            messages.success(request, f"{row} is version {self.object.number} now.")
         return redirect("modelhub:version", pk=pk)
 
 

@@ -24,7 +24,16 @@ from ecgportal.accounts.services import token_create
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Project
-from modelhub.models import CatalogueEntry, Exchange, Model, ModelVersion, Prediction, PredictionRun, Transfer
+from modelhub.models import (
+    CatalogueEntry,
+    Exchange,
+    Model,
+    ModelAlias,
+    ModelVersion,
+    Prediction,
+    PredictionRun,
+    Transfer,
+)
 from tests import factories
 from training.models import Evaluation, TrainingRun
 
@@ -128,6 +137,8 @@ class World:
             Transfer.objects.create(project=project, exchange=exchange, direction="push", remote_path="m", job=factories.make_job(project)),
         ]  # fmt: skip
         self.rows = {type(row): row for row in rows}
+        version = self.rows[ModelVersion]
+        ModelAlias.objects.create(model=version.model, name="champion", version=version)
         run = self.rows[PredictionRun]
         self.rows[Prediction] = Prediction.objects.create(run=run, record=record, values=[0.9], predicted=["NORM"])
 
@@ -135,7 +146,7 @@ class World:
         """Return the route's path with ids of rows of the own project."""
         values = {
             "project": self.own.pk, "user_id": self.users["viewer"].pk, "user": self.users["viewer"].pk, "membership": None, "ident": "EcgView",
-            "kind": "roc", "component": "dash", "resource": "nothing.js", "cpe2": "x", "path": "nothing.css", "pk": self.rows[model].pk if model else uuid.uuid4(),
+            "kind": "roc", "component": "dash", "resource": "nothing.js", "name": "champion", "cpe2": "x", "path": "nothing.css", "pk": self.rows[model].pk if model else uuid.uuid4(),
         }  # fmt: skip
         text = route.pattern.replace("^", "").replace("$", "").replace("\\Z", "").replace("\\.", ".")
         for name in route.parameters:

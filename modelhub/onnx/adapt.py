@@ -128,13 +128,16 @@ def adapt_input(model: onnx.ModelProto, layout: Layout, *, scale: float = 1.0, s
     return notes
 
 
-def free_batch(model: onnx.ModelProto) -> None:
-    """Give the first axis of input and output a free size, in place."""
+def free_batch(model: onnx.ModelProto) -> int | None:
+    """Give the first axis of input and output a free size, in place; return the size that it had, if it was fixed."""
+    dims = _signal_input(model).type.tensor_type.shape.dim
+    fixed = dims[0].dim_value if dims and dims[0].HasField("dim_value") and dims[0].dim_value > 0 else None
     for value in (_signal_input(model), model.graph.output[0]):
         dims = value.type.tensor_type.shape.dim
         if dims:
             dims[0].dim_param = "batch"
     del model.graph.value_info[:]
+    return fixed
 
 
 def _standardize(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], current: str, kind: str) -> str:

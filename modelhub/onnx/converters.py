@@ -110,20 +110,21 @@ class MaxPool(nn.Module, OnnxToTorchModule):
 
 
 class Recurrent(nn.Module, OnnxToTorchModule):
-    """GRU or LSTM in ONNX's layout: ``(time, batch, features)`` to ``(time, directions, batch, hidden)``."""
+    """GRU, LSTM or plain recurrent layer in ONNX's layout: ``(time, batch, features)`` to ``(time, directions, batch, hidden)``."""
 
-    def __init__(self, inner: nn.GRU | nn.LSTM) -> None:
+    def __init__(self, inner: nn.GRU | nn.LSTM | nn.RNN, n_outputs: int) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.n_outputs = inner, n_outputs
 
-    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, *states: Tensor) -> Tensor | tuple[Tensor, ...]:
         start: Any = None
         if states:
-            start = states[0] if isinstance(self.inner, nn.GRU) else (states[0], states[1])
+            start = (states[0], states[1]) if isinstance(self.inner, nn.LSTM) else states[0]
         y, last = self.inner(x, start)
         directions = 2 if self.inner.bidirectional else 1
-        y = y.unflatten(-1, (directions, -1)).transpose(1, 2)
-        return (y, last) if isinstance(self.inner, nn.GRU) else (y, last[0], last[1])
+        y = y.reshape(y.size(0), y.size(1), directions, -1).transpose(1, 2)
+        answers = (y, last[0], last[1]) if isinstance(self.inner, nn.LSTM) else (y, last)
+        return answers[: self.n_outputs] if self.n_outputs > 1 else y
 
 
 @add_converter(operation_type="GlobalMaxPool", version=1)
@@ -217,6 +218,12 @@ def _batch_norm(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
     return OperationConverterResult(norm, OnnxMapping(inputs=(names[0],), outputs=node.output_values))
 
 
+def _usual(activations: list[str] | None, kind: str) -> bool:
+    """Tell whether a recurrent layer has the activations that torch's has."""
+    usual = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}[kind]
+    return not activations or list(activations) in (usual, usual * 2)
+
+
 def _recurrent(node: OnnxNode, graph: OnnxGraph, kind: str) -> OperationConverterResult:
     names = node.input_values
     attributes = node.attributes
@@ -229,7 +236,7 @@ def _recurrent(node: OnnxNode, graph: OnnxGraph, kind: str) -> OperationConverte
         not plain
         or lengths
         or not known
-        or "activations" in attributes
+        or not _usual(attributes.get("activations"), kind)
         or (kind == "GRU" and not reset)
         or len(names) > 7
     ):
@@ -238,10 +245,10 @@ def _recurrent(node: OnnxNode, graph: OnnxGraph, kind: str) -> OperationConverte
     hidden = int(attributes["hidden_size"])
     bidirectional = direction == "bidirectional"
     has_bias = len(names) > 3 and bool(names[3])
-    make = nn.GRU if kind == "GRU" else nn.LSTM
+    make: Any = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}[kind]
     inner = make(w.shape[2], hidden, bias=has_bias, bidirectional=bidirectional)
     # ONNX orders the gates z r h and i o f c; torch orders them r z n and i f g o.
-    order = [1, 0, 2] if kind == "GRU" else [0, 2, 3, 1]
+    order = {"GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1], "RNN": [0]}[kind]
 
     def gates(value: Tensor) -> Tensor:
         blocks = value.split(hidden)
@@ -257,14 +264,21 @@ def _recurrent(node: OnnxNode, graph: OnnxGraph, kind: str) -> OperationConverte
                 getattr(inner, f"bias_ih_l0{end}").copy_(gates(first))
                 getattr(inner, f"bias_hh_l0{end}").copy_(gates(second))
     states = tuple(name for name in names[5:7] if name)
+    # Absent outputs at the end have empty names; the layer answers only with what is named.
+    named = len(node.output_values) - next((i for i, n in enumerate(reversed(node.output_values)) if n), 0)
     return OperationConverterResult(
-        Recurrent(inner), OnnxMapping(inputs=(names[0], *states), outputs=node.output_values)
+        Recurrent(inner, named), OnnxMapping(inputs=(names[0], *states), outputs=node.output_values)
     )
 
 
 @add_converter(operation_type="GRU", version=14)
 def _gru(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
     return _recurrent(node, graph, "GRU")
+
+
+@add_converter(operation_type="RNN", version=14)
+def _rnn(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
+    return _recurrent(node, graph, "RNN")
 
 
 @add_converter(operation_type="LSTM", version=14)

@@ -20,6 +20,7 @@ from modelhub.architectures.base import EcgNetwork
 from modelhub.contract import ModelContract
 from modelhub.onnx.metadata import metadata_of
 from modelhub.onnx.passes import publishable, set_tensors
+from modelhub.onnx.simplify import drop_idle_states
 
 OPSET = 17
 TOLERANCE = 1e-4
@@ -43,6 +44,7 @@ def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np
     working = copy.deepcopy(module).cpu()
     state = _tensors_to_keep(working)
     model = publishable(_traced(working, contract))
+    drop_idle_states(model)
     _name_check(set_tensors(model, state), module)
     _describe(model, contract)
     onnx.checker.check_model(model, full_check=True)
@@ -65,7 +67,7 @@ def check_parity(
         for signals in _probes(contract, check_signals, getattr(module, "dynamic_length", True)):
             with torch.no_grad():
                 expected = module(torch.from_numpy(signals).to(device)).cpu().numpy()
-            got = np.asarray(session.run(None, {name: signals})[0])
+            got = _run(session, {name: signals})
             if got.shape != expected.shape:
                 raise ParityError(
                     f"The exported model gives outputs of shape {got.shape}, torch gives {expected.shape}. "
@@ -81,6 +83,15 @@ def check_parity(
     finally:
         module.train(was_training)
     return worst
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    try:
+        return np.asarray(session.run(None, inputs)[0])
+    except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
+        raise ParityError(
+            f"The exported model does not run: {str(error).splitlines()[0][:200]} The file was not written."
+        ) from error
 
 
 def _probes(contract: ModelContract, check_signals: np.ndarray | None, dynamic_length: bool) -> Iterator[np.ndarray]:

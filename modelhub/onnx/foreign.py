@@ -6,6 +6,7 @@ Whatever cannot be converted without a difference is kept for prediction only, a
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +17,19 @@ import onnx
 import onnxruntime
 
 from datasets.ecg import LEADS_12
+from datasets.preprocess.crop import Crop
+from datasets.preprocess.expand import Expand
+from datasets.preprocess.moving_median import MovingMedian
+from datasets.preprocess.recipe import Recipe
+from datasets.preprocess.resample import Resample
+from datasets.preprocess.select_leads import SelectLeads
 from ecgportal.errors import InvalidInput, ParityError, PortalError, UnsafeFile
 from modelhub.contract import ModelContract, Task
 from modelhub.onnx.adapt import Layout, adapt_input, free_batch, layout_of, repair, strip_activation
-from modelhub.onnx.metadata import SCALES, STANDARDIZERS, contract_in, parse_target_keys
+from modelhub.onnx.metadata import CONTRACT_KEY, SCALES, STANDARDIZERS, contract_in, parse_target_keys
 from modelhub.onnx.safety import OnnxFacts, check_onnx
-from modelhub.onnx.versions import to_target
+from modelhub.onnx.simplify import free_reshapes, simplify
+from modelhub.onnx.versions import TARGET, to_target
 
 TOLERANCE = 1e-4
 
@@ -31,7 +39,7 @@ class ForeignModel:
     """A foreign file after import.
 
     data: the graph as it is stored: repaired, with the portal's input, giving logits where its end was known.
-    contract: None while ``questions`` (``{field: sentence}``) are open. notes: what was changed, in sentences.
+    contract: None while ``questions`` (``{field: sentence}``) are open; ``known`` is what is settled so far. notes: what was changed, in sentences.
     trainable: whether it converts to a network; otherwise ``reason`` names the operator. parity: the largest
     difference between the converted network and onnxruntime, None without conversion.
     """
@@ -44,6 +52,8 @@ class ForeignModel:
     reason: str | None
     parity: float | None
     facts: OnnxFacts
+    n_outputs: int
+    known: dict[str, Any]
 
 
 def import_foreign(
@@ -69,28 +79,61 @@ def import_foreign(
             f"{repaired} BatchNorm or Dropout operators were exported in training mode; they now answer with their "
             "stored statistics, as in prediction."
         )
-    free_batch(model)
+    batch = free_batch(model)
     last = strip_activation(model)
     if last:
         notes.append(f"The file ends in a {last}; it was taken off, so that training can go on from the logits.")
     scale, standardizer = _input_treatment(facts, given, notes)
     notes += adapt_input(model, layout, scale=scale, standardizer=standardizer)
-    try:
-        model = to_target(model)
-        reason = None
-    except ParityError as error:
-        reason = error.message
-    stored = model.SerializeToString()
     n_samples = layout.n_samples or _whole(given.get("n_samples"))
-    n_outputs = _outputs_of(stored, layout.n_leads, n_samples or 1000)
-    contract, questions = _contract(facts, layout, n_outputs, last, given, notes)
+    length = n_samples or 1000
+    stored, reason = _plain_form(model, batch, layout.n_leads, length)
+    n_outputs = _outputs_of(stored, layout.n_leads, length)
+    contract, questions, known = _contract(facts, layout, n_outputs, last, given, notes)
     parity = None
     if reason is None:
         try:
-            parity = _parity(stored, layout.n_leads, n_samples or 1000, check_signals)
+            parity = _parity(stored, layout.n_leads, length, check_signals)
         except PortalError as error:
             reason = error.message
-    return ForeignModel(stored, contract, questions, tuple(notes), reason is None, reason, parity, facts)
+        except Exception as error:  # converted layers raise what they like; the file stays usable for prediction.
+            reason = f"The converted graph does not run: {str(error).splitlines()[0][:200] if str(error) else error!r}"
+    return ForeignModel(
+        stored, contract, questions, tuple(notes), reason is None, reason, parity, facts, n_outputs, known
+    )
+
+
+def _plain_form(model: onnx.ModelProto, batch: int | None, n_leads: int, n_samples: int) -> tuple[bytes, str | None]:
+    """Return the graph in operator set 17 and plain forms, or as it came with the reason why it cannot be trained."""
+    before = model.SerializeToString()
+    plain = copy.deepcopy(model)
+    simplify(plain)
+    if batch is not None:
+        free_reshapes(plain, batch)
+    freed = plain.SerializeToString()
+    try:
+        plain = to_target(plain)
+    except ParityError as error:
+        return freed, error.message
+    simplify(plain)
+    after = plain.SerializeToString()
+    signals = np.random.default_rng(4).normal(0, 0.3, (batch or 2, n_leads, n_samples)).astype(np.float32)
+    expected, got = _answer(before, signals), _answer(after, signals)
+    if expected is None or (got is not None and np.allclose(got, expected, rtol=TOLERANCE, atol=TOLERANCE)):
+        return after, None
+    return freed, f"Bringing the graph to operator set {TARGET} changes its answers."
+
+
+def _answer(data: bytes, signals: np.ndarray) -> np.ndarray | None:
+    """Return what ONNX Runtime makes of signals, or None when it cannot run the graph on them."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {session.get_inputs()[0].name: signals})[0])
+    except Exception:  # onnxruntime raises a family of its own that shares no base class.
+        return None
 
 
 def trainable_module(data: bytes, contract: ModelContract) -> Any:
@@ -149,10 +192,10 @@ def _outputs_of(stored: bytes, n_leads: int, n_samples: int) -> int:
 
 def _contract(
     facts: OnnxFacts, layout: Layout, n_outputs: int, last: str | None, given: dict[str, Any], notes: list[str]
-) -> tuple[ModelContract | None, dict[str, str]]:
+) -> tuple[ModelContract | None, dict[str, str], dict[str, Any]]:
     own = contract_in(facts.metadata)
     if own is not None and not given:
-        return own.with_changes(architecture=None, config={}), {}
+        return own.with_changes(architecture=None, config={}), {}, {}
     questions: dict[str, str] = {}
     n_samples = layout.n_samples or _whole(given.get("n_samples"))
     if n_samples is None:
@@ -170,18 +213,35 @@ def _contract(
         notes.append("The classes are taken as exclusive (softmax), as ExChanGeAI does.")
     if task is None:
         questions["task"] = "Say whether the classes exclude one another (multiclass) or not (multilabel)."
+    found = {"leads": leads, "fs_hz": fs_hz, "n_samples": n_samples, "classes": classes, "task": task}
+    known = {name: value for name, value in found.items() if name not in questions and value is not None}
     if questions:
-        return None, questions
+        return None, questions, known
     contract = ModelContract(
         leads=tuple(cast("tuple[str, ...]", leads)),
         fs_hz=cast(float, fs_hz),
         n_samples=cast(int, n_samples),
         classes=cast("tuple[str, ...]", classes),
         task=cast(Task, task),
-        recipe=given.get("recipe"),
+        recipe=given.get("recipe") or _detrended(facts, known, notes),
         fixed_length=layout.n_samples is not None,
     )
-    return contract, {}
+    return contract, {}, known
+
+
+def _detrended(facts: OnnxFacts, known: dict[str, Any], notes: list[str]) -> dict[str, Any] | None:
+    """Return the preparation of ExChanGeAI for its files: the median over two seconds is taken out of each lead."""
+    if "target_keys" not in facts.metadata or CONTRACT_KEY in facts.metadata:
+        return None
+    duration_s = known["n_samples"] / known["fs_hz"]
+    recipe = Recipe(
+        (
+            SelectLeads(tuple(known["leads"])), Resample(known["fs_hz"]), Crop(duration_s, "centre"), MovingMedian(2.0),
+            Expand(duration_s, "zero"),
+        )
+    )  # fmt: skip
+    notes.append("Each lead's median over two seconds is taken out before the file sees it, as ExChanGeAI does.")
+    return json.loads(recipe.to_json())
 
 
 def _classes(
