@@ -58,7 +58,10 @@ def recipe_of(contract: ModelContract) -> dict[str, Any]:
 
 
 def start_module(architecture: str, contract: ModelContract, base: ModelVersion | None, seed: int) -> nn.Module:
-    """Return the network a training starts from: fresh, or a version's with a new head for the contract's classes."""
+    """Return the network a training starts from: fresh, or a version's with a new head for the contract's classes.
+
+    ``contract.config["members"]`` above 1 asks for an ensemble; of a base that is one network, each member is a copy.
+    """
     from modelhub.architectures.registry import build
 
     if base is None:
@@ -69,10 +72,16 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
             fs_hz=contract.fs_hz,
             n_classes=contract.n_classes,
             seed=seed,
+            **contract.config,
         )
     import torch
 
+    from modelhub.architectures.ensemble import Ensemble
+
     module = module_of(base)
+    members = contract.config.get("members", 1)
+    if members > 1 and not isinstance(module, Ensemble):
+        module = Ensemble.of(module, members)  # type: ignore[arg-type]
     if tuple(base.classes) != contract.classes:
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)

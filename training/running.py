@@ -30,7 +30,7 @@ from training.engine.settings import FitSettings
 from training.ensembles import together
 from training.lineage import unseen
 from training.live import Report, add_warnings
-from training.models import PARTS, EpochMetrics, TrainingRun
+from training.models import PARTS, EpochMetrics, SplitMember, TrainingRun
 from training.problems.registry import get_problem
 from training.splitting import SplitSettings, make_split, rounds
 from training.targets import Labelled, data_digest
@@ -109,8 +109,8 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
 
 def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[float, float]) -> dict[str, Any]:
     """Train the networks of a run, publish them as one version and evaluate it."""
-    contract = contract_of(row, data.recipe)
     settings, how = FitSettings.from_dict(row.settings), SplitSettings.from_dict(row.split_settings)
+    contract = contract_of(row, data.recipe, _cross_fitted(row, settings, data))
     members: list[Member] = []
     stopped = "finished"
     for number in range(1, row.members + 1):
@@ -153,8 +153,20 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
     return outcome
 
 
-def contract_of(row: TrainingRun, recipe: Recipe) -> ModelContract:
-    """Return the contract of what a run produces, without thresholds."""
+def _cross_fitted(row: TrainingRun, settings: FitSettings, data: Prepared) -> int:
+    """Return how many networks the engine trains as one, on folds of the development data; 1 where the run has several
+    by its seeds or folds already."""
+    parts = data.by_part(1)
+    if row.members > 1 or not parts["validation"] or row.architecture not in catalog():
+        return 1
+    return settings.n_members(len(parts["train"]) + len(parts["validation"]))
+
+
+def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelContract:
+    """Return the contract of what a run produces, without thresholds. networks: how many the engine trains as one."""
+    config = {"members": networks} if networks > 1 else {}
+    if row.base_version is not None:
+        config |= row.base_version.contract.get("config", {})
     spec = recipe.output_spec()
     assert spec.leads is not None and spec.fs_hz is not None and spec.n_samples is not None
     names = get_problem(row.task).output_names(row.classes)
@@ -163,6 +175,7 @@ def contract_of(row: TrainingRun, recipe: Recipe) -> ModelContract:
         unit=spec.unit, normalisation=_contract_normalisation(spec.normalisation), recipe=row.recipe,
         architecture=row.architecture if row.architecture in catalog() and row.members == 1 else None,
         parent=row.base_version.sha256 if row.base_version else None,
+        config=config,
     )  # fmt: skip
 
 
@@ -187,11 +200,17 @@ def _fit(
     result = fit(
         module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
         targets_of(row, by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
-        callbacks=[Report(context, row, span, number)], checkpoint_dir=folder,
+        groups=_groups(row, by_part), callbacks=[Report(context, row, span, number)], checkpoint_dir=folder,
     )  # fmt: skip
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
     return Member(number, settings.seed, loading.with_state(module, result.best_state), result, by_part)
+
+
+def _groups(row: TrainingRun, by_part: Mapping[str, list[Labelled]]) -> tuple[list[Any], list[Any]]:
+    """Return what must stay together for each record of training and of validation: the group of the split."""
+    of = dict(SplitMember.objects.filter(split=row.split_id).values_list("record_id", "group_id"))
+    return [of[item.record] for item in by_part["train"]], [of[item.record] for item in by_part["validation"]]
 
 
 def _thresholds(row: TrainingRun, members: list[Member], contract: ModelContract) -> dict[str, float]:

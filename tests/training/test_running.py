@@ -7,6 +7,9 @@ import pytest
 from ecgportal.errors import InvalidInput, JobCancelled
 from ecgportal.jobs import runner, services
 from ecgportal.jobs.models import JobState
+from modelhub.architectures.ensemble import Ensemble
+from modelhub.architectures.registry import parameter_count
+from modelhub.loading import module_of
 from tests import factories
 from training.models import SplitGroup, SplitMember, TrainingRun
 from training.services import run_delete, run_resume, run_start, run_start_suggested
@@ -62,6 +65,21 @@ def test_a_run_ends_with_a_version_and_an_evaluation_and_no_subject_is_on_two_si
     assert len(sides) == 12
     assert all(len(parts) == 1 for parts in sides.values())
     assert {group.part for group in SplitGroup.objects.filter(split=run.split)} == {"train", "validation", "test"}
+
+
+def test_a_cross_fitted_ensemble_becomes_one_version_that_can_be_loaded_and_fine_tuned(run):
+    asked = {"epochs": 1, "members": 2, "threads": 1}
+    choices = {"actor": run.created_by, "project": run.project, "dataset": run.dataset, "label_map": run.label_map}
+    ensemble = run_start(**choices, settings=asked, architecture="xresnet1d18")
+    _do(ensemble)
+    version = ensemble.produced_version
+    assert version.contract["config"] == {"members": 2} and version.contract["architecture"] == "xresnet1d18"
+    module = module_of(version)
+    assert isinstance(module, Ensemble) and version.parameters == parameter_count(module)
+    tuned = run_start(**choices, settings={"epochs": 1, "threads": 1}, base_version=version, mode="head")
+    _do(tuned)
+    assert tuned.produced_version.contract["config"] == {"members": 2}
+    assert tuned.produced_version.sha256 != version.sha256
 
 
 def test_only_a_run_that_failed_or_was_cancelled_can_be_resumed(run):
