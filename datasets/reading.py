@@ -11,6 +11,7 @@ records may give several of them. ``split`` says how many records a collection h
 from __future__ import annotations
 
 import hashlib
+import math
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -247,16 +248,17 @@ def row_of(key: str, record: ecg.Record, spool: Spool) -> dict[str, Any]:
     record = ecg.normalise(record)
     meta, quality = record.meta, assess(record)
     row = {
-        "key": key, "fs_hz": float(record.fs_hz), "n_samples": record.n_samples, "leads": list(record.leads),
-        "computed": list(record.computed), "age": meta.age, "sex": meta.sex, "subject": meta.subject,
-        "labels": [[label.system, label.code, label.likelihood] for label in meta.labels],
+        "key": plain(key), "fs_hz": float(record.fs_hz), "n_samples": record.n_samples, "leads": plain(record.leads),
+        "computed": plain(record.computed), "age": plain(meta.age), "sex": meta.sex, "subject": plain(meta.subject),
+        "labels": [[label.system, plain(label.code), label.likelihood] for label in meta.labels],
         "quality": quality.to_json(), "score": quality.score, "fingerprint": fingerprint(record) or "",
-        "meta": {
+        "meta": plain({
             "printed": meta.printed, "annotations": [list(row) for row in meta.annotations[:_MAX_ANNOTATIONS]],
             "dropped_channels": list(meta.dropped_channels), "device": meta.device, "notes": list(meta.notes),
-        },
+        }),
+        "offset": spool.add(record.signal),
     }  # fmt: skip
-    return {**plain(row), "offset": spool.add(record.signal)}
+    return row
 
 
 def plain(value: Any) -> Any:
@@ -264,7 +266,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("\x00", "").encode("utf-8", "replace").decode()
     if isinstance(value, float):
-        return value if np.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

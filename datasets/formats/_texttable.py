@@ -156,6 +156,8 @@ def find_layout(lines: Sequence[str], *, one_row: bool) -> Layout | None:
         if not lines[start].strip():
             continue
         for delimiter in _DELIMITERS:
+            if delimiter is not None and delimiter not in lines[start]:
+                continue
             if delimiter == "," and _is_one_column_of_decimal_commas(lines, start):
                 continue
             for comma in (False, True):
@@ -178,11 +180,18 @@ def _is_one_column_of_decimal_commas(lines: Sequence[str], start: int) -> bool:
     return any(len(part) > 1 and part[0] == "0" for part in fractions) or any(";" in line for line in above)
 
 
+def _may_be_row(cells: list[str], comma: bool) -> bool:
+    """Tell quickly that a line is no row of samples: more than one of its first cells is no number."""
+    return sum(not _is_number(cell, comma) for cell in cells[:4]) < 2
+
+
 def _numeric_rows(
     lines: Sequence[str], start: int, delimiter: str | None, comma: bool, one_row: bool
 ) -> tuple[int, int | None, bool] | None:
     """Return (width, column of times, rows are named) when a table of numbers begins at ``start``, else None."""
     try:
+        if not _may_be_row(cells_of(lines[start], delimiter), comma):
+            return None
         rows = [cells_of(line, delimiter) for line in lines[start : start + 5] if line.strip()]
     except csv.Error:
         return None
