@@ -11,7 +11,7 @@ import hmac
 import io
 import re
 from base64 import b32encode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,22 +164,29 @@ def _dicom_terms(data: bytes) -> list[str]:
         return []
 
 
-def scrub(format_name: str, name: str, path: Path) -> tuple[str, bytes | None]:
-    """Return what may be kept of an original file: (``as sent``, None), (``scrubbed``, bytes) or (``not kept``, None)."""
+def scrub(format_name: str, name: str, path: Path, data: bytes | None = None) -> tuple[str, bytes | None]:
+    """Return what may be kept of an original file: (``as sent``, None), (``scrubbed``, bytes) or (``not kept``, None).
+
+    data: the file's bytes where they are at hand.
+    """
+
+    def content() -> bytes:
+        return path.read_bytes() if data is None else data
+
     try:
         if format_name == "wfdb":
-            return _scrub_wfdb(name, path)
+            return _scrub_wfdb(name, content)
         if format_name == "edf":
-            return _scrub_edf(path.read_bytes())
+            return _scrub_edf(content())
         if format_name == "dicom":
-            return SCRUBBED, _scrub_dicom(path.read_bytes())
+            return SCRUBBED, _scrub_dicom(content())
         if format_name == "numpy" and name.lower().endswith(".npy"):
             return AS_SENT, None
         if format_name == "hdf5" and _only_numbers_hdf(path):
             return AS_SENT, None
         if format_name == "matlab" and _only_numbers_mat(path):
             return AS_SENT, None
-        if format_name == "csv" and _only_numbers_text(path.read_bytes()):
+        if format_name == "csv" and _only_numbers_text(content()):
             return AS_SENT, None
     except Exception:
         # What cannot be cleaned for whatever reason is not kept.
@@ -187,14 +194,14 @@ def scrub(format_name: str, name: str, path: Path) -> tuple[str, bytes | None]:
     return NOT_KEPT, None
 
 
-def _scrub_wfdb(name: str, path: Path) -> tuple[str, bytes | None]:
+def _scrub_wfdb(name: str, content: Callable[[], bytes]) -> tuple[str, bytes | None]:
     lowered = name.lower()
     if not lowered.endswith(".hea"):
         if re.search(r"\.(dat|mat|xyz|d\d+)$", lowered):
             return AS_SENT, None
-        notes = [note for *_, note in read_annotations(path.read_bytes(), 1.0, ())]
+        notes = [note for *_, note in read_annotations(content(), 1.0, ())]
         return (AS_SENT, None) if all(_MARKED.fullmatch(note) for note in notes) else (NOT_KEPT, None)
-    raw = path.read_bytes()
+    raw = content()
     kept, is_first = [], True
     for line in raw.decode("utf-8", "replace").splitlines():
         if line.lstrip().startswith("#"):

@@ -34,6 +34,8 @@ from ecgportal.errors import NeedsAnswer, PortalError, UnreadableFile
 
 Answer = dict[str, Any]
 Report = Callable[[str, str], None]
+# Bytes of the small files of one record, read once for the reader, the digest and the scrubbing.
+Held = dict[Path, bytes]
 
 PART = 64
 SPLIT_FROM = 512
@@ -134,7 +136,9 @@ def refused(name: str, code: str, message: str) -> Answer:
     return {"kind": "refused", "name": name, "code": code, "message": message}
 
 
-def _terms(format_name: str | None, path: Path) -> list[str]:
+def _terms(format_name: str | None, path: Path, held: Held | None = None) -> list[str]:
+    if held is not None and (data := held.get(path)) is not None:
+        return terms_of(format_name, data)
     with path.open("rb") as stream:
         return terms_of(format_name, stream.read(_HEAD))
 
@@ -143,16 +147,19 @@ def _read(
     task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool, identity: Identity | None
 ) -> Iterator[Answer]:
     name = task.name
-    entry, result = _open(name, index, options)
+    held: Held = {}
+    entry, result = _open(name, index, options, held)
     count = len(result.records)
     if task.may_split and task.part is None and count >= SPLIT_FROM:
-        originals = _originals(name, result, index, entry.name, identity, spool)
+        originals = _originals(name, result, index, entry.name, identity, spool, held)
         yield {"kind": "split", "name": name, "count": count, "originals": originals}
         return
     originals = (
-        task.originals if task.originals is not None else _originals(name, result, index, entry.name, identity, spool)
+        task.originals
+        if task.originals is not None
+        else _originals(name, result, index, entry.name, identity, spool, held)
     )
-    terms = _terms(entry.name, index[name]) if identity is not None and not identity.keeps else []
+    terms = _terms(entry.name, index[name], held) if identity is not None and not identity.keeps else []
     skip = frozenset(task.skip)
     wanted = result.records if task.part is None else result.records[task.part[0] : task.part[1]]
     records = iter(wanted)
@@ -166,7 +173,7 @@ def _read(
         }  # fmt: skip
 
 
-def _open(name: str, index: Mapping[str, Path], options: ReadOptions) -> tuple[Reader, ReadResult]:
+def _open(name: str, index: Mapping[str, Path], options: ReadOptions, held: Held) -> tuple[Reader, ReadResult]:
     if is_signal_file_name(name) and index.get(f"{PurePosixPath(name).with_suffix('.hea')}") is not None:
         header = PurePosixPath(name).with_suffix(".hea").name
         raise UnreadableFile(
@@ -174,7 +181,7 @@ def _open(name: str, index: Mapping[str, Path], options: ReadOptions) -> tuple[R
         )
     path = index.get(name)
     assert path is not None
-    source = FileSource(name, path, index)
+    source = FileSource(name, path, index, held)
     entry = registry.sniff(source)
     if entry is None:
         raise _unknown(name)
@@ -207,13 +214,20 @@ def _cleaned(
 
 
 def _originals(
-    name: str, result: ReadResult, index: Mapping[str, Path], format_name: str, identity: Identity | None, spool: Spool
+    name: str,
+    result: ReadResult,
+    index: Mapping[str, Path],
+    format_name: str,
+    identity: Identity | None,
+    spool: Spool,
+    held: Held,
 ) -> list[dict[str, Any]]:
     """Return each file that was read: sha256 of what was sent, and where what may be kept of it lies (path None: nothing)."""
     found = []
     for other in dict.fromkeys((name, *result.companions)):
         path = index[other]
-        sha256, size = _digest(path)
+        data = held.get(path)
+        sha256, size = _digest(path) if data is None else (hashlib.sha256(data).hexdigest(), len(data))
         original = {
             "name": other,
             "sent_sha256": sha256,
@@ -223,13 +237,13 @@ def _originals(
             "state": AS_SENT,
         }
         if identity is not None and not identity.keeps:
-            original["state"], data = scrub(format_name, other, path)
+            original["state"], clean = scrub(format_name, other, path, data)
             if original["state"] == NOT_KEPT:
                 original["path"] = None
-            elif data is not None:
-                clean = spool.path.with_name(f"clean-{sha256}")
-                clean.write_bytes(data)
-                original |= {"path": str(clean), "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            elif clean is not None:
+                place = spool.path.with_name(f"clean-{sha256}")
+                place.write_bytes(clean)
+                original |= {"path": str(place), "sha256": hashlib.sha256(clean).hexdigest(), "size": len(clean)}
         found.append(original)
     return found
 

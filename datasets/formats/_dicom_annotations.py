@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING
 
 from datasets.formats._clinical import number
 from datasets.formats._dicom_groups import Group
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 MAX_ANNOTATIONS = 200_000
 

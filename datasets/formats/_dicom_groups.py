@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from datasets.formats._clinical import (
     CODED_LEADS,
@@ -22,6 +22,9 @@ from datasets.formats._clinical import (
 )
 from datasets.formats.base import ReadOptions
 from ecgportal.errors import NeedsAnswer, UnreadableFile
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 MAX_GROUPS = 64
 MAX_CHANNELS = 512

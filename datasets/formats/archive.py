@@ -7,6 +7,7 @@ an archive says about itself: sizes are counted while they are inflated.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import secrets
 import stat
@@ -306,27 +307,49 @@ def _shown(name: str) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+# Files up to this size are read whole where their bytes are needed several times.
+_SMALL_BYTES = 1 << 20
+
+
 class FileSource:
     """A file of an upload that lies on disk, with its neighbours (see :class:`datasets.formats.base.Source`).
 
     name: relative POSIX name inside the upload. path: where its bytes lie. index: path by relative name for the whole
-    upload; neighbours are looked up in it and nowhere else.
+    upload; neighbours are looked up in it and nowhere else. held: bytes of small files by path; where it is given, each
+    file is read from disk once and stays there for whoever needs its bytes next.
     """
 
-    __slots__ = ("_folder", "_index", "_path", "name")
+    __slots__ = ("_folder", "_held", "_index", "_path", "name")
 
-    def __init__(self, name: str, path: Path, index: Mapping[str, Path] | None = None):
+    def __init__(
+        self, name: str, path: Path, index: Mapping[str, Path] | None = None, held: dict[Path, bytes] | None = None
+    ):
         self.name = name
+        self._held = held
         self._path = path
         self._index = index if index is not None else {}
         self._folder = name[: name.rfind("/") + 1]
 
     @property
     def size(self) -> int:
+        if self._held is not None and (data := self._held.get(self._path)) is not None:
+            return len(data)
         return self._path.stat().st_size
 
     def open(self) -> BinaryIO:
-        return open(self._path, "rb")
+        if self._held is None:
+            return open(self._path, "rb")
+        data = self._held.get(self._path)
+        if data is not None:
+            return io.BytesIO(data)
+        stream = open(self._path, "rb")
+        head = stream.read(_SMALL_BYTES + 1)
+        if len(head) > _SMALL_BYTES:
+            stream.seek(0)
+            return stream
+        stream.close()
+        self._held[self._path] = head
+        return io.BytesIO(head)
 
     def companion(self, name: str) -> FileSource | None:
         """Return the file ``name`` of the same folder of the upload; None for anything that is not a bare name."""
@@ -334,7 +357,7 @@ class FileSource:
         path = self._index.get(full)
         if path is None or not name or "/" in name or "\\" in name or name in (".", ".."):
             return None
-        return FileSource(full, path, self._index)
+        return FileSource(full, path, self._index, self._held)
 
 
 class FolderSource:

@@ -9,10 +9,7 @@ import io
 import struct
 import zlib
 from datetime import datetime
-
-import pydicom
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING
 
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
@@ -29,6 +26,9 @@ from datasets.formats._dicom_annotations import annotations_of
 from datasets.formats._dicom_groups import Group, merge_groups, read_group
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from ecgportal.errors import PortalError, TooLarge, UnreadableFile
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 # 16 bits, 12 leads, 1000 Hz: 90 minutes; compressed files of ECG carts hold seconds.
 MAX_INFLATED_BYTES = 128 * 1024 * 1024
@@ -207,6 +207,10 @@ def _meta(dataset: Dataset, groups: list[Group], used: Group, notes: tuple[str, 
 
 
 def _dataset(name: str, data: bytes) -> Dataset:
+    # The package takes a seventh of a second to load: only where there is a file for it.
+    import pydicom
+    from pydicom.dataelem import RawDataElement
+
     try:
         with pydicom.config.disable_value_validation():
             dataset = pydicom.dcmread(_Metered(_inflate(name, data)), force=True)
@@ -269,6 +273,8 @@ def _records(name: str, dataset: Dataset, options: ReadOptions) -> ReadResult:
 
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:
+    import pydicom
+
     dataset = _dataset(source.name, read_bytes(source))
     try:
         with pydicom.config.disable_value_validation():
