@@ -55,8 +55,8 @@ def _number(text: str | None, field: str) -> float | None:
 
 
 def signal_window(record: Record, stage: str, leads: str | None, start_s: str | None, end_s: str | None) -> Window:
-    """Cut the asked leads and time out of the original or the prepared signal."""
-    source = signals.load(record)
+    """Cut the asked leads and time out of the original or the prepared signal. Of a long original only the part is read."""
+    source = signals.mapped(record)
     if stage == "prepared":
         prepared = DEFAULT_RECIPE.apply(source)
         samples, fs_hz, names = (
@@ -68,6 +68,7 @@ def signal_window(record: Record, stage: str, leads: str | None, start_s: str | 
         samples, fs_hz, names = source.signal, source.fs_hz, source.leads
     else:
         raise InvalidInput(f"There is no stage {stage!r}.", fields={"stage": "Choose original or prepared."})
+    rows = list(range(len(names)))
     if leads:
         asked = [name.strip() for name in leads.split(",") if name.strip()]
         wanted = [name if name in names else ecg.canonical_lead(name) or name for name in asked]
@@ -76,13 +77,13 @@ def signal_window(record: Record, stage: str, leads: str | None, start_s: str | 
             raise InvalidInput(
                 f"The record has no lead {', '.join(unknown)}.", fields={"leads": f"It has {', '.join(names)}."}
             )
-        samples, names = samples[[names.index(name) for name in wanted]], tuple(wanted)
+        rows, names = [names.index(name) for name in wanted], tuple(wanted)
     start, end = _number(start_s, "start_s") or 0.0, _number(end_s, "end_s")
     if end is not None and end <= start:
         raise InvalidInput("The part ends before it starts.", fields={"end_s": f"Give more than {start:g} s."})
     first = min(max(round(start * fs_hz), 0), samples.shape[1])
     last = samples.shape[1] if end is None else min(max(round(end * fs_hz), first), samples.shape[1])
-    return Window(samples[:, first:last], fs_hz, tuple(names), first / fs_hz, stage)
+    return Window(samples[:, first:last][rows], fs_hz, tuple(names), first / fs_hz, stage)
 
 
 def signal_json(window: Window) -> dict[str, Any]:
@@ -112,11 +113,11 @@ def measurements(record: Record, formula: str | None = None) -> dict[str, Any]:
 
     rr_ms: the mean RR interval. qtc_ms: by ``formula`` (``QTC_FORMULA`` by default). axis_deg: the frontal QRS axis.
     All RR statistics, formulas and axes stand in ``rr_statistics_ms``, ``qtc_by_formula_ms`` and ``axes_deg``. What is
-    null has a sentence under its name in ``reasons``.
+    null has a sentence under its name in ``reasons``. Of a recording of more than ten minutes the first minute is measured.
     """
-    from datasets.measure.measure import measure
+    from datasets.measure.stretch import measure_at
 
-    found = measure(signals.load(record)).to_json()
+    found = measure_at(signals.mapped(record)).to_json()
     statistics, by_formula, axes = found["rr_ms"], found["qtc_ms"], found["axis_deg"]
     formula = formula or QTC_FORMULA
     if formula not in by_formula:

@@ -81,21 +81,35 @@ def discard(dataset_id: uuid.UUID, pack: uuid.UUID) -> None:
     _path(dataset_id, pack).unlink(missing_ok=True)
 
 
-def read_signal(record: Record, longest_s: float | None = None) -> np.ndarray:
-    """Return the native signal or its beginning, float32 mV ``(leads, samples)``. NotFound when its pack is missing or short."""
+def _stored(record: Record) -> np.ndarray:
+    """Return the native signal as a read-only memory map. NotFound when its pack is missing or short."""
     path = _path(record.dataset_id, record.pack)
     shape = (len(record.leads), record.n_samples)
     try:
-        stored = np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape)
-        return np.array(stored if longest_s is None else stored[:, : max(1, round(longest_s * record.fs_hz))])
+        return np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape)
     except (FileNotFoundError, ValueError) as error:
         raise NotFound(
             f"The stored signal of {record.key} is missing. Restore the data folder from a backup or upload the record again."
         ) from error
 
 
+def read_signal(record: Record, longest_s: float | None = None) -> np.ndarray:
+    """Return the native signal or its beginning, float32 mV ``(leads, samples)``. NotFound when its pack is missing or short."""
+    stored = _stored(record)
+    return np.array(stored if longest_s is None else stored[:, : max(1, round(longest_s * record.fs_hz))])
+
+
 def load(record: Record, longest_s: float | None = None) -> ecg.Record:
     """Return the record, or its first ``longest_s`` seconds, in the pure core's form."""
+    return _as_record(record, read_signal(record, longest_s))
+
+
+def mapped(record: Record) -> ecg.Record:
+    """Return the record over a read-only memory map: of a long recording only the stretches that are used are read."""
+    return _as_record(record, _stored(record))
+
+
+def _as_record(record: Record, signal: np.ndarray) -> ecg.Record:
     meta = ecg.RecordMeta(
         subject=record.subject.key if record.subject_id and record.subject else None,
         age=record.age,
@@ -105,14 +119,19 @@ def load(record: Record, longest_s: float | None = None) -> ecg.Record:
         dropped_channels=tuple(record.meta.get("dropped_channels", [])),
         notes=tuple(record.meta.get("notes", [])),
     )
-    return ecg.Record(
-        read_signal(record, longest_s), record.fs_hz, tuple(record.leads), tuple(record.leads_computed), meta
-    )
+    return ecg.Record(signal, record.fs_hz, tuple(record.leads), tuple(record.leads_computed), meta)
+
+
+def derived_path(record: Record, name: str) -> Path:
+    """Return where a file computed from the record's signal may lie; it goes with the record."""
+    return storage.area("signals", record.dataset_id) / f"{record.pk}.{name}"
 
 
 def erase(record: Record) -> None:
     """Overwrite a record's samples with zeros, so that a deleted person's signal is gone from the disk."""
     path = _path(record.dataset_id, record.pack)
+    for derived in path.parent.glob(f"{record.pk}.*"):
+        derived.unlink(missing_ok=True)
     if path.exists():
         with path.open("r+b") as stream:
             stream.seek(record.offset)

@@ -255,8 +255,21 @@ DASH_ASSETS = ("component-suites", "component-component-suites", "asset-redirect
 def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
     if kind == "dash":
         record = world.rows[Record]
-        values = ["3x4+rhythm", 25, 10, "II", "none", "pink", "none", "original", "none", 0]
-        names = ["layout", "speed", "gain", "rhythm", "band", "paper", "marks", "stage", "saliency", "start"]
+        values = ["3x4+rhythm", 25, 10, "II", "none", "pink", "none", "original", "none", 10, "0", 0]
+        names = [
+            "layout",
+            "speed",
+            "gain",
+            "rhythm",
+            "band",
+            "paper",
+            "marks",
+            "signal",
+            "saliency",
+            "window",
+            "centred",
+            "start",
+        ]
         inputs = [{"id": "address", "property": "search", "value": f"?id={record.pk}"}]
         inputs += [{"id": name, "property": "value", "value": value} for name, value in zip(names, values)]
         inputs += [{"id": "scheme", "property": "data", "value": "light"}]
@@ -265,7 +278,7 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
             "output": "..ecg.figure...told.children..",
             "outputs": outputs,
             "inputs": inputs,
-            "state": [],
+            "state": [{"id": "zoom", "property": "data", "value": None}],
             "changedPropIds": [],
         }
     rows = world.rows

@@ -1,14 +1,25 @@
 from django.urls import path
 
-from viz import views, views_annotations, views_insight, views_results, views_saliency
+from viz import (
+    views,
+    views_annotations,
+    views_beats,
+    views_compare,
+    views_files,
+    views_insight,
+    views_results,
+    views_saliency,
+)
 
 app_name = "viz"
 urlpatterns = [
     path("datasets/<uuid:pk>/insight/", views_insight.InsightView.as_view(), name="insight"),
     path("datasets/<uuid:pk>/gallery/", views_insight.GalleryView.as_view(), name="gallery"),
     path("records/<uuid:pk>/", views.RecordPage.as_view(), name="record"),
-    path("records/<uuid:pk>/ecg.svg", views.RecordSvg.as_view(), name="record_svg"),
-    path("records/<uuid:pk>/measurements/", views.RecordMeasurements.as_view(), name="measurements"),
+    path("records/<uuid:pk>/ecg.svg", views_files.RecordSvg.as_view(), name="record_svg"),
+    path("records/<uuid:pk>/ecg.pdf", views_files.RecordPdf.as_view(), name="record_pdf"),
+    path("records/<uuid:pk>/beats/", views_beats.RecordBeats.as_view(), name="beats"),
+    path("records/<uuid:pk>/compare/", views_compare.CompareView.as_view(), name="compare"),
     path("records/<uuid:pk>/annotate/", views_annotations.AnnotateView.as_view(), name="annotate"),
     path("records/<uuid:pk>/label/", views_annotations.LabelView.as_view(), name="label"),
     path("annotations/<uuid:pk>/delete/", views_annotations.AnnotationDeleteView.as_view(), name="annotation_delete"),

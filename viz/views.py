@@ -7,22 +7,17 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from datasets import annotating, selectors, signals
+from datasets import annotating, selectors
 from datasets.forms_annotations import AnnotationForm, LabelForm
 from datasets.models import LabelSource, Record
-from ecgportal.audit.trail import record as audit
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from modelhub import explaining
-from viz.figures.ecg12 import ecg_svg, summary
-from viz.figures.view import from_query
+from modelhub.models import Prediction
+from viz import measured, showing
+from viz.figures.ecg12 import SCREEN_POINTS, ecg_svg, summary
 
-# What the header of the figure may take; a Holter recording is drawn from its first minutes.
-_ROWS = (
-    ("heart_rate_bpm", "Heart rate", "bpm", 0), ("rr_ms", "RR interval", "ms", 0), ("pr_ms", "PR interval", "ms", 0),
-    ("qrs_ms", "QRS duration", "ms", 0), ("qt_ms", "QT interval", "ms", 0), ("qtc_ms", "QTc", "ms", 0),
-)  # fmt: skip
-_QTC = ("fridericia", "bazett")
+_MOST_SERIAL, _MOST_PREDICTIONS, _MOST_VERSIONS, _MOST_CLASSES = 50, 100, 10, 8
 
 
 class RecordView(ProjectView):
@@ -34,14 +29,6 @@ class RecordView(ProjectView):
         return Record.objects.select_related("dataset__project", "subject").prefetch_related(
             "labels__author", "originals"
         )
-
-
-def _header(row: Record, found: dict[str, Any] | None = None) -> dict[str, Any]:
-    header: dict[str, Any] = {
-        "record": row.key, "subject": row.subject.key if row.subject else None, "age": row.age, "sex": row.sex or None, "format": row.format,
-        "quality": ", ".join(row.quality.get("flags", [])) or None,
-    }  # fmt: skip
-    return header | (found or {})
 
 
 class RecordPage(RecordView):
@@ -58,75 +45,64 @@ class RecordPage(RecordView):
         query = self.request.GET
         queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), query)
         before, after = selectors.neighbours(row, queryset)
-        source = signals.load(row)
+        asked = showing.read(query)
+        original = showing.source_of(row)
+        shown, why = showing.at_stage(row, original, asked.signal)
+        found = showing.measurements(original, asked.view)
+        over = showing.overlays(row, original, asked, found) if shown is original else None
+        picture = ecg_svg(
+            shown,
+            asked.view,
+            showing.header_of(row, asked, found),
+            overlays=over,
+            width="true",
+            max_points=SCREEN_POINTS,
+        )
         notes, labels = list(row.annotations.select_related("author")), list(row.labels.all())
         for each in (*notes, *labels):
             each.removable = getattr(each, "source", LabelSource.USER) == LabelSource.USER and annotating.may_remove(
                 self.role, self.request.user, each.author_id
             )
-        predictions = list(
-            row.predictions.select_related("run__version__model", "run__project").order_by("-created_at")[:10]
-        )
-        for prediction in predictions:
-            prediction.explaining = not prediction.saliency and explaining.open_job(prediction)  # type: ignore[attr-defined]
+        predictions = self._predictions(row)
         context = {
             "record": row, "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
-            "picture": SafeString(ecg_svg(source, from_query(query), _header(row))), "told": summary(source, None),
-            "predictions": predictions,
+            "picture": SafeString(picture), "told": summary(shown, None if asked.blind else found, view=asked.view),
+            "rows": measured.rows(found, row.meta.get("printed")), "found": found, "showing": asked, "blind_query": _with(query, "blind", "" if asked.blind else "1"),
+            "why_original": why, "kept": [(name, value) for name in query for value in query.getlist(name) if name != "model"], "serial": list(showing.serial_of(row)[:_MOST_SERIAL]),
+            "predictions": predictions, "shown_predictions": [each for each in predictions if each.is_shown],
             "notes": notes, "labels": labels, "annotation_form": AnnotationForm(row, auto_id="annotation_%s"),
             "label_form": LabelForm(auto_id="label_%s"),
         }  # fmt: skip
         return self.page(self.template, status, **(context | forms))
 
+    def _predictions(self, row: Record) -> list[Prediction]:
+        """Return the latest answer of each model version, with what the table shows of it.
 
-class RecordSvg(RecordView):
-    """The figure as a file, in true size with ``?size=true``."""
-
-    def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
-        row: Record = self.object
-        width = "true" if request.GET.get("size") == "true" else "100%"
-        text = ecg_svg(signals.load(row), from_query(request.GET), _header(row), width=width)
-        audit("record.downloaded", row, actor=request.user, project=self.project, changes={"format": "svg"})
-        return HttpResponse(
-            text, content_type="image/svg+xml", headers={"Content-Disposition": f'attachment; filename="{row.pk}.svg"'}
-        )
-
-
-class RecordMeasurements(RecordView):
-    """The measurements table, loaded after the page."""
-
-    template = "viz/measurements.html"
-
-    def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
-        from datasets.measure.measure import measure
-
-        found = measure(signals.load(self.object)).to_json()
-        return self.page(found=found, rows=measurement_rows(found))
+        ``?model=`` (repeated) chooses the versions whose answers are shown; without it all are.
+        """
+        chosen = set(self.request.GET.getlist("model"))
+        rows = row.predictions.select_related("run__version__model", "run__project").order_by("-created_at")
+        latest: dict[Any, Prediction] = {}
+        for each in rows[:_MOST_PREDICTIONS]:
+            latest.setdefault(each.run.version_id, each)
+        found = list(latest.values())[:_MOST_VERSIONS]
+        for each in found:
+            classes = each.run.version.contract.get("classes", [])
+            answers = sorted(zip(classes, each.values, strict=False), key=lambda pair: -pair[1])
+            each.answers = answers[:_MOST_CLASSES]  # type: ignore[attr-defined]
+            each.is_shown = not chosen or str(each.run.version_id) in chosen  # type: ignore[attr-defined]
+            each.explaining = not each.saliency and explaining.open_job(each)  # type: ignore[attr-defined]
+            each.shadings = [  # type: ignore[attr-defined]
+                (name, _with(self.request.GET, "saliency", f"{each.run.version_id} {name}"))
+                for name in (each.saliency or {}).get("classes", [])
+            ]
+        return found
 
 
-def measurement_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per measurement: title, value with unit, or the reason why there is none."""
-    reasons = found.get("reasons", {})
-    rows = []
-    for name, title, unit, places in _ROWS:
-        value = found.get(name)
-        # A corrected QT is worth nothing without the name of its formula.
-        named = (
-            {f"{title} ({formula.capitalize()})": ms for formula, ms in value.items() if formula in _QTC}
-            if isinstance(value, dict)
-            else {title: value}
-        )
-        for words, one in named.items():
-            text = f"{one:.{places}f} {unit}" if isinstance(one, (int, float)) else None
-            rows.append({"title": words, "value": text, "reason": reasons.get(name, "")})
-    axes = found.get("axis_deg") or {}
-    for wave, title in (("p", "P axis"), ("qrs", "QRS axis"), ("t", "T axis")):
-        value = axes.get(wave)
-        rows.append(
-            {
-                "title": title,
-                "value": f"{value:.0f}°" if value is not None else None,
-                "reason": reasons.get(f"axis_{wave}_deg", reasons.get("axis_deg", "")),
-            }
-        )
-    return rows
+def _with(query: Any, name: str, value: str) -> str:
+    """Return the address's query with one part set, or left out where the value is empty."""
+    changed = query.copy()
+    changed.pop(name, None)
+    if value:
+        changed[name] = value
+    return str(changed.urlencode())

@@ -16,6 +16,8 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
+from datasets.measure.spikes import pacing_spikes, without_spikes
+
 Wave = tuple[int, int, int]
 TWave = tuple[int | None, int, int]
 
@@ -43,9 +45,14 @@ _P_ONSET, _P_OFFSET, _T_ONSET, _T_OFFSET = 0.40, 0.75, 0.50, 0.40
 # Slopes are near zero at the peaks inside a QRS; pauses up to this length do not end it.
 # The stretch after the QRS offset from which the direction of T is taken.
 _T_FROM_S, _T_UNTIL_S = 0.04, 0.36
+# The stretch before the QRS onset from which the direction of P is taken.
+_P_FROM_S, _P_UNTIL_S = 0.20, 0.01
 _QRS_GAP_S = 0.03
 _QRS_BEFORE_S, _QRS_AFTER_S = 0.13, 0.18
 _P_REACH_S = 0.34
+_P_USUAL_S, _P_MARGIN_S = 0.025, 0.030
+# QRS follows a pacemaker's spike by this much at least.
+_SPIKE_REACH_S, _SPIKE_TAIL_S = 0.14, 0.016
 _QT_LONGEST = 0.52
 _LEAST_P_MV, _LEAST_T_MV = 0.008, 0.03
 
@@ -60,21 +67,38 @@ def delineate(signal_mv: np.ndarray, fs_hz: float, r_peaks: np.ndarray) -> list[
     peaks = [int(r) for r in r_peaks]
     if not peaks or x.shape[1] < 0.2 * fs_hz:
         return [Beat(r, None, None, None) for r in peaks]
+    spikes = pacing_spikes(x, fs_hz, np.array(peaks))
+    x, starts = without_spikes(x, fs_hz, spikes), _paced_starts(spikes, peaks, fs_hz)
     slopes = ndimage.gaussian_filter1d(x, _QRS_SIGMA_S * fs_hz, axis=1, order=1, mode="nearest") * fs_hz
     velocity = np.sqrt((slopes**2).mean(axis=0))
     shares = (_ONE_LEAD_ONSET, _ONE_LEAD_OFFSET) if x.shape[0] == 1 else (_QRS_ONSET, _QRS_OFFSET)
-    bounds = [_qrs(velocity, peaks, k, fs_hz, shares) for k in range(len(peaks))]
+    bounds = [_qrs(velocity, peaks, k, fs_hz, shares, starts[k]) for k in range(len(peaks))]
     rows = _above_pq(x, bounds, peaks, fs_hz)
-    p_curve = rows[0].copy() if rows.shape[0] == 1 else np.sqrt((rows**2).mean(axis=0))
-    t_curve = _t_direction(rows, bounds, peaks, fs_hz) @ rows
+    p_curve = (
+        _direction(rows, [(b[0] - int(_P_FROM_S * fs_hz), b[0] - int(_P_UNTIL_S * fs_hz)) for b in bounds if b], fs_hz)
+        @ rows
+    )
+    t_curve = (
+        _direction(rows, [(b[1] + int(_T_FROM_S * fs_hz), b[1] + int(_T_UNTIL_S * fs_hz)) for b in bounds if b], fs_hz)
+        @ rows
+    )
     return _waves(_without_qrs(p_curve, bounds, fs_hz), _without_qrs(t_curve, bounds, fs_hz), bounds, peaks, fs_hz)
 
 
+def _paced_starts(spikes: np.ndarray, peaks: list[int], fs_hz: float) -> list[int]:
+    """Return for each beat the sample before which its QRS cannot begin: after the spike that paces it, else 0."""
+    starts = []
+    for r in peaks:
+        before = spikes[(spikes <= r) & (spikes >= r - _SPIKE_REACH_S * fs_hz)]
+        starts.append(int(before[-1] + _SPIKE_TAIL_S * fs_hz) if before.size else 0)
+    return starts
+
+
 def _qrs(
-    velocity: np.ndarray, peaks: list[int], k: int, fs_hz: float, shares: tuple[float, float]
+    velocity: np.ndarray, peaks: list[int], k: int, fs_hz: float, shares: tuple[float, float], start: int = 0
 ) -> tuple[int, int] | None:
     r, n = peaks[k], velocity.size
-    left, right = max(0, r - int(_QRS_BEFORE_S * fs_hz)), min(n - 1, r + int(_QRS_AFTER_S * fs_hz))
+    left, right = max(start, r - int(_QRS_BEFORE_S * fs_hz), 0), min(n - 1, r + int(_QRS_AFTER_S * fs_hz))
     if k:
         left = max(left, (r + peaks[k - 1]) // 2)
     if k + 1 < len(peaks):
@@ -118,18 +142,16 @@ def _above_pq(x: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[i
     return smooth
 
 
-def _t_direction(rows: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float) -> np.ndarray:
-    """Return the unit vector of leads along which the stretches after the QRS vary most (first principal component).
+def _direction(rows: np.ndarray, spans: list[tuple[int, int]], fs_hz: float) -> np.ndarray:
+    """Return the unit vector of leads along which the given stretches vary most (first principal component).
 
-    Along it a T wave keeps its sign, so that one which crosses zero after a depressed ST segment is seen whole.
+    Along it a wave keeps its sign, so that a T wave which crosses zero after a depressed ST segment, or a P wave of
+    two phases, is seen whole.
     """
     if rows.shape[0] == 1:
         return np.ones(1)
-    after = [
-        rows[:, b[1] + int(_T_FROM_S * fs_hz) : b[1] + int(_T_UNTIL_S * fs_hz) : max(1, int(fs_hz // 125))]
-        for b in bounds
-        if b
-    ]
+    step = max(1, int(fs_hz // 125))
+    after = [rows[:, max(0, first) : max(0, last) : step] for first, last in spans]
     parts = np.concatenate(after, axis=1) if after else rows
     if parts.shape[1] == 0:
         parts = rows
@@ -173,7 +195,35 @@ def _waves(
         p = None if p is None or _outside(p[0], p[2], n) else p
         t = None if t is None or _outside(t[0], t[2], n) else t
         beats.append(Beat(r, qrs, p, t))
-    return beats
+    return _with_usual_p(beats, p_smooth, p_slope, fs_hz)
+
+
+def _with_usual_p(beats: list[Beat], level: np.ndarray, slope: np.ndarray, fs_hz: float) -> list[Beat]:
+    """Look again for P waves that lie elsewhere than those of most beats, within 60 ms of where these have it.
+
+    Left alone where there is no usual place: fewer than four P waves, or half of them more than 25 ms from their median.
+    """
+    leads_in = {k: b.qrs[0] - b.p[1] for k, b in enumerate(beats) if b.p and b.qrs}
+    if len(leads_in) < 4:
+        return beats
+    usual = float(np.median(list(leads_in.values())))
+    if np.median([abs(v - usual) for v in leads_in.values()]) > _P_USUAL_S * fs_hz:
+        return beats
+    spans = [
+        (b.qrs[0] - b.p[0], b.qrs[0] - b.p[2])
+        for k, b in enumerate(beats)
+        if b.p and b.qrs and abs(leads_in[k] - usual) <= _P_USUAL_S * fs_hz
+    ]
+    before, after = np.median(spans, axis=0)
+    margin = _P_MARGIN_S * fs_hz
+    out = []
+    for k, beat in enumerate(beats):
+        if beat.qrs and abs(leads_in.get(k, 1e9) - usual) > _P_USUAL_S * fs_hz:
+            first, last = int(beat.qrs[0] - before - margin), int(min(beat.qrs[0], beat.qrs[0] - after + margin))
+            p = _p_wave(level, slope, first, last, fs_hz) if first > 0 else None
+            beat = Beat(beat.r_peak, beat.qrs, p if p else beat.p, beat.t)
+        out.append(beat)
+    return out
 
 
 def _outside(first: int | None, last: int, n: int) -> bool:

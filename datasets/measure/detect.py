@@ -14,6 +14,8 @@ import numpy as np
 from scipy import ndimage
 from scipy import signal as sps
 
+from datasets.measure.spikes import pacing_spikes, without_spikes
+
 _BAND_HZ = (6.0, 22.0)
 _SMOOTH_S = 0.09
 _REFRACTORY_S = 0.22
@@ -100,7 +102,7 @@ def _detect(signal_mv: np.ndarray, fs_hz: float, usable: np.ndarray | None = Non
     chosen = _choose(peaks, energy, fs_hz)
     if not chosen.size:
         return nothing
-    return _refine(chosen, x, fs_hz)
+    return _refine(chosen, without_spikes(x, fs_hz, pacing_spikes(x, fs_hz, chosen)), fs_hz)
 
 
 @lru_cache(maxsize=32)

@@ -21,10 +21,16 @@ from tests.ecgfiles import Cohort, make_cohort
 from tests.working import work_off
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
-# What a trace of the figure carries: name, and a row of time (s) and millivolts for each point.
-_TRACES = """() => document.querySelector(".js-plotly-plot")._fullData
-  .filter((trace) => trace.meta && trace.meta.lead)
-  .map((trace) => ({ lead: trace.meta.lead, rhythm: trace.meta.rhythm, points: Array.from(trace.customdata, (row) => Array.from(row)) }))"""
+# What a trace of the figure shows: its lead, and a row of time (s) and millivolts for each point, at 25 mm/s and 10 mm/mV.
+_TRACES = """() => {
+  const plot = document.querySelector("#ecg .js-plotly-plot"), cells = plot.layout.meta.cells;
+  return plot._fullData.filter((trace) => trace.meta && trace.meta.lead).map((trace) => {
+    const cell = cells.find((each) => each.lead === trace.meta.lead && each.row === trace.meta.row);
+    const place = (k) => trace.x && trace.x.length ? trace.x[k] : trace.x0 + k * trace.dx;
+    const points = Array.from(trace.y, (y, k) => [cell.t0_s + (place(k) - cell.x0_mm) / 25, cell.sign * (y - cell.y0_mm) / 10]);
+    return { lead: trace.meta.lead, rhythm: trace.meta.rhythm, points };
+  });
+}"""
 _DROP = """(zone, files) => {
   const moved = new DataTransfer();
   for (const [name, content] of files) {
@@ -184,8 +190,8 @@ def _record(ward: Ward) -> None:
     expect(title).to_contain_text("12 × 1")
     assert len({trace["lead"] for trace in _traces(page)}) == 12
     expect(frame.get_by_role("button", name="Share chart...")).to_have_count(0)
-    expect(page.get_by_role("row", name="Heart rate")).to_contain_text("bpm")
-    expect(page.get_by_role("row", name="QTc (Fridericia)")).to_contain_text("ms")
+    expect(page.get_by_role("row", name="Heart rate")).to_contain_text("/min")
+    expect(page.get_by_role("row", name="QTc, Fridericia")).to_contain_text("ms")
     expect(page.get_by_text(re.compile(r"^Subject \S+, \d+ years, (fe)?male$"))).to_be_visible()
 
 

@@ -131,7 +131,7 @@ class World:
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
             "modelhub:prediction_csv": self.prediction, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:delete": self.run,
             "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
-            "viz:measurements": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
+            "viz:record_pdf": self.record, "viz:beats": self.record, "viz:compare": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
         }  # fmt: skip
         compare = f"{reverse('catalogue_compare')}?entry={self.entry.pk}&entry={self.second_entry.pk}"
         return {"catalogue_compare": compare} | {
@@ -143,6 +143,10 @@ class World:
     def further(self) -> dict[str, str]:
         """Return addresses of pages in another state than those of ``addresses``."""
         return {
+            "two records side by side": reverse("viz:compare", args=[self.record.pk]) + "?with=case004",
+            "before and after a recipe": reverse("viz:compare", args=[self.record.pk]) + "?recipe=default&layout=12x1",
+            "a record without its labels": reverse("viz:record", args=[self.record.pk])
+            + "?blind=1&marks=waves&layout=cabrera",
             "an empty project": reverse("projects:detail", args=[self.empty_project.pk]),
             "no datasets": reverse("datasets:list", args=[self.empty_project.pk]),
             "no runs": reverse("training:list", args=[self.empty_project.pk]),

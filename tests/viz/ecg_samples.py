@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from datasets.ecg import LEADS_12, Record
 from viz.figures.ecg12 import PATH_UNIT_MM
+from viz.figures.figure import untyped
 from viz.figures.svg import read_path
 
 NS = "{http://www.w3.org/2000/svg}"
@@ -30,6 +32,13 @@ def drawn_traces(markup: str) -> list[tuple[str, int, list[np.ndarray]]]:
         for one in root.iter(f"{NS}path")
         if one.get("class") == "ecg-trace"
     ]
+
+
+def places(trace: dict[str, Any]) -> np.ndarray:
+    """Return the x positions of an interactive trace in mm, given one by one or by the first and the step."""
+    if "x" in trace:
+        return untyped(trace["x"])
+    return trace["x0"] + trace["dx"] * np.arange(untyped(trace["y"]).size)
 
 
 def words(markup: str) -> list[str]:

@@ -53,7 +53,10 @@ def test_overview_of_a_two_day_record_is_small_and_shows_the_window() -> None:
     y = untyped(figure["data"][0]["y"])
     assert y.size <= 3100 and y.max() == 3.0
     assert (figure["layout"]["shapes"][0]["x0"], figure["layout"]["shapes"][0]["x1"]) == (60.0, 70.0)
-    assert "(s)" in figure["layout"]["xaxis"]["title"]["text"] and "(mV)" in figure["layout"]["yaxis"]["title"]["text"]
+    assert (
+        "(h:min:s)" in figure["layout"]["xaxis"]["title"]["text"]
+        and "(mV)" in figure["layout"]["yaxis"]["title"]["text"]
+    )
 
 
 @pytest.mark.parametrize(("lead", "t0_s", "t1_s"), [("V9", 0, 1), ("II", 5, 5), ("II", float("nan"), 1)])

@@ -26,7 +26,7 @@ _INDEX = """<!DOCTYPE html>
 </html>"""
 
 
-def make_app(name: str) -> DjangoDash:
+def make_app(name: str, scripts: Iterable[str] = ()) -> DjangoDash:
     """Return a new app that sends the CSRF token and takes its look from the portal."""
     with warnings.catch_warnings():
         # django-plotly-dash warns that it passes the two CSRF names on to Dash, which is what is wanted.
@@ -40,7 +40,7 @@ def make_app(name: str) -> DjangoDash:
             csrf_token_name="csrftoken",
             csrf_header_name="X-CSRFToken",
             external_stylesheets=[static("portal/css/dash.css")],
-            external_scripts=[static("portal/js/dash-theme.js")],
+            external_scripts=[static("portal/js/dash-theme.js"), *scripts],
         )
 
 

@@ -14,7 +14,7 @@ from viz.figures import charts
 from viz.figures.figure import Figure, figure, typed
 from viz.figures.palette import theme
 
-_MOST_BEATS = 120
+_MOST_BEATS, _MOST_BEATS_A_LEAD = 120, 24
 _BOUNDARIES = ("p_on_s", "p_off_s", "qrs_on_s", "qrs_off_s", "t_on_s", "t_off_s")
 _WAVE_COLOUR = {"p": 0, "qrs": 1, "t": 2}
 
@@ -95,9 +95,16 @@ def aligned_beats_figure(
 
 @figure("median_beats")
 def median_beats_figure(
-    measurements: Mapping[str, Any], *, dark: bool = False, title: str = "Median beat per lead"
+    measurements: Mapping[str, Any],
+    *,
+    record: Record | None = None,
+    dark: bool = False,
+    title: str = "Median beat per lead",
 ) -> Figure:
-    """Draw the median beat of every lead in a grid of four columns at one common scale, with the wave boundaries."""
+    """Draw the median beat of every lead in a grid of four columns at one common scale, with the wave boundaries.
+
+    record: where given, its beats lie under the medians, aligned at their R peaks.
+    """
     x_title, y_title = "time from the R peak (s)", "voltage (mV)"
     beat = measurements.get("median_beat")
     heads: list[Any] = ["time from the R peak (s)", *[f"{name} (mV)" for name in (beat or {}).get("leads", [])]]
@@ -114,6 +121,8 @@ def median_beats_figure(
     for k, (name, row) in enumerate(zip(beat["leads"], rows, strict=True)):
         # Down the columns, as on paper: I, II, III, then aVR, aVL, aVF.
         dx, dy = (k // n_rows) * width, -(k % n_rows) * height
+        if record is not None and name in record.leads:
+            data.append(_under(record, name, measurements, (dx, dy), dark))
         data.append({
             "type": "scatter", "mode": "lines", "name": charts.plain(name, 20), "showlegend": False, "x": charts.numbers(at + dx),
             "y": charts.numbers(row + dy), "customdata": [[charts.number(t, 4), charts.number(v, 4)] for t, v in zip(at, row, strict=True)],
@@ -149,6 +158,36 @@ def median_beats_figure(
     frame["meta"] = {"pitch_s": width, "pitch_mv": height}
     told = f"Median of {beat['n_beats']} beats in {len(rows)} leads, all at one scale. {_boundaries_told(beat)}"
     return Figure({"data": data, "layout": frame}, title, told, table)
+
+
+def _under(
+    record: Record, lead: str, measurements: Mapping[str, Any], shift: tuple[float, float], dark: bool
+) -> dict[str, Any]:
+    """Return the beats of a lead as one faint trace, at the zero level of the median beat."""
+    peaks = list(measurements["r_peaks_s"])
+    beat = measurements["median_beat"]
+    kept = [peaks[k] for k in charts.thin(len(peaks), _MOST_BEATS_A_LEAD)]
+    t_s, beats = aligned_beats(
+        record, lead, kept, beat["before_s"], len(beat["mv"][0]) / beat["fs_hz"] - beat["before_s"]
+    )
+    step = max(1, round(record.fs_hz / 125))
+    beats = _levelled(t_s, beats, beat)[:, ::step]
+    t_s = t_s[::step]
+    gap = np.full((len(kept), 1), np.nan)
+    return {
+        "type": "scatter", "mode": "lines", "name": f"beats of {lead}", "showlegend": False, "hoverinfo": "skip",
+        "x": typed(np.tile(np.append(t_s, np.nan), len(kept)) + shift[0]), "y": typed(np.hstack([beats, gap]).ravel() + shift[1]),
+        "line": {"color": theme(dark).quiet, "width": 0.6}, "opacity": 0.45,
+    }  # fmt: skip
+
+
+def _levelled(t_s: np.ndarray, beats: np.ndarray, beat: Mapping[str, Any]) -> np.ndarray:
+    """Return the beats above their level just before the QRS, where the median beat says when it begins."""
+    onset_s = beat["fiducials_s"].get("qrs_on_s")
+    if onset_s is None:
+        return beats
+    before = (t_s >= onset_s - 0.022) & (t_s <= onset_s - 0.002)
+    return beats - beats[:, before].mean(axis=1, keepdims=True) if before.any() else beats
 
 
 def _pitch_mv(rows: list[np.ndarray]) -> float:

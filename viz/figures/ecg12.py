@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from datasets.ecg import Record
-from viz.figures import svg
+from viz.figures import drawn_over, svg
+from viz.figures import overlays as over
 from viz.figures.header import FOOTER, header_columns, strip_line, summary
 from viz.figures.interactive import ecg_plotly
 from viz.figures.overlays import Overlays
@@ -24,7 +25,9 @@ __all__ = ["Overlays", "View", "ecg_plotly", "ecg_svg", "ecg_thumbnail_svg", "su
 
 # One step of path data in mm: 2 µV at 10 mm/mV, 0.8 ms at 25 mm/s.
 PATH_UNIT_MM = 0.02
-_MAX_POINTS = 26_000
+MAX_POINTS = 26_000
+# A first picture on a screen needs no more than two points per pixel and row.
+SCREEN_POINTS = 9_000
 _MARGIN_MM = 4.0
 _LINE_MM = 4.2
 
@@ -34,22 +37,25 @@ def ecg_svg(
     view: View,
     header: Mapping[str, Any] | None = None,
     *,
+    overlays: Overlays | None = None,
     width: str = "100%",
     uid: str = "ecg",
+    max_points: int = MAX_POINTS,
 ) -> str:
     """Draw the record as one SVG element: header, paper with grid, pulses, traces and labels, footer.
 
     header: see :func:`viz.figures.header.header_columns`; what it does not hold is written "unknown".
     width: an SVG length or percentage, or ``"true"`` for true size in print (millimetres).
     uid: prefix of the title's and description's ids, unique on the page that embeds the picture.
-    At most about 200 KB: traces are thinned to the minimum and maximum of narrow bins.
+    max_points: samples drawn over all leads; the default gives 200 KB at most. Traces are thinned to the
+    minimum and maximum of narrow bins.
     """
-    header = header or {}
+    header, overlays = header or {}, overlays or Overlays()
     sheet = page(record, view)
     cache: Cache = {}
     colours = paper(view.paper, view.dark)
     columns = header_columns(record, view, header)
-    notes = _wrapped(_page_notes(record, view, sheet, cache), sheet.width_mm)
+    notes = _wrapped([*_page_notes(record, view, sheet, cache), over.summary(overlays)], sheet.width_mm)
     top = _MARGIN_MM + _LINE_MM * max(len(column) for column in columns) + 2
     foot = top + sheet.height_mm
     total_w = sheet.width_mm + 2 * _MARGIN_MM
@@ -58,7 +64,7 @@ def ecg_svg(
         el_title(uid, header, record, view),
         svg.el("rect", width=total_w, height=total_h, fill=colours.ground, class_="ecg-ground"),
         _header(columns, sheet.width_mm, colours),
-        _paper(record, view, sheet, colours, top, cache),
+        _paper(record, view, sheet, colours, top, cache, overlays, max_points),
         _footer(record, view, notes, foot, sheet.width_mm, colours),
     ]
     size = {"width": f"{total_w:g}mm", "height": f"{total_h:g}mm"} if width == "true" else {"width": width}
@@ -115,7 +121,7 @@ def _page_notes(record: Record, view: View, sheet: Page, cache: Cache) -> list[s
 def _wrapped(notes: list[str], width_mm: float) -> list[str]:
     per_line = int(width_mm / 1.42)
     lines: list[str] = []
-    for note in notes:
+    for note in filter(None, notes):
         for part in [note[k : k + per_line] for k in range(0, len(note), per_line)]:
             if lines and len(lines[-1]) + 1 + len(part) <= per_line:
                 lines[-1] += " " + part
@@ -152,9 +158,11 @@ def _footer(record: Record, view: View, notes: list[str], y: float, width_mm: fl
     return svg.el("g", "".join(out), class_="ecg-footer")
 
 
-def _paper(record: Record, view: View, sheet: Page, colours: Paper, top: float, cache: Cache) -> str:
+def _paper(
+    record: Record, view: View, sheet: Page, colours: Paper, top: float, cache: Cache, overlays: Overlays, max_points: int,
+) -> str:  # fmt: skip
     """The paper is an inner svg element: it clips the traces at the paper's edge without a clip path's id."""
-    per_mm = _MAX_POINTS / max(sum(cell.width_mm for cell in sheet.cells), 1.0)
+    per_mm = max_points / max(sum(cell.width_mm for cell in sheet.cells), 1.0)
     traces, words = [], []
     for cell in sheet.cells:
         if path := _trace_path(record, view, cell, int(per_mm * cell.width_mm), cache):
@@ -170,11 +178,13 @@ def _paper(record: Record, view: View, sheet: Page, colours: Paper, top: float, 
     )
     inked = svg.el(
         "g", pulses + "".join(traces), transform=f"scale({PATH_UNIT_MM})", fill="none", stroke=colours.trace,
-        stroke_width=0.28 / PATH_UNIT_MM, stroke_linejoin="round", stroke_linecap="round",
+        stroke_width=0.28 / PATH_UNIT_MM, stroke_linejoin="round", stroke_linecap="round", class_="ecg-ink",
     )  # fmt: skip
     w, h = sheet.width_mm, sheet.height_mm
     return svg.el(
-        "svg", _grid(w, h, colours) + _separators(sheet, colours) + inked + "".join(words), x=_MARGIN_MM, y=top,
+        "svg",
+        _grid(w, h, colours) + drawn_over.under(sheet, overlays, view.dark) + _separators(sheet, colours) + inked
+        + drawn_over.above(record, view, sheet, overlays, colours, cache) + "".join(words), x=_MARGIN_MM, y=top,
         width=w, height=h, viewBox=f"0 0 {w:g} {h:g}", class_="ecg-sheet",
     )  # fmt: skip
 

@@ -12,6 +12,8 @@ from viz.figures.view import LAYOUTS, View
 
 FOOTER = "Research use, not a medical device. Unconfirmed: requires physician over-read."
 
+# Samples of each lead that are looked at to tell flat and empty leads.
+_LOOKED_AT = 100_000
 _SEX = {"F": "female", "M": "male", "f": "female", "m": "male"}
 
 
@@ -51,7 +53,7 @@ def strip_line(record: Record, view: View) -> str:
     end_s = min(record.duration_s, start_s + view.window_s)
     return (
         f"{view.speed_mm_s:g} mm/s · {view.gain_mm_mv:g} mm/mV · {view.filters.label(record.fs_hz)} · "
-        f"{record.fs_hz:g} Hz · {LAYOUTS[view.layout].title} · {start_s:g}–{end_s:.3g} s of {_length(record.duration_s)}"
+        f"{record.fs_hz:g} Hz · {LAYOUTS[view.layout].title} · {_stretch(start_s, end_s)} of {_length(record.duration_s)}"
     )
 
 
@@ -147,14 +149,30 @@ def _length(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def _stretch(start_s: float, end_s: float) -> str:
+    if end_s < 600:
+        return f"{round(start_s, 2):g}–{round(end_s, 2):g} s"
+    return f"{clock(start_s)}–{clock(end_s)}"
+
+
+def clock(seconds: float) -> str:
+    """Write a time as hours, minutes and seconds, the way recordings of hours are read."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
 def _missing_line(record: Record) -> str:
     missing = [name for name in LEADS_12 if name not in record.leads]
     return f"Leads not recorded: {', '.join(missing)}" if missing else "All 12 leads recorded or computed"
 
 
 def _bad_leads(record: Record) -> tuple[list[str], list[str]]:
-    # Long records are judged on at most a million samples a lead, evenly spread.
-    part = record.signal[:, :: max(1, record.n_samples // 1_000_000)]
+    part = record.signal
+    if record.n_samples > _LOOKED_AT:
+        # Long records are judged on stretches spread over them, so that most of the file is not read.
+        starts = np.linspace(0, record.n_samples - 2000, _LOOKED_AT // 2000).astype(int)
+        part = np.concatenate([record.signal[:, k : k + 2000] for k in starts.tolist()], axis=1)
     finite = np.isfinite(part)
     empty = [name for name, any_ in zip(record.leads, finite.any(axis=1), strict=True) if not any_]
     low = np.where(finite, part, np.inf).min(axis=1)

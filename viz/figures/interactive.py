@@ -1,28 +1,37 @@
 """The ECG on calibrated paper as an interactive Plotly figure.
 
 The axes are millimetres of paper, locked to each other, so the squares are square, one
-zoom or pan moves all leads together, and a caliper needs only a division. Time and
-voltage stand in every point's ``customdata`` and in the hover text.
+zoom or pan moves all leads together, and a caliper needs only a division: ``layout.meta``
+holds the cells, from which a script turns millimetres into seconds and millivolts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from datasets.ecg import Record
 from viz.figures import overlays as over
+from viz.figures.drawn_over import WAVE_COLOUR
 from viz.figures.figure import typed
 from viz.figures.header import FOOTER, strip_line
 from viz.figures.palette import Paper, paper, theme
-from viz.figures.paper import Cache, Cell, Page, minmax_index, off_paper, page, shown_samples, to_mm
+from viz.figures.paper import Cache, Cell, Page, minmax_index, off_paper, page, shown_samples, to_mm, view_start_s
 from viz.figures.view import View
 
-_MAX_POINTS = 6_500
-_HOVER = "<b>%{fullData.name}</b> %{customdata[0]:.3f} s, %{customdata[1]:.3f} mV<extra></extra>"
+# Every sample of ten seconds in seven rows at 500 Hz, ends included.
+_MAX_POINTS = 35_200
 _SYMBOLS = {"onset": "triangle-right", "peak": "circle", "offset": "triangle-left"}
-_WAVE_COLOUR = {"P": 0, "QRS": 1, "T": 2}
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """The part of the paper that is shown, in the figure's own axes: x and -y in mm."""
+
+    x_mm: tuple[float, float]
+    y_mm: tuple[float, float]
 
 
 def ecg_plotly(
@@ -32,13 +41,13 @@ def ecg_plotly(
     *,
     max_points: int = _MAX_POINTS,
     uirevision: str | None = None,
+    zoom: Zoom | None = None,
 ) -> dict[str, Any]:
     """Return ``{"data", "layout"}`` for Plotly: x and -y in millimetres of paper.
 
-    max_points: samples sent over all leads, thinned to minima and maxima; ask again with a
-    shorter ``window_s`` for every sample. uirevision: key under which zoom and pan survive an
-    update (default: layout, speed and gain). ``layout.meta`` holds speed, gain and the cells,
-    from which a script turns millimetres into seconds and millivolts.
+    max_points: samples sent over all leads; more are thinned to minima and maxima, fewer are all
+    sent, as ``x0`` and ``dx``. uirevision: key under which zoom and pan survive an update
+    (default: layout, speed and gain). zoom: the part of the paper to show, None for all of it.
     """
     overlays = overlays or over.Overlays()
     sheet = page(record, view)
@@ -52,7 +61,11 @@ def ecg_plotly(
     for cell in sheet.cells:
         data.append(_lead_trace(record, view, cell, colours, max(16, int(per_mm * cell.width_mm)), cache))
     data += _mark_traces(over.marks(record, view, sheet, overlays, cache), view.dark)
-    return {"data": data, "layout": _layout(record, view, sheet, colours, overlays, uirevision, cache)}
+    layout = _layout(record, view, sheet, colours, overlays, uirevision, cache)
+    if zoom is not None:
+        layout["xaxis"] = layout["xaxis"] | {"range": list(zoom.x_mm)}
+        layout["yaxis"] = layout["yaxis"] | {"range": list(zoom.y_mm)}
+    return {"data": data, "layout": layout}
 
 
 def _lead_trace(
@@ -60,16 +73,15 @@ def _lead_trace(
 ) -> dict[str, Any]:
     t_s, mv = shown_samples(record, view, cell, cache)
     chosen = minmax_index(mv, max_points)
-    t_s, mv = t_s[chosen], mv[chosen].astype(np.float64)
-    x, y = to_mm(cell, t_s, mv)
+    x, y = to_mm(cell, t_s[chosen], mv[chosen].astype(np.float64))
+    even = chosen.size == mv.size > 0
     return {
         "type": "scatter",
         "mode": "lines",
         "name": cell.label,
-        "x": typed(x),
+        **({"x0": float(x[0]), "dx": view.speed_mm_s / record.fs_hz} if even else {"x": typed(x)}),
         "y": typed(-y),
-        "customdata": typed(np.column_stack([t_s, mv])),
-        "hovertemplate": _HOVER,
+        "hoverinfo": "skip",
         "connectgaps": False,
         "showlegend": False,
         "line": {"color": colours.trace, "width": 1.2},
@@ -85,7 +97,7 @@ def _pulse_trace(sheet: Page, colours: Paper) -> dict[str, Any]:
         y += [-p[1] for p in points] + [None]
     return {
         "type": "scatter", "mode": "lines", "name": "calibration 1 mV, 200 ms", "x": x, "y": y, "showlegend": False,
-        "hovertemplate": "calibration pulse: 1 mV, 200 ms<extra></extra>", "line": {"color": colours.trace, "width": 1.2},
+        "hoverinfo": "skip", "line": {"color": colours.trace, "width": 1.2},
         "meta": {"pulse": True},
     }  # fmt: skip
 
@@ -93,7 +105,7 @@ def _pulse_trace(sheet: Page, colours: Paper) -> dict[str, Any]:
 def _mark_traces(marks: list[over.Mark], dark: bool) -> list[dict[str, Any]]:
     series = theme(dark).series
     out = []
-    for wave, colour in _WAVE_COLOUR.items():
+    for wave, colour in WAVE_COLOUR.items():
         mine = [mark for mark in marks if mark.wave == wave]
         if not mine:
             continue
@@ -138,8 +150,7 @@ def _layout(
     axis = {
         "showgrid": True, "gridcolor": colours.major, "gridwidth": 1, "tick0": 0, "dtick": 5, "zeroline": False,
         "showticklabels": False, "ticks": "", "minor": {"showgrid": True, "dtick": 1, "tick0": 0, "gridcolor": colours.minor},
-        "showspikes": True, "spikemode": "across", "spikesnap": "cursor", "spikethickness": 1, "spikedash": "dot",
-        "spikecolor": colours.mark, "constrain": "domain",
+        "constrain": "domain",
     }  # fmt: skip
     x_title = f"time: 5 mm = {5 / view.speed_mm_s:g} s ({view.speed_mm_s:g} mm/s)"
     y_title = f"5 mm = {5 / view.gain_mm_mv:g} mV ({view.gain_mm_mv:g} mm/mV)"
@@ -163,12 +174,13 @@ def _layout(
         "shapes": _separators(sheet, colours) + _note_shapes(sheet, overlays, colours),
         "meta": {
             "unit": "mm", "speed_mm_s": view.speed_mm_s, "gain_mm_mv": view.gain_mm_mv, "width_mm": w, "height_mm": h,
-            "notes": notes, "simultaneous": sheet.simultaneous,
+            "notes": notes, "simultaneous": sheet.simultaneous, "start_s": view_start_s(record, view), "window_s": view.window_s,
+            "duration_s": record.duration_s, "fs_hz": record.fs_hz,
             "cells": [
                 {
                     "lead": c.lead, "label": c.label, "state": c.state, "computed": c.computed, "rhythm": c.rhythm,
                     "t0_s": c.t0_s, "t1_s": c.t1_s, "x0_mm": c.x0_mm, "y0_mm": -c.y0_mm, "width_mm": c.width_mm,
-                    "sign": c.sign, "level_mv": c.level_mv,
+                    "sign": c.sign, "level_mv": c.level_mv, "row": c.row,
                 }
                 for c in sheet.cells
             ],

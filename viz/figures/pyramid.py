@@ -17,6 +17,7 @@ import numpy as np
 from ecgportal.errors import InvalidInput
 from viz.figures import charts
 from viz.figures.figure import typed
+from viz.figures.header import clock
 from viz.figures.palette import paper
 
 _BASE = 16
@@ -131,25 +132,40 @@ def overview_plotly(
     *,
     dark: bool = False,
     paper_name: str = "pink",
+    shown_s: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the overview strip of a whole record with the visible window shaded: ``{"data", "layout"}``.
+    """Return the overview strip of a record with the visible window shaded: ``{"data", "layout"}``.
 
-    Axes are real units (s, mV); ``layout.meta`` holds the lead and the window.
+    shown_s: the part of the record on the strip; None for all of it. Axes are real units (s, mV);
+    ``layout.meta`` holds the lead, the window and the record's length.
     """
     colours = paper(paper_name, dark)
-    t_s, mv = read(pyramid, signal_mv, lead, 0.0, pyramid.n_samples / pyramid.fs_hz, 3000)
+    whole_s = pyramid.n_samples / pyramid.fs_hz
+    first_s, last_s = shown_s or (0.0, whole_s)
+    t_s, mv = read(pyramid, signal_mv, lead, first_s, last_s, 3000)
+    places = _clock_ticks(first_s, last_s)
     title = f"Overview, lead {lead}"
     layout = charts.layout(
-        title, "time (s)", "lead voltage (mV)", dark, uirevision=f"overview-{lead}", height=150, showlegend=False,
-        margin={"l": 56, "r": 8, "t": 28, "b": 40}, x={"range": [0, pyramid.n_samples / pyramid.fs_hz]},
+        title, "time from the start (h:min:s)", "voltage (mV)", dark, uirevision=f"overview-{lead}-{first_s}-{last_s}", height=150, showlegend=False,
+        margin={"l": 56, "r": 8, "t": 28, "b": 40}, dragmode="zoom", hovermode="x",
+        x={"range": [first_s, last_s], "tickvals": places, "ticktext": [clock(t) for t in places]}, y={"fixedrange": True},
         shapes=[{
             "type": "rect", "x0": window_s[0], "x1": window_s[1], "y0": 0, "y1": 1, "yref": "paper", "fillcolor": colours.mark,
             "opacity": 0.25, "line": {"color": colours.mark, "width": 2}, "name": "window",
         }],
-        paper_bgcolor=colours.ground, plot_bgcolor=colours.ground, meta={"lead": lead, "window_s": list(window_s)},
+        paper_bgcolor=colours.ground, plot_bgcolor=colours.ground, meta={"lead": lead, "window_s": list(window_s), "duration_s": whole_s},
     )  # fmt: skip
     trace = {
         "type": "scatter", "mode": "lines", "name": lead, "x": typed(t_s), "y": typed(mv), "line": {"color": colours.trace, "width": 1},
-        "hovertemplate": "%{x:.1f} s, %{y:.2f} mV<extra></extra>",
+        "hovertemplate": "%{x:.1f} s<extra></extra>",
     }  # fmt: skip
     return {"data": [trace], "layout": layout}
+
+
+_TICK_STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
+
+
+def _clock_ticks(first_s: float, last_s: float) -> list[float]:
+    """Return at most eight round times between two times."""
+    step = next((one for one in _TICK_STEPS_S if (last_s - first_s) / one <= 8), _TICK_STEPS_S[-1])
+    return [float(k * step) for k in range(math.ceil(first_s / step), math.floor(last_s / step) + 1)]

@@ -15,6 +15,18 @@ GAINS_MM_MV = (2.5, 5.0, 10.0, 20.0)
 PAPERS = ("pink", "blue", "grey")
 
 
+# Display filters that viewers choose by name.
+BANDS: dict[str, tuple[str, Filters]] = {
+    "none": ("None (as recorded)", Filters()),
+    "diagnostic": ("0.05–150 Hz", Filters(high_pass_hz=0.05, low_pass_hz=150.0)),
+    "wander": ("0.5–150 Hz", Filters(high_pass_hz=0.5, low_pass_hz=150.0)),
+    "mains50": ("0.5–150 Hz, 50 Hz notch", Filters(high_pass_hz=0.5, low_pass_hz=150.0, notch_hz=50.0)),
+    "mains60": ("0.5–150 Hz, 60 Hz notch", Filters(high_pass_hz=0.5, low_pass_hz=150.0, notch_hz=60.0)),
+    "monitor": ("0.5–40 Hz (monitoring)", Filters(high_pass_hz=0.5, low_pass_hz=40.0)),
+}
+WINDOWS_S = (5.0, 10.0, 20.0, 30.0, 60.0)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Leads per row, ``-aVR`` for an inverted one, and rhythm strips below (``""``: the view's rhythm lead)."""
@@ -81,7 +93,10 @@ _FILTER_KEYS = {"hp": "high_pass_hz", "lp": "low_pass_hz", "notch": "notch_hz"}
 
 
 def from_query(query: Mapping[str, str], default: View | None = None) -> View:
-    """Read a view from an address's query; what it does not name comes from ``default``. Unknown keys are ignored."""
+    """Read a view from an address's query; what it does not name comes from ``default``. Unknown keys are ignored.
+
+    The display filter is named by ``band`` (a key of ``BANDS``) or stage by stage by ``hp``, ``lp`` and ``notch`` (Hz).
+    """
     base = default or View()
     known: dict[str, object] = {one.name: getattr(base, one.name) for one in fields(View)}
     for key, name in _KEYS.items():
@@ -94,7 +109,10 @@ def from_query(query: Mapping[str, str], default: View | None = None) -> View:
             known[name] = text.lower() in ("1", "true", "on", "yes")
         else:
             known[name] = _number(key, text)
-    stages = {name: getattr(base.filters, name) for name in _FILTER_KEYS.values()}
+    if (band := query.get("band")) is not None:
+        _one_of("band", "display filter", band, tuple(BANDS))
+    filters = base.filters if band is None else BANDS[band][1]
+    stages = {name: getattr(filters, name) for name in _FILTER_KEYS.values()}
     for key, name in _FILTER_KEYS.items():
         if (text := query.get(key)) is not None:
             stages[name] = None if text.lower() in ("", "0", "off", "none") else _number(key, text)
