@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
+from django.db.models import ProtectedError
 
 from datasets import signals
 from datasets.formats.base import MAX_FILE_BYTES
@@ -57,14 +58,17 @@ def dataset_update(*, actor: Any, dataset: Dataset, name: str | None = None, des
 
 def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
     """Delete a dataset with all that belongs to it. Conflict while a training run refers to it."""
-    if dataset.training_runs.exists():  # type: ignore[attr-defined]
-        raise Conflict(f"{dataset.name} is the data of a training run. Delete the run first.", code="dataset_in_use")
     digests = list(OriginalFile.objects.filter(record__dataset=dataset).values_list("sha256", flat=True).distinct())
     digests += dataset.label_imports.values_list("sha256", flat=True)
     dataset_id, project = dataset.pk, dataset.project
     with transaction.atomic():
         count = dataset.records.count()
-        dataset.delete()
+        try:
+            dataset.delete()
+        except ProtectedError as error:
+            raise Conflict(
+                f"{dataset.name} is the data of a training run. Delete the run first.", code="dataset_in_use"
+            ) from error
         dataset.pk = dataset_id
         audit("dataset.deleted", dataset, actor=actor, project=project, changes={"records": count})
     storage.remove_area("signals", dataset_id)
