@@ -1,99 +1,307 @@
-"""The form of a training run. Every setting comes from the engine's own description, with its default and reason."""
+"""The form of a training run, in four steps. Every setting comes from the engine's own description, with its default and
+reason; fields are named as the REST interface names them, so that an error of a service finds its field."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django import forms
+from django.utils.datastructures import MultiValueDict
 
-from datasets.models import Dataset, LabelMap
+from datasets.models import Dataset, LabelMap, Sex
 from datasets.selectors import label_maps_for
 from ecgportal.forms import FilterForm
 from modelhub.architectures.catalog import catalog
 from modelhub.forms import runnable_versions
 from modelhub.models import ModelVersion
+from training.choices import DEFAULT_ARCHITECTURE
 from training.engine.settings import settings_schema
 from training.models import Mode
 from training.problems.registry import get_problem, problem_names
+from training.selectors import sites_of
+from training.splitting import METHODS, SplitSettings
 from training.targets import NUMERIC_TARGETS
 
-# The settings on the page; the API takes all of them.
-SHOWN = ("epochs", "batch_size", "learning_rate", "seed", "patience", "class_weights", "optimiser", "schedule")
+# The settings that are shown; the others are folded.
+SHOWN = ("epochs", "batch_size", "learning_rate", "seed", "patience", "class_weights")
+_ANY_NUMBER = forms.NumberInput({"step": "any"})
+
+
+class ManyChoices(forms.MultipleChoiceField):
+    """Checkboxes; a value that is not among them gets a sentence of its own."""
+
+    widget = forms.CheckboxSelectMultiple
 
 
 class RunForm(forms.Form):
-    name = forms.CharField(
-        max_length=120,
-        required=False,
-        help_text="Also the name of the model that comes out. Empty: dataset and network.",
-    )
-    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
-    task = forms.ChoiceField(choices=())
-    label_map = forms.ModelChoiceField(
-        LabelMap.objects.none(),
-        required=False,
-        help_text="Says which codes become which class. Its classes are the outputs.",
-    )
-    classes = forms.CharField(
-        required=False, help_text="Some of the map's classes, separated by commas. Empty: all of them."
-    )
-    target = forms.ChoiceField(choices=(), required=False, label="Numeric target", help_text="For a regression only.")
-    base_version = forms.ModelChoiceField(
-        ModelVersion.objects.none(),
-        required=False,
-        label="Start from",
-        empty_label="fresh weights (from scratch)",
-        help_text="A model version of this project to fine-tune.",
-    )
-    architecture = forms.ChoiceField(
-        choices=(),
-        required=False,
-        label="Network",
-        help_text="For training from scratch; a fine-tuned model keeps its own.",
-    )
-    mode = forms.ChoiceField(
-        choices=[("", "default"), *[c for c in Mode.choices if c[0] != Mode.SCRATCH]],
-        required=False,
-        label="What is fine-tuned",
-    )
+    """``asked`` is what ``run_start`` and ``check`` take. The steps are properties that give bound fields."""
+
+    DATA = ("datasets", "task", "label_map", "classes", "target")
+    SELECTION = (
+        "selection.filter.label", "selection.filter.sex", "selection.filter.age_min", "selection.filter.age_max",
+        "selection.filter.quality_min", "selection.filter.site", "selection.filter.missing", "selection.balanced", "selection.cap",
+    )  # fmt: skip
+    SPLIT = ("split.method",)
+    OF_METHOD = {
+        "fractions": ("split.test", "split.validation"),
+        "k_fold": ("split.folds", "split.fold"),
+        "given_folds": ("split.test_folds", "split.validation_folds"),
+        "site": ("split.test_sites",),
+    }
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.fields["dataset"].queryset = Dataset.objects.filter(project=project)
-        self.fields["label_map"].queryset = label_maps_for(project)
-        self.fields["base_version"].queryset = runnable_versions(project)
-        self.fields["task"].choices = [
-            (name, get_problem(name).title) for name in sorted(problem_names(), key=lambda n: n != "multilabel")
-        ]
-        self.fields["target"].choices = [("", "none"), *[(name, name) for name in NUMERIC_TARGETS]]
-        self.fields["architecture"].choices = [
-            (facts.name, f"{facts.title}: {facts.parameters / 1e6:.2f} million parameters, {facts.million_macs:.0f} million operations per ECG")
-            for facts in sorted(catalog().values(), key=lambda f: (f.name != "inception_time", f.name)) if not facts.needs
-        ]  # fmt: skip
+        self.project = project
+        self._data_fields()
+        self._selection_fields()
+        self._split_fields()
+        self._model_fields()
         schema = settings_schema()["properties"]
-        for name in SHOWN:
-            self.fields[name] = _field(schema[name])
+        self.setting_names = [name for name in schema if name not in ("mode", "augmentation")]
+        self.augmentation_names = list(schema["augmentation"]["properties"])
+        for name in self.setting_names:
+            self.fields[name] = _setting_field(schema[name])
+        for name in self.augmentation_names:
+            self.fields[f"augmentation.{name}"] = _setting_field(schema["augmentation"]["properties"][name])
+        self.fields["seeds"] = forms.IntegerField(
+            min_value=1, max_value=10, required=False, initial=1, label="Networks",
+            help_text="Several networks, each with a seed of its own, answer together by their mean: steadier, and as many times the cost.",
+        )  # fmt: skip
+        self.fields["name"] = forms.CharField(
+            max_length=120, required=False,
+            help_text="Also the name of the model that comes out. Empty: datasets and network.",
+        )  # fmt: skip
+
+    def _given(self, name: str) -> list[str]:
+        """Return what was sent, or is there at first, for a field, before it is checked."""
+        if self.is_bound:
+            getlist = getattr(self.data, "getlist", None)
+            value = getlist(name) if getlist else self.data.get(name, [])
+        else:
+            value = self.initial.get(name) or []
+        return [str(each) for each in (value if isinstance(value, list | tuple) else [value]) if each]
+
+    def _data_fields(self) -> None:
+        datasets = Dataset.objects.filter(project=self.project).order_by("name", "pk")
+        self.fields["datasets"] = forms.ModelMultipleChoiceField(
+            datasets, widget=forms.CheckboxSelectMultiple, label="Datasets",
+            help_text="Several are trained on together. A patient or a signal that is in two of them stays on one side of the split.",
+            error_messages={"required": "Choose at least one dataset.", "invalid_choice": "There is no such dataset."},
+        )  # fmt: skip
+        self.fields["task"] = forms.ChoiceField(
+            choices=[
+                (name, get_problem(name).title) for name in sorted(problem_names(), key=lambda n: n != "multilabel")
+            ]
+        )
+        self.fields["label_map"] = forms.ModelChoiceField(
+            label_maps_for(self.project), required=False, empty_label="Choose a label map",
+            help_text="Says which codes become which class. Its classes are the outputs.",
+        )  # fmt: skip
+        self.fields["classes"] = ManyChoices(
+            choices=[(name, name) for name in self._classes()], required=False,
+            help_text="Some of the map's classes; none ticked: all of them.",
+            error_messages={"invalid_choice": "%(value)s is not a class of the chosen map. Choose the classes again."},
+        )  # fmt: skip
+        self.fields["target"] = forms.ChoiceField(
+            choices=[("", "none"), *((name, name) for name in NUMERIC_TARGETS)], required=False, label="Numeric target",
+            help_text="For a regression only.",
+        )  # fmt: skip
+
+    def _classes(self) -> list[str]:
+        given = self._given("label_map")
+        try:
+            found = label_maps_for(self.project).filter(pk=given[0]).first() if given else None
+        except (ValueError, forms.ValidationError):
+            return []
+        return found.classes if found else []
+
+    def _selection_fields(self) -> None:
+        number = {"required": False, "widget": _ANY_NUMBER}
+        sites = self._sites()
+        self.fields |= {
+            "selection.filter.label": forms.CharField(
+                required=False, max_length=120, label="With the code", help_text="As its source states it, such as AFIB."
+            ),
+            "selection.filter.sex": forms.ChoiceField(
+                required=False, label="Sex", choices=[("", "All"), *((v, word.capitalize()) for v, word in Sex.choices)]
+            ),
+            "selection.filter.age_min": forms.FloatField(min_value=0, max_value=130, label="Age from", **number),
+            "selection.filter.age_max": forms.FloatField(min_value=0, max_value=130, label="Age to", **number),
+            "selection.filter.quality_min": forms.FloatField(
+                min_value=0, max_value=1, label="Quality from", help_text="0 is unusable, 1 is perfect.", **number
+            ),
+            "selection.filter.site": forms.ChoiceField(
+                required=False, label="Hospital", choices=[("", "All"), *((site, f"{site} ({n})") for site, n in sites)]
+            ),
+            "selection.filter.missing": forms.ChoiceField(
+                required=False, label="Lacking", choices=[("", "Nothing asked"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject")]
+            ),
+            "selection.balanced": forms.BooleanField(
+                required=False, label="Equally many records of every class",
+                help_text="Off: thresholds chosen afterwards take care of rare classes, and no record is wasted.",
+            ),
+            "selection.cap": forms.IntegerField(
+                required=False, min_value=10, label="At most", help_text="Records, drawn by the seed. Empty: all of them."
+            ),
+        }  # fmt: skip
+
+    def _sites(self) -> list[tuple[str, int]]:
+        return list(sites_of(Dataset.objects.filter(project=self.project)).items())
+
+    def _split_fields(self) -> None:
+        default = SplitSettings()
+        share = {"min_value": 0.05, "max_value": 0.5, "required": False, "widget": _ANY_NUMBER}
+        self.fields |= {
+            "split.method": forms.ChoiceField(
+                choices=list(METHODS.items()), initial=default.method, widget=forms.RadioSelect, label="Divide the records", required=False,
+                help_text="Whichever way: a patient, or the same signal under two names, is never on two sides.",
+            ),
+            "split.test": forms.FloatField(
+                initial=default.test, label="Held back", help_text="Share for the evaluation. A fifth leaves enough to learn from.", **share
+            ),
+            "split.validation": forms.FloatField(
+                initial=default.validation, label="Validation",
+                help_text="Share of what is not held back; it chooses the epoch and the thresholds.", **share
+            ),
+            "split.folds": forms.IntegerField(
+                initial=default.folds, min_value=3, max_value=20, required=False, label="Folds"
+            ),
+            "split.fold": forms.IntegerField(
+                min_value=1, max_value=20, required=False, label="Held-out fold",
+                help_text="Empty: every fold in turn. One network per fold is trained, each judged on the fold that it has not seen.",
+            ),
+            "split.test_folds": forms.CharField(initial="10", required=False, label="Folds held back", help_text="Such as 10, or 9, 10."),
+            "split.validation_folds": forms.CharField(initial="9", required=False, label="Folds for validation"),
+            "split.test_sites": ManyChoices(
+                choices=[(site, f"{site} ({n} records)") for site, n in self._sites()], required=False, label="Hospitals held back",
+                help_text="Shows how the model does where it was not trained.",
+            ),
+        }  # fmt: skip
+
+    def _model_fields(self) -> None:
+        self.fields |= {
+            "base_version": forms.ModelChoiceField(
+                runnable_versions(self.project), required=False, label="Start from", empty_label="Fresh weights (from scratch)",
+                help_text="Or a model of this project, to fine-tune it: its input and recipe are taken over, its head is made anew for other classes.",
+            ),
+            "mode": forms.ChoiceField(
+                choices=[("", "Head, then all layers (default)"), *((v, t) for v, t in Mode.choices if v not in (Mode.SCRATCH, Mode.HEAD_THEN_FULL))],
+                required=False, label="What is fine-tuned", help_text="Few records: the head alone. More: head first, then all, which keeps what the base has learned.",
+            ),
+            "architecture": forms.ChoiceField(
+                choices=[(facts.name, facts.title) for facts in networks()], required=False, initial=DEFAULT_ARCHITECTURE, label="Network",
+            ),
+        }  # fmt: skip
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        for name in ("split.test_folds", "split.validation_folds"):
+            text = values.get(name) or ""
+            numbers = [part.strip() for part in text.split(",") if part.strip()]
+            if self.method == "given_folds" and not (numbers and all(part.isdigit() for part in numbers)):
+                self.add_error(name, "Give fold numbers, separated by commas.")
+            values[name] = [int(part) for part in numbers if part.isdigit()]
+        return values
+
+    @property
+    def method(self) -> str:
+        given = self._given("split.method")
+        return given[0] if given and given[0] in METHODS else "fractions"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the services take; call it on a valid form."""
+        data = self.cleaned_data
+        base = data["base_version"]
+        found = {name: data[name] for name in self.SELECTION if name.startswith("selection.filter.")}
+        split = {
+            name.removeprefix("split."): data[name]
+            for name in (*self.OF_METHOD[self.method], *(("split.validation",) if self.method in ("k_fold", "site") else ()))
+            if data[name] not in (None, "")
+        }  # fmt: skip
+        return {
+            "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"], "classes": data["classes"] or None,
+            "task": data["task"], "target": data["target"], "architecture": None if base else data["architecture"], "base_version": base,
+            "mode": data["mode"] if base else None, "settings": self.settings(), "seeds": data["seeds"] or 1, "name": data["name"],
+            "split": {"method": self.method} | split,
+            "selection": {
+                "filter": {name.removeprefix("selection.filter."): value for name, value in found.items() if value not in (None, "")},
+                "balanced": data["selection.balanced"], "cap": data["selection.cap"],
+            },
+        }  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that were given; an empty field takes its default, except where empty means something."""
+        """Return the settings that were sent; an empty field takes its default, except where empty means something."""
         schema = settings_schema()["properties"]
+        given = self._settings_of(schema, {name: name for name in self.setting_names})
+        inner = {name: f"augmentation.{name}" for name in self.augmentation_names}
+        augmentation = self._settings_of(schema["augmentation"]["properties"], inner)
+        return given | ({"augmentation": augmentation} if augmentation else {})
+
+    def _settings_of(self, schema: dict[str, Any], fields: dict[str, str]) -> dict[str, Any]:
         given = {}
-        for name in SHOWN:
-            value = self.cleaned_data[name]
+        for name, field in fields.items():
+            if field not in self.data:
+                continue
+            value = self.cleaned_data[field]
             if value in (None, ""):
                 if "null" in _types(schema[name]):
                     given[name] = None
                 continue
-            given[name] = value
+            given[name] = value == "true" if "boolean" in _types(schema[name]) else value
         return given
 
-    @property
-    def plain_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.fields if name not in SHOWN]
+    def _bound(self, names: Any) -> list[forms.BoundField]:
+        return [self[name] for name in names]
 
     @property
-    def setting_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in SHOWN]
+    def data_fields(self) -> list[forms.BoundField]:
+        return self._bound(name for name in self.DATA if name != "classes")
+
+    @property
+    def selection_fields(self) -> list[forms.BoundField]:
+        return self._bound(self.SELECTION)
+
+    @property
+    def split_groups(self) -> list[tuple[str, str, list[forms.BoundField]]]:
+        """The fields of each method, with its name and title."""
+        return [(name, METHODS[name], self._bound(fields)) for name, fields in self.OF_METHOD.items()]
+
+    @property
+    def shown_settings(self) -> list[forms.BoundField]:
+        return self._bound((*SHOWN, "seeds"))
+
+    @property
+    def folded_settings(self) -> list[forms.BoundField]:
+        return self._bound(name for name in self.setting_names if name not in SHOWN)
+
+    @property
+    def augmentation_fields(self) -> list[forms.BoundField]:
+        return self._bound(f"augmentation.{name}" for name in self.augmentation_names)
+
+    @property
+    def open_parts(self) -> dict[str, bool]:
+        """Which folded parts must be open: those with an error, or with something chosen."""
+        wrong = set(self.errors) if self.is_bound else set()
+        chosen = any(self._given(name) for name in self.SELECTION)
+        return {
+            "selection": chosen or bool(wrong & set(self.SELECTION)),
+            "settings": bool(wrong & {name for name in self.setting_names if name not in SHOWN}),
+            "augmentation": any(name.startswith("augmentation.") for name in wrong),
+        }
+
+
+def networks() -> list[Any]:
+    """Return the networks that take the ECG alone, the default first and then the smaller ones."""
+    usable = [facts for facts in catalog().values() if not facts.needs]
+    return sorted(usable, key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
+
+
+def initial_of(asked: MultiValueDict) -> dict[str, Any]:
+    """Return the first values of the form from a page's address: ``?dataset=&base=&label_map=``."""
+    return {
+        "datasets": asked.getlist("dataset"), "base_version": asked.get("base"), "label_map": asked.get("label_map"), "task": "multilabel",
+    }  # fmt: skip
 
 
 def _types(entry: dict[str, Any]) -> list[str]:
@@ -101,20 +309,26 @@ def _types(entry: dict[str, Any]) -> list[str]:
     return kind if isinstance(kind, list) else [kind]
 
 
-def _field(entry: dict[str, Any]) -> forms.Field:
+def _setting_field(entry: dict[str, Any]) -> forms.Field:
     """Return the form field of one setting."""
     common = {
-        "label": entry["title"],
-        "help_text": entry["description"],
-        "required": False,
-        "initial": entry.get("default"),
-    }
+        "label": entry["title"], "help_text": entry["description"], "required": False, "initial": entry.get("default"),
+    }  # fmt: skip
     if choices := [value for value in entry.get("enum", []) if value is not None]:
         return forms.ChoiceField(choices=[(value, str(value).replace("_", " ")) for value in choices], **common)
+    if "boolean" in _types(entry):
+        common["initial"] = "true" if entry.get("default") else "false"
+        return forms.ChoiceField(choices=[("true", "yes"), ("false", "no")], **common)
     limits = {"min_value": entry.get("minimum"), "max_value": entry.get("maximum")}
     if "integer" in _types(entry):
         return forms.IntegerField(**limits, **common)
-    return forms.FloatField(widget=forms.NumberInput({"step": "any"}), **limits, **common)
+    if "number" in _types(entry):
+        return forms.FloatField(widget=forms.NumberInput({"step": "any"}), **limits, **common)
+    return forms.CharField(max_length=80, **common)
+
+
+class RenameForm(forms.Form):
+    name = forms.CharField(max_length=120)
 
 
 class EvaluationForm(forms.Form):
