@@ -86,9 +86,6 @@ class TrainingRunCreateSerializer(serializers.Serializer):
     split = serializers.DictField(
         required=False, default=dict, help_text="method (fractions, k_fold, given_folds, site) and what it takes"
     )
-    seeds = serializers.IntegerField(
-        required=False, default=1, min_value=1, max_value=10, help_text="Networks in the ensemble"
-    )
     name = serializers.CharField(required=False, max_length=120, default="")
 
 
@@ -146,7 +143,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
             "project": project, "datasets": [self.related(datasets, pk, "dataset") for pk in ids], "label_map": label_map,
             "classes": data.get("classes"), "task": data["task"], "target": data["target"], "architecture": data.get("architecture"),
             "base_version": base, "mode": data.get("mode"), "settings": data["settings"], "selection": data["selection"], "split": data["split"],
-            "seeds": data["seeds"], "name": data["name"],
+            "name": data["name"],
         }  # fmt: skip
 
     @extend_schema(request=TrainingRunCreateSerializer, responses={202: TrainingRunSerializer})

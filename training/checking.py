@@ -59,6 +59,11 @@ class Checked:
     def ok(self) -> bool:
         return not any(finding.level == "error" for finding in self.findings)
 
+    @property
+    def notes(self) -> list[str]:
+        """What is neither wrong nor risky."""
+        return [finding.message for finding in self.findings if finding.level == "info"]
+
     def add(self, level: str, code: str, message: str, about: str = "") -> None:
         self.findings.append(Finding(level, code, message, about))
 
@@ -145,7 +150,7 @@ def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
     if lacking:
         found.add(
             "warning", "missing_leads",
-            f"{counted(lacking, 'record')} lack at least one of the leads {', '.join(recorded)}; a missing lead is read as 0 mV.",
+            f"Records without one of the leads {', '.join(recorded)}, or several: {lacking}. A missing lead is read as 0 mV.",
         )  # fmt: skip
     gaps = rows.filter(
         Q(quality__leads__contains=[{"flags": ["gaps"]}]) | Q(quality__leads__contains=[{"flags": ["missing"]}])
@@ -153,15 +158,15 @@ def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
     if gaps:
         found.add(
             "warning", "missing_samples",
-            f"{counted(gaps, 'record')} have missing samples (NaN), which are bridged or read as 0 mV.",
+            f"Records with missing samples (NaN): {gaps}. The samples are bridged or read as 0 mV.",
         )  # fmt: skip
     for flag, words in (
-        ("implausible_amplitude", "an implausible amplitude: the unit may be wrong"),
-        ("implausible_rate", "an implausible heart rate: the sampling rate may be wrong"),
-        ("no_beats", "no beat that was found"),
+        ("implausible_amplitude", "with an implausible amplitude: the unit may be wrong"),
+        ("implausible_rate", "with an implausible heart rate: the sampling rate may be wrong"),
+        ("no_beats", "in which no beat was found"),
     ):
         if count := rows.filter(quality__flags__contains=[flag]).count():
-            found.add("warning", flag, f"{counted(count, 'record')} have {words}. A filter can leave them out.")
+            found.add("warning", flag, f"Records {words}: {count}. A quality filter can leave them out.")
     twins = Counter(same_signal({str(item.record): item.fingerprint or None for item in items}).values())
     if copies := sum(count for count in twins.values() if count > 1):
         found.add(
@@ -178,7 +183,7 @@ def _sources(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
     if shared := sum(len(found_in) > 1 for found_in in homes.values()):
         found.add(
             "info", "subject_in_several_datasets",
-            f"{counted(shared, 'patient')} have the same key in several datasets and stay on one side of the split.",
+            f"Patients with the same key in several datasets: {shared}; all records of each stay on one side of the split.",
         )  # fmt: skip
     names = {row.pk: row.name for row in choices.datasets}
     for what, place_of in (
@@ -290,4 +295,4 @@ def _room(found: Checked, choices: Choices, n_train: int, n_records: int) -> Non
         )
     waiting = TrainingRun.objects.filter(job__state__in=(JobState.QUEUED, JobState.RUNNING)).count()
     if waiting:
-        found.add("info", "queue", f"{counted(waiting, 'training')} of this portal run or wait before this one.")
+        found.add("info", "queue", f"Trainings of this portal that run or wait before this one: {waiting}.")

@@ -25,12 +25,12 @@ from training.targets import NUMERIC_TARGETS, Labelled, labelled_records
 DEFAULT_ARCHITECTURE = "inception_time"
 FEWEST_RECORDS = 10
 _MOST_DATASETS = 20
-_MOST_SEEDS = 10
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of a run. outputs: the classes, or the numeric target. members: how many networks are trained."""
+    """The choices of a run. outputs: the classes, or the numeric target. members: how many trainings it takes, one for
+    each fold that is held out; each of them may train an ensemble (``settings.members``)."""
 
     project: Any
     datasets: tuple[Dataset, ...]
@@ -91,7 +91,6 @@ def choose(
     settings: Mapping[str, Any] | None = None,
     selection: Mapping[str, Any] | None = None,
     split: Mapping[str, Any] | None = None,
-    seeds: int = 1,
 ) -> Choices:
     """Return the checked choices. InvalidInput names each one that cannot be (``fields``)."""
     rows = _datasets(project, datasets)
@@ -99,19 +98,9 @@ def choose(
     network, mode = _network(architecture, base_version, mode, project)
     fit_settings = FitSettings.from_dict({**(settings or {}), "mode": mode})
     how = SplitSettings.from_dict(split or {})
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= _MOST_SEEDS:
-        raise InvalidInput(
-            f"The number of seeds must be a whole number from 1 to {_MOST_SEEDS}, not {seeds!r}.",
-            fields={"seeds": f"From 1 to {_MOST_SEEDS}."},
-        )
-    if how.holds_out_every_fold and seeds > 1:
-        raise InvalidInput(
-            "Holding out every fold trains a network per fold already. Choose one seed, or one fold.",
-            fields={"seeds": "Choose 1 with this split."},
-        )
     return Choices(
         project, rows, label_map, tuple(outputs), task, target if task == "regression" else "", network, base_version, mode, fit_settings,
-        Selection.from_dict(selection or {}), how, how.folds if how.holds_out_every_fold else seeds,
+        Selection.from_dict(selection or {}), how, how.folds if how.holds_out_every_fold else 1,
     )  # fmt: skip
 
 

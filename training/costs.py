@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import ArchitectureFacts, catalog
-from training.choices import Choices
+from training.choices import DEFAULT_ARCHITECTURE, Choices
+from training.engine.settings import FitSettings
 from training.live import duration
 from training.models import Mode, Speed
 
@@ -58,16 +61,56 @@ def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[st
     facts = catalog().get(choices.architecture)
     step_s, measured, basis = _step_s(choices.architecture, facts, known)
     base = choices.base_version
+    # Of an ensemble each network learns from all but its own fold; the networks of one run are trained in step.
+    alike = choices.settings.n_members(n_train + n_validation) if choices.members == 1 else 1
+    networks = choices.members * alike
     parameters = facts.parameters if facts else (base.parameters if base else None)
     memory = _memory(facts, known.get(choices.architecture), choices.settings.batch_size, parameters)
+    memory = memory * alike if memory is not None else None
     epoch_s = None
     if step_s is not None:
         n_samples = choices.base_version.contract.get("n_samples", _MEASURED_SAMPLES) if base else _MEASURED_SAMPLES
         step_s *= n_samples / _MEASURED_SAMPLES * _share_of_step(choices)
         epoch_s = step_s * (n_train + n_validation * _FORWARD)
-    seconds = epoch_s * choices.settings.epochs * choices.members + _AROUND_S if epoch_s is not None else None
+    seconds = epoch_s * choices.settings.epochs * networks + _AROUND_S if epoch_s is not None else None
     macs = facts.million_macs if facts else None
-    return Cost(parameters, macs, memory, seconds, epoch_s, choices.members, measured, basis)
+    return Cost(parameters, macs, memory, seconds, epoch_s, networks, measured, basis)
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """One network to choose: what it is, and what it would cost with the other choices as they stand."""
+
+    facts: ArchitectureFacts
+    memory_mib: int | None
+    seconds: float | None
+    measured: bool
+
+    @property
+    def time(self) -> str:
+        return duration(self.seconds) if self.seconds is not None else ""
+
+
+def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int) -> list[NetworkCost]:
+    """Return every network that takes the ECG alone, the default first and then by arithmetic; with the memory and the time
+    of the run that ``asked`` describes, where that is a whole one from scratch."""
+    usable = [facts for facts in catalog().values() if not facts.needs]
+    usable.sort(key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
+    known = speeds()
+    settings = FitSettings()
+    if asked:
+        with suppress(InvalidInput):
+            settings = FitSettings.from_dict(asked["settings"])
+    found = []
+    for facts in usable:
+        step_s, measured, _ = _step_s(facts.name, facts, known)
+        alike = settings.n_members(n_train + n_validation)
+        memory = _memory(facts, known.get(facts.name), settings.batch_size, facts.parameters)
+        seconds = None
+        if step_s is not None and n_train:
+            seconds = step_s * (n_train + n_validation * _FORWARD) * settings.epochs * alike + _AROUND_S
+        found.append(NetworkCost(facts, memory and memory * alike, seconds, measured))
+    return found
 
 
 def _share_of_step(choices: Choices) -> float:

@@ -23,7 +23,7 @@ from training.splitting import METHODS, SplitSettings
 from training.targets import NUMERIC_TARGETS
 
 # The settings that are shown; the others are folded.
-SHOWN = ("epochs", "batch_size", "learning_rate", "seed", "patience", "class_weights")
+SHOWN = ("epochs", "batch_size", "learning_rate", "seed", "patience", "members", "class_weights")
 _ANY_NUMBER = forms.NumberInput({"step": "any"})
 
 
@@ -41,9 +41,8 @@ class RunForm(forms.Form):
         "selection.filter.label", "selection.filter.sex", "selection.filter.age_min", "selection.filter.age_max",
         "selection.filter.quality_min", "selection.filter.site", "selection.filter.missing", "selection.balanced", "selection.cap",
     )  # fmt: skip
-    SPLIT = ("split.method",)
     OF_METHOD = {
-        "fractions": ("split.test", "split.validation"),
+        "fractions": ("split.test",),
         "k_fold": ("split.folds", "split.fold"),
         "given_folds": ("split.test_folds", "split.validation_folds"),
         "site": ("split.test_sites",),
@@ -63,10 +62,6 @@ class RunForm(forms.Form):
             self.fields[name] = _setting_field(schema[name])
         for name in self.augmentation_names:
             self.fields[f"augmentation.{name}"] = _setting_field(schema["augmentation"]["properties"][name])
-        self.fields["seeds"] = forms.IntegerField(
-            min_value=1, max_value=10, required=False, initial=1, label="Networks",
-            help_text="Several networks, each with a seed of its own, answer together by their mean: steadier, and as many times the cost.",
-        )  # fmt: skip
         self.fields["name"] = forms.CharField(
             max_length=120, required=False,
             help_text="Also the name of the model that comes out. Empty: datasets and network.",
@@ -189,7 +184,7 @@ class RunForm(forms.Form):
                 required=False, label="What is fine-tuned", help_text="Few records: the head alone. More: head first, then all, which keeps what the base has learned.",
             ),
             "architecture": forms.ChoiceField(
-                choices=[(facts.name, facts.title) for facts in networks()], required=False, initial=DEFAULT_ARCHITECTURE, label="Network",
+                choices=[(facts.name, facts.title) for facts in catalog().values() if not facts.needs], required=False, initial=DEFAULT_ARCHITECTURE, label="Network",
             ),
         }  # fmt: skip
 
@@ -214,15 +209,12 @@ class RunForm(forms.Form):
         data = self.cleaned_data
         base = data["base_version"]
         found = {name: data[name] for name in self.SELECTION if name.startswith("selection.filter.")}
-        split = {
-            name.removeprefix("split."): data[name]
-            for name in (*self.OF_METHOD[self.method], *(("split.validation",) if self.method in ("k_fold", "site") else ()))
-            if data[name] not in (None, "")
-        }  # fmt: skip
+        takes = (*self.OF_METHOD[self.method], *(() if self.method == "given_folds" else ("split.validation",)))
+        split = {name.removeprefix("split."): data[name] for name in takes if data[name] not in (None, "")}
         return {
             "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"], "classes": data["classes"] or None,
             "task": data["task"], "target": data["target"], "architecture": None if base else data["architecture"], "base_version": base,
-            "mode": data["mode"] if base else None, "settings": self.settings(), "seeds": data["seeds"] or 1, "name": data["name"],
+            "mode": data["mode"] if base else None, "settings": self.settings(), "name": data["name"],
             "split": {"method": self.method} | split,
             "selection": {
                 "filter": {name.removeprefix("selection.filter."): value for name, value in found.items() if value not in (None, "")},
@@ -268,8 +260,16 @@ class RunForm(forms.Form):
         return [(name, METHODS[name], self._bound(fields)) for name, fields in self.OF_METHOD.items()]
 
     @property
+    def method_field(self) -> forms.BoundField:
+        return self["split.method"]
+
+    @property
+    def validation_field(self) -> forms.BoundField:
+        return self["split.validation"]
+
+    @property
     def shown_settings(self) -> list[forms.BoundField]:
-        return self._bound((*SHOWN, "seeds"))
+        return self._bound(SHOWN)
 
     @property
     def folded_settings(self) -> list[forms.BoundField]:
@@ -289,12 +289,6 @@ class RunForm(forms.Form):
             "settings": bool(wrong & {name for name in self.setting_names if name not in SHOWN}),
             "augmentation": any(name.startswith("augmentation.") for name in wrong),
         }
-
-
-def networks() -> list[Any]:
-    """Return the networks that take the ECG alone, the default first and then the smaller ones."""
-    usable = [facts for facts in catalog().values() if not facts.needs]
-    return sorted(usable, key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
 
 
 def initial_of(asked: MultiValueDict) -> dict[str, Any]:

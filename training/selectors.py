@@ -5,12 +5,15 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import Count, Max
 
 from datasets.models import Dataset, Record
+from training.live import duration
 from training.models import PARTS, EpochMetrics, SplitGroup, SplitMember, TrainingRun
+from training.problems.registry import get_problem
 
 Counts = dict[str, dict[str, int]]
 
@@ -41,7 +44,8 @@ def _three_parts(run: TrainingRun, counts: Counts) -> dict[str, Any]:
     assert run.split is not None
     folds = sorted((name for name in counts if name.startswith("fold-")), key=lambda each: int(each[5:]))
     if folds:
-        return run.split.counts[0] | {"folds": {name: dict(counts[name]) for name in folds}}
+        first = {part: run.split.counts[0][part] for part in PARTS}
+        return first | {"folds": {name: dict(counts[name]) for name in folds}}
     return {part: dict(counts.get(part, {"records": 0, "subjects": 0})) for part in PARTS}
 
 
@@ -58,3 +62,50 @@ def sites_of(datasets: Iterable[Dataset]) -> dict[str, int]:
     """Return how many records of the datasets come from each hospital, by its code; those without one are left out."""
     rows = Record.objects.filter(dataset__in=[row.pk for row in datasets]).exclude(site="")
     return {row["site"]: row["n"] for row in rows.order_by("site").values("site").annotate(n=Count("pk"))}
+
+
+@dataclass(frozen=True)
+class Progression:
+    """Where a run stands: ``live`` as it was last written, the latest epoch's row, losses of the first and the
+    last epoch, and the latest metrics in the task's order."""
+
+    live: dict[str, Any]
+    latest: dict[str, Any]
+    metrics: list[tuple[str, float]]
+    first_loss: float | None
+    last_loss: float | None
+    seconds: float
+
+    @property
+    def left(self) -> str:
+        left_s = self.live.get("left_s")
+        return duration(left_s) if left_s is not None else ""
+
+    @property
+    def elapsed(self) -> str:
+        return duration(self.seconds)
+
+
+def progression(run: TrainingRun) -> Progression:
+    """Return where a run stands, from one query."""
+    rows = epoch_rows(run)
+    latest = rows[-1] if rows else {}
+    names = get_problem(run.task).metrics
+    metrics = [(name, latest[name]) for name in names if isinstance(latest.get(name), float | int)]
+    losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
+    return Progression(
+        run.live, latest, metrics, losses[0] if losses else None, losses[-1] if losses else None, sum(row.get("seconds") or 0 for row in rows)
+    )  # fmt: skip
+
+
+def repetition(run: TrainingRun) -> list[tuple[str, str, str, bool]]:
+    """Return how a repeated run compares to the one it repeats: ``(what, then, now, same)``; empty until both have ended."""
+    if run.repeats is None or not run.manifest or not run.repeats.manifest:
+        return []
+    titles = {
+        "weights_hash": "Weights", "data_sha256": "Data", "split_digest": "Split", "recipe_digest": "Preparation", "code_version": "Portal",
+    }  # fmt: skip
+    pairs = [(title, run.repeats.manifest.get(name), run.manifest.get(name)) for name, title in titles.items()]
+    for name, title in (("threads", "Threads"), ("processor", "Processor")):
+        pairs.append((title, *(each.manifest["environment"].get(name) for each in (run.repeats, run))))
+    return [(title, str(then)[:16], str(now)[:16], then == now) for title, then, now in pairs]

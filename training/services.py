@@ -18,7 +18,6 @@ from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
 from training.choices import check_data, choose
 from training.models import Evaluation, RunDataset, TrainingRun
-from training.splitting import SplitSettings
 
 
 @transaction.atomic
@@ -55,12 +54,11 @@ def run_again(*, actor: Any, run: TrainingRun) -> TrainingRun:
     """Start a run with the choices, seed and split settings of another; on a processor it gives the same weights."""
     if run.label_map is None and run.task != "regression":
         raise Conflict("The label map of this run is gone, so it cannot be done again.", code="not_repeatable")
-    how = SplitSettings.from_dict(run.split_settings)
     return run_start(
         actor=actor, project=run.project, datasets=list(run.datasets.order_by("pk")), label_map=run.label_map, classes=run.classes,
         task=run.task, target=run.target, architecture=None if run.base_version else run.architecture, base_version=run.base_version,
         mode=run.mode if run.base_version else None, settings={k: v for k, v in run.settings.items() if k != "mode"},
-        selection=run.selection, split=run.split_settings, seeds=1 if how.holds_out_every_fold else run.members, name=run.name, repeats=run,
+        selection=run.selection, split=run.split_settings, name=run.name, repeats=run,
     )  # fmt: skip
 
 

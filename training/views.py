@@ -16,9 +16,13 @@ from ecgportal.jobs.models import JobState
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 from training import reports, selectors, services
+from training.checking import check
+from training.costs import costs_of_networks
 from training.engine.settings import settings_schema
-from training.forms import RunForm
+from training.forms import RenameForm, RunForm, initial_of
 from training.models import Evaluation, TrainingRun
+from training.selection import Selection
+from training.splitting import SplitSettings
 
 
 class RunListPage(ProjectView):
@@ -35,39 +39,57 @@ class RunListPage(ProjectView):
         return self.page(page_obj=page, runs=page, labelled=labelled[:20])
 
 
-class RunCreatePage(ProjectView):
-    needs = {"get": Action.MODEL_EDIT, "post": Action.MODEL_EDIT}
-    template = "training/create.html"
+class RunFormView(ProjectView):
+    """The base of the page that sets up a run, and of the part of it that is asked for after a change."""
+
     nav_active = "training"
 
+    def checked(self, form: RunForm) -> dict[str, Any]:
+        """Return what the check's part of the page shows; for a form that is not complete only what is missing."""
+        is_ready = form.is_bound and form.is_valid()
+        found = check(**form.asked) if is_ready else None
+        counts = (found.split.get(part, {}).get("records", 0) for part in ("train", "validation")) if found else (0, 0)
+        return {"checked": found, "networks": costs_of_networks(form.asked if is_ready else {}, *counts)}
+
+
+class RunCreatePage(RunFormView):
+    needs = {"get": Action.MODEL_EDIT, "post": Action.MODEL_EDIT}
+    template = "training/create.html"
+
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        form = RunForm(
-            project=self.project,
-            initial={
-                "dataset": request.GET.get("dataset"),
-                "base_version": request.GET.get("base"),
-                "task": "multilabel",
-            },
-        )
-        return self.page(form=form)
+        form = RunForm(project=self.project, initial=initial_of(request.GET))
+        return self.page(form=form, **self.checked(form))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = RunForm(request.POST, project=self.project)
-        if form.is_valid():
-            data = form.cleaned_data
-            classes = [name.strip() for name in data["classes"].split(",") if name.strip()]
-            base = data["base_version"]
+        if form.is_valid() and request.POST.get("action") != "check":
             try:
-                run = services.run_start(
-                    actor=request.user, project=self.project, dataset=data["dataset"], label_map=data["label_map"], classes=classes or None,
-                    task=data["task"], target=data["target"], architecture=None if base else data["architecture"], base_version=base,
-                    mode=data["mode"] if base else None, settings=form.settings(), name=data["name"],
-                )  # fmt: skip
+                run = services.run_start(actor=request.user, **form.asked)
             except PortalError as error:
                 take_error(form, error)
             else:
                 return redirect("training:detail", pk=run.pk)
-        return self.page(form=form, status=422)
+        return self.page(form=form, status=422 if form.errors else 200, **self.checked(form))
+
+
+class RunCheckPart(RunFormView):
+    """The check, the classes of the chosen map and the networks' costs, for the form as it stands."""
+
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        form = RunForm(request.POST, project=self.project)
+        return self.page("training/_check.html", form=form, is_part=True, **self.checked(form))
+
+
+class MeasureMachine(ProjectView):
+    """Start the job that measures what each network costs here."""
+
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        job = services.measure_start(actor=request.user, project=self.project)
+        return redirect("jobs:detail", pk=job.pk)
 
 
 class TrainWithDefaults(ProjectView):
@@ -102,6 +124,7 @@ class RunView(ProjectView):
             "base_version__model",
             "created_by",
             "split",
+            "repeats",
         )
 
 
@@ -119,10 +142,40 @@ class RunPage(RunView):
             for name in settings_schema()["properties"]
             if name in run.settings and not isinstance(run.settings[name], dict) and name != "mode"
         }
+        epochs, progress = selectors.epoch_rows(run), selectors.progression(run)
+        table = [row | {"metrics": [row.get(name) for name, _ in progress.metrics]} for row in epochs]
         return self.page(
-            run=run, split=selectors.split_counts(run), epochs=selectors.epoch_rows(run), report=report, settings=shown,
-            overall=reports.overall_rows(report.report) if report else [], resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id,
+            run=run, datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report,
+            settings=shown, selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
+            overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), rename=RenameForm(initial={"name": run.name}),
+            resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id, progress=progress,
         )  # fmt: skip
+
+
+class RunLive(RunView):
+    """Where a run stands: epoch, batch, loss, metrics, rate and time left; asked again while the run goes on."""
+
+    needs = {"get": Action.MODEL_VIEW}
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        return self.page("training/_live.html", run=self.object, progress=selectors.progression(self.object))
+
+
+class RunAgain(RunView):
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        run = services.run_again(actor=request.user, run=self.object)
+        return redirect("training:detail", pk=run.pk)
+
+
+class RunRename(RunView):
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        services.run_rename(actor=request.user, run=self.object, name=request.POST.get("name", ""))
+        messages.success(request, "The run has its new name.")
+        return redirect("training:detail", pk=pk)
 
 
 class RunResume(RunView):

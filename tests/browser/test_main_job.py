@@ -203,11 +203,11 @@ def _train(ward: Ward) -> None:
     page = ward.page
     ward.room("Training")
     page.get_by_role("link", name="New training run").first.click()
-    _field(page, "Dataset").select_option("Simulated ward")
+    page.get_by_label("Simulated ward").check()
     _field(page, "Label map").select_option(label="PTB-XL superclass v1")
-    _field(page, "Classes").fill("NORM, MI, CD, HYP")
-    _field(page, "Network").select_option("xresnet1d18")
-    page.get_by_text("Settings, each with its default").click()
+    for name in ("NORM", "MI", "CD", "HYP"):
+        page.get_by_label(name, exact=True).check()
+    page.get_by_role("radio", name="xresnet1d18").check()
     _field(page, "Epochs").fill("2")
     _field(page, "Batch size").fill("8")
     ward.press("Start training")

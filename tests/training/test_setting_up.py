@@ -219,14 +219,6 @@ def test_with_every_fold_held_out_each_record_is_judged_by_a_network_that_has_no
     assert version.facts["networks"] == 3 and set(version.contract["thresholds"]) == {"NORM", "MI"}
 
 
-def test_several_seeds_answer_together(ward):
-    run = ward.train(seeds=2)
-    assert run.manifest["seeds"] == [0, 1]
-    one, two = run.manifest["members"]
-    assert one["weights_hash"] != two["weights_hash"] and one["records"] == two["records"]
-    assert run.produced_version.parameters == 2 * ward.train().produced_version.parameters
-
-
 def test_a_hospital_is_held_back_as_a_whole_but_for_shared_patients(ward):
     run = ward.train(split={"method": "site", "test_sites": ["B"], "validation": 0.2})
     by_part: dict[str, Counter] = {}
@@ -259,9 +251,6 @@ def test_a_filter_narrows_the_data(ward):
     [
         ({"datasets": []}, "dataset"),
         ({"selection": {"filter": {"age_min": 200}}}, "selection.filter"),
-        ({"seeds": 11}, "seeds"),
-        ({"seeds": True}, "seeds"),
-        ({"seeds": 2, "split": {"method": "k_fold"}}, "seeds"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_written(ward, asked, field):

@@ -57,7 +57,6 @@ class Command(PortalCommand):
         parser.add_argument(
             "--split", action="append", default=[], metavar="NAME=VALUE", help="such as method=k_fold, folds=5, fold=1"
         )
-        parser.add_argument("--seeds", type=int, default=1, help="networks in the ensemble")
         parser.add_argument("--label-map", help="id or name, such as 'PTB-XL superclass'")
         parser.add_argument("--classes", help="some of the map's classes, separated by commas; all by default")
         parser.add_argument("--task", choices=TASKS, default="multilabel")
@@ -86,7 +85,7 @@ class Command(PortalCommand):
             "project": project, "datasets": datasets, "label_map": label_map_named(project, options["label_map"]),
             "classes": classes or None, "task": options["task"], "target": options["target"], "architecture": options["architecture"],
             "base_version": base, "mode": options["mode"], "settings": settings_of(options["set"]), "split": settings_of(options["split"]),
-            "selection": {"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, "seeds": options["seeds"], "name": options["name"],
+            "selection": {"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, "name": options["name"],
         }  # fmt: skip
         if options["check"]:
             return check(**asked).to_json()
