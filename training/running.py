@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from training.choices import FEWEST_RECORDS, records_of
 from training.costs import note_speed
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
-from training.ensembles import together
 from training.lineage import unseen
 from training.live import Report, add_warnings
 from training.models import PARTS, EpochMetrics, SplitMember, TrainingRun
@@ -61,10 +60,9 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One trained network of a run, and its answers on its own validation and test parts (raw, in target units)."""
+    """What one training of a run gave: a network, or an ensemble, and the parts that it saw."""
 
     number: int
-    seed: int
     module: nn.Module
     result: FitResult
     by_part: dict[str, list[Labelled]]
@@ -116,9 +114,8 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
     for number in range(1, row.members + 1):
         low = span[0] + (span[1] - span[0]) * (number - 1) / row.members
         high = span[0] + (span[1] - span[0]) * number / row.members
-        seed = settings.seed if how.holds_out_every_fold else settings.seed + number - 1
         try:
-            member = _fit(context, row, replace(settings, seed=seed), contract, data, number, (low, high))
+            member = _fit(context, row, settings, contract, data, number, (low, high))
         except JobCancelled as error:
             # Before the first whole epoch there is nothing to keep; a stop of the portal is not the user's cancel.
             if error.code == "interrupted":
@@ -134,7 +131,8 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
     contract = contract.with_changes(thresholds=_thresholds(row, members, contract))
     _note_outcome(row, data, members, settings, stopped)
     context.report(0.96, "Exporting the model")
-    version = _publish(row, together([member.module for member in members]), contract, members[0].result)
+    module, contract = _as_one(members, contract)
+    version = _publish(row, module, contract, members[0].result)
     context.report(0.98, "Evaluating on the held-back part")
     evaluation = _evaluate(row, version, data, members, how)
     with transaction.atomic():
@@ -155,7 +153,7 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
 
 def _cross_fitted(row: TrainingRun, settings: FitSettings, data: Prepared) -> int:
     """Return how many networks the engine trains as one, on folds of the development data; 1 where the run has several
-    by its seeds or folds already."""
+    by its folds already."""
     parts = data.by_part(1)
     if row.members > 1 or not parts["validation"] or row.architecture not in catalog():
         return 1
@@ -173,7 +171,7 @@ def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelCon
     return ModelContract(
         leads=tuple(spec.leads), fs_hz=float(spec.fs_hz), n_samples=int(spec.n_samples), classes=tuple(names), task=row.task,  # type: ignore[arg-type]
         unit=spec.unit, normalisation=_contract_normalisation(spec.normalisation), recipe=row.recipe,
-        architecture=row.architecture if row.architecture in catalog() and row.members == 1 else None,
+        architecture=row.architecture if row.architecture in catalog() else None,
         parent=row.base_version.sha256 if row.base_version else None,
         config=config,
     )  # fmt: skip
@@ -204,7 +202,7 @@ def _fit(
     )  # fmt: skip
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
-    return Member(number, settings.seed, loading.with_state(module, result.best_state), result, by_part)
+    return Member(number, loading.with_state(module, result.best_state), result, by_part)
 
 
 def _groups(row: TrainingRun, by_part: Mapping[str, list[Labelled]]) -> tuple[list[Any], list[Any]]:
@@ -216,20 +214,26 @@ def _groups(row: TrainingRun, by_part: Mapping[str, list[Labelled]]) -> tuple[li
 def _thresholds(row: TrainingRun, members: list[Member], contract: ModelContract) -> dict[str, float]:
     """Return the decision thresholds of what was trained, chosen on validation records.
 
-    Networks of several seeds answer together on their common validation part; those of several folds each on its own.
+    Networks that hold out a fold each have judged each its own validation part; the thresholds are of all of these.
     """
     if len(members) == 1:
         found = members[0].result.thresholds
     else:
         problem = get_problem(row.task)
-        if SplitSettings.from_dict(row.split_settings).holds_out_every_fold:
-            outputs = np.concatenate([member.result.validation_outputs for member in members])
-            items = [item for member in members for item in member.by_part["validation"]]
-        else:
-            outputs = np.mean([member.result.validation_outputs for member in members], axis=0)
-            items = members[0].by_part["validation"]
+        outputs = np.concatenate([member.result.validation_outputs for member in members])
+        items = [item for member in members for item in member.by_part["validation"]]
         found = problem.thresholds(problem.activate(outputs), targets_of(row, items)) if len(items) else None
     return {} if found is None else {name: float(value) for name, value in zip(contract.classes, found)}
+
+
+def _as_one(members: list[Member], contract: ModelContract) -> tuple[nn.Module, ModelContract]:
+    """Return what is published: the one network, or those of the folds as an ensemble."""
+    if len(members) == 1:
+        return members[0].module, contract
+    from modelhub.architectures.ensemble import Ensemble
+
+    one = Ensemble([member.module for member in members]).eval()  # type: ignore[misc]
+    return one, contract.with_changes(config={**contract.config, "members": len(members)})
 
 
 def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], settings: FitSettings, stopped: str) -> None:
@@ -247,14 +251,14 @@ def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], setti
         "subjects_on_two_sides": _on_two_sides(members[0].by_part),
         "task": row.task, "outputs": row.classes, "label_map": str(row.label_map) if row.label_map else None,
         "architecture": row.architecture, "base": row.base_version.sha256 if row.base_version else None,
-        "recipe_digest": data.recipe.digest, "settings": settings.to_dict(), "seeds": [member.seed for member in members],
+        "recipe_digest": data.recipe.digest, "settings": settings.to_dict(), "networks": len(members) * first.members,
         "weights_hash": _hash_of([member.result.weights_hash for member in members]), "monitor": first.monitor,
         "stopped_reason": stopped, "epochs": first.epochs, "environment": environment(),
     }  # fmt: skip
     if len(members) > 1:
         row.manifest["members"] = [
             {
-                "member": member.number, "seed": member.seed, "weights_hash": member.result.weights_hash, "best_epoch": member.result.best_epoch,
+                "member": member.number, "weights_hash": member.result.weights_hash, "best_epoch": member.result.best_epoch,
                 "epochs": member.result.epochs, "records": {part: len(rows) for part, rows in member.by_part.items()},
             }
             for member in members
@@ -290,7 +294,7 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
     facts = {
         "training_run": str(row.pk), "dataset": " and ".join(row.manifest["datasets"]), "records": row.manifest["records"], "label_map": row.manifest["label_map"],
         "best_epoch": result.best_epoch, "validation": last.values if last else {}, "split_digest": row.manifest["split_digest"],
-        "mode": row.mode, "base": str(row.base_version) if row.base_version else None, "networks": row.members,
+        "mode": row.mode, "base": str(row.base_version) if row.base_version else None, "networks": row.manifest["networks"],
     }  # fmt: skip
     with transaction.atomic():
         model = model_get_or_create(actor=row.created_by, project=row.project, name=row.name)

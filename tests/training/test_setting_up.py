@@ -216,7 +216,11 @@ def test_with_every_fold_held_out_each_record_is_judged_by_a_network_that_has_no
     assert [row["epoch"] for row in selectors.epoch_rows(run)] == [1]
     assert run.epochs.count() == 3
     version = run.produced_version
-    assert version.facts["networks"] == 3 and set(version.contract["thresholds"]) == {"NORM", "MI"}
+    assert (
+        version.facts["networks"] == version.contract["config"]["members"] == 3
+        and version.architecture == "xresnet1d18"
+    )
+    assert set(version.contract["thresholds"]) == {"NORM", "MI"}
 
 
 def test_a_hospital_is_held_back_as_a_whole_but_for_shared_patients(ward):
