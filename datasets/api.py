@@ -19,7 +19,8 @@ from rest_framework.response import Response
 
 from datasets import labelling, presenting, selectors, services
 from datasets.api_annotations import MarkedByHand
-from datasets.models import Dataset, Ingest, IngestItem, LabelMap, Outcome, Record
+from datasets.api_ingests import options_in, started
+from datasets.models import Dataset, LabelMap, Record
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, NotFound
@@ -116,14 +117,10 @@ class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     def uploads(self, request: Request, pk: str) -> Response:
         """Send one or many files: single ECG files, WFDB pairs, zip, tar.gz. The job answers per file."""
         dataset = self.get_object()
-        options = services.check_read_options(
-            request.data.get("fs_hz"), request.data.get("unit"), request.data.get("lead_order")
-        )
         ingest = services.upload_receive(
-            actor=request.user, dataset=dataset, files=request.FILES.getlist("files"), options=options
+            actor=request.user, dataset=dataset, files=request.FILES.getlist("files"), options=options_in(request.data)
         )
-        answer = {"job": ingest.job_id, "ingest": ingest.pk, "id": ingest.pk, "state": ingest.job.state}
-        return Response(answer, status=status.HTTP_202_ACCEPTED)
+        return started(ingest)
 
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True)
@@ -151,42 +148,6 @@ class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
             mapping=presenting.json_field(request.data.get("mapping"), "mapping"),
         )
         return Response({"id": row.pk, "job": row.job_id, "state": row.job.state}, status=status.HTTP_202_ACCEPTED)
-
-
-class IngestItemSerializer(serializers.ModelSerializer):
-    class Meta:
-        model = IngestItem
-        fields = ["id", "name", "outcome", "code", "message", "record"]
-
-
-class IngestSerializer(serializers.ModelSerializer):
-    state = serializers.CharField(source="job.state", read_only=True)
-    progress = serializers.FloatField(source="job.progress", read_only=True)
-
-    class Meta:
-        model = Ingest
-        fields = ["id", "dataset", "job", "state", "progress", "options", "created_at"]
-
-
-class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
-    queryset = Ingest.objects.select_related("job")
-    serializer_class = IngestSerializer
-    filterset_fields = ["dataset"]
-    needs = {"list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "items": Action.DATA_VIEW}
-
-    @extend_schema(responses=IngestItemSerializer(many=True), parameters=[OpenApiParameter("outcome", str)])
-    @action(detail=True, filterset_class=None, filterset_fields=None)
-    def items(self, request: Request, pk: str) -> Response:
-        """What became of each file."""
-        items = self.get_object().items.all()
-        if outcome := request.query_params.get("outcome"):
-            if outcome not in Outcome.values:
-                raise InvalidInput(
-                    f"There is no outcome {outcome!r}.",
-                    fields={"outcome": f"Choose one of {', '.join(Outcome.values)}."},
-                )
-            items = items.filter(outcome=outcome)
-        return self.get_paginated_response(IngestItemSerializer(self.paginate_queryset(items), many=True).data)
 
 
 class RecordFilter(filters.FilterSet):

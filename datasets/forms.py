@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -96,6 +98,24 @@ class AnswersForm(forms.Form):
         values = self.cleaned_data
         unit = f"{values['digits_per_mv']:g}/mV" if values["unit"] == _DIGITS else values["unit"]
         return {"fs_hz": values["fs_hz"], "unit": unit, "lead_order": values["lead_order"]}
+
+
+_GUESS = re.compile(r"Guess: (.+?)\. ")
+
+
+def initial_answers(questions: Iterable[tuple[str, str, int]]) -> dict[str, Any]:
+    """Return the guesses of the most frequent questions (field, sentence, count) as the form's first values."""
+    found: dict[str, Any] = {}
+    for field, sentence, _ in questions:
+        guess = _GUESS.match(f"{sentence} ")
+        if guess is None or field in found:
+            continue
+        value = guess[1]
+        if field == "unit" and value.endswith("/mV"):
+            found |= {"unit": _DIGITS, "digits_per_mv": value.removesuffix("/mV")}
+        else:
+            found[field] = ", ".join(value.replace(",", " ").split()) if field == "lead_order" else value
+    return found
 
 
 class UploadForm(AnswersForm):

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count
 
-from datasets import ecg, importing, labelling
+from datasets import ecg, importing, labelling, uploading
 from datasets.collections.base import Collection
 from datasets.formats import archive
 from datasets.models import Ingest, Outcome
@@ -160,12 +160,14 @@ def run(context: JobContext) -> dict[str, Any]:
     except Exception:
         # The job has ended for good: nothing reads these files again.
         storage.remove_area("uploads", ingest.pk)
+        Ingest.objects.filter(pk=ingest.pk).update(waiting=[])
         raise
     with transaction.atomic():
         audit(
             "upload.ingested", ingest.dataset, actor=ingest.created_by, project=ingest.dataset.project, changes=counts
         )
-    storage.remove_area("uploads", ingest.pk)
+    if not Ingest.objects.filter(pk=ingest.pk).exclude(waiting=[]).exists():
+        storage.remove_area("uploads", ingest.pk)
     return {"ingest": str(ingest.pk), **counts, **({"tables": tables} if collection else {})}
 
 
@@ -173,7 +175,10 @@ def _run(context: JobContext, ingest: Ingest, collection: tuple[Collection, Path
     folder = storage.area("uploads", ingest.pk)
     if collection is None:
         context.progress(0.01, "Unpacking")
-        upload, site_of = unpack(ingest.files, folder), None
+        sent = [
+            entry for entry in _sent(context, ingest) if not context.is_resumed or (folder / entry["path"]).exists()
+        ]
+        upload, site_of = unpack(sent, folder), None
     else:
         upload, site_of = Upload(importing.files(*collection)), collection[0].site_of
     context.progress(_START, f"{len(upload.index)} files")
@@ -212,12 +217,21 @@ def _run(context: JobContext, ingest: Ingest, collection: tuple[Collection, Path
                 store.write(batch)
                 done = min(len(store.done), total)
                 context.progress(_START + (_END - _START) * done / total, f"{done} of {total} files")
+    if collection is None:
+        uploading.keep_waiting(ingest, upload.index)
     return outcome_counts(ingest)
 
 
+def _sent(context: JobContext, ingest: Ingest) -> list[dict[str, Any]]:
+    """Return the files to read: all that were sent, or those that waited for an answer. What an attempt before this one had
+    finished with is not there any more."""
+    return ingest.waiting if context.payload.get("waiting") else ingest.files
+
+
 def _sweep() -> None:
-    """Remove the files of uploads whose job ended without doing it."""
-    ended = Ingest.objects.filter(job__state__in=TERMINAL).values_list("pk", flat=True)
+    """Remove the files of uploads whose job ended without doing it, and of those that were given up."""
+    uploading.sweep()
+    ended = Ingest.objects.filter(job__state__in=TERMINAL, waiting=[]).values_list("pk", flat=True)
     folders = [path for path in storage.area("uploads").iterdir() if path.is_dir()]
     names = {str(pk) for pk in ended.filter(pk__in=[path.name for path in folders if len(path.name) == 36])}
     for path in folders:

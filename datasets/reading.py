@@ -106,12 +106,13 @@ def read_file(
             warnings.simplefilter("ignore")
             yield from _read(task, index, options, spool, identity)
     except PortalError as error:
-        message = error.message
-        if isinstance(error, NeedsAnswer):
-            message = f"{message} {' '.join(error.fields.values())}".strip()
+        message, asks = error.message, error.fields if isinstance(error, NeedsAnswer) else {}
+        if asks:
+            message = f"{message} {' '.join(asks.values())}".strip()
         if identity is not None and not identity.keeps:
-            message = Named(_terms(None, index[name])).mask(message)
-        yield refused(name, error.code, message)
+            named = Named(_terms(None, index[name]))
+            message, asks = named.mask(message), {field: named.mask(text) for field, text in asks.items()}
+        yield refused(name, error.code, message, asks)
     except MemoryError:
         yield refused(
             name,
@@ -132,8 +133,8 @@ def _trace(error: Exception) -> str:
     return f"{type(error).__name__} at {' > '.join(frames)}"
 
 
-def refused(name: str, code: str, message: str) -> Answer:
-    return {"kind": "refused", "name": name, "code": code, "message": message}
+def refused(name: str, code: str, message: str, asks: Mapping[str, str] | None = None) -> Answer:
+    return {"kind": "refused", "name": name, "code": code, "message": message, "asks": dict(asks or {})}
 
 
 def _terms(format_name: str | None, path: Path, held: Held | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from datasets.ecg import SourceLabel
 from datasets.fingerprint import same_signal
 from datasets.labels import builtin
 from datasets.labels.maps import Coverage, LabelMapSpec, apply_map, coverage
-from datasets.models import Dataset, LabelMap, Record, RecordLabel, Subject
+from datasets.models import Dataset, Ingest, LabelMap, Record, RecordLabel, Subject
 from ecgportal.projects import access
 
 
@@ -250,6 +250,17 @@ def totals(dataset: Dataset) -> Totals:
         labelled=RecordLabel.objects.filter(record__dataset=dataset).aggregate(n=Count("record", distinct=True))["n"],
         duration_h=(sums["seconds"] or 0.0) / 3600, rates_hz=tuple(sorted({fs_hz for _, fs_hz, _ in groups})), formats=dict(formats), flags=flags,
     )  # fmt: skip
+
+
+def open_questions(ingest: Ingest) -> list[tuple[str, str, int]]:
+    """Return what the refused files of an upload ask: field, sentence, and how many ask so; the most frequent first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT field, sentence, count(*) FROM datasets_ingestitem, jsonb_each_text(asks) AS asked(field, sentence) "
+            "WHERE ingest_id = %s AND outcome = 'refused' GROUP BY field, sentence ORDER BY count(*) DESC, field, sentence LIMIT 30",
+            [ingest.pk],
+        )
+        return cursor.fetchall()
 
 
 SORTS = {

@@ -167,7 +167,7 @@ def upload_receive(
                 for chunk in file.chunks():
                     stream.write(chunk)
             ingest.files.append({"name": clean_name(file.name), "path": path.name, "size": path.stat().st_size})
-        return _ingest_start(actor, dataset, ingest)
+        return ingest_start(actor, ingest)
     except BaseException:
         storage.remove_area("uploads", ingest.pk)
         raise
@@ -185,11 +185,13 @@ def clean_name(name: str) -> str:
 
 
 @transaction.atomic
-def _ingest_start(actor: Any, dataset: Dataset, ingest: Ingest) -> Ingest:
+def ingest_start(actor: Any, ingest: Ingest) -> Ingest:
+    """Store an upload whose files have all come, and start the job that reads it."""
+    dataset = ingest.dataset
     ingest.job = enqueue(
         "ingest", actor=actor, project=dataset.project, payload={"ingest": str(ingest.pk)}, title=f"Take in {len(ingest.files)} files to {dataset.name}"
     )  # fmt: skip
-    ingest.save(force_insert=True)
+    ingest.save()
     audit(
         "upload.received", dataset, actor=actor, project=dataset.project,
         changes={"files": len(ingest.files), "bytes": sum(f["size"] for f in ingest.files)},

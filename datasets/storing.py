@@ -26,6 +26,7 @@ from datasets.models import (
     Sex,
     Subject,
 )
+from datasets.quality import RECORD_FLAGS
 from datasets.reading import Answer
 from datasets.reading_pool import Batch
 from datasets.services import drop_unused_blobs, hold_blobs
@@ -150,7 +151,9 @@ class Store:
         items: list[IngestItem | None] = []
         for answer in answers:
             if answer["kind"] == "refused":
-                items.append(self._item(answer["name"], Outcome.REFUSED, answer["code"], answer["message"]))
+                items.append(
+                    self._item(answer["name"], Outcome.REFUSED, answer["code"], answer["message"], asks=answer["asks"])
+                )
                 continue
             items += [self._decide(next(waiting), known) for _ in answer["records"]]
             items += [
@@ -190,7 +193,13 @@ class Store:
             )
 
     def _item(
-        self, name: str, outcome: str, code: str = "", message: str = "", record: uuid.UUID | None = None
+        self,
+        name: str,
+        outcome: str,
+        code: str = "",
+        message: str = "",
+        record: uuid.UUID | None = None,
+        asks: dict[str, str] | None = None,
     ) -> IngestItem | None:
         shown = item_name(name)
         if shown in self.done:
@@ -199,7 +208,7 @@ class Store:
         self.position += 1
         return IngestItem(
             ingest=self.ingest, position=self.position, name=shown, outcome=outcome, code=code,
-            message=message.replace("\x00", ""), record_id=record,
+            message=message.replace("\x00", ""), record_id=record, asks=asks or {},
         )  # fmt: skip
 
     def _decide(self, found: _Candidate, known: Known) -> IngestItem | None:
@@ -221,7 +230,11 @@ class Store:
         message = " ".join(record.meta["notes"])
         if twin is not None:
             message = f"It holds the same signal as {twin}; a split keeps the two on one side. {message}".strip()
-        return self._item(found.name, Outcome.ACCEPTED, "same_signal" if twin else "", message, record.pk)
+        # What contradicts physiology points to a wrong rate or unit, stated, answered or guessed.
+        wrong = [flag for flag in record.quality.get("flags", ()) if flag.startswith("implausible")]
+        message = " ".join([*(RECORD_FLAGS[flag] for flag in wrong), message]).strip()
+        code = "same_signal" if twin else wrong[0] if wrong else ""
+        return self._item(found.name, Outcome.ACCEPTED, code, message, record.pk)
 
     def _record(self, found: _Candidate, key: str, known: Known) -> Record:
         row = found.row

@@ -12,6 +12,7 @@ urlpatterns = [
     path("datasets/<uuid:pk>/delete/", views.DatasetDeleteView.as_view(), name="delete"),
     path("records/<uuid:pk>/delete/", views.RecordDeleteView.as_view(), name="record_delete"),
     path("datasets/<uuid:pk>/upload/", views_uploads.UploadView.as_view(), name="upload"),
+    path("uploads/<uuid:pk>/discard/", views_uploads.UploadDiscardView.as_view(), name="upload_discard"),
     path("uploads/<uuid:pk>/", views_uploads.IngestView.as_view(), name="ingest"),
     path("datasets/<uuid:pk>/labels/", views_labels.LabelsView.as_view(), name="labels"),
     path("label-tables/<uuid:pk>/", views_labels.LabelImportView.as_view(), name="label_import"),

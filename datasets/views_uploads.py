@@ -5,24 +5,24 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from django.contrib import messages
 from django.db.models import Count, Min, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 
-from datasets import services
+from datasets import selectors, services, uploading
 from datasets.collections import registry
-from datasets.forms import ItemFilterForm, UploadForm
+from datasets.forms import AnswersForm, ItemFilterForm, UploadForm, initial_answers
 from datasets.models import Ingest, Outcome
 from datasets.views import DatasetView
-from ecgportal.errors import PortalError
+from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 
 
 class UploadView(DatasetView):
-    """Send files. Sent by script (``X-Upload``) the answer is JSON: where to go, or the sentence of the error."""
+    """Send files: by the browser's own form, or in pieces by the page's script, which begins with ``X-Upload: open``."""
 
     needs = {"get": Action.DATA_EDIT, "post": Action.DATA_EDIT}
     template = "datasets/upload.html"
@@ -31,6 +31,8 @@ class UploadView(DatasetView):
         return self._page(UploadForm())
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        if request.headers.get("X-Upload") == "open":
+            return self._open()
         form = UploadForm(request.POST, request.FILES)
         status = 422
         if form.is_valid():
@@ -43,22 +45,49 @@ class UploadView(DatasetView):
                 take_error(form, error)
                 status = error.status
             else:
-                address = reverse("datasets:ingest", args=[ingest.pk])
-                return JsonResponse({"location": address}) if "X-Upload" in request.headers else redirect(address)
-        if "X-Upload" in request.headers:
-            sentence = " ".join(sentence for sentences in form.errors.values() for sentence in sentences)
-            return JsonResponse({"error": {"message": sentence}}, status=status)
+                return redirect("datasets:ingest", pk=ingest.pk)
         return self._page(form, status)
 
+    def _open(self) -> JsonResponse:
+        """Begin an upload whose files the page's script sends in pieces."""
+        form = AnswersForm(self.request.POST)
+        try:
+            if not form.is_valid():
+                sentence = " ".join(sentence for sentences in form.errors.values() for sentence in sentences)
+                raise InvalidInput(sentence)
+            options = services.check_read_options(**form.answers)
+            ingest = uploading.upload_open(actor=self.request.user, dataset=self.object, options=options)
+        except PortalError as error:
+            return JsonResponse({"error": {"message": error.message, "fields": error.fields}}, status=error.status)
+        return JsonResponse({"ingest": ingest.pk})
+
     def _page(self, form: UploadForm, status: int = 200) -> HttpResponse:
-        return self.page(form=form, max_bytes=services.MAX_UPLOAD_BYTES, status=status)
+        rows = list(uploading.open_uploads(self.object, self.request.user)[:20])
+        wanted = self.request.GET.get("open", "")
+        going_on = next((row for row in rows if str(row.pk) == wanted), None)
+        return self.page(
+            form=form, max_bytes=services.MAX_UPLOAD_BYTES, open_uploads=rows, open=going_on, status=status
+        )  # fmt: skip
+
+
+class UploadDiscardView(ProjectView):
+    """Give up an upload that was not finished."""
+
+    model = Ingest
+    needs = {"post": Action.DATA_EDIT}
+    object: Ingest
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        uploading.upload_discard(actor=request.user, ingest=self.object)
+        messages.success(request, "The unfinished upload is discarded.")
+        return redirect("datasets:upload", pk=self.object.dataset_id)
 
 
 class IngestView(ProjectView):
     """One upload: its progress, what became of each file and why, and a form for files that need an answer."""
 
     model = Ingest
-    needs = {"get": Action.DATA_VIEW}
+    needs = {"get": Action.DATA_VIEW, "post": Action.DATA_EDIT}
     template = "datasets/ingest.html"
     nav_active = "datasets"
     object: Ingest
@@ -67,20 +96,42 @@ class IngestView(ProjectView):
         return Ingest.objects.select_related("dataset__project", "job", "created_by")
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        return self._page(None)
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        """Read the files that wait for an answer again."""
+        form = AnswersForm(request.POST)
+        if form.is_valid():
+            try:
+                options = services.check_read_options(**form.answers)
+                uploading.upload_answer(actor=request.user, ingest=self.object, options=options)
+            except PortalError as error:
+                take_error(form, error)
+            else:
+                return redirect("datasets:ingest", pk=pk)
+        return self._page(form, 422)
+
+    def _page(self, form: AnswersForm | None, status: int = 200) -> HttpResponse:
         items = self.object.items.all()
         groups = list(items.order_by().values("outcome", "code").annotate(n=Count("pk"), example=Min("message")))
         counts = dict.fromkeys(Outcome.values, 0)
         for group in groups:
             counts[group["outcome"]] += group["n"]
         reasons = sorted((group for group in groups if group["code"]), key=lambda group: -group["n"])
-        form = ItemFilterForm(request.GET, codes=[group["code"] for group in reasons])
-        chosen = {name: form.values[name] for name in ("outcome", "code") if name in form.values}
-        if text := form.values.get("search"):
+        filters = ItemFilterForm(self.request.GET, codes=[group["code"] for group in reasons])
+        chosen = {name: filters.values[name] for name in ("outcome", "code") if name in filters.values}
+        if text := filters.values.get("search"):
             chosen["name__icontains"] = text
-        waiting = next((group["n"] for group in reasons if group["code"] == "needs_answer"), 0)
+        job = self.object.job
+        asks = self.object.waiting and self.allows(Action.DATA_EDIT) and job is not None and not job.is_open
+        questions = selectors.open_questions(self.object) if asks else []
+        if asks and form is None:
+            form = AnswersForm(initial=initial_answers(questions))
         return self.page(
-            ingest=self.object, dataset=self.object.dataset, job=self.object.job, reasons=reasons, filters=form,
+            ingest=self.object, dataset=self.object.dataset, job=job, reasons=reasons, filters=filters,
             outcomes=[{"value": o.value, "label": o.label, "count": counts[o.value]} for o in Outcome], total=sum(counts.values()),
-            page_obj=paginate(request, items.filter(**chosen).select_related("record")), is_filtered=bool(chosen),
-            waiting=waiting, collection=registry.known().get(self.object.source.get("collection", "")), form=UploadForm() if waiting and self.allows(Action.DATA_EDIT) else None, max_bytes=services.MAX_UPLOAD_BYTES,
+            page_obj=paginate(self.request, items.filter(**chosen).select_related("record")), is_filtered=bool(chosen),
+            waiting=len(self.object.waiting), kept_days=uploading.KEPT_DAYS, form=form if asks else None,
+            asked=[(AnswersForm()[field].label, sentence, n) for field, sentence, n in questions if field in AnswersForm.base_fields],
+            collection=registry.known().get(self.object.source.get("collection", "")), status=status,
         )  # fmt: skip

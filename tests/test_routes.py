@@ -17,7 +17,17 @@ from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from datasets.models import Dataset, Ingest, LabelImport, LabelMap, LabelSource, Record, RecordAnnotation, RecordLabel
+from datasets.models import (
+    ArrivingFile,
+    Dataset,
+    Ingest,
+    LabelImport,
+    LabelMap,
+    LabelSource,
+    Record,
+    RecordAnnotation,
+    RecordLabel,
+)
 from ecgportal import storage
 from ecgportal.accounts.models import ApiToken
 from ecgportal.accounts.services import token_create
@@ -126,7 +136,7 @@ class World:
         )  # fmt: skip
         rows: list[Any] = [
             project, dataset, record, label_map, model, version, exchange, run, make_approved_entry(version),
-            factories.make_ingest(dataset), factories.make_job(project),
+            (ingest := factories.make_ingest(dataset)), ArrivingFile.objects.create(ingest=ingest, position=0, name="a.dat", size=9), factories.make_job(project),
             PredictionRun.objects.create(project=project, version=version, dataset=dataset, job=factories.make_job(project, kind="predict")),
             Evaluation.objects.create(project=project, version=version, dataset=dataset),
             LabelImport.objects.create(dataset=dataset, file_name="t.csv", sha256="1" * 64, job=factories.make_job(project, kind="labels")),
@@ -177,7 +187,7 @@ def make_approved_entry(version: ModelVersion) -> CatalogueEntry:
 
 
 API_MODELS = {
-    "datasets": Dataset, "ingests": Ingest, "imports": Ingest, "records": Record, "annotations": RecordAnnotation,
+    "datasets": Dataset, "ingests": Ingest, "imports": Ingest, "upload-files": ArrivingFile, "records": Record, "annotations": RecordAnnotation,
     "record-labels": RecordLabel, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
     "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
     "catalogue": CatalogueEntry,

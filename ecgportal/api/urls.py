@@ -6,9 +6,10 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import DefaultRouter
 
-from datasets.api import DatasetViewSet, IngestViewSet, LabelMapViewSet, RecordViewSet
+from datasets.api import DatasetViewSet, LabelMapViewSet, RecordViewSet
 from datasets.api_annotations import AnnotationViewSet, RecordLabelViewSet
 from datasets.api_collections import CollectionViewSet, ImportViewSet
+from datasets.api_ingests import IngestViewSet, UploadFileViewSet
 from ecgportal.accounts.api import TokenView, TokenViewSet, UserViewSet
 from ecgportal.api.schema import SchemaView
 from ecgportal.audit.api import AuditViewSet
@@ -26,6 +27,7 @@ for prefix, viewset in {
     "projects": ProjectsViewSet,
     "datasets": DatasetViewSet,
     "ingests": IngestViewSet,
+    "upload-files": UploadFileViewSet,
     "collections": CollectionViewSet,
     "imports": ImportViewSet,
     "records": RecordViewSet,

@@ -123,7 +123,7 @@ def _upload(ward: Ward) -> None:
         [{"name": "study.zip", "mimeType": "application/zip", "buffer": ward.cohort.zip()}]
     )
     dropped = [["notes.txt", base64.b64encode(b"Call the ward.").decode()]]
-    page.locator("[data-dropzone]").evaluate(_DROP, dropped)
+    page.locator("[data-resumable]").evaluate(_DROP, dropped)
     expect(page.locator("[data-count]")).to_contain_text("2 files")
     expect(page.locator("[data-files]")).to_contain_text("notes.txt")
     ward.press("Upload")

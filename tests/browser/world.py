@@ -8,7 +8,7 @@ from uuid import uuid4
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
-from datasets import labelling
+from datasets import labelling, uploading
 from datasets.models import LabelMap, Record
 from datasets.services import dataset_create, label_map_create, upload_receive
 from ecgportal.accounts.services import token_create
@@ -76,6 +76,8 @@ class World:
             dataset=self.dataset,
             files=[SimpleUploadedFile("silent.csv", b"I,II\n" + b"0.1,0.2\n" * 3000)],
         )
+        self.open_upload = uploading.upload_open(actor=self.user, dataset=self.dataset)
+        uploading.files_declare(ingest=self.open_upload, files=[("ward/study-2.zip", 48_000_000)])
         work_off()
         table = cohort.table() + b"nobody,p,50,0,{'NORM': 100.0},1\n" + b"case000,case-p000,50,0,{'XYZZY': 100.0},1\n"
         self.label_import = labelling.import_start(
@@ -153,6 +155,8 @@ class World:
             "no predictions": reverse("modelhub:predictions", args=[self.empty_project.pk]),
             "an empty dataset": reverse("datasets:detail", args=[self.empty_dataset.pk]),
             "an upload that asks": reverse("datasets:ingest", args=[self.waiting_ingest.pk]),
+            "an unfinished upload": reverse("datasets:ingest", args=[self.open_upload.pk]),
+            "going on with an upload": f"{reverse('datasets:upload', args=[self.dataset.pk])}?open={self.open_upload.pk}",
             "columns to check": reverse("datasets:label_import", args=[self.kept_table.pk]),
             "a built-in label map": reverse("datasets:label_map", args=[self.superclass.pk]),
             "an open job": reverse("jobs:detail", args=[self.open_job.pk]),

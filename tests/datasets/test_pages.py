@@ -14,7 +14,16 @@ from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Project
-from tests.factories import make_dataset, make_ingest, make_job, make_label_map, make_project, make_record, make_team
+from tests.factories import (
+    make_dataset,
+    make_ingest,
+    make_job,
+    make_label_map,
+    make_project,
+    make_record,
+    make_team,
+    make_user,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -212,18 +221,30 @@ class TestUpload:
         )
         assert Ingest.objects.get().options == {"unit": "204.8/mV"}
 
-    def test_script_gets_json(self, editor: Client, dataset: Dataset) -> None:
+    def test_the_script_begins_an_upload_and_goes_on_with_it(self, editor: Client, dataset: Dataset) -> None:
         address = reverse("datasets:upload", args=[dataset.pk])
-        answer = editor.post(address, {"files": [SimpleUploadedFile("a.hea", b"x")]}, headers={"X-Upload": "1"})
-        assert answer.json() == {"location": reverse("datasets:ingest", args=[Ingest.objects.get().pk])}
-        answer = editor.post(address, {"fs_hz": "250"}, headers={"X-Upload": "1"})
-        assert answer.status_code == 422 and answer.json()["error"]["message"] == "Choose at least one file."
+        answer = editor.post(address, {"fs_hz": "250", "unit": ""}, headers={"X-Upload": "open"})
+        ingest = Ingest.objects.get()
+        assert answer.json() == {"ingest": str(ingest.pk)} and ingest.is_open and ingest.options == {"fs_hz": 250.0}
+        answer = editor.post(address, {"lead_order": "I,I"}, headers={"X-Upload": "open"})
+        assert answer.status_code == 422 and answer.json()["error"]["fields"]["lead_order"]
+        page = text_of(editor.get(address))
+        assert "Not finished yet" in page and f"?open={ingest.pk}" in page and "data-open" not in page
+        page = text_of(editor.get(address, {"open": ingest.pk}))
+        assert f'data-open="{ingest.pk}"' in page and "Choose the same files" in page
+        assert "are still being sent" in text_of(editor.get(reverse("datasets:ingest", args=[ingest.pk])))
+        assert editor.post(reverse("datasets:upload_discard", args=[ingest.pk])).url == address
+        assert not Ingest.objects.exists()
+
+    def test_another_persons_unfinished_upload_is_not_listed(self, editor: Client, dataset: Dataset) -> None:
+        Ingest.objects.create(dataset=dataset, created_by=make_user(), is_open=True)
+        assert "Not finished yet" not in text_of(editor.get(reverse("datasets:upload", args=[dataset.pk])))
 
     def test_too_large_stores_nothing(self, editor: Client, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(services, "MAX_UPLOAD_BYTES", 10)
         files = {"files": [SimpleUploadedFile("a.hea", b"x" * 11)]}
-        answer = editor.post(reverse("datasets:upload", args=[dataset.pk]), files, headers={"X-Upload": "1"})
-        assert answer.status_code == 413 and "Send it in parts" in answer.json()["error"]["message"]
+        answer = editor.post(reverse("datasets:upload", args=[dataset.pk]), files)
+        assert answer.status_code == 413 and "Send it in parts" in text_of(answer)
         assert not Ingest.objects.exists() and not Job.objects.exists()
 
     @pytest.mark.parametrize(("field", "value"), [("fs_hz", "0"), ("fs_hz", "fast"), ("lead_order", "I,I")])
@@ -257,9 +278,26 @@ class TestIngest:
             "companion": 1,
         }
         assert [(r["code"], r["n"]) for r in answer.context["reasons"]] == [("needs_answer", 2), ("not_an_ecg", 1)]
-        assert answer.context[
-            "waiting"
-        ] == 2 and f'action="{reverse("datasets:upload", args=[dataset.pk])}"' in text_of(answer)
+        assert answer.context["form"] is None
+
+    def test_the_guesses_stand_in_the_form_for_answers(self, editor: Client, dataset: Dataset) -> None:
+        waiting = [{"name": "b.csv", "path": "waiting/000000", "size": 3}]
+        ingest = make_ingest(dataset, items=self.ITEMS, waiting=waiting)
+        address = reverse("datasets:ingest", args=[ingest.pk])
+        asks = {
+            "fs_hz": "Guess: 500. 5000 samples are 10 s then.", "unit": "Guess: 200/mV. The leads span 300.",
+            "lead_order": "Guess: I II V1. As a rule.",
+        }  # fmt: skip
+        ingest.items.filter(name="b.csv").update(asks=asks)
+        answer = editor.get(address)
+        assert answer.context["form"].initial == {
+            "fs_hz": "500", "unit": "digits", "digits_per_mv": "200", "lead_order": "I, II, V1",
+        }  # fmt: skip
+        assert "5000 samples are 10 s then" in text_of(answer)
+        assert editor.post(address, {"fs_hz": "-1"}).status_code == 422
+        assert editor.post(address, {"fs_hz": "500", "unit": "mV"})["Location"] == address
+        ingest.refresh_from_db()
+        assert ingest.options == {"fs_hz": 500.0, "unit": "mV"} and ingest.job.state == JobState.QUEUED
 
     def test_filters(self, editor: Client, dataset: Dataset) -> None:
         address = reverse("datasets:ingest", args=[make_ingest(dataset, items=self.ITEMS).pk])
@@ -273,8 +311,10 @@ class TestIngest:
 
     def test_viewers_see_reasons_but_no_form(self, client: Client, team: dict, dataset: Dataset) -> None:
         client.force_login(team["viewer"])
-        answer = client.get(reverse("datasets:ingest", args=[make_ingest(dataset, items=self.ITEMS).pk]))
-        assert "does not say its rate" in text_of(answer) and 'type="file"' not in text_of(answer)
+        answer = client.get(
+            reverse("datasets:ingest", args=[make_ingest(dataset, items=self.ITEMS, waiting=[{"name": "b.csv"}]).pk])
+        )
+        assert "does not say its rate" in text_of(answer) and "with these answers" not in text_of(answer)
 
     def test_a_running_upload_polls(self, editor: Client, dataset: Dataset) -> None:
         ingest = make_ingest(dataset, state=JobState.RUNNING)

@@ -1,8 +1,7 @@
 /* Refines a form that holds a [data-dropzone]: drag and drop, a list of the chosen files, upload progress.
    Without this file the form is posted by the browser as it stands.
 
-   The request carries "X-Upload: 1". The answer may be JSON {"location": url} (go there),
-   JSON {"error": {"message": sentence}} (shown beside the field), or any page, which then takes the place of <main>. */
+   The page that is answered takes the place of <main>. Uploads of ECGs, which may be large, are sent by resumable.js. */
 (function () {
   "use strict";
 
@@ -123,27 +122,6 @@
       target.focus();
     }
 
-    function answered(xhr) {
-      var type = xhr.getResponseHeader("Content-Type") || "";
-      if (type.indexOf("application/json") !== 0) {
-        replaceMain(xhr);
-        return;
-      }
-      var answer = {};
-      try {
-        answer = JSON.parse(xhr.responseText);
-      } catch (problem) {
-        answer = { error: { message: "The answer of the server could not be read. Reload the page to see what was stored." } };
-      }
-      if (answer.location) {
-        window.location.assign(answer.location);
-        return;
-      }
-      busy(false);
-      fail((answer.error && answer.error.message) || "The upload was not taken (status " + xhr.status + ").");
-      input.focus();
-    }
-
     form.addEventListener("submit", function (event) {
       if (!input.files.length) {
         return;
@@ -155,7 +133,6 @@
       }
       var xhr = new XMLHttpRequest();
       xhr.open("POST", form.getAttribute("action") || window.location.href);
-      xhr.setRequestHeader("X-Upload", "1");
       xhr.setRequestHeader("X-Requested-With", "XMLHttpRequest");
       xhr.upload.addEventListener("progress", function (step) {
         if (!step.lengthComputable) {
@@ -167,7 +144,7 @@
           ? size(step.loaded) + " of " + size(step.total) + " sent"
           : "All sent. The server is checking the files.";
       });
-      xhr.addEventListener("load", function () { answered(xhr); });
+      xhr.addEventListener("load", function () { replaceMain(xhr); });
       xhr.addEventListener("error", function () {
         busy(false);
         fail("The connection was lost before all files had arrived. Check the network and send them again.");

@@ -1,0 +1,252 @@
+"""Uploads in pieces: files arrive in any order and number, each goes on where it stopped, and then all are read.
+
+An open upload is an ``Ingest`` without a job. Its files are declared by name and size (``ArrivingFile``) and lie under
+numbers of ours in the upload's own folder. Bytes are written as they come, so memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from django.db import transaction
+from django.db.models import Count, F, Max, Q, QuerySet, Sum
+from django.utils import timezone
+
+from datasets.models import ArrivingFile, Dataset, Ingest, Outcome
+from datasets.services import MAX_UPLOAD_BYTES, clean_name, ingest_start
+from ecgportal import storage
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import Conflict, InvalidInput, TooLarge
+from ecgportal.jobs.services import enqueue
+
+MAX_FILES = 200_000
+MAX_DECLARED = 5000
+MAX_PIECE_BYTES = 256_000_000
+KEPT_DAYS = 14
+_CHUNK = 1 << 20
+
+
+@transaction.atomic
+def upload_open(*, actor: Any, dataset: Dataset, options: dict[str, Any] | None = None) -> Ingest:
+    """Begin an upload to which files are sent one after another; nothing is read before ``upload_finish``."""
+    ingest = Ingest(dataset=dataset, created_by=actor, options=options or {}, is_open=True)
+    ingest.save(force_insert=True)
+    audit("upload.opened", dataset, actor=actor, project=dataset.project, changes={"upload": str(ingest.pk)})
+    return ingest
+
+
+def open_uploads(dataset: Dataset, user: Any) -> QuerySet[Ingest]:
+    """Return the user's uploads to a dataset that were begun and not finished, the newest first, with what has arrived."""
+    return (
+        Ingest.objects.filter(dataset=dataset, created_by=user, is_open=True)
+        .annotate(
+            declared=Count("arriving"), complete=Count("arriving", filter=Q(arriving__received=F("arriving__size"))),
+            bytes_declared=Sum("arriving__size", default=0), bytes_received=Sum("arriving__received", default=0),
+        ).order_by("-created_at")
+    )  # fmt: skip
+
+
+@transaction.atomic
+def files_declare(*, ingest: Ingest, files: Sequence[tuple[str, int]]) -> list[ArrivingFile]:
+    """Name the files that will come, each with its size in bytes; returns their rows in the same order.
+
+    A file that was declared before with this size keeps what has arrived of it; with another size it begins anew.
+    """
+    ingest = _locked_open(ingest)
+    if not files or len(files) > MAX_DECLARED:
+        raise InvalidInput(
+            "The list of files cannot be used.", fields={"files": f"Name 1 to {MAX_DECLARED} files in one call."}
+        )
+    wanted: dict[str, int] = {}
+    for name, size in files:
+        clean = clean_name(name)
+        if wanted.setdefault(clean, size) != size or size < 0:
+            raise InvalidInput(
+                f"{clean} is named twice with different sizes.", fields={"files": "Name each file once."}
+            )
+    known = {row.name: row for row in ingest.arriving.filter(name__in=wanted)}
+    for row in known.values():
+        if row.size != wanted[row.name]:
+            row.size, row.received = wanted[row.name], 0
+            row.save(update_fields=["size", "received"])
+    last = ingest.arriving.aggregate(last=Max("position"))["last"]
+    first = 0 if last is None else last + 1
+    new = [name for name in wanted if name not in known]
+    rows = [ArrivingFile(ingest=ingest, position=first + n, name=name, size=wanted[name]) for n, name in enumerate(new)]
+    ArrivingFile.objects.bulk_create(rows, batch_size=2000)
+    known |= {row.name: row for row in rows}
+    sums = ingest.arriving.aggregate(n=Count("pk"), size=Sum("size"))
+    if sums["size"] > MAX_UPLOAD_BYTES or sums["n"] > MAX_FILES:
+        raise TooLarge(
+            f"The upload would hold {sums['n']} files and {sums['size'] / 1e9:.1f} GB; at most {MAX_FILES} files and "
+            f"{MAX_UPLOAD_BYTES / 1e9:.0f} GB fit in one. Send it in parts."
+        )
+    return [known[clean_name(name)] for name, _ in files]
+
+
+def file_receive(*, file: ArrivingFile, offset: int, stream: BinaryIO) -> ArrivingFile:
+    """Write the next piece of a file, from byte ``offset`` on; what arrived before a broken connection is kept.
+
+    Conflict (``wrong_offset``) tells where the file stands when the piece does not join on; TooLarge when it is longer than
+    was declared.
+    """
+    if not file.ingest.is_open:
+        raise Conflict("The upload is closed; its files are read already.", code="upload_closed")
+    if offset != file.received:
+        raise Conflict(
+            f"{file.name} stands at byte {file.received}, not at {offset}.", code="wrong_offset",
+            fields={"received": str(file.received)},
+        )  # fmt: skip
+    at = offset
+    path = _path(file)
+    path.touch()
+    try:
+        with path.open("r+b") as target:
+            target.seek(offset)
+            while chunk := stream.read(_CHUNK):
+                if at + len(chunk) > file.size or at + len(chunk) - offset > MAX_PIECE_BYTES:
+                    raise TooLarge(
+                        f"{file.name} was declared with {file.size} bytes, at most {MAX_PIECE_BYTES} of them in one piece; more came."
+                    )
+                target.write(chunk)
+                at += len(chunk)
+    finally:
+        # Two pieces for the same place: the one that ends first counts, the other is told where the file stands.
+        taken = ArrivingFile.objects.filter(pk=file.pk, received=offset).update(received=at)
+    if not taken:
+        file.refresh_from_db()
+        raise Conflict(
+            f"{file.name} was being sent twice at once; it stands at byte {file.received}.", code="wrong_offset",
+            fields={"received": str(file.received)},
+        )  # fmt: skip
+    file.received = at
+    return file
+
+
+def files_receive(*, ingest: Ingest, files: Sequence[tuple[str, Any]]) -> list[ArrivingFile]:
+    """Take whole files, ``(name, file with size and chunks())``: many small ones in one request."""
+    rows = files_declare(ingest=ingest, files=[(name, file.size) for name, file in files])
+    for row, (_, file) in zip(rows, files, strict=True):
+        if row.received == row.size:
+            continue
+        with _path(row).open("wb") as target:
+            for chunk in file.chunks():
+                target.write(chunk)
+        row.received = row.size
+    ArrivingFile.objects.bulk_update(rows, ["received"], batch_size=1000)
+    return rows
+
+
+@transaction.atomic
+def upload_finish(*, actor: Any, ingest: Ingest) -> Ingest:
+    """Close an upload and start the job that reads it. Conflict while a file is not whole."""
+    ingest = _locked_open(ingest)
+    partial = ingest.arriving.filter(received__lt=F("size"))
+    if count := partial.count():
+        names = ", ".join(partial.values_list("name", flat=True)[:3])
+        raise Conflict(
+            f"{count} files are not whole yet: {names}. Send the rest of them first.", code="upload_incomplete"
+        )
+    rows = list(ingest.arriving.order_by("position"))
+    if not rows:
+        raise InvalidInput("The upload holds no file.", fields={"files": "Send at least one file."})
+    for row in rows:
+        _path(row).touch()
+    ingest.files = [{"name": row.name, "path": _path(row).name, "size": row.size} for row in rows]
+    ingest.is_open = False
+    ingest.arriving.all().delete()
+    return ingest_start(actor, ingest)
+
+
+def upload_discard(*, actor: Any, ingest: Ingest) -> None:
+    """Remove an open upload and what has arrived of it."""
+    with transaction.atomic():
+        ingest = _locked_open(ingest)
+        dataset, ingest_id = ingest.dataset, ingest.pk
+        ingest.delete()
+        audit("upload.discarded", dataset, actor=actor, project=dataset.project, changes={"upload": str(ingest_id)})
+    storage.remove_area("uploads", ingest_id)
+
+
+@transaction.atomic
+def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ingest:
+    """Read the kept files of an upload again, now with answers for what they leave open. The answers stay with the upload."""
+    ingest = Ingest.objects.select_for_update(of=("self",)).select_related("dataset__project", "job").get(pk=ingest.pk)
+    if not options:
+        raise InvalidInput("No answer was given.", fields={"fs_hz": "Give at least one of rate, unit and lead order."})
+    if ingest.job is None or ingest.job.is_open:
+        raise Conflict("The upload is being read; answer when that is done.", code="upload_busy")
+    if not ingest.waiting:
+        raise Conflict(
+            f"No file of this upload waits for an answer, or they were kept for longer than {KEPT_DAYS} days. Send them again.",
+            code="nothing_waits",
+        )
+    names = [entry["name"] for entry in ingest.waiting]
+    ingest.items.filter(name__in=names, outcome=Outcome.REFUSED).delete()
+    ingest.options = {**ingest.options, **options}
+    ingest.job = enqueue(
+        "ingest", actor=actor, project=ingest.dataset.project, payload={"ingest": str(ingest.pk), "waiting": True},
+        title=f"Read {len(names)} files of {ingest.dataset.name} again",
+    )  # fmt: skip
+    ingest.save(update_fields=["options", "job"])
+    audit(
+        "upload.answered", ingest.dataset, actor=actor, project=ingest.dataset.project,
+        changes={"files": len(names), **options},
+    )  # fmt: skip
+    return ingest
+
+
+def keep_waiting(ingest: Ingest, index: dict[str, Path]) -> None:
+    """Keep those files of a read upload that need an answer, with the others of their record, and remove the rest."""
+    asked = ingest.items.filter(outcome=Outcome.REFUSED, code="needs_answer").values_list("name", flat=True)
+    stems = {_stem(name) for name in asked}
+    folder = storage.area("uploads", ingest.pk)
+    kept, waiting = folder / "waiting", []
+    kept.mkdir(exist_ok=True)
+    # Those that were kept before stay where they lie, so that the job can be started again at any point.
+    number = max((int(path.name) for path in kept.iterdir()), default=-1)
+    for name in sorted(name for name in index if _stem(name) in stems):
+        target = index[name]
+        if target.parent != kept:
+            number += 1
+            target = kept / f"{number:06d}"
+            os.link(index[name], target)
+        waiting.append({"name": name, "path": f"waiting/{target.name}", "size": target.stat().st_size})
+    ingest.waiting = waiting
+    ingest.save(update_fields=["waiting"])
+    needed = {folder / entry["path"] for entry in waiting}
+    for path in [path for path in folder.rglob("*") if path.is_file() and path not in needed]:
+        path.unlink(missing_ok=True)
+
+
+def sweep() -> None:
+    """Give up open uploads and kept files that nobody has gone on with for a fortnight."""
+    limit = timezone.now() - timedelta(days=KEPT_DAYS)
+    for ingest in Ingest.objects.filter(is_open=True, created_at__lt=limit)[:100]:
+        ingest_id = ingest.pk
+        ingest.delete()
+        storage.remove_area("uploads", ingest_id)
+    old = Ingest.objects.exclude(waiting=[]).filter(job__finished_at__lt=limit)
+    for ingest in old[:100]:
+        Ingest.objects.filter(pk=ingest.pk).update(waiting=[])
+        storage.remove_area("uploads", ingest.pk)
+
+
+def _locked_open(ingest: Ingest) -> Ingest:
+    row = Ingest.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=ingest.pk)
+    if not row.is_open:
+        raise Conflict("The upload is closed; its files are read already.", code="upload_closed")
+    return row
+
+
+def _path(file: ArrivingFile) -> Path:
+    return storage.area("uploads", file.ingest_id) / f"{file.position:06d}"
+
+
+def _stem(name: str) -> str:
+    folder, slash, bare = name.rpartition("/")
+    return f"{folder}{slash}{bare.rpartition('.')[0] or bare}"
