@@ -21,6 +21,7 @@ from datasets import labelling, presenting, selectors, services
 from datasets.api_annotations import MarkedByHand
 from datasets.api_ingests import options_in, started
 from datasets.models import Dataset, LabelMap, Record
+from ecgportal.api.pagination import Pages
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, NotFound
@@ -195,9 +196,14 @@ _SIGNAL_PARAMETERS = [
 ]  # fmt: skip
 
 
+class RecordPages(Pages):
+    django_paginator_class = selectors.RecordPaginator
+
+
 class RecordViewSet(MarkedByHand, mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     queryset = Record.objects.select_related("subject", "dataset__project").prefetch_related("labels")
     serializer_class = RecordSerializer
+    pagination_class = RecordPages
     filterset_class = RecordFilter
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "destroy": Action.DATA_DELETE, "signal": Action.DATA_VIEW, "measurements": Action.DATA_VIEW,

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.paginator import Page, Paginator
 from django.db import connection
-from django.db.models import Count, F, FloatField, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Count, Exists, F, FloatField, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Cast, Coalesce
 
 from datasets.ecg import SourceLabel
@@ -36,26 +37,31 @@ def with_counts(queryset: QuerySet[Dataset]) -> QuerySet[Dataset]:
     return queryset.annotate(record_count=count(Record), subject_count=count(Subject))
 
 
+# Each code of a record once, however many sources state it. Sorting for count(DISTINCT) takes several times as long.
+_LABEL_COUNTS = """
+SELECT dataset_id, code, count(*) FROM (
+  SELECT DISTINCT r.dataset_id, l.code, l.record_id FROM datasets_recordlabel l JOIN datasets_record r ON r.id = l.record_id
+  WHERE r.dataset_id = ANY(%s)
+) held GROUP BY dataset_id, code ORDER BY count(*) DESC, code
+"""
+
+
 def label_counts(dataset: Dataset) -> dict[str, int]:
     """Return how many records bear each code, the most frequent first."""
-    rows = (
-        RecordLabel.objects.filter(record__dataset=dataset)
-        .values("code")
-        .annotate(n=Count("record", distinct=True))
-        .order_by("-n", "code")
-    )
-    return {row["code"]: row["n"] for row in rows}
+    return _label_counts([dataset.pk]).get(dataset.pk, {})
 
 
 def label_counts_of_many(datasets: QuerySet[Dataset]) -> dict[uuid.UUID, dict[str, int]]:
-    """Return the label counts of several datasets in one query."""
+    """Return the label counts of several datasets in two queries."""
+    return _label_counts(list(datasets.order_by().values_list("pk", flat=True)))
+
+
+def _label_counts(datasets: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, int]]:
     found: dict[uuid.UUID, dict[str, int]] = defaultdict(dict)
-    rows = (
-        RecordLabel.objects.filter(record__dataset__in=datasets.order_by().values("pk"))
-        .values("record__dataset", "code").annotate(n=Count("record", distinct=True)).order_by("-n", "code")
-    )  # fmt: skip
-    for row in rows:
-        found[row["record__dataset"]][row["code"]] = row["n"]
+    with connection.cursor() as cursor:
+        cursor.execute(_LABEL_COUNTS, [datasets])
+        for dataset, code, count in cursor.fetchall():
+            found[dataset][code] = count
     return found
 
 
@@ -76,7 +82,7 @@ def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
     if subject := params.get("subject"):
         queryset = queryset.filter(subject__key=subject)
     if flag := params.get("quality"):
-        queryset = queryset.filter(quality__flags__contains=[flag])
+        queryset = queryset.filter(quality_flags__contains=[flag])
     queryset = _without(queryset, params.get("missing", ""))
     if params.get("duration_min") or params.get("duration_max"):
         queryset = queryset.annotate(seconds=Cast("n_samples", FloatField()) / F("fs_hz"))
@@ -230,25 +236,25 @@ def same_signal_clusters(dataset: Dataset) -> list[SameSignal]:
 
 
 def totals(dataset: Dataset) -> Totals:
-    """Return the figures of a dataset in five queries."""
+    """Return the figures of a dataset in four queries, which read indexes only."""
     records = Record.objects.filter(dataset=dataset).order_by()
-    sums = records.aggregate(n=Count("pk"), seconds=Sum(F("n_samples") / F("fs_hz"), output_field=FloatField()))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT flag, count(*) FROM datasets_record, jsonb_array_elements_text("
-            "CASE jsonb_typeof(quality->'flags') WHEN 'array' THEN quality->'flags' ELSE '[]' END) AS flag "
-            "WHERE dataset_id = %s GROUP BY flag ORDER BY count(*) DESC, flag",
-            [dataset.pk],
-        )
-        flags = dict(cursor.fetchall())
-    groups = list(records.values_list("format", "fs_hz").annotate(n=Count("pk")).order_by("format", "fs_hz"))
+    groups = list(
+        records.values_list("format", "fs_hz")
+        .annotate(n=Count("pk"), samples=Sum("n_samples"))
+        .order_by("format", "fs_hz")
+    )
+    flags: Counter[str] = Counter()
+    for held, count in records.filter(quality_flags__isnull=False).values_list("quality_flags").annotate(n=Count("pk")):
+        flags.update(dict.fromkeys(held, count))
     formats: dict[str, int] = defaultdict(int)
-    for name, _, count in groups:
+    for name, _, count, _ in groups:
         formats[name] += count
     return Totals(
-        records=sums["n"], subjects=Subject.objects.filter(dataset=dataset).count(),
-        labelled=RecordLabel.objects.filter(record__dataset=dataset).aggregate(n=Count("record", distinct=True))["n"],
-        duration_h=(sums["seconds"] or 0.0) / 3600, rates_hz=tuple(sorted({fs_hz for _, fs_hz, _ in groups})), formats=dict(formats), flags=flags,
+        records=sum(formats.values()), subjects=Subject.objects.filter(dataset=dataset).count(),
+        labelled=records.filter(Exists(RecordLabel.objects.filter(record=OuterRef("pk")))).count(),
+        duration_h=sum(samples / fs_hz for _, fs_hz, _, samples in groups) / 3600,
+        rates_hz=tuple(sorted({fs_hz for _, fs_hz, _, _ in groups})), formats=dict(formats),
+        flags=dict(sorted(flags.items(), key=lambda item: (-item[1], item[0]))),
     )  # fmt: skip
 
 
@@ -261,6 +267,21 @@ def open_questions(ingest: Ingest) -> list[tuple[str, str, int]]:
             [ingest.pk],
         )
         return cursor.fetchall()
+
+
+class RecordPaginator(Paginator):
+    """Pages of records: the page's ids are found in an index first, then the rows of these ids are read.
+
+    Skipping to a page so touches no row of the pages before it.
+    """
+
+    def page(self, number: int | str) -> Page:
+        number = self.validate_number(number)
+        start = (number - 1) * self.per_page
+        end = min(start + self.per_page, self.count)
+        ids = list(self.object_list.values_list("pk", flat=True)[start:end])
+        rows = {row.pk: row for row in self.object_list.filter(pk__in=ids)}
+        return self._get_page([rows[pk] for pk in ids if pk in rows], number, self)
 
 
 SORTS = {

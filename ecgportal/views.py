@@ -82,6 +82,8 @@ class AdministratorView(View):
         )
 
 
-def paginate(request: HttpRequest, queryset: Any, size: int = PAGE_SIZE) -> Page[Any]:
+def paginate(
+    request: HttpRequest, queryset: Any, size: int = PAGE_SIZE, paginator: type[Paginator[Any]] = Paginator
+) -> Page[Any]:
     """Return the page that ``?page=`` asks for; the last one when it asks for too much."""
-    return Paginator(queryset, size).get_page(request.GET.get("page"))
+    return paginator(queryset, size).get_page(request.GET.get("page"))

@@ -44,8 +44,10 @@ def database() -> Iterator[None]:
         server.start()
     try:
         made = setup_databases(verbosity=0, interactive=False)
-        yield
-        teardown_databases(made, verbosity=0)
+        try:
+            yield
+        finally:
+            teardown_databases(made, verbosity=0)
     finally:
         if server:
             import shutil

@@ -1,0 +1,158 @@
+"""Speed of lists, filters, search and label counts over one large dataset, at the server.
+
+Run: ``python -m tests.bench lists``; ``python -m tests.bench.bench_lists [records]`` prints the plans that PostgreSQL
+chooses for the queries, too. The rows are made in the database by a few statements, beside a second dataset of the
+same size, so that every query also has to leave other people's rows aside. Each request goes through the whole server
+in this process (middleware, permission, queries, rendering); the figure is the median of several, by the clock, and
+the number of its queries.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.bench.bench_ingest import database
+
+Row = dict[str, Any]
+
+RECORDS = 20_000
+GOAL_MS = 300.0
+ROUNDS = 7
+
+_SUBJECTS = """
+INSERT INTO datasets_subject (id, created_at, dataset_id, key, identifier_encrypted)
+SELECT gen_random_uuid(), now(), %(dataset)s, 'S' || upper(substr(md5('s' || n), 1, 12)), '' FROM generate_series(1, %(subjects)s) n
+"""
+_RECORDS = """
+INSERT INTO datasets_record (id, created_at, dataset_id, subject_id, key, format, fs_hz, n_samples, leads, leads_computed,
+  age, sex, site, quality, quality_score, content_sha256, fingerprint, meta, pack, "offset", search_text)
+SELECT gen_random_uuid(), now(), %(dataset)s, s.id, k.key, (ARRAY['wfdb', 'dicom', 'muse_xml', 'csv'])[1 + n %% 4],
+  (ARRAY[500, 400, 1000, 240])[1 + n %% 4], 5000, string_to_array('I II III aVR aVL aVF V1 V2 V3 V4 V5 V6', ' '), ARRAY[]::varchar[],
+  18 + n %% 70, (ARRAY['F', 'M', ''])[1 + n %% 3], '',
+  jsonb_build_object('flags', CASE WHEN n %% 11 = 0 THEN '["pacing_spikes"]'::jsonb WHEN n %% 7 = 0 THEN '["missing_leads"]'::jsonb ELSE '[]'::jsonb END,
+    'leads', (SELECT jsonb_agg(jsonb_build_object('lead', l, 'flags', '[]'::jsonb, 'sqi', 0.9, 'noise_mv', 0.01, 'missing', 0))
+      FROM unnest(string_to_array('I II III aVR aVL aVF V1 V2 V3 V4 V5 V6', ' ')) l), 'score', 0.9),
+  (n %% 100) / 100.0, md5(%(dataset)s::text || n) || md5('b' || n), md5('f' || n) || md5('g' || n),
+  '{"notes": [], "printed": {}, "annotations": [], "dropped_channels": []}'::jsonb, gen_random_uuid(), 0, lower(k.key || ' ' || s.key)
+FROM generate_series(1, %(records)s) n
+CROSS JOIN LATERAL (SELECT 'records500/' || lpad((n / 1000)::text, 5, '0') || '/' || lpad(n::text, 6, '0') || '_hr' AS key) k
+JOIN (SELECT id, key, row_number() OVER (ORDER BY key) AS place FROM datasets_subject WHERE dataset_id = %(dataset)s) s
+  ON s.place = 1 + n %% %(subjects)s
+"""
+_LABELS = """
+INSERT INTO datasets_recordlabel (id, created_at, record_id, system, code, likelihood, source)
+SELECT gen_random_uuid(), now(), id, 'scp', 'C' || lpad(c::text, 2, '0'), 1, 'table'
+FROM (SELECT id, row_number() OVER () AS n FROM datasets_record WHERE dataset_id = %(dataset)s) r
+CROSS JOIN LATERAL (SELECT DISTINCT (n * k * k) %% 60 AS c FROM generate_series(1, 3) k) codes
+"""
+
+
+def fill(dataset: Any, records: int) -> None:
+    """Make records with subjects and about three labels each; nothing lies on disk for them."""
+    from django.db import connection
+
+    values = {"dataset": dataset.pk, "records": records, "subjects": max(1, records * 4 // 5)}
+    with connection.cursor() as cursor:
+        for statement in (_SUBJECTS, _RECORDS, _LABELS):
+            cursor.execute(statement, values)
+
+
+def analyse() -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
+
+
+def requests_of(dataset: Any, records: int) -> dict[str, str]:
+    """Return what is asked for, by what it shows."""
+    page, rest = f"/datasets/{dataset.pk}/", f"/api/v1/records/?dataset={dataset.pk}"
+    return {
+        "page: figures, label counts, first records": page,
+        "page: last records": f"{page}?page=999999",
+        "page: by label": f"{page}?label=C07",
+        "page: by quality flag": f"{page}?quality=pacing_spikes",
+        "page: by format, sex and age": f"{page}?format=dicom&sex=F&age_min=40&age_max=60",
+        "page: search, found": f"{page}?search=017345",
+        "page: search, not found": f"{page}?search=nowhere",
+        "page: sorted by quality": f"{page}?sort=quality",
+        "REST: first records": rest,
+        "REST: records in the middle": f"{rest}&page={max(1, records // 100)}",
+        "REST: by label": f"{rest}&label=C07",
+        "REST: search": f"{rest}&search=017345",
+        "REST: dataset with label counts": f"/api/v1/datasets/{dataset.pk}/",
+    }
+
+
+def queries_of(dataset: Any) -> dict[str, Any]:
+    """Return the query sets behind them, for their plans."""
+    from datasets import selectors
+    from datasets.models import Record, RecordLabel
+
+    records = Record.objects.filter(dataset=dataset)
+    narrowed: Callable[..., Any] = lambda **params: selectors.filtered(records, params)  # noqa: E731
+    counted = RecordLabel.objects.filter(record__dataset=dataset).values("code")
+    from django.db.models import Count
+
+    return {
+        "first page by key": records.order_by("key", "id")[:50],
+        "page 200 by key": records.order_by("key", "id")[9950:10000],
+        "by label": narrowed(label="C07").order_by("key", "id")[:50],
+        "by quality flag": narrowed(quality="pacing_spikes").order_by("key", "id")[:50],
+        "search": narrowed(search="017345").order_by("key", "id")[:50],
+        "sorted by quality": selectors.sorted_records(records, "quality")[0][:50],
+        "label counts": counted.annotate(n=Count("record", distinct=True)).order_by("-n", "code"),
+    }
+
+
+def measure(records: int, *, plans: bool = False) -> list[Row]:
+    from django.db import connection
+    from django.test import Client
+    from django.test.utils import CaptureQueriesContext
+
+    from tests.factories import make_dataset, make_project, make_user
+
+    owner = make_user()
+    project = make_project({owner: "owner"})
+    dataset, other = make_dataset(project), make_dataset(make_project())
+    fill(dataset, records)
+    fill(other, records)
+    analyse()
+    client = Client()
+    client.force_login(owner)
+    rows: list[Row] = []
+    for name, path in requests_of(dataset, records).items():
+        times = []
+        client.get(path)
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            answer = client.get(path)
+            times.append(1000 * (time.perf_counter() - start))
+            if answer.status_code != 200:
+                raise RuntimeError(f"{path} answered {answer.status_code}")
+        with CaptureQueriesContext(connection) as asked:
+            client.get(path)
+        took = sorted(times)[len(times) // 2]
+        rows.append(
+            {"name": f"{records} records, {name} ({len(asked)} queries)", "value": round(took, 1), "unit": "ms",
+             "goal": f"<= {GOAL_MS:g}", "ok": took <= GOAL_MS}
+        )  # fmt: skip
+    if plans:
+        for name, queryset in queries_of(dataset).items():
+            print(f"\n-- {name}\n{queryset.explain(analyze=True)}")
+    return rows
+
+
+def run() -> list[Row]:
+    """Measure with 20,000 records in the dataset."""
+    with database():
+        return measure(RECORDS)
+
+
+if __name__ == "__main__":
+    with database():
+        for row in measure(int(sys.argv[1]) if len(sys.argv) > 1 else RECORDS, plans=True):
+            print(row["name"], row["value"], row["unit"], "" if row["ok"] else "MISSED")
