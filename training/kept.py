@@ -17,7 +17,7 @@ from training.models import Evaluation
 RULES = {
     "in_use": "In use",
     "asked": "Asked for",
-    "youden": "Highest sensitivity + specificity",
+    "youden": "Best Youden index",
     "f1": "Highest F1",
     "sensitivity_95": "Sensitivity at least 95 %",
     "specificity_95": "Specificity at least 95 %",

@@ -63,6 +63,12 @@ def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, **figures} for name, figures in _in_order(report).items()]
 
 
+def parts_of(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the parts of the records by attribute, in the order in which they are shown."""
+    found = report.get("subgroups") or {}
+    return {name: found[name] for name in ATTRIBUTES if name in found}
+
+
 def headline(report: dict[str, Any]) -> tuple[str, str]:
     """Return the name and title of the figure by which parts and datasets are held against each other."""
     return ("mae", "Mean absolute error") if report.get("task") == "regression" else ("auroc_macro", "AUROC")
@@ -154,13 +160,13 @@ def _class_blocks(report: dict[str, Any]) -> list[Block]:
 
 
 def _part_blocks(report: dict[str, Any]) -> list[Block]:
-    parts = report.get("subgroups") or {}
+    parts = parts_of(report)
     name, title = headline(report)
     blocks: list[Block] = [Heading("Parts of the records")] if parts else []
     for attribute, rows in parts.items():
         lines = [[row["name"], row["n"], row["n_subjects"], *_line("", row.get(name) or row)[1:]] for row in rows]
         blocks += [
-            Heading(ATTRIBUTES.get(attribute, attribute), 2),
+            Heading(ATTRIBUTES[attribute], 2),
             Table(["Part", "Records", "Subjects", title, "95 % interval"], lines),
         ]
     return blocks

@@ -16,6 +16,7 @@ FIGURES = {
     "calibration": "Calibration",
     "f1": "F1 per class",
 }
+_ATTRIBUTES = ("sex", "age", "site", "device", "format", "dataset")
 # kind -> (curve, first coordinate, second, area, the two figures at the threshold in use)
 _CURVES = {
     "roc": ("roc", "fpr", "tpr", "auroc", ("specificity", "sensitivity")),
@@ -103,7 +104,8 @@ def figures_of(row: Evaluation, dark: bool = False) -> dict[str, Figure]:
 
 def parts_figure(row: Evaluation, dark: bool = False) -> Figure | None:
     """Return the headline figure in each part of the records against that of all; None where nothing divides them."""
-    parts = (row.report or {}).get("subgroups") or {}
+    found = (row.report or {}).get("subgroups") or {}
+    parts = {name: found[name] for name in _ATTRIBUTES if name in found}
     if not parts:
         return None
     regression = row.report["task"] == "regression"

@@ -97,19 +97,22 @@ class EvaluationPage(EvaluationView):
 
 def _drawn(row: Evaluation, kind: str, figure: Any) -> dict[str, Any]:
     downloads = {suffix: reverse(f"viz:evaluation_{suffix}", args=[row.pk, kind]) for suffix in ("csv", "svg")}
-    return drawn(figure, kind, downloads, kind="matrix" if kind == "confusion" else "plot")
+    is_matrix = kind == "confusion" and len(row.report["classes"]) > 4 and row.report["task"] == "multiclass"
+    # Two stand side by side on a wide screen, so letters must not shrink.
+    size = {"width": 760, "height": 560} if is_matrix else {"width": 540, "height": None if kind == "f1" else 430}
+    return drawn(figure, kind, downloads, kind="matrix" if is_matrix else "plot", **size)
 
 
 def _parts(row: Evaluation) -> list[dict[str, Any]]:
     """Return the parts of the records by attribute, each with the sentence that says whether they differ."""
     name, _ = reports.headline(row.report)
     found = []
-    for attribute, rows in (row.report.get("subgroups") or {}).items():
+    for attribute, rows in reports.parts_of(row.report).items():
         pairs = apart(rows, name) if name != "mae" else [(b, a) for a, b in apart(rows, name)]
         told = "; ".join(f"better for {a} than for {b}" for a, b in pairs[:4])
         judged = sum(1 for one in rows if one.get(name))
         found.append({
-            "title": reports.ATTRIBUTES.get(attribute, attribute), "rows": [one | {"figure": one.get(name)} for one in rows],
+            "title": reports.ATTRIBUTES[attribute], "rows": [one | {"figure": one.get(name)} for one in rows],
             "differs": told, "judged": judged,
         })  # fmt: skip
     return found
@@ -117,7 +120,7 @@ def _parts(row: Evaluation) -> list[dict[str, Any]]:
 
 def _forest(row: Evaluation) -> dict[str, Any] | None:
     figure = parts_figure(row)
-    return drawn(figure, "parts-figure") if figure else None
+    return drawn(figure, "parts-figure", width=800) if figure else None
 
 
 class EvaluationReport(EvaluationView):
@@ -145,7 +148,7 @@ class ComparePage(ProjectView):
         figure = judging.comparison_figure(rows)
         return self.page(
             rows=rows, missing=missing, choice=choice, table=judging.comparison_table(rows), settings=judging.differing_settings(rows),
-            figure=drawn(figure, "comparison"), paired=judging.paired_or_reason(rows), curves=_losses(rows),
+            figure=drawn(figure, "comparison", width=800), paired=judging.paired_or_reason(rows), curves=_losses(rows),
         )  # fmt: skip
 
 
@@ -169,4 +172,6 @@ class ValidationPage(ProjectView):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         found = judging.validation(self.object)
         figure = judging.validation_figure(self.object, found) if len(found) > 1 else None
-        return self.page(version=self.object, rows=found, figure=drawn(figure, "validation") if figure else None)
+        return self.page(
+            version=self.object, rows=found, figure=drawn(figure, "validation", width=800) if figure else None
+        )

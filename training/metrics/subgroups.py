@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from training.metrics.report import evaluate
 SMALLEST = 20
 MOST_PARTS = 12
 _RESAMPLES = 400
+_STARTS = re.compile(r"(?:under )?(\d+)\b")
 _OVERALL = ("auroc_macro", "auprc_macro", "f1_macro", "f1_weighted", "brier_macro", "mae", "rmse", "r2")
 _PER_CLASS = ("auroc", "f1", "sensitivity", "specificity", "mae")
 
@@ -33,7 +35,7 @@ def subgroups(
     probabilities, targets, classes, task, thresholds: as for :func:`training.metrics.report.evaluate`.
     by: attribute -> the part of each record (``"female"``; empty where unknown). groups: subject of each record.
 
-    Returns, per attribute, one row a part, the largest first: ``name``, ``n``, ``n_subjects``, ``reason`` where it is too
+    Returns, per attribute, one row a part (bands in their order, others by size): ``name``, ``n``, ``n_subjects``, ``reason`` where it is too
     small to be judged, else the overall figures and ``per_class``, each with its 95 % interval. Attributes with one
     part only are left out.
     """
@@ -45,7 +47,7 @@ def subgroups(
         if len(sizes) < 2:
             continue
         rows = []
-        for name in sorted(sizes, key=lambda one: (one == "unknown", -sizes[one], one))[:MOST_PARTS]:
+        for name in _ordered(sizes)[:MOST_PARTS]:
             inside = names == name
             people = len(np.unique(owners[inside]))
             row: dict[str, Any] = {"name": str(name), "n": sizes[name], "n_subjects": people}
@@ -56,6 +58,17 @@ def subgroups(
             rows.append(row)
         found[attribute] = rows
     return found
+
+
+def _ordered(sizes: Mapping[str, int]) -> list[str]:
+    """Return bands in their own order ("under 18", "18 to 39"), other parts by size; what is unknown comes last."""
+    starts = {name: _STARTS.match(name) for name in sizes if name != "unknown"}
+    if all(starts.values()):
+        found = {
+            name: (-1 if match[0].startswith("under") else int(match[1])) for name, match in starts.items() if match
+        }
+        return [*sorted(found, key=lambda name: found[name]), *(["unknown"] if "unknown" in sizes else [])]
+    return sorted(sizes, key=lambda one: (one == "unknown", -sizes[one], one))
 
 
 def _figures(

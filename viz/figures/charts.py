@@ -59,7 +59,7 @@ def curve(name: str, x: Sequence[float], y: Sequence[float], k: int, dark: bool,
 
 
 def band(
-    x: Sequence[float], low: Sequence[float], high: Sequence[float], k: int, dark: bool, name: str
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], k: int, dark: bool, name: str, alpha: float = 0.18
 ) -> dict[str, Any]:
     """Return a closed, filled outline between two curves; points where either is NaN are left out."""
     xs, lows, highs = (np.asarray(one, dtype=float) for one in (x, low, high))
@@ -67,7 +67,7 @@ def band(
     xs, lows, highs = xs[known], lows[known], highs[known]
     return {
         "type": "scatter", "mode": "lines", "name": plain(name), "x": numbers(np.concatenate([xs, xs[::-1]])),
-        "y": numbers(np.concatenate([highs, lows[::-1]])), "fill": "toself", "fillcolor": rgba(colour(k, dark), 0.18),
+        "y": numbers(np.concatenate([highs, lows[::-1]])), "fill": "toself", "fillcolor": rgba(colour(k, dark), alpha),
         "line": {"width": 0, "color": colour(k, dark)}, "hoverinfo": "skip", "showlegend": False, "meta": {"band": True},
     }  # fmt: skip
 

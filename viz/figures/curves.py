@@ -103,7 +103,9 @@ def _operating(
     for k, one in enumerate(drawn):
         label = f"{one.name}: {area} {charts.show(one.area)}" if one.area is not None else one.name
         if len(one.low):
-            data.append(charts.band(one.x, one.low, one.high, k, dark, f"95% band, {one.name}"))
+            # Many bands lie over each other; each is fainter then.
+            alpha = 0.18 if len(drawn) <= 2 else 0.07
+            data.append(charts.band(one.x, one.low, one.high, k, dark, f"95% band, {one.name}", alpha))
         cuts = charts.numbers(one.thresholds) if len(one.thresholds) else [None] * len(one.x)
         data.append(
             charts.curve(
