@@ -6,6 +6,7 @@ register(
     dataset__created="created the dataset {object}",
     dataset__changed="changed the dataset {object}",
     dataset__deleted="deleted the dataset {object}",
+    dataset__measured="had the records of {object} measured",
     dataset__exported="exported from the dataset {object}",
     dataset__import_started="started the import of a collection into {object}",
     upload__opened="began an upload to {object}",

@@ -11,6 +11,7 @@ from django import forms
 from datasets.ecg import LEADS_12
 from datasets.labels.maps import RELATIONS
 from datasets.labels.table import SYSTEMS
+from datasets.measure.features import FEATURES
 from datasets.models import Dataset, LabelMap, Outcome, Sex
 from ecgportal.forms import FilterForm
 
@@ -140,7 +141,7 @@ class ImportForm(forms.Form):
 
 
 MISSING = [
-    ("", "Nothing asked"), ("labels", "Labels"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject"),
+    ("", "Nothing asked"), ("labels", "Labels"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject"), ("site", "Hospital"), ("device", "Device"),
     *((f"lead:{name}", f"Lead {name}") for name in LEADS_12),
 ]  # fmt: skip
 
@@ -160,15 +161,23 @@ class RecordFilterForm(FilterForm):
 
     missing = forms.ChoiceField(choices=MISSING)
     # Set by links of the insight page; shown only while they are in force.
+    site = forms.CharField(max_length=80, label="Hospital")
+    device = forms.CharField(max_length=200)
     fs_hz = forms.FloatField(label="Rate (Hz)", widget=forms.NumberInput(attrs={"step": "any"}))
     duration_min = forms.FloatField(label="Length from (s)", widget=forms.NumberInput(attrs={"step": "any"}))
     duration_max = forms.FloatField(label="Length to (s)", widget=forms.NumberInput(attrs={"step": "any"}))
 
     def __init__(self, *args, labels: dict[str, int], formats: dict[str, int], flags: dict[str, int], **kwargs):
         super().__init__(*args, **kwargs)
-        for name in ("fs_hz", "duration_min", "duration_max"):
+        for name in ("site", "device", "fs_hz", "duration_min", "duration_max"):
             if not self.data.get(name):
                 del self.fields[name]
+        for feature in FEATURES.values():
+            for end, word in (("min", "from"), ("max", "to")):
+                if self.data.get(f"{feature.name}_{end}"):
+                    widget = forms.NumberInput(attrs={"step": "any"})
+                    label = f"{feature.title} {word} ({feature.unit})"
+                    self.fields[f"{feature.name}_{end}"] = forms.FloatField(label=label, required=False, widget=widget)
         for name, counts in (("label", labels), ("format", formats), ("quality", flags)):
             words = (
                 (value, f"{value.replace('_', ' ') if name == 'quality' else value} ({count})")

@@ -20,3 +20,10 @@ def labels(context: JobContext) -> dict[str, Any]:
     from datasets import labelling
 
     return labelling.run(context)
+
+
+@handler("features", title="Measure the records of a dataset")
+def features(context: JobContext) -> dict[str, Any]:
+    from datasets import featuring
+
+    return featuring.run(context)

@@ -1,24 +1,48 @@
-"""What a dataset holds, counted by the database: every count comes with the filter that finds the records behind it."""
+"""What a dataset holds, counted by the database: every count comes with the filter that finds the records behind it.
+
+A field divides the records into named values, a measure into bars of equal width; both are database expressions, so that
+any of them can be counted alone or by any other.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import connection
-from django.db.models import Count, F, FloatField, Q
-from django.db.models.functions import Cast, Floor
+from django.db.models import (
+    Aggregate,
+    Case,
+    Count,
+    F,
+    FloatField,
+    Func,
+    IntegerField,
+    Q,
+    QuerySet,
+    TextField,
+    Value,
+    When,
+)
+from django.db.models.fields.json import KT
+from django.db.models.functions import Floor
 
 from datasets import selectors
 from datasets.ecg import LEADS_12
-from datasets.models import Dataset, Record
+from datasets.measure.features import FEATURES, Feature
+from datasets.models import Dataset, Record, Sex
 
 CO_OCCURRING = 12
 # Lower bound of each range of lengths in seconds; most standard ECGs last ten.
 _LENGTHS_S = (0.0, 5.0, 9.5, 10.5, 30.0, 60.0, 300.0, 3600.0)
 # The next range begins there; a number of samples over a rate is never nearer to it.
 _LESS = 1e-6
+_FLAGS = "jsonb_array_elements_text(CASE jsonb_typeof(%(expressions)s->'flags') WHEN 'array' THEN %(expressions)s->'flags' ELSE '[]' END)"
+_LACKING = "unnest(ARRAY(SELECT x FROM unnest('{I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6}'::text[]) x WHERE NOT x = ANY(%(expressions)s)))"
+Query = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -27,7 +51,7 @@ class Counts:
     finds them."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    filters: dict[str, dict[str, str]] = field(default_factory=dict)
+    filters: dict[str, Query] = field(default_factory=dict)
 
     def add(self, name: str, count: int, **query: str) -> None:
         self.counts[name] = count
@@ -35,34 +59,212 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Field:
+    """What divides records. value: expression; named: from its value to the name and the query that finds it.
+
+    many: a record may have several values. by_size: shown by count, not in the order of the values.
+    """
+
+    name: str
+    value: Callable[[], Any]
+    named: Callable[[Any], tuple[str, Query]]
+    many: bool = False
+    by_size: bool = False
+
+
+def _age(decade: float) -> tuple[str, Query]:
+    first = 10 * int(decade)
+    return f"{first} to {first + 9}", {"age_min": str(first), "age_max": f"{first + 10 - _LESS:.6f}"}
+
+
+def _sex(stored: str) -> tuple[str, Query]:
+    return (Sex(stored).label, {"sex": stored}) if stored else ("unknown", {"missing": "sex"})
+
+
+def _length(place: int) -> tuple[str, Query]:
+    low = _LENGTHS_S[place]
+    if place + 1 == len(_LENGTHS_S):
+        return f"{_words(low)} or longer", {"duration_min": f"{low:g}"}
+    last = _LENGTHS_S[place + 1]
+    query = {"duration_min": f"{low:g}", "duration_max": f"{last - _LESS:.6f}"}
+    return (f"{_words(low)} to {_words(last)}" if low else f"under {_words(last)}"), query
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min" if seconds < 3600 else f"{seconds / 3600:g} h"
+
+
+def _length_band() -> Any:
+    # Multiplied out, as the filter of the record list divides: a limit counts for the upper band.
+    limits = [When(n_samples__lt=F("fs_hz") * low, then=Value(k)) for k, low in enumerate(_LENGTHS_S[1:])]
+    return Case(*limits, default=Value(len(_LENGTHS_S) - 1), output_field=IntegerField())
+
+
+def _simple(name: str, empty: str) -> Callable[[Any], tuple[str, Query]]:
+    return lambda value: (str(value), {name: str(value)}) if value else (empty, {"missing": name})
+
+
+FIELDS = {
+    one.name: one
+    for one in (
+        Field("labels", lambda: F("labels__code"), lambda code: (code, {"label": code}), many=True, by_size=True),
+        Field("age", lambda: Floor(F("age") / 10.0), _age),
+        Field("sex", lambda: F("sex"), _sex),
+        Field("rate", lambda: F("fs_hz"), lambda fs_hz: (f"{fs_hz:g} Hz", {"fs_hz": repr(fs_hz)})),
+        Field("length", _length_band, _length),
+        Field("format", lambda: F("format"), lambda name: (name, {"format": name}), by_size=True),
+        Field("device", lambda: KT("meta__device"), _simple("device", "not stated"), by_size=True),
+        Field("site", lambda: F("site"), _simple("site", "not stated"), by_size=True),
+        Field("quality", lambda: Func(F("quality"), template=_FLAGS, output_field=TextField()),
+              lambda flag: (flag.replace("_", " "), {"quality": flag}), many=True, by_size=True),
+        Field("leads", lambda: Func(F("leads"), template=_LACKING, output_field=TextField()),
+              lambda lead: (lead, {"missing": f"lead:{lead}"}), many=True),
+    )
+}  # fmt: skip
+
+
+def _bar(feature: Feature) -> Field:
+    def named(place: float) -> tuple[str, Query]:
+        low = place * feature.width
+        query = {f"{feature.name}_min": f"{low:.6g}", f"{feature.name}_max": f"{low + feature.width - _LESS:.6f}"}
+        return f"{low:g} to {low + feature.width:g}", query
+
+    return Field(feature.name, lambda: Floor(F(f"features__{feature.name}") / feature.width), named)
+
+
+MEASURES = {name: _bar(feature) for name, feature in FEATURES.items()}
+ALL = FIELDS | MEASURES
+
+
+@dataclass(frozen=True)
 class Insight:
-    """Counts by field. together: records with both labels, ``(labels, labels)`` in the order of ``frequent``."""
+    """Counts by field and by bar of a measure. together: records with both labels, ``(labels, labels)`` in the order of
+    ``frequent``. measured: records whose features are known; spread: the quartiles of each measure."""
 
     totals: selectors.Totals
     fields: dict[str, Counts]
+    measures: dict[str, Counts]
     frequent: list[str]
     together: list[list[int]]
+    measured: int
+    spread: dict[str, list[float]]
 
 
 def insight(dataset: Dataset) -> Insight:
-    """Count a dataset by every field in at most fifteen queries, however many records it has."""
+    """Count a dataset by every field and measure in at most 26 queries, however many records it has."""
     totals = selectors.totals(dataset)
-    labels = selectors.label_counts(dataset)
     records = Record.objects.filter(dataset=dataset).order_by()
-    frequent = list(labels)[:CO_OCCURRING]
-    label_counts = Counts()
-    for code, count in labels.items():
-        label_counts.add(code, count, label=code)
-    formats, flags = Counts(), Counts()
-    for name, count in sorted(totals.formats.items(), key=lambda item: -item[1]):
-        formats.add(name, count, format=name)
-    for flag, count in totals.flags.items():
-        flags.add(flag.replace("_", " "), count, quality=flag)
-    fields = {
-        "labels": label_counts, "gaps": _gaps(records, totals), "age": _ages(records), "sex": _sexes(records), "rate": _rates(records),
-        "length": _lengths(records), "format": formats, "quality": flags, "leads": _missing_leads(records),
-    }  # fmt: skip
-    return Insight(totals, fields, frequent, _together(dataset, frequent))
+    fields = {"labels": count(records, FIELDS["labels"]), "gaps": _gaps(records, totals)}
+    fields |= {name: count(records, one) for name, one in FIELDS.items() if name != "labels"}
+    for name in ("device", "site"):
+        # A dataset whose files never say it is not divided by it.
+        if set(fields[name].counts) <= {"not stated"}:
+            fields[name] = Counts()
+    frequent = list(fields["labels"].counts)[:CO_OCCURRING]
+    measured = records.filter(features__isnull=False).count()
+    measures = {name: count(records, one) for name, one in MEASURES.items()} if measured else {}
+    spread = quartiles(records) if measured else {}
+    return Insight(totals, fields, measures, frequent, _together(dataset, frequent), measured, spread)
+
+
+def count(records: QuerySet[Record], one: Field) -> Counts:
+    """Count records by one field."""
+    rows = _grouped(records, one).values_list("first").annotate(n=Count("pk", distinct=one.many)).order_by("first")
+    found: Counter[str] = Counter()
+    filters: dict[str, Query] = {}
+    for value, n in rows:
+        # An expression with no value names nothing, but for texts whose absence has a name of its own.
+        if value is None and one.name != "device":
+            continue
+        name, query = one.named(value)
+        found[name] += n
+        filters[name] = query
+    names = sorted(found, key=lambda name: (-found[name], name)) if one.by_size else list(found)
+    if one.name == "leads":
+        names = [name for name in LEADS_12 if name in found]
+    if one.name == "sex":
+        names = [name for name in ("female", "male", "unknown") if name in found]
+    return Counts({name: found[name] for name in names}, {name: filters[name] for name in names})
+
+
+def _grouped(records: QuerySet[Record], *fields: Field) -> QuerySet[Record]:
+    return records.annotate(**{name: one.value() for name, one in zip(("first", "second"), fields)})
+
+
+class Quartiles(Aggregate):
+    """The quartiles of a number as a list of three, null without a value."""
+
+    function = "PERCENTILE_CONT"
+    template = "%(function)s(ARRAY[0.25, 0.5, 0.75]) WITHIN GROUP (ORDER BY %(expressions)s)"
+    output_field = ArrayField(FloatField())
+
+
+def quartiles(records: QuerySet[Record]) -> dict[str, list[float]]:
+    """Return the quartiles of every measure that any of the records has, in one query."""
+    found = records.order_by().aggregate(**{name: Quartiles(F(f"features__{name}")) for name in MEASURES})
+    return {name: three for name, three in found.items() if three and three[1] is not None}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A measure within one part of a dataset. quartiles: in the measure's unit, None where no record has it."""
+
+    name: str
+    records: int
+    known: int
+    quartiles: list[float] | None
+    filters: Query
+
+
+def measure_by(dataset: Dataset, measure: str, by: Field, most: int = 20) -> list[Group]:
+    """Return the quartiles of a measure within each value of a field, in two queries."""
+    records = Record.objects.filter(dataset=dataset).order_by()
+    alone = count(records, by)
+    column = F(f"features__{measure}")
+    found: dict[str, tuple[int, list[float] | None]] = {}
+    rows = _grouped(records, by).values_list("first").annotate(n=Count(column), three=Quartiles(column))
+    for value, n, three in rows.order_by("first"):
+        if value is not None or by.name == "device":
+            found[by.named(value)[0]] = (n, three)
+    return [
+        Group(name, total, *found.get(name, (0, None)), alone.filters[name])
+        for name, total in list(alone.counts.items())[:most]
+    ]
+
+
+@dataclass(frozen=True)
+class Cross:
+    """Records by two fields: ``rows`` and ``columns`` are names in order, ``counts`` ``(rows, columns)``, ``filters`` alike."""
+
+    rows: list[str]
+    columns: list[str]
+    counts: list[list[int]]
+    filters: list[list[Query]]
+
+
+def cross(dataset: Dataset, first: Field, second: Field, most: int = 20) -> Cross:
+    """Count records by each pair of values of two fields, in three queries; at most ``most`` values of each."""
+    records = Record.objects.filter(dataset=dataset).order_by()
+    alone = (count(records, first), count(records, second))
+    rows, columns = (list(one.counts)[:most] for one in alone)
+    where = {name: k for k, name in enumerate(rows)}, {name: k for k, name in enumerate(columns)}
+    table = [[0] * len(columns) for _ in rows]
+    pairs = _grouped(records, first, second).values_list("first", "second")
+    for a, b, n in pairs.annotate(n=Count("pk", distinct=True)).order_by("first", "second"):
+        if (a is None and first.name != "device") or (b is None and second.name != "device"):
+            continue
+        r, c = where[0].get(first.named(a)[0]), where[1].get(second.named(b)[0])
+        if r is not None and c is not None:
+            table[r][c] += n
+    filters = [[_both(alone[0].filters[r], alone[1].filters[c]) for c in columns] for r in rows]
+    return Cross(rows, columns, table, filters)
+
+
+def _both(first: Query, second: Query) -> Query:
+    """Return one query for two; empty where they ask the same field for different things."""
+    if any(first.get(name, value) != value for name, value in second.items()):
+        return {}
+    return first | second
 
 
 def _gaps(records: Any, totals: selectors.Totals) -> Counts:
@@ -74,80 +276,9 @@ def _gaps(records: Any, totals: selectors.Totals) -> Counts:
         ("No label", totals.records - totals.labelled, "labels"), ("Age unknown", sums["age"], "age"),
         ("Sex unknown", sums["sex"], "sex"), ("Subject unknown", sums["subject"], "subject"),
     )  # fmt: skip
-    for name, count, key in rows:
-        if count:
-            found.add(name, count, missing=key)
-    return found
-
-
-def _ages(records: Any) -> Counts:
-    found = Counts()
-    rows = (
-        records.filter(age__isnull=False)
-        .annotate(decade=Floor(F("age") / 10.0))
-        .values_list("decade")
-        .annotate(n=Count("pk"))
-        .order_by("decade")
-    )
-    for decade, count in rows:
-        first = 10 * int(decade)
-        found.add(f"{first} to {first + 9}", count, age_min=str(first), age_max=f"{first + 10 - _LESS:.6f}")
-    return found
-
-
-def _sexes(records: Any) -> Counts:
-    found = Counts()
-    rows = dict(records.values_list("sex").annotate(n=Count("pk")))
-    for key, word in (("F", "female"), ("M", "male")):
-        if rows.get(key):
-            found.add(word, rows[key], sex=key)
-    if rows.get(""):
-        found.add("unknown", rows[""], missing="sex")
-    return found
-
-
-def _rates(records: Any) -> Counts:
-    found = Counts()
-    for fs_hz, count in records.values_list("fs_hz").annotate(n=Count("pk")).order_by("fs_hz"):
-        found.add(f"{fs_hz:g} Hz", count, fs_hz=repr(fs_hz))
-    return found
-
-
-def _lengths(records: Any) -> Counts:
-    seconds = Cast("n_samples", FloatField()) / F("fs_hz")
-    rows = Counter()
-    for value, count in records.annotate(seconds=seconds).values_list("seconds").annotate(n=Count("pk")):
-        rows[max(k for k, low in enumerate(_LENGTHS_S) if value >= low)] += count
-    found = Counts()
-    for k, low in enumerate(_LENGTHS_S):
-        if not rows[k]:
-            continue
-        last = _LENGTHS_S[k + 1] if k + 1 < len(_LENGTHS_S) else None
-        name = (
-            f"{_words(low)} or longer"
-            if last is None
-            else f"{_words(low)} to {_words(last)}"
-            if low
-            else f"under {_words(last)}"
-        )
-        query = {"duration_min": f"{low:g}"} | ({"duration_max": f"{last - _LESS:.6f}"} if last is not None else {})
-        found.add(name, rows[k], **query)
-    return found
-
-
-def _words(seconds: float) -> str:
-    return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min" if seconds < 3600 else f"{seconds / 3600:g} h"
-
-
-def _missing_leads(records: Any) -> Counts:
-    missing: Counter[str] = Counter()
-    for leads, count in records.values_list("leads").annotate(n=Count("pk")):
-        for name in LEADS_12:
-            missing[name] += count if name not in leads else 0
-    found = Counts()
-    for name in LEADS_12:
-        if missing[name]:
-            found.add(name, missing[name], missing=f"lead:{name}")
+    for name, n, key in rows:
+        if n:
+            found.add(name, n, missing=key)
     return found
 
 
@@ -162,6 +293,6 @@ def _together(dataset: Dataset, codes: list[str]) -> list[list[int]]:
             "SELECT a.code, b.code, count(*) FROM l a JOIN l b USING (record_id) GROUP BY a.code, b.code",
             [dataset.pk, codes],
         )
-        for first, second, count in cursor.fetchall():
-            matrix[place[first]][place[second]] = count
+        for first, second, n in cursor.fetchall():
+            matrix[place[first]][place[second]] = n
     return matrix

@@ -222,6 +222,42 @@ class Record(UUIDModel):
         return Sex(self.sex).label if self.sex else None
 
 
+class RecordFeatures(models.Model):
+    """What was measured in a record for the views of its dataset (``datasets.measure.features``), null where it could not be.
+
+    shape: the median beat, float16 little-endian ``(8 leads, 50)`` in mV; empty without one. version: of the way of
+    measuring.
+    """
+
+    record = models.OneToOneField(Record, on_delete=models.CASCADE, primary_key=True, related_name="features")
+    version = models.PositiveSmallIntegerField()
+    heart_rate_bpm = models.FloatField(null=True)
+    rr_sd_ms = models.FloatField(null=True)
+    pr_ms = models.FloatField(null=True)
+    qrs_ms = models.FloatField(null=True)
+    qt_ms = models.FloatField(null=True)
+    qtc_ms = models.FloatField(null=True)
+    axis_deg = models.FloatField(null=True)
+    amplitude_mv = models.FloatField(null=True)
+    noise_mv = models.FloatField(null=True)
+    shape = models.BinaryField(default=b"")
+    reason = models.CharField(max_length=300, blank=True, default="")
+
+    project_path = "record__dataset__project"
+
+    class Meta:
+        verbose_name_plural = "record features"
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(heart_rate_bpm__isnull=True) | models.Q(heart_rate_bpm__gt=0),
+                name="features_rate_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"features of {self.record_id}"
+
+
 class OriginalFile(UUIDModel):
     """The untouched bytes that a record was read from."""
 

@@ -17,6 +17,7 @@ from datasets.ecg import SourceLabel
 from datasets.fingerprint import same_signal
 from datasets.labels import builtin
 from datasets.labels.maps import Coverage, LabelMapSpec, apply_map, coverage
+from datasets.measure.features import FEATURES
 from datasets.models import Dataset, Ingest, LabelMap, Record, RecordLabel, Subject
 from ecgportal.projects import access
 
@@ -71,8 +72,8 @@ def search(queryset: QuerySet[Record], text: str) -> QuerySet[Record]:
 
 
 def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
-    """Apply the filters of the record list: search, label, format, sex, subject, quality flag, what is missing, rate, and
-    ranges of age and length."""
+    """Apply the filters of the record list: search, label, format, sex, subject, site, device, quality flag, what is missing,
+    rate, and ranges of age, length and every measured feature (``qtc_ms_min``)."""
     queryset = search(queryset, params.get("search", ""))
     if label := params.get("label"):
         queryset = queryset.filter(pk__in=RecordLabel.objects.filter(code=label).values("record"))
@@ -83,6 +84,10 @@ def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
         queryset = queryset.filter(subject__key=subject)
     if flag := params.get("quality"):
         queryset = queryset.filter(quality_flags__contains=[flag])
+    if site := params.get("site"):
+        queryset = queryset.filter(site=site)
+    if device := params.get("device"):
+        queryset = queryset.filter(meta__device=device)
     queryset = _without(queryset, params.get("missing", ""))
     if params.get("duration_min") or params.get("duration_max"):
         queryset = queryset.annotate(seconds=Cast("n_samples", FloatField()) / F("fs_hz"))
@@ -96,17 +101,20 @@ def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
 
 _RANGES = {
     "age_min": "age__gte", "age_max": "age__lte", "duration_min": "seconds__gte", "duration_max": "seconds__lte", "fs_hz": "fs_hz",
+    **{f"{name}_{end}": f"features__{name}__{lookup}" for name in FEATURES for end, lookup in (("min", "gte"), ("max", "lte"))},
 }  # fmt: skip
 
 
 def _without(queryset: QuerySet[Record], what: str) -> QuerySet[Record]:
-    """Narrow to records that lack something: ``labels``, ``age``, ``sex``, ``subject`` or ``lead:V1``."""
+    """Narrow to records that lack something: ``labels``, ``age``, ``sex``, ``subject``, ``site``, ``device`` or ``lead:V1``."""
     if what == "labels":
         return queryset.exclude(pk__in=RecordLabel.objects.filter(record__in=queryset.order_by()).values("record"))
     if what in ("age", "subject"):
         return queryset.filter(**{f"{what}__isnull": True})
-    if what == "sex":
-        return queryset.filter(sex="")
+    if what in ("sex", "site"):
+        return queryset.filter(**{what: ""})
+    if what == "device":
+        return queryset.filter(Q(meta__device__isnull=True) | Q(meta__device=None) | Q(meta__device=""))
     if what.startswith("lead:"):
         return queryset.exclude(leads__contains=[what.removeprefix("lead:")])
     return queryset
@@ -284,9 +292,18 @@ class RecordPaginator(Paginator):
         return self._get_page([rows[pk] for pk in ids if pk in rows], number, self)
 
 
+def _up(value: F) -> Any:
+    return value.asc(nulls_last=True)
+
+
+def _down(value: F) -> Any:
+    return value.desc(nulls_last=True)
+
+
 SORTS = {
     "key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key"),
     "quality": (F("quality_score").asc(nulls_last=True), "key"), "-quality": (F("quality_score").desc(nulls_last=True), "key"),
+    **{sign + name: (order(F(f"features__{name}")), "key") for name in FEATURES for sign, order in (("", _up), ("-", _down))},
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from viz import (
     views,
     views_annotations,
     views_beats,
+    views_cohort,
     views_compare,
     views_files,
     views_insight,
@@ -14,7 +15,10 @@ from viz import (
 app_name = "viz"
 urlpatterns = [
     path("datasets/<uuid:pk>/insight/", views_insight.InsightView.as_view(), name="insight"),
-    path("datasets/<uuid:pk>/gallery/", views_insight.GalleryView.as_view(), name="gallery"),
+    path("datasets/<uuid:pk>/measure/", views_insight.MeasureView.as_view(), name="measure"),
+    path("datasets/<uuid:pk>/gallery/", views_cohort.GalleryView.as_view(), name="gallery"),
+    path("datasets/<uuid:pk>/outliers/", views_cohort.OutliersView.as_view(), name="outliers"),
+    path("datasets/<uuid:pk>/compare/", views_cohort.DatasetCompareView.as_view(), name="dataset_compare"),
     path("records/<uuid:pk>/", views.RecordPage.as_view(), name="record"),
     path("records/<uuid:pk>/ecg.svg", views_files.RecordSvg.as_view(), name="record_svg"),
     path("records/<uuid:pk>/ecg.pdf", views_files.RecordPdf.as_view(), name="record_pdf"),

@@ -1,4 +1,4 @@
-"""A dataset at a glance: counts and gaps by every field with links to the records, and a gallery of miniatures."""
+"""A dataset at a glance: counts and gaps by every field with links to the records, distributions, and any of them by any other."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import uuid
 from typing import Any
 from urllib.parse import urlencode
 
+from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from datasets import selectors, signals
-from datasets.ecg import Record as EcgRecord
-from datasets.forms import RecordFilterForm
-from datasets.insight import Counts, Insight, insight
-from datasets.models import Dataset, Record
+from datasets import featuring
+from datasets.insight import ALL, FIELDS, MEASURES, Counts, Insight, cross, insight, measure_by
+from datasets.measure.features import FEATURES
+from datasets.models import Dataset
 from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.projects.access import Action
-from ecgportal.views import ProjectView, paginate
-from viz.figures.cohort import count_bars
-from viz.figures.ecg12 import ecg_thumbnail_svg
+from ecgportal.views import ProjectView
+from viz.drawn import drawn, file_of
+from viz.figures.cohort import binned_bars, count_bars, group_ranges
 from viz.figures.figure import Figure
-from viz.figures.matrices import co_occurrence
+from viz.figures.matrices import co_occurrence, cross_table
 from viz.figures.render import figure_svg
+from viz.forms_insight import GroupForm
 
-GALLERY_SIZE = 24
-_SECONDS_SHOWN = 10.0
 _WIDTH_PX = 560
 # The table below a figure holds all.
 _MOST_BARS = 20
@@ -39,11 +39,11 @@ _FIELDS = {
     "rate": ("Sampling rate", "rate", ""),
     "length": ("Length of the recordings", "length", ""),
     "format": ("File format", "format", ""),
+    "device": ("Device", "device", ""),
+    "site": ("Hospital", "hospital", ""),
     "quality": ("Quality flags", "flag", "No record has a quality flag."),
     "leads": ("Missing leads", "lead", "Every record has the twelve standard leads."),
 }
-SORTS = [("key", "Record"), ("age", "Age, youngest first"), ("-age", "Age, oldest first"),
-         ("quality", "Quality, worst first"), ("-quality", "Quality, best first")]  # fmt: skip
 
 
 class DatasetPage(ProjectView):
@@ -55,89 +55,128 @@ class DatasetPage(ProjectView):
     def rows(self) -> QuerySet[Any]:
         return Dataset.objects.select_related("project")
 
+    def page(self, template: str | None = None, status: int = 200, **context: Any) -> HttpResponse:
+        return super().page(template, status, dataset=self.object, **context)
+
+    def link(self, query: dict[str, str]) -> str:
+        """Return the address of the record list under a filter."""
+        return f"{reverse('datasets:detail', kwargs={'pk': self.object.pk})}?{urlencode(query)}#records"
+
 
 class InsightView(DatasetPage):
-    """Counts by field as figures; ``?csv=`` with a field's name gives the numbers behind one."""
+    """Counts by field as figures; ``?csv=`` or ``?svg=`` with a panel's name gives one of them as a file."""
 
     template = "viz/insight.html"
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         found = insight(self.object)
-        asked = request.GET.get("csv")
-        if asked is not None:
-            return self._csv(found, asked)
-        panels = [
-            self._panel(name, found.fields[name], found.totals.records)
-            for name in _FIELDS
-            if found.fields[name].counts or _FIELDS[name][2]
-        ]
-        together = _together(found) if len(found.frequent) > 1 else None
+        for kind in ("csv", "svg"):
+            if (asked := request.GET.get(kind)) is not None:
+                return file_of(self._figure(found, asked), asked, kind)
+        names = [name for name in _FIELDS if found.fields[name].counts or _FIELDS[name][2]]
+        together = drawn(
+            self._figure(found, "together"), "together", _files("together"), kind="matrix", width=760, height=520
+        )
         return self.page(
-            dataset=self.object, totals=found.totals, panels=panels, together=together,
-            together_svg=SafeString(figure_svg(together, 760, 520)) if together else "",
+            totals=found.totals, measured=found.measured, unmeasured=found.totals.records - found.measured,
+            measuring=featuring.open_job(self.object), panels=[self._panel(found, name) for name in names],
+            distributions=[self._panel(found, name) for name in found.measures if found.measures[name].counts],
+            together=together if len(found.frequent) > 1 else None, grouping=self._grouping(request),
         )  # fmt: skip
 
-    def _panel(self, name: str, counts: Counts, total: int) -> dict[str, Any]:
-        title, noun, nothing = _FIELDS[name]
-        records = reverse("datasets:detail", kwargs={"pk": self.object.pk})
-        links = {key: f"{records}?{urlencode(query)}#records" for key, query in counts.filters.items()}
-        drawn = dict(list(counts.counts.items())[:_MOST_BARS])
-        figure = count_bars(drawn, total=total, links=links, title=title, noun=noun)
+    def _links(self, counts: Counts) -> dict[str, str]:
+        return {key: self.link(query) for key, query in counts.filters.items()}
+
+    def _figure(self, found: Insight, name: str, most: int | None = None) -> Figure:
+        """Return the figure of one panel; InvalidInput when there is none of that name."""
+        if name == "together":
+            return co_occurrence(found.together, found.frequent)
+        if name in found.measures:
+            return self._distribution(found, name)
+        if name not in _FIELDS:
+            choice = ", ".join([*_FIELDS, *found.measures, "together"])
+            raise InvalidInput(f"There are no counts by {name[:40]!r}.", fields={"csv": f"Choose one of {choice}."})
+        title, noun, _ = _FIELDS[name]
+        counts = found.fields[name]
+        shown = dict(list(counts.counts.items())[:most])
+        return count_bars(shown, total=found.totals.records, links=self._links(counts), title=title, noun=noun)
+
+    def _distribution(self, found: Insight, name: str) -> Figure:
+        feature, counts = FEATURES[name], found.measures[name]
+        links = self._links(counts)
+        bars = [(float(key.split(" to ")[0]), n) for key, n in counts.counts.items()]
+        return binned_bars(
+            bars, width=feature.width, unit=feature.unit, quantity=feature.title, links=[links[key] for key in counts.counts], quartiles=found.spread.get(name, ())
+        )  # fmt: skip
+
+    def _panel(self, found: Insight, name: str) -> dict[str, Any]:
+        figure = self._figure(found, name, _MOST_BARS)
+        counts = found.measures.get(name) or found.fields[name]
+        total, links = found.totals.records, self._links(counts)
+        rows = [(key, n, 100 * n / total, links[key]) for key, n in counts.counts.items()]
         summary = figure.summary
-        if len(counts.counts) > _MOST_BARS:
-            few = dict(list(drawn.items())[:8])
-            told = count_bars(few, total=total, title=title, noun=noun).summary
-            summary = f"{told} The figure shows the first {_MOST_BARS}, the table all {len(counts.counts)}."
-        height = 120 + 26 * len(drawn)
-        rows = [(key, count, 100 * count / total, links[key]) for key, count in counts.counts.items()]
+        if name in _FIELDS and len(rows) > _MOST_BARS:
+            summary = f"{summary} The figure shows the first {_MOST_BARS}, the table all {len(rows)}."
+        height = None if name in found.measures else 120 + 26 * min(len(rows), _MOST_BARS)
+        title, noun, nothing = _FIELDS.get(
+            name, (figure.title, f"{figure.title} ({FEATURES[name].unit})" if name in FEATURES else "", "")
+        )
         return {
-            "name": name, "figure": figure, "noun": noun.capitalize(), "rows": rows, "nothing": "" if rows else nothing, "summary": summary,
-            "svg": SafeString(figure_svg(figure, _WIDTH_PX, height)) if rows else "",
+            "name": name, "title": title, "noun": noun.capitalize() if name in _FIELDS else noun, "rows": rows, "nothing": "" if rows else nothing,
+            "summary": summary, "kind": "plot" if name in found.measures else "counts",
+            "svg": SafeString(figure_svg(figure, _WIDTH_PX, height or 340)) if rows else "",
         }  # fmt: skip
 
-    def _csv(self, found: Insight, name: str) -> HttpResponse:
-        if name == "together":
-            text = _together(found).csv()
-        elif name in _FIELDS:
-            title, noun, _ = _FIELDS[name]
-            text = count_bars(found.fields[name].counts, total=found.totals.records, title=title, noun=noun).csv()
-        else:
-            raise InvalidInput(
-                f"There are no counts by {name[:40]!r}.",
-                fields={"csv": f"Choose one of {', '.join(_FIELDS)}, together."},
+    def _grouping(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the form that counts one field by another, and its figure when both are chosen."""
+        form = GroupForm(request.GET)
+        what, by = form.values.get("what"), form.values.get("by")
+        if not what or not by or what == by:
+            return {"form": form}
+        title = GroupForm.TITLES[by].lower()
+        if what in MEASURES:
+            groups = measure_by(self.object, what, FIELDS[by])
+            feature = FEATURES[what]
+            figure = group_ranges(
+                [(one.name, one.known, one.quartiles) for one in groups],
+                unit=feature.unit,
+                quantity=feature.title,
+                by=title,
             )
-        disposition = f'attachment; filename="{name}.csv"'
-        return HttpResponse(text, content_type="text/csv; charset=utf-8", headers={"Content-Disposition": disposition})
+            rows = [(one.name, one.records, one.known, one.quartiles, self.link(one.filters)) for one in groups]
+            return {
+                "form": form,
+                "figure": drawn(figure, "grouped", width=800),
+                "groups": rows,
+                "feature": feature,
+                "by": title,
+            }
+        table = cross(self.object, ALL[what], FIELDS[by])
+        figure = cross_table(
+            table.counts, table.rows, table.columns, what=GroupForm.TITLES[what], by=GroupForm.TITLES[by]
+        )
+        cells = [
+            (name, [(n, self.link(query) if n and query else "") for n, query in zip(counts, filters, strict=True)])
+            for name, counts, filters in zip(table.rows, table.counts, table.filters, strict=True)
+        ]
+        shown = drawn(
+            figure, "grouped", kind="matrix", width=max(760, 80 * len(table.columns)), height=140 + 34 * len(table.rows)
+        )
+        return {"form": form, "figure": shown, "columns": table.columns, "cells": cells, "by": title}
 
 
-def _together(found: Insight) -> Figure:
-    return co_occurrence(found.together, found.frequent)
+def _files(name: str) -> dict[str, str]:
+    return {kind: f"?{kind}={name}" for kind in ("csv", "svg")}
 
 
-class GalleryView(DatasetPage):
-    """Miniatures of the records that the filter of the record list finds, 24 a page."""
+class MeasureView(DatasetPage):
+    """Measure the records that have not been measured, for distributions, outliers and maps."""
 
-    template = "viz/gallery.html"
+    needs = {"post": Action.DATA_EDIT}
 
-    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        totals = selectors.totals(self.object)
-        labels = selectors.label_counts(self.object)
-        form = RecordFilterForm(request.GET, labels=labels, formats=totals.formats, flags=totals.flags)
-        records = selectors.filtered(Record.objects.filter(dataset=self.object), form.values)
-        records, sort = selectors.sorted_records(records, request.GET.get("sort", "key"))
-        page = paginate(request, records.select_related("subject").prefetch_related("labels"), GALLERY_SIZE)
-        kept = request.GET.copy()
-        kept.pop("page", None)
-        return self.page(
-            dataset=self.object, page_obj=page, filters=form, sort=sort, sorts=SORTS, query=kept.urlencode(), is_filtered=bool(form.values),
-            cards=[(row, *_miniature(row)) for row in page],
-        )  # fmt: skip
-
-
-def _miniature(row: Record) -> tuple[SafeString, str]:
-    """Return the picture, or why there is none: one bad record leaves the others to be seen."""
-    try:
-        source: EcgRecord = signals.load(row, _SECONDS_SHOWN)
-        return SafeString(ecg_thumbnail_svg(source, label=f"ECG {row.key}")), ""
-    except PortalError as error:
-        return SafeString(""), error.message
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        try:
+            featuring.measuring_start(actor=request.user, dataset=self.object)
+        except PortalError as error:
+            messages.info(request, error.message)
+        return redirect("viz:insight", pk=pk)

@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
 from datasets import labelling, uploading
+from datasets.featuring import measuring_start
 from datasets.models import LabelMap, Record
 from datasets.services import dataset_create, label_map_create, upload_receive
 from ecgportal.accounts.services import token_create
@@ -88,6 +89,8 @@ class World:
         )
         work_off()
         self.record = Record.objects.get(dataset=self.dataset, key="case003")
+        measuring_start(actor=self.user, dataset=self.dataset)
+        work_off()
 
     def _learn(self) -> None:
         self.run = training.run_start(
@@ -132,7 +135,7 @@ class World:
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
             "modelhub:prediction_csv": self.prediction, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:delete": self.run,
-            "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
+            "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "viz:outliers": self.dataset, "viz:dataset_compare": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
             "viz:record_pdf": self.record, "viz:beats": self.record, "viz:compare": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
         }  # fmt: skip
         compare = f"{reverse('catalogue_compare')}?entry={self.entry.pk}&entry={self.second_entry.pk}"
@@ -163,5 +166,10 @@ class World:
             "a failed job": reverse("jobs:detail", args=[self.failed_job.pk]),
             "a pulled model": reverse("modelhub:version", args=[self.pulled.pk]),
             "an unfinished evaluation": reverse("training:evaluation", args=[self.unfinished.pk]),
+            "labels by sex": reverse("viz:insight", args=[self.dataset.pk]) + "?what=labels&by=sex",
+            "an interval by age": reverse("viz:insight", args=[self.dataset.pk]) + "?what=qtc_ms&by=age",
+            "two datasets": reverse("viz:dataset_compare", args=[self.dataset.pk]) + f"?other={self.empty_dataset.pk}",
+            "two evaluations": reverse("training:compare", args=[self.project.pk])
+            + f"?evaluation={self.evaluation.pk}&evaluation={self.evaluation.pk}",
             "a filter without a match": reverse("datasets:detail", args=[self.dataset.pk]) + "?search=nothing",
         }

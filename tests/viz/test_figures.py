@@ -68,6 +68,10 @@ CASES: dict[str, Callable[[int, bool], Figure]] = {
     "f1_per_class": lambda n, dark: r.f1_per_class(
         [r.Score(f"c{k}", 0.8, 0.7, 0.9, 30) for k in range(n)], macro=r.Score("macro", 0.8, 0.75, 0.85), dark=dark
     ),
+    "binned_bars": lambda n, dark: r.binned_bars([(5.0 * k, 3 + k) for k in range(n)], width=5, unit="ms", quantity="QTc", quartiles=(1, 2, 3), dark=dark),
+    "group_ranges": lambda n, dark: r.group_ranges([(f"g{k}", 20, (60, 70 + k, 80)) for k in range(n)], unit="bpm", quantity="Heart rate", by="sex", dark=dark),
+    "effect_sizes": lambda n, dark: r.effect_sizes([(f"field {k}", "dv"[k % 2], 0.3 * k, "small") for k in range(n)], first="A", second="B", dark=dark),
+    "cross_table": lambda n, dark: r.cross_table([[k + 1] * n for k in range(n)], [f"r{k}" for k in range(n)], [f"c{k}" for k in range(n)], dark=dark),
     "forest": lambda n, dark: r.forest({"Sex": [r.Score(f"part {k}", 0.8, 0.7, 0.9, 30) for k in range(n)]}, reference=r.Score("all", 0.8), dark=dark),
     "runs_comparison": lambda n, dark: r.runs_comparison(
         [r.Run(f"run {k}", {"AUROC": r.Score("AUROC", 0.9 - 0.01 * k, 0.8, 0.95), "F1": r.Score("F1", 0.7)}) for k in range(n)], dark=dark

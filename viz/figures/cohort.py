@@ -52,6 +52,136 @@ def count_bars(
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
 
 
+@figure("binned_bars")
+def binned_bars(
+    counts: Sequence[tuple[float, int]], *, width: float, unit: str, quantity: str, links: Sequence[str | None] = (),
+    quartiles: Sequence[float] = (), dark: bool = False, title: str = "",
+) -> Figure:  # fmt: skip
+    """Distribution that was counted elsewhere: upright bars of one width.
+
+    counts: ``(lower end, records)`` a bar, ascending; links: an address a bar, kept in ``customdata``; quartiles: the three
+    quartiles of the values, of which the middle one is drawn.
+    """
+    title = title or quantity
+    x_title, y_title = f"{quantity} ({unit})", "records (count)"
+    heads: list[Any] = [f"from ({unit})", f"to ({unit})", y_title]
+    if not counts:
+        return charts.empty(
+            title, x_title, y_title, dark, f"binned-{quantity}", heads, f"No record has a known {quantity}."
+        )
+    ends = [f"{low:g} to {low + width:g} {unit}" for low, _ in counts]
+    data = [{
+        "type": "bar", "name": y_title, "x": [charts.number(low + width / 2) for low, _ in counts], "y": [n for _, n in counts], "width": width,
+        "marker": {"color": charts.colour(0, dark)}, "showlegend": False, "customdata": list(links) or [None] * len(counts),
+        "hovertext": ends, "hovertemplate": "%{hovertext}: %{y} records<extra></extra>",
+    }]  # fmt: skip
+    shapes = []
+    total = sum(n for _, n in counts)
+    told = [f"{total} records."]
+    if len(quartiles) == 3:
+        q1, middle, q3 = quartiles
+        shapes.append({
+            "type": "line", "x0": middle, "x1": middle, "y0": 0, "y1": 1, "yref": "paper",
+            "line": {"color": charts.colour(1, dark), "dash": "dash", "width": 2},
+            "label": {"text": f"median {middle:.4g}", "textposition": "end", "textangle": 0},
+        })  # fmt: skip
+        told.append(f"Median {middle:.4g} {unit}, half of them between {q1:.4g} and {q3:.4g}.")
+    low, n = max(counts, key=lambda one: one[1])
+    told.append(f"Most records ({n}) lie between {low:g} and {low + width:g} {unit}.")
+    table: list[list[Any]] = [heads, *([low, low + width, n] for low, n in counts)]
+    frame = charts.layout(
+        title, x_title, y_title, dark, uirevision=f"binned-{quantity}", y={"rangemode": "tozero"}, shapes=shapes, bargap=0.05,
+        x={"range": [counts[0][0] - width / 2, counts[-1][0] + 1.5 * width]},
+    )  # fmt: skip
+    return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
+
+
+@figure("group_ranges")
+def group_ranges(
+    groups: Sequence[tuple[str, int, Sequence[float] | None]], *, unit: str, quantity: str, by: str, dark: bool = False, title: str = "",
+) -> Figure:  # fmt: skip
+    """Median and quartiles of a measure in each group.
+
+    groups: ``(name, records with the measure, three quartiles or None)`` in the order to show.
+    """
+    title = title or f"{quantity} by {by}"
+    x_title = f"{quantity} ({unit})"
+    heads: list[Any] = [
+        by,
+        "records (count)",
+        f"lower quartile ({unit})",
+        f"median ({unit})",
+        f"upper quartile ({unit})",
+    ]
+    table: list[list[Any]] = [heads, *([name, n, *(three or [None] * 3)] for name, n, three in groups)]
+    drawn = [(name, n, three) for name, n, three in groups if three]
+    if not drawn:
+        return charts.empty(title, x_title, by, dark, "group-ranges", heads, f"No record has a known {quantity}.")
+    names = [charts.plain(f"{name} ({n})", 40) for name, n, _ in drawn]
+    bars = {
+        "type": "data", "symmetric": False, "array": charts.numbers([t[2] - t[1] for _, _, t in drawn]),
+        "arrayminus": charts.numbers([t[1] - t[0] for _, _, t in drawn]), "color": charts.theme(dark).ink, "thickness": 1.5, "width": 4,
+    }  # fmt: skip
+    data = [{
+        "type": "scatter", "mode": "markers", "name": "median and quartiles", "x": charts.numbers([t[1] for _, _, t in drawn]),
+        "y": list(range(len(drawn))), "error_x": bars, "marker": {"color": charts.colour(0, dark), "symbol": "diamond", "size": 10},
+        "showlegend": False, "customdata": names, "hovertemplate": f"%{{customdata}}: median %{{x:.4g}} {unit}<extra></extra>",
+    }]  # fmt: skip
+    told = [
+        f"{name}: median {t[1]:.4g} {unit}, quartiles {t[0]:.4g} to {t[2]:.4g}, {n} records."
+        for name, n, t in drawn[:8]
+    ]
+    frame = charts.layout(
+        title, x_title, by, dark, uirevision="group-ranges",
+        y={"tickvals": list(range(len(drawn))), "ticktext": names, "range": [len(drawn) - 0.5, -0.5]}, height=max(240, 130 + 26 * len(drawn)),
+    )  # fmt: skip
+    return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
+
+
+@figure("effect_sizes")
+def effect_sizes(
+    effects: Sequence[tuple[str, str, float, str]], *, first: str, second: str, dark: bool = False, title: str = "What differs",
+) -> Figure:  # fmt: skip
+    """Bars of effect sizes, each in units of what counts as large: fields of both kinds on one axis.
+
+    effects: ``(field, kind, effect, size in words)`` with kind ``d`` (Cohen's d, large from 0.8) or ``v`` (Cramér's V, large from 0.5).
+    """
+    x_title, heads = "effect (1 = large)", ["field", "measure", "effect size", "in words"]
+    if not effects:
+        return charts.empty(
+            title, x_title, "field", dark, "effects", heads, "Too little is known of one of the datasets."
+        )
+    scaled = [abs(effect) / (0.8 if kind == "d" else 0.5) for _, kind, effect, _ in effects]
+    measure = {"d": "Cohen's d", "v": "Cramér's V"}
+    text = [f"{'d' if kind == 'd' else 'V'} = {effect:.2f}, {size}" for _, kind, effect, size in effects]
+    data = [{
+        "type": "bar", "orientation": "h", "name": x_title, "y": [charts.plain(name, 40) for name, *_ in effects], "x": charts.numbers(scaled),
+        "text": text, "textposition": "auto", "marker": {"color": charts.colour(0, dark)}, "showlegend": False, "hovertemplate": "%{y}: %{text}<extra></extra>",
+    }]  # fmt: skip
+    large = [name for (name, *_), value in zip(effects, scaled, strict=True) if value >= 1]
+    told = f"{second} against {first}. " + (
+        f"Large: {', '.join(large)}." if large else "No field differs by a large effect."
+    )
+    line = {
+        "type": "line",
+        "x0": 1,
+        "x1": 1,
+        "y0": 0,
+        "y1": 1,
+        "yref": "paper",
+        "line": {"color": charts.colour(1, dark), "dash": "dash", "width": 2},
+    }
+    frame = charts.layout(
+        title, x_title, "field", dark, uirevision="effects", y={"type": "category", "autorange": "reversed"}, x={"rangemode": "tozero"},
+        shapes=[line | {"label": {"text": "large", "textposition": "end", "textangle": 0}}], height=max(240, 110 + 24 * len(effects)),
+    )  # fmt: skip
+    table: list[list[Any]] = [
+        heads,
+        *([name, measure[kind], charts.number(effect), size] for name, kind, effect, size in effects),
+    ]
+    return Figure({"data": data, "layout": frame}, title, told, table)
+
+
 @figure("histogram")
 def histogram(
     groups: Mapping[str, Sequence[float | None]], *, unit: str, bins: int = 30, dark: bool = False, title: str = "Distribution",

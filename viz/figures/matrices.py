@@ -123,6 +123,39 @@ def co_occurrence(
     return Figure({"data": data, "layout": frame}, title, " ".join(told) or "No two labels occur together.", table)
 
 
+@figure("cross_table")
+def cross_table(
+    counts: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str], *, what: str = "rows", by: str = "columns",
+    dark: bool = False, title: str = "",
+) -> Figure:  # fmt: skip
+    """Records by two fields; the colour is the share of the column, so that groups of unequal size can be compared.
+
+    counts: ``(rows, columns)``. A record with several values of a field stands in several cells.
+    """
+    title = title or f"{what} by {by.lower()}"
+    heads = [what, *[f"{name} (records)" for name in columns], *[f"{name} (share of column)" for name in columns]]
+    matrix = np.asarray(counts, dtype=float).reshape(len(rows), len(columns))
+    if matrix.sum() == 0:
+        return charts.empty(title, by, what, dark, "cross", heads, "No record has both.")
+    totals = matrix.sum(axis=0, keepdims=True)
+    share = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
+    text = [[f"{int(n)}" for n in row] for row in matrix]
+    hover = "%{y}, %{x}: %{text} records, %{z:.1%} of the column<extra></extra>"
+    names = [charts.plain(name, 40) for name in columns], [charts.plain(name, 40) for name in rows]
+    data = [_heatmap(names[0], names[1], share, text, "share of the column", dark, hover)]
+    told = []
+    for c, name in enumerate(columns[:6]):
+        if totals[0, c]:
+            r = int(np.nanargmax(share[:, c]))
+            told.append(f"{name}: most often {rows[r]} ({share[r, c]:.0%}).")
+    table: list[list[Any]] = [heads] + [
+        [name, *matrix[k].astype(int).tolist(), *charts.numbers(share[k])] for k, name in enumerate(rows)
+    ]
+    return Figure(
+        {"data": data, "layout": _matrix_layout(title, by, what, dark, "cross")}, title, " ".join(told), table
+    )
+
+
 def _heatmap(
     x: list[str], y: list[str], z: np.ndarray, text: list[list[str]], unit: str, dark: bool, hover: str
 ) -> dict[str, Any]:

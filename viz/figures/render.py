@@ -286,8 +286,10 @@ def _links(one: dict[str, Any]) -> list[str]:
 def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     out, points = [], []
     flat = one.get("orientation") == "h"
-    size = 0.7 * abs((y.px(1) - y.px(0)) if flat else (x.px(1) - x.px(0)))
-    notes, links = list(one.get("text") or []), _links(one)
+    # A width is that of the whole bar; without one, bars leave room between each other.
+    size = 0.92 * one["width"] if one.get("width") else 0.7
+    size *= abs((y.px(1) - y.px(0)) if flat else (x.px(1) - x.px(0)))
+    notes, links, names = list(one.get("text") or []), _links(one), list(one.get("hovertext") or [])
     for k, (a, b) in enumerate(zip(_values(one, "x"), _values(one, "y"), strict=True)):
         if a is None or b is None:
             points.append((math.nan, math.nan))
@@ -307,7 +309,8 @@ def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
             shade = _readable(one["marker"]["color"]) if fits else ink
             bar += svg.text(at, py + 4, notes[k], 11, shade, text_anchor=anchor)
         address = links[k] if k < len(links) else None
-        name = f"{_words(b if flat else a)}: {_words(notes[k] if k < len(notes) else a if flat else b)}"
+        called = names[k] if k < len(names) else b if flat else a
+        name = f"{_words(called)}: {_words(notes[k] if k < len(notes) else a if flat else b)}"
         out.append(svg.el("a", bar, href=address, aria_label=name) if address else bar)
     return "".join(out) + _errors(one, points, x, y, ink)
 

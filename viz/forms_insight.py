@@ -1,0 +1,35 @@
+"""Forms of the pages about a dataset."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django import forms
+
+from datasets.measure.features import FEATURES
+from datasets.models import Dataset
+from ecgportal.forms import FilterForm
+
+_FIELD_TITLES = {
+    "labels": "Labels", "age": "Age", "sex": "Sex", "rate": "Sampling rate", "length": "Length", "format": "File format",
+    "device": "Device", "site": "Hospital", "quality": "Quality flags", "leads": "Missing leads",
+}  # fmt: skip
+
+
+class GroupForm(FilterForm):
+    """Which field or measure is shown within each value of which field."""
+
+    TITLES: ClassVar[dict[str, str]] = _FIELD_TITLES | {name: one.title for name, one in FEATURES.items()}
+    what = forms.ChoiceField(label="Show", choices=[("", "Choose"), *TITLES.items()])
+    by = forms.ChoiceField(label="By", choices=[("", "Choose"), *_FIELD_TITLES.items()])
+
+
+class CompareForm(FilterForm):
+    """The dataset to compare with, of the same project."""
+
+    other = forms.ModelChoiceField(Dataset.objects.none(), label="Compare with", empty_label="Choose a dataset")
+
+    def __init__(self, *args: Any, dataset: Dataset, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        others = Dataset.objects.filter(project=dataset.project_id).exclude(pk=dataset.pk)
+        self.fields["other"].queryset = others
