@@ -113,7 +113,8 @@ def group_ranges(
         f"median ({unit})",
         f"upper quartile ({unit})",
     ]
-    table: list[list[Any]] = [heads, *([name, n, *(three or [None] * 3)] for name, n, three in groups)]
+    unknown = (None, None, None)
+    table: list[list[Any]] = [heads, *([name, n, *(three or unknown)] for name, n, three in groups)]
     drawn = [(name, n, three) for name, n, three in groups if three]
     if not drawn:
         return charts.empty(title, x_title, by, dark, "group-ranges", heads, f"No record has a known {quantity}.")
