@@ -40,7 +40,6 @@ CO_OCCURRING = 12
 _LENGTHS_S = (0.0, 5.0, 9.5, 10.5, 30.0, 60.0, 300.0, 3600.0)
 # The next range begins there; a number of samples over a rate is never nearer to it.
 _LESS = 1e-6
-_FLAGS = "jsonb_array_elements_text(CASE jsonb_typeof(%(expressions)s->'flags') WHEN 'array' THEN %(expressions)s->'flags' ELSE '[]' END)"
 _LACKING = "unnest(ARRAY(SELECT x FROM unnest('{I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6}'::text[]) x WHERE NOT x = ANY(%(expressions)s)))"
 Query = dict[str, str]
 
@@ -115,7 +114,7 @@ FIELDS = {
         Field("format", lambda: F("format"), lambda name: (name, {"format": name}), by_size=True),
         Field("device", lambda: KT("meta__device"), _simple("device", "not stated"), by_size=True),
         Field("site", lambda: F("site"), _simple("site", "not stated"), by_size=True),
-        Field("quality", lambda: Func(F("quality"), template=_FLAGS, output_field=TextField()),
+        Field("quality", lambda: Func(F("quality_flags"), function="unnest", output_field=TextField()),
               lambda flag: (flag.replace("_", " "), {"quality": flag}), many=True, by_size=True),
         Field("leads", lambda: Func(F("leads"), template=_LACKING, output_field=TextField()),
               lambda lead: (lead, {"missing": f"lead:{lead}"}), many=True),
