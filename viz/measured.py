@@ -78,7 +78,7 @@ def rows(found: Mapping[str, Any], printed: Mapping[str, float] | None = None) -
         )
     axes = found.get("axis_deg") or {}
     for wave, title in _AXES:
-        how = "direction of the wave's area in the frontal plane, median beat"
+        how = "from the net amplitudes in I and aVF of the median beat"
         out.append(_row(title, axes.get(wave), "°", how, reasons.get(f"axis_deg.{wave}")))
     return out
 

@@ -1,11 +1,13 @@
 """Onset, peak and offset of P, QRS and T on the original signal.
 
 QRS boundaries are read from the spatial velocity, the length of the vector of all leads'
-slopes; P and T from the RMS of the leads above the level just before each QRS. With one
-lead both reduce to that lead. Slopes are taken with Gaussian derivatives, which are
-symmetric: nothing is delayed. Boundaries are where the slope falls to a share of its
-greatest value, as in Martínez 2004 (doi 10.1109/TBME.2003.821031); the shares below were
-set on the cardiologists' boundaries of LUDB (doi 10.1109/ACCESS.2020.3029211).
+slopes; P and T from the leads above the level just before each QRS, seen along the
+direction in which they vary most. With one lead both reduce to that lead. Slopes are taken
+with Gaussian derivatives, which are symmetric: nothing is delayed. Boundaries are where the
+slope falls to a share of its greatest value, as in Martínez 2004 (doi
+10.1109/TBME.2003.821031); the shares below were set on the cardiologists' boundaries of LUDB
+(doi 10.1109/ACCESS.2020.3029211). P waves that lie elsewhere than in most beats are looked
+for once more, and a QRS does not begin before the pacemaker's spike that starts it.
 """
 
 from __future__ import annotations
@@ -35,22 +37,22 @@ class Beat:
     t: TWave | None
 
 
-# Widths of the Gaussian derivatives.
-_QRS_SIGMA_S, _P_SIGMA_S, _T_SIGMA_S, _SMOOTH_S = 0.007, 0.012, 0.020, 0.006
+# Widths of the Gaussian derivatives. These and the shares below were set on every second record of LUDB.
+_QRS_SIGMA_S, _P_SIGMA_S, _T_SIGMA_S, _SMOOTH_S = 0.0094, 0.0134, 0.0313, 0.0118
 # Shares of the greatest slope: above the first a sample surely belongs to the QRS; boundaries lie at the others.
-_QRS_SURE, _QRS_ONSET, _QRS_OFFSET = 0.15, 0.06, 0.14
-# A single lead often starts and ends flatter than the others together.
-_ONE_LEAD_ONSET, _ONE_LEAD_OFFSET = 0.03, 0.07
-_P_ONSET, _P_OFFSET, _T_ONSET, _T_OFFSET = 0.40, 0.75, 0.50, 0.40
-# Slopes are near zero at the peaks inside a QRS; pauses up to this length do not end it.
-# The stretch after the QRS offset from which the direction of T is taken.
+_QRS_SURE, _QRS_ONSET, _QRS_OFFSET = 0.170, 0.086, 0.176
+# A single lead often starts and ends flatter than all together, and has less noise in its slope than their sum.
+_ONE_LEAD_SIGMA_S, _ONE_LEAD_ONSET, _ONE_LEAD_OFFSET = 0.007, 0.03, 0.07
+_P_ONSET, _P_OFFSET, _T_ONSET, _T_OFFSET = 0.65, 0.875, 0.70, 0.65
+# The stretch after the QRS offset from which the direction of T is taken, and that before the onset for P.
 _T_FROM_S, _T_UNTIL_S = 0.04, 0.36
-# The stretch before the QRS onset from which the direction of P is taken.
-_P_FROM_S, _P_UNTIL_S = 0.20, 0.01
+_P_FROM_S, _P_UNTIL_S = 0.206, 0.030
+# Slopes are near zero at the peaks inside a QRS; pauses up to this length do not end it.
 _QRS_GAP_S = 0.03
 _QRS_BEFORE_S, _QRS_AFTER_S = 0.13, 0.18
-_P_REACH_S = 0.34
-_P_USUAL_S, _P_MARGIN_S = 0.025, 0.030
+_P_REACH_S, _P_FAR_REACH_S, _P_FAR_RATIO = 0.30, 0.42, 1.3
+# P waves farther than this from where most beats have theirs are looked for again, within the margin of that place.
+_P_USUAL_S, _P_MARGIN_S = 0.025, 0.060
 # QRS follows a pacemaker's spike by this much at least.
 _SPIKE_REACH_S, _SPIKE_TAIL_S = 0.14, 0.016
 _QT_LONGEST = 0.52
@@ -69,9 +71,11 @@ def delineate(signal_mv: np.ndarray, fs_hz: float, r_peaks: np.ndarray) -> list[
         return [Beat(r, None, None, None) for r in peaks]
     spikes = pacing_spikes(x, fs_hz, np.array(peaks))
     x, starts = without_spikes(x, fs_hz, spikes), _paced_starts(spikes, peaks, fs_hz)
-    slopes = ndimage.gaussian_filter1d(x, _QRS_SIGMA_S * fs_hz, axis=1, order=1, mode="nearest") * fs_hz
+    alone = x.shape[0] == 1
+    sigma = (_ONE_LEAD_SIGMA_S if alone else _QRS_SIGMA_S) * fs_hz
+    slopes = ndimage.gaussian_filter1d(x, sigma, axis=1, order=1, mode="nearest") * fs_hz
     velocity = np.sqrt((slopes**2).mean(axis=0))
-    shares = (_ONE_LEAD_ONSET, _ONE_LEAD_OFFSET) if x.shape[0] == 1 else (_QRS_ONSET, _QRS_OFFSET)
+    shares = (_ONE_LEAD_ONSET, _ONE_LEAD_OFFSET) if alone else (_QRS_ONSET, _QRS_OFFSET)
     bounds = [_qrs(velocity, peaks, k, fs_hz, shares, starts[k]) for k in range(len(peaks))]
     rows = _above_pq(x, bounds, peaks, fs_hz)
     p_curve = (
@@ -187,15 +191,33 @@ def _waves(
             following = bounds[k + 1]
             end = min(end, (following[0] if following else peaks[k + 1]) - int(0.05 * fs_hz))
         t = _t_wave(t_smooth, t_slope, qrs[1] + int(0.03 * fs_hz), end, fs_hz)
-        start = max(0, r - int(_P_REACH_S * fs_hz))
-        if k:
-            before = beats[k - 1]
-            start = max(start, before.t[2] if before.t else peaks[k - 1] + int(0.2 * fs_hz))
-        p = _p_wave(p_smooth, p_slope, start, qrs[0], fs_hz)
-        p = None if p is None or _outside(p[0], p[2], n) else p
-        t = None if t is None or _outside(t[0], t[2], n) else t
-        beats.append(Beat(r, qrs, p, t))
-    return _with_usual_p(beats, p_smooth, p_slope, fs_hz)
+        beats.append(Beat(r, qrs, None, None if t is None or _outside(t[0], t[2], n) else t))
+    near, far = (_with_p(beats, p_smooth, p_slope, reach_s, fs_hz) for reach_s in (_P_REACH_S, _P_FAR_REACH_S))
+    # The nearer look is the surer one, unless the farther one shows clearly larger waves: P waves a long time before.
+    with_p = far if _p_height(far, p_smooth) > _P_FAR_RATIO * _p_height(near, p_smooth) else near
+    return _with_usual_p(with_p, p_smooth, p_slope, fs_hz)
+
+
+def _with_p(beats: list[Beat], level: np.ndarray, slope: np.ndarray, reach_s: float, fs_hz: float) -> list[Beat]:
+    """Return the beats with their P waves, looked for from ``reach_s`` before the R peak on, after the T wave before it."""
+    out = []
+    for k, beat in enumerate(beats):
+        p = None
+        if beat.qrs:
+            start = max(0, beat.r_peak - int(reach_s * fs_hz))
+            if k:
+                before = beats[k - 1]
+                start = max(start, before.t[2] if before.t else before.r_peak + int(0.2 * fs_hz))
+            p = _p_wave(level, slope, start, beat.qrs[0], fs_hz)
+            p = None if p is None or _outside(p[0], p[2], level.size) else p
+        out.append(Beat(beat.r_peak, beat.qrs, p, beat.t))
+    return out
+
+
+def _p_height(beats: list[Beat], level: np.ndarray) -> float:
+    """Return the median height of the P waves above their ends, a beat without one counted as zero."""
+    heights = [abs(2 * level[b.p[1]] - level[b.p[0]] - level[b.p[2]]) if b.p else 0.0 for b in beats if b.qrs]
+    return float(np.median(heights)) if heights else 0.0
 
 
 def _with_usual_p(beats: list[Beat], level: np.ndarray, slope: np.ndarray, fs_hz: float) -> list[Beat]:

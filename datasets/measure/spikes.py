@@ -8,6 +8,8 @@ from scipy import ndimage
 # A spike is over within 4 ms on both sides of its peak; slower sampling does not show it as one.
 _HALF_S = 0.004
 _LEAST_FS_HZ = 400.0
+# A narrow R wave of a single lead looks the same; a spike stands in most leads.
+_LEAST_LEADS = 3
 _LEAST_MV = 0.09
 _NEIGHBOUR = 0.25
 # Artefacts come singly; the spikes of a pacemaker come with most beats, at most this long before the R peak or after it.
@@ -20,11 +22,12 @@ def find_spikes(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
 
     signal_mv: ``(leads, samples)`` millivolt without NaN. A spike stands out of the straight line between its
     neighbours 4 ms before and after by 0.09 mV (RMS over the leads), and what lies 4 ms beside it does not stand
-    out of a 14 ms median by more than a quarter of that. Nothing is found below 400 Hz.
+    out of a 14 ms median by more than a quarter of that. Nothing is found below 400 Hz, nor in
+    fewer than three leads.
     """
     nothing = np.empty(0, dtype=np.int64)
     half = round(_HALF_S * fs_hz)
-    if fs_hz < _LEAST_FS_HZ or signal_mv.shape[1] < 16 * half:
+    if fs_hz < _LEAST_FS_HZ or signal_mv.shape[0] < _LEAST_LEADS or signal_mv.shape[1] < 16 * half:
         return nothing
     middle = signal_mv[:, half:-half]
     bend = middle - 0.5 * (signal_mv[:, : -2 * half] + signal_mv[:, 2 * half :])

@@ -219,7 +219,7 @@ def test_an_error_of_the_portal_shows_no_details(site, record, sign_in, recorder
     def broken(*arguments: Any, **more: Any) -> Any:
         raise RuntimeError("a secret path /srv/data")
 
-    monkeypatch.setattr("viz.views.signals.load", broken)
+    monkeypatch.setattr("viz.showing.signals.mapped", broken)
     page = sign_in(record.owner).new_page()
     with recorder.expecting(500):
         page.goto(f"/records/{record.pk}/")
