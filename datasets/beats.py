@@ -53,6 +53,24 @@ def find_r_peaks(signal: np.ndarray, fs_hz: float, slow: np.ndarray | None = Non
         return np.zeros(0, dtype=np.int64)
     signal, missing = bridge(np.asarray(signal, dtype=np.float32))
     energy = _energy(resample(signal, fs_hz, WORK_HZ) if slow is None else slow, missing)
+    return refine(signal, fs_hz, _candidates(energy) / WORK_HZ)
+
+
+def find_standing_out(signal: np.ndarray, fs_hz: float, least_contrast: float) -> np.ndarray:
+    """Return the times in s of the QRS complexes; none when the median one is less than ``least_contrast`` times as steep
+    as the record's median.
+
+    ``signal``: float32 mV ``(leads, samples)`` without gaps. What has no beats (noise, a slow wave) stays below 2.
+    """
+    energy = _energy(resample(signal, fs_hz, WORK_HZ), None)
+    places = _candidates(energy)
+    if not places.size or float(median(energy[places])) < least_contrast * float(median(energy)):
+        return np.zeros(0)
+    return places / WORK_HZ
+
+
+def _candidates(energy: np.ndarray) -> np.ndarray:
+    """Return the samples at 100 Hz at which the steepness of all leads says that QRS complexes lie, ascending."""
     if len(energy) < 30 or not energy.any():
         return np.zeros(0, dtype=np.int64)
     # The typical QRS: median of the largest value of each 1.5 s, which nearly always holds one.
@@ -62,8 +80,7 @@ def find_r_peaks(signal: np.ndarray, fs_hz: float, slow: np.ndarray | None = Non
     floor = max(0.35 * typical, 3.0 * usual if typical > 4 * usual else 0.0, 0.005)
     span = 2 * int(_REFRACTORY_S / 2 * WORK_HZ) + 1
     top = np.flatnonzero((energy == running_max(energy, span)) & (energy >= floor))
-    top = _without_t_waves(top, energy)
-    return _refine(signal, fs_hz, top / WORK_HZ)
+    return _without_t_waves(top, energy)
 
 
 def _without_t_waves(places: np.ndarray, energy: np.ndarray) -> np.ndarray:
@@ -82,7 +99,7 @@ def _without_t_waves(places: np.ndarray, energy: np.ndarray) -> np.ndarray:
     return np.array(kept, dtype=np.int64)
 
 
-def _refine(signal: np.ndarray, fs_hz: float, times_s: np.ndarray) -> np.ndarray:
+def refine(signal: np.ndarray, fs_hz: float, times_s: np.ndarray) -> np.ndarray:
     """Move each place to the largest spatial deflection within 70 ms, at the signal's own rate."""
     reach, around = max(1, round(0.07 * fs_hz)), max(2, round(0.15 * fs_hz))
     # A pacing spike lasts 2 ms; it must not pass for the peak.
