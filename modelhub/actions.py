@@ -16,6 +16,7 @@ register(
     model_version__downloaded="downloaded the model version {object}",
     model_version__refused="was refused the import of {object}",
     prediction__started="started predictions with {object}",
+    prediction__resumed="resumed predictions with {object}",
     prediction__downloaded="downloaded predictions of {object}",
     exchange__created="added the exchange {object}",
     exchange__changed="changed the exchange {object}",

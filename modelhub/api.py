@@ -18,6 +18,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from datasets.models import Dataset, Record
+from datasets.selectors import label_maps_for
 from ecgportal.api.viewsets import ByIdFilterSet, IsAdministrator, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -242,36 +243,37 @@ class PredictionRunSerializer(serializers.ModelSerializer):
     state = serializers.CharField(source="job.state", read_only=True)
     progress = serializers.FloatField(source="job.progress", read_only=True)
     records = serializers.ListField(source="record_ids", child=serializers.UUIDField())
+    threshold_origin = serializers.SerializerMethodField()
+    agreement = serializers.SerializerMethodField()
 
     class Meta:
         model = PredictionRun
         fields = [
-            "id",
-            "project",
-            "version",
-            "dataset",
-            "records",
-            "job",
-            "state",
-            "progress",
-            "thresholds",
-            "refused",
-            "created_at",
-        ]
+            "id", "project", "version", "dataset", "records", "label_map", "job", "state", "progress", "thresholds",
+            "threshold_origin", "agreement", "refused", "created_at",
+        ]  # fmt: skip
+
+    def get_threshold_origin(self, run: PredictionRun) -> str:
+        return downloads.threshold_origin(run)
+
+    @extend_schema_field({"type": "object", "nullable": True})
+    def get_agreement(self, run: PredictionRun) -> dict[str, Any] | None:
+        return run.job.result.get("agreement")
 
 
 class PredictionCreateSerializer(serializers.Serializer):
     version = serializers.UUIDField()
     dataset = serializers.UUIDField(required=False)
     records = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=10_000)
+    label_map = serializers.UUIDField(required=False, allow_null=True)
 
 
 class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
-    queryset = PredictionRun.objects.select_related("job", "version", "project")
+    queryset = PredictionRun.objects.select_related("job", "version__model", "project", "dataset", "label_map")
     serializer_class = PredictionRunSerializer
     filterset_fields = ["project", "version", "dataset"]
     needs = {
-        "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL, "rows": Action.MODEL_DOWNLOAD,
+        "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL, "resume": Action.MODEL_EDIT, "rows": Action.MODEL_DOWNLOAD,
     }  # fmt: skip
 
     @extend_schema(request=PredictionCreateSerializer, responses={202: PredictionRunSerializer})
@@ -296,9 +298,15 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
             dataset = self.related(Dataset.objects.select_related("project"), data["dataset"], "dataset")
         else:
             raise InvalidInput("Say what to predict on.", fields={"dataset": "Give a dataset or records."})
+        label_map = None
+        if data.get("label_map"):
+            maps = label_maps_for(version.model.project)
+            label_map = maps.filter(pk=data["label_map"]).first()
+            if label_map is None:
+                raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
         run = services.prediction_start(
-            actor=request.user, project=version.model.project, version=version, dataset=dataset, records=records
-        )
+            actor=request.user, project=version.model.project, version=version, dataset=dataset, records=records, label_map=label_map,
+        )  # fmt: skip
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=None)
@@ -308,13 +316,22 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         run.job = jobs.cancel(actor=request.user, job=run.job)
         return Response(self.get_serializer(run).data)
 
-    @extend_schema(parameters=[OpenApiParameter("format", str, enum=["json", "csv"])], responses=OpenApiTypes.OBJECT)
+    @extend_schema(request=None, responses={202: PredictionRunSerializer})
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, pk: str) -> Response:
+        """Go on with failed or cancelled predictions."""
+        run = services.prediction_resume(actor=request.user, run=self.get_object())
+        return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=["json", "csv", "sr"])], responses=OpenApiTypes.OBJECT
+    )
     @action(detail=True, filterset_class=None, filterset_fields=None)
     def rows(self, request: Request, pk: str) -> HttpResponse | Response:
         """One row per record: probabilities by class, what is predicted, and the thresholds used."""
         run = self.get_object()
-        if request.query_params.get("format") == "csv":
-            return downloads.predictions_csv(run, actor=request.user)
+        if request.query_params.get("format") in ("csv", "sr"):
+            return downloads.predictions_file(run, request.query_params["format"], actor=request.user)
         queryset = run.predictions.select_related("record").order_by("record__key", "id")
         page = self.paginate_queryset(queryset)
         audit("prediction.downloaded", run, actor=request.user, project=run.project)

@@ -210,10 +210,14 @@ def copy(*, actor: Any, entry: CatalogueEntry, project: Project) -> ModelVersion
         actor=actor, model=model_get_or_create(actor=actor, project=project, name=source.model.name),
         onnx=storage.read_blob(source.sha256), contract=ModelContract.from_dict(source.contract), origin=Origin.IMPORTED,
         parameters=source.parameters, weights=storage.read_blob(source.weights_sha256) if source.weights_sha256 else None,
-        facts=entry.shown.get("facts", {}), card=entry.shown.get("prose", {}), checks={**source.checks, "catalogue": vouching},
+        facts=_portable(entry), card=entry.shown.get("prose", {}), checks={**source.checks, "catalogue": vouching},
     )  # fmt: skip
     audit("catalogue.copied", entry, actor=actor, project=project, changes={"version": str(version.pk)})
     return version
+
+
+def _portable(entry: CatalogueEntry) -> dict[str, Any]:
+    return {name: value for name, value in entry.shown.get("facts", {}).items() if name != "prose"}
 
 
 def vouched(entry: CatalogueEntry) -> CatalogueDecision | None:

@@ -22,6 +22,7 @@ Output = Literal["logits", "probabilities"]
 TASKS: tuple[str, ...] = ("multiclass", "multilabel", "binary", "regression")
 UNITS: tuple[str, ...] = ("mV", "uV", "1")
 NORMALISATIONS: tuple[str, ...] = ("none", "lead_zscore", "record_zscore", "min_max", "mean_std")
+NEEDS: tuple[str, ...] = ("age", "sex")
 MAX_CLASSES = 1000
 MAX_CLASS_NAME = 200
 MAX_JSON_BYTES = 1_000_000
@@ -39,7 +40,8 @@ class ModelContract:
     negative and positive (two outputs, softmax); for ``regression`` the names of the quantities.
     output: ``logits`` when the activation of the task has to follow, ``probabilities`` when the model applies it.
     recipe: the preprocessing recipe as JSON. thresholds: decision threshold per class, 0..1.
-    fixed_length: the network accepts ``n_samples`` only. parent: digest of the version this one was trained from.
+    fixed_length: the network accepts ``n_samples`` only. needs: what it takes beside the ECG (``age``, ``sex``); files of
+    such networks have a second input (modelhub.runtime.person). parent: digest of the version this one was trained from.
     """
 
     leads: tuple[str, ...]
@@ -55,11 +57,13 @@ class ModelContract:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     output: Output = "logits"
     fixed_length: bool = False
+    needs: tuple[str, ...] = ()
     parent: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "leads", tuple(self.leads))
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "needs", tuple(self.needs))
         object.__setattr__(self, "config", dict(self.config))
         if _is_number(self.fs_hz):
             object.__setattr__(self, "fs_hz", float(self.fs_hz))
@@ -130,7 +134,10 @@ class ModelContract:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, with the format's number under ``format``."""
-        return {"format": FORMAT, **asdict(self), "leads": list(self.leads), "classes": list(self.classes)}
+        values = {"format": FORMAT, **asdict(self), "leads": list(self.leads), "classes": list(self.classes)}
+        # Left out where it says nothing, so that contracts of networks on the ECG alone read as they always did.
+        needs = values.pop("needs")
+        return {**values, "needs": list(needs)} if needs else values
 
     def to_json(self) -> str:
         """Return canonical JSON: sorted keys, no blanks, no NaN. Equal contracts give equal text."""
@@ -174,6 +181,7 @@ class ModelContract:
 _JSON_SHAPES: tuple[tuple[str, Any, str], ...] = (
     ("leads", (list, tuple), "a list of lead names"),
     ("classes", (list, tuple), "a list of class names"),
+    ("needs", (list, tuple), "a list"),
     ("config", Mapping, "an object"),
     ("thresholds", Mapping, "an object of class name to threshold"),
 )
@@ -203,6 +211,8 @@ def _problems(contract: ModelContract) -> dict[str, str]:
         found["normalisation"] = f"The normalisation must be one of {', '.join(NORMALISATIONS)}."
     if contract.task not in TASKS:
         found["task"] = f"The task must be one of {', '.join(TASKS)}, not {contract.task!r}."
+    if contract.needs and set(contract.needs) != set(NEEDS):
+        found["needs"] = f"Beside the ECG a network can take {' and '.join(NEEDS)} together, or nothing."
     if contract.output not in ("logits", "probabilities"):
         found["output"] = "The output must be logits or probabilities."
     if sentence := _class_problem(contract):

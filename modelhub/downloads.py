@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from django.http import FileResponse, HttpResponse
@@ -13,11 +15,18 @@ from django.utils.text import slugify
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
-from modelhub import packaging, services
+from modelhub import agreement, packaging, services, sr_json
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Prediction, PredictionRun, VersionState
 
 FORMATS = ("onnx", "bundle", "safetensors")
+#: File name and content type by format.
+PREDICTION_FORMATS = {
+    "csv": ("predictions.csv", "text/csv; charset=utf-8"),
+    "json": ("predictions.json", "application/json"),
+    "sr": ("predictions.sr.json", "application/dicom+json"),
+}
+_PAGE = 2000
 
 
 def answer(version: ModelVersion, kind: str, *, actor: Any) -> FileResponse | HttpResponse:
@@ -68,50 +77,85 @@ card_markdown = packaging.card_markdown
 card_facts = packaging.card_facts
 
 
+def threshold_origin(run: PredictionRun) -> str:
+    """Say where the thresholds of a run come from."""
+    contract = ModelContract.from_dict(run.version.contract)
+    if contract.activation != "sigmoid":
+        return "none: the most probable class is predicted" if contract.task != "regression" else ""
+    return "chosen on the validation data of the training" if run.thresholds else "0.5, because the model states none"
+
+
 def prediction_rows(run: PredictionRun, predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
     """Return predictions as the API sends them."""
-    contract = ModelContract.from_dict(run.version.contract)
+    contract, predictions = ModelContract.from_dict(run.version.contract), list(predictions)
     limits = (
         None if contract.activation != "sigmoid" else {name: run.thresholds.get(name, 0.5) for name in contract.classes}
     )
+    truths = agreement.truths(run, predictions)
     return [
         {
             "record": str(row.record_id), "key": row.record.key, "probabilities": dict(zip(contract.classes, row.values)),
-            "predicted": row.predicted, "thresholds": limits,
+            "predicted": row.predicted, "thresholds": limits, "labels": truths.get(row.record_id),
+            "agreement": agreement.verdict(row.predicted, truths.get(row.record_id)), "notices": row.notices,
         }
         for row in predictions
     ]  # fmt: skip
 
 
-def predictions_csv(run: PredictionRun, *, actor: Any) -> HttpResponse:
-    """Return all predictions of a run as CSV, one probability column per class."""
+def _pages(run: PredictionRun) -> Iterator[list[Prediction]]:
+    rows = run.predictions.select_related("record").order_by("record__key", "id").iterator(chunk_size=_PAGE)
+    while page := list(islice(rows, _PAGE)):
+        yield page
+
+
+def predictions_file(run: PredictionRun, kind: str, *, actor: Any) -> HttpResponse:
+    """Return all predictions of a run as ``csv``, ``json`` or ``sr`` (documents like DICOM structured reports, as JSON)."""
+    if kind not in PREDICTION_FORMATS:
+        raise InvalidInput(
+            f"Predictions are not written as {kind}.",
+            fields={"format": f"Choose one of {', '.join(PREDICTION_FORMATS)}."},
+        )
+    audit("prediction.downloaded", run, actor=actor, project=run.project, changes={"format": kind})
+    content = _csv(run) if kind == "csv" else _json(run) if kind == "json" else _reports(run)
+    name, content_type = PREDICTION_FORMATS[kind]
+    return HttpResponse(
+        content, content_type=content_type, headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )
+
+
+def _csv(run: PredictionRun) -> str:
     contract = ModelContract.from_dict(run.version.contract)
+    names = [f"p({name})" if contract.task != "regression" else name for name in contract.classes]
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(
-        [
-            "record",
-            "key",
-            *(f"p({name})" if contract.task != "regression" else name for name in contract.classes),
-            "predicted",
-        ]
-    )
-    for row in run.predictions.select_related("record").order_by("record__key", "id").iterator(chunk_size=2000):
-        cells = [
-            str(row.record_id),
-            row.record.key,
-            *(f"{value:.6f}" for value in row.values),
-            "; ".join(row.predicted),
-        ]
-        writer.writerow(
-            [
-                "'" + cell if cell[:1] in "=+@\t\r" or (cell[:1] == "-" and i < 2) else cell
-                for i, cell in enumerate(cells)
-            ]
-        )
-    audit("prediction.downloaded", run, actor=actor, project=run.project, changes={"format": "csv"})
-    return HttpResponse(
-        out.getvalue(),
-        content_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": 'attachment; filename="predictions.csv"'},
-    )
+    writer.writerow(["record", "key", *names, "predicted", "labels", "agreement", "notices"])
+    for page in _pages(run):
+        for row in prediction_rows(run, page):
+            cells = [
+                row["record"], row["key"], *(f"{value:.6f}" for value in row["probabilities"].values()), "; ".join(row["predicted"]),
+                "; ".join(row["labels"] or []), row["agreement"], " ".join(row["notices"]),
+            ]  # fmt: skip
+            writer.writerow([_harmless(cell, i) for i, cell in enumerate(cells)])
+    return out.getvalue()
+
+
+def _harmless(cell: str, place: int) -> str:
+    """Return a cell that no spreadsheet takes for a formula; figures may begin with a minus."""
+    risky = cell.startswith(("=", "+", "@", "\t", "\r")) or (cell.startswith("-") and place < 2)
+    return "'" + cell if risky else cell
+
+
+def _json(run: PredictionRun) -> str:
+    about = {
+        "prediction": str(run.pk), "model": str(run.version), "version": str(run.version_id), "sha256": run.version.sha256,
+        "dataset": run.dataset.name, "task": run.version.task, "classes": run.version.classes, "thresholds": run.thresholds,
+        "threshold_origin": threshold_origin(run), "refused": run.refused, "agreement": run.job.result.get("agreement"),
+    }  # fmt: skip
+    rows = [row for page in _pages(run) for row in prediction_rows(run, page)]
+    return json.dumps({**about, "rows": rows}, ensure_ascii=False, allow_nan=False)
+
+
+def _reports(run: PredictionRun) -> str:
+    told = {"model": str(run.version), "sha256": run.version.sha256, "at": run.created_at, "task": run.version.task}
+    rows = (row for page in _pages(run) for row in prediction_rows(run, page))
+    return json.dumps([sr_json.document(row, **told) for row in rows], ensure_ascii=False, allow_nan=False)

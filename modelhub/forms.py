@@ -6,7 +6,9 @@ from typing import Any
 
 from django import forms
 
-from datasets.models import Dataset
+from datasets.models import Dataset, LabelMap, Record
+from datasets.selectors import label_maps_for
+from ecgportal.errors import InvalidInput
 from modelhub.answers import ANSWERS
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import TASKS
@@ -85,11 +87,31 @@ class ImportForm(AnswersForm):
 class PredictForm(forms.Form):
     version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")
     dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
+    records = forms.CharField(
+        required=False, max_length=200_000, label="Only these records", widget=forms.Textarea({"rows": 2}),
+        help_text="Keys of records, separated by commas or lines; empty for the whole dataset.",
+    )  # fmt: skip
+    label_map = forms.ModelChoiceField(
+        LabelMap.objects.none(), required=False, label="Compare with the labels by", empty_label="The model's own label map",
+        help_text="Where records have labels, the answers are compared with them.",
+    )  # fmt: skip
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.fields["version"].queryset = runnable_versions(project)
         self.fields["dataset"].queryset = Dataset.objects.filter(project=project)
+        self.fields["label_map"].queryset = label_maps_for(project)
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the arguments of ``prediction_start``; InvalidInput names keys that are not in the dataset."""
+        values = dict(self.cleaned_data)
+        keys = [key.strip() for key in values.pop("records").replace("\n", ",").split(",") if key.strip()]
+        found = list(Record.objects.filter(dataset=values["dataset"], key__in=keys)) if keys else []
+        missing = sorted(set(keys) - {record.key for record in found})
+        if missing:
+            sentence = f"{values['dataset']} has no record {', '.join(missing[:5])}."
+            raise InvalidInput(sentence, fields={"records": sentence})
+        return {**values, "records": found}
 
 
 class CardForm(forms.Form):

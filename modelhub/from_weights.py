@@ -40,6 +40,8 @@ def from_weights(state: Mapping[str, Tensor], answers: Mapping[str, Any], archit
     """
     name, n_leads, n_classes = _find(state, answers.get("architecture") or architecture, answers)
     known: dict[str, Any] = {"architecture": name}
+    if catalog()[name].needs:
+        known["needs"] = list(catalog()[name].needs)
     questions: dict[str, str] = {}
     classes = list(answers.get("classes") or [])
     if len(classes) != n_classes:

@@ -17,6 +17,7 @@ from ecgportal.errors import Conflict, InvalidInput, PortalError, UnsafeFile
 from ecgportal.jobs.context import JobContext
 from modelhub import packaging
 from modelhub.bundle import read_bundle
+from modelhub.card import PROSE
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin, VersionState
 from modelhub.services import model_get_or_create, version_add
@@ -80,15 +81,17 @@ def store(found: Incoming, *, actor: Any, project: Any, name: str, origin: str) 
     """Add what was examined as the next version of the model called ``name``."""
     model = model_get_or_create(actor=actor, project=project, name=name)
     newest = model.versions.filter(facts__number__isnull=False).order_by("-facts__number").first()
-    checks = dict(found.checks)
-    number = found.facts.get("number")
+    checks, facts = dict(found.checks), dict(found.facts)
+    said = facts.pop("prose", None)
+    prose = {key: str(said[key])[:8000] for key in PROSE if isinstance(said, dict) and said.get(key)}
+    number = facts.get("number")
     if newest is not None and isinstance(number, int) and number < newest.facts["number"]:
         concern = f"It holds version {number}; version {newest.facts['number']} of this model is already here."
         checks["concerns"] = [*checks.get("concerns", []), concern]
     state = VersionState.QUARANTINED if found.quarantined else VersionState.READY
     return version_add(
         actor=actor, model=model, onnx=found.main, contract=found.contract, origin=origin, parameters=found.parameters,
-        weights=found.weights, facts=found.facts, checks=checks, state=state if found.contract else VersionState.INCOMPLETE,
+        weights=found.weights, facts=facts, card=prose, checks=checks, state=state if found.contract else VersionState.INCOMPLETE,
     )  # fmt: skip
 
 

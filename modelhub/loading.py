@@ -144,8 +144,8 @@ class TorchPredictor:
     def __init__(self, module: nn.Module, contract: ModelContract):
         self.module, self.contract = module.eval(), contract
 
-    def predict(self, batch: np.ndarray) -> np.ndarray:
-        """Return float32 ``(n, classes)`` for float32 ``(n, leads, samples)``."""
+    def predict(self, batch: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
+        """Return float32 ``(n, classes)`` for float32 ``(n, leads, samples)``; no such network takes a person."""
         import torch
 
         from modelhub.runtime.predictor import activate
@@ -155,8 +155,8 @@ class TorchPredictor:
             return activate(self.module(torch.from_numpy(batch)).numpy(), self.contract)
 
 
-def predictor(version: ModelVersion) -> Any:
-    """Return what answers batches of prepared signals for a version."""
+def predictor(version: ModelVersion, *, features: bool = False) -> Any:
+    """Return what answers batches of prepared signals for a version; with ``features`` also what lies behind them."""
     contract = ModelContract.from_dict(version.contract)
     if version.checks.get("format", "onnx") == "safetensors":
         return TorchPredictor(module_of(version), contract)
@@ -164,4 +164,4 @@ def predictor(version: ModelVersion) -> Any:
         raise InvalidInput(f"{version} has no file that can be run.")
     from modelhub.runtime.predictor import load_predictor
 
-    return load_predictor(storage.read_blob(version.sha256), contract)
+    return load_predictor(storage.read_blob(version.sha256), contract, features=features)

@@ -30,6 +30,8 @@ MANIFEST_FACTS = (
     "metrics",
     "records",
     "label_map",
+    "reference",
+    "prose",
 )
 
 
@@ -82,7 +84,8 @@ def manifest_of(version: ModelVersion) -> dict[str, Any]:
         "name": version.model.name, "number": version.number, "created_at": version.created_at.isoformat(), "licence": version.card.get("licence", ""),
         "task": version.task, "parameters": version.parameters, "architecture": version.architecture, "sha256": version.sha256,
         "parent_sha256": version.parent.sha256 if version.parent else None, "metrics": metrics,
-        "records": version.facts.get("records"), "label_map": version.facts.get("label_map"),
+        "records": version.facts.get("records"), "label_map": version.facts.get("label_map"), "reference": version.facts.get("reference"),
+        "prose": {name: text for name, text in version.card.items() if text},
     }  # fmt: skip
     return {name: value for name, value in facts.items() if value not in (None, "", {})}
 
@@ -103,8 +106,9 @@ def bundle_of(version: ModelVersion) -> bytes:
 
 def card_facts(version: ModelVersion) -> dict[str, Any]:
     """Return what the portal itself knows about a version, for its card."""
+    hidden = ("reference", "prose")
     return {
-        **manifest_of(version),
+        **{name: value for name, value in manifest_of(version).items() if name not in hidden},
         "contract": version.contract,
         "checks": {k: v for k, v in version.checks.items() if k != "card"},
     }

@@ -15,7 +15,7 @@ from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
-from modelhub import downloads, exchange, services
+from modelhub import agreement, downloads, exchange, services
 from modelhub.answers import read_answers
 from modelhub.forms import AnswersForm, CardForm, ExchangeForm, ImportForm, PredictForm, PushForm
 from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
@@ -210,7 +210,7 @@ class PredictionListPage(ProjectView):
         form = PredictForm(request.POST, project=self.project)
         if form.is_valid():
             try:
-                run = services.prediction_start(actor=request.user, project=self.project, **form.cleaned_data)
+                run = services.prediction_start(actor=request.user, project=self.project, **form.chosen())
             except PortalError as error:
                 take_error(form, error)
             else:
@@ -224,7 +224,9 @@ class PredictionView(ProjectView):
     object: PredictionRun
 
     def rows(self) -> Any:
-        return PredictionRun.objects.select_related("project", "version__model", "dataset", "job", "created_by")
+        return PredictionRun.objects.select_related(
+            "project", "version__model", "dataset", "job", "created_by", "label_map"
+        )
 
 
 class PredictionPage(PredictionView):
@@ -236,7 +238,13 @@ class PredictionPage(PredictionView):
         rows = run.predictions.select_related("record").order_by("record__key", "id")
         if wanted := request.GET.get("class"):
             rows = rows.filter(predicted__contains=[wanted])
+        if request.GET.get("notices"):
+            rows = rows.filter(notices__len__gt=0)
         page = paginate(request, rows)
+        truths = agreement.truths(run, page)
+        for row in page:
+            row.truth = truths.get(row.record_id)
+            row.verdict = agreement.verdict(row.predicted, row.truth)
         counts = dict.fromkeys(run.version.classes, 0)
         for names in run.predictions.values_list("predicted", flat=True).iterator(chunk_size=5000):
             for name in names:
@@ -249,14 +257,27 @@ class PredictionPage(PredictionView):
             classes=run.version.classes,
             counts=counts,
             wanted=wanted or "",
+            origin=downloads.threshold_origin(run),
+            compared=run.job.result.get("agreement"),
+            n_noticed=run.predictions.filter(notices__len__gt=0).count(),
+            only_noticed=bool(request.GET.get("notices")),
+            can_resume=run.job.state in ("failed", "cancelled"),
         )
 
 
-class PredictionCsv(PredictionView):
+class PredictionFile(PredictionView):
     needs = {"get": Action.MODEL_DOWNLOAD}
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        return downloads.predictions_csv(self.object, actor=request.user)
+        return downloads.predictions_file(self.object, request.GET.get("format", "csv"), actor=request.user)
+
+
+class PredictionResume(PredictionView):
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        services.prediction_resume(actor=request.user, run=self.object)
+        return redirect("modelhub:prediction", pk=pk)
 
 
 class ExchangePage(ProjectView):

@@ -21,6 +21,8 @@ class EcgNetwork(nn.Module):
     has_2d_form = True
     #: False where one set of weights serves the length it was built for only.
     dynamic_length = True
+    #: Features of the person that ``forward`` takes as a second argument, ``(batch, n)``; 0 where it takes the ECG alone.
+    n_person_features = 0
 
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int) -> None:
         super().__init__()

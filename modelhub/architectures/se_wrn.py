@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import LinearHeadNetwork, append_zero_channels, max_over_time
 from modelhub.architectures.registry import architecture
+from modelhub.runtime.person import N_FEATURES, UNKNOWN
 
 _KERNEL = 15
 _STRIDE = 4
@@ -17,9 +18,7 @@ _BLOCKS_PER_GROUP = 3
 _DROPOUT = 0.2
 _REDUCTION = 16
 
-METADATA_FEATURES = 5
-#: Training means of age / 100 and of the two sexes, used for a person of unknown age and sex; the flags stay 1.
-UNKNOWN_PERSON = (0.6037, 0.4714, 0.5286, 1.0, 1.0)
+METADATA_FEATURES = N_FEATURES
 
 
 class SameConv(nn.Module):
@@ -103,7 +102,8 @@ class SeWideResNet(LinearHeadNetwork):
         self.dropout = nn.Dropout(_DROPOUT)
         self.metadata = metadata
         if metadata:
-            self.register_buffer("unknown_person", torch.tensor([UNKNOWN_PERSON]), persistent=False)
+            self.n_person_features = METADATA_FEATURES
+            self.register_buffer("unknown_person", torch.tensor([UNKNOWN]), persistent=False)
         self.head = nn.Linear(n_in + (METADATA_FEATURES if metadata else 0), n_classes)
 
     def forward(self, x: Tensor, person: Tensor | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from modelhub.contract import ModelContract
 from modelhub.onnx.metadata import metadata_of
 from modelhub.onnx.passes import publishable, set_tensors
 from modelhub.onnx.simplify import drop_idle_states
+from modelhub.runtime.person import INPUT, person_features
 
 OPSET = 17
 TOLERANCE = 1e-4
@@ -41,6 +42,8 @@ def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np
         raise InvalidInput("A network is exported with logits as its output; the task's activation follows outside.")
     if not getattr(module, "dynamic_length", True):
         contract = contract.with_changes(fixed_length=True)
+    if contract.needs and not getattr(module, "n_person_features", 0):
+        raise InvalidInput("The contract asks for age and sex, which this network does not take.", code="bad_contract")
     working = copy.deepcopy(module).cpu()
     state = _tensors_to_keep(working)
     model = publishable(_traced(working, contract))
@@ -65,9 +68,12 @@ def check_parity(
     try:
         module.eval()
         for signals in _probes(contract, check_signals, getattr(module, "dynamic_length", True)):
+            given = {name: signals}
+            if contract.needs:
+                given[INPUT] = _persons(len(signals))
             with torch.no_grad():
-                expected = module(torch.from_numpy(signals).to(device)).cpu().numpy()
-            got = _run(session, {name: signals})
+                expected = module(*(torch.from_numpy(value).to(device) for value in given.values())).cpu().numpy()
+            got = _run(session, given)
             if got.shape != expected.shape:
                 raise ParityError(
                     f"The exported model gives outputs of shape {got.shape}, torch gives {expected.shape}. "
@@ -83,6 +89,11 @@ def check_parity(
     finally:
         module.train(was_training)
     return worst
+
+
+def _persons(n: int) -> np.ndarray:
+    """Return features of made-up persons of different age and sex, one of them unknown."""
+    return person_features([None, *range(20, 19 + n)][:n], ["", *"FM" * n][:n])[0]
 
 
 def _run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -110,8 +121,13 @@ def _probes(contract: ModelContract, check_signals: np.ndarray | None, dynamic_l
 
 def _traced(module: nn.Module, contract: ModelContract) -> onnx.ModelProto:
     # Two records: a batch of one would let BatchNorm and shape arithmetic be specialised to it.
-    example = torch.zeros(2, contract.n_leads, contract.n_samples)
+    example = [torch.zeros(2, contract.n_leads, contract.n_samples)]
     axes = {INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}}
+    names = [INPUT_NAME]
+    if contract.needs:
+        example.append(torch.from_numpy(_persons(2)))
+        names.append(INPUT)
+        axes[INPUT] = {0: "batch"}
     if not contract.fixed_length:
         axes[INPUT_NAME][2] = "samples"
     buffer = io.BytesIO()
@@ -119,13 +135,13 @@ def _traced(module: nn.Module, contract: ModelContract) -> onnx.ModelProto:
     with _quiet():
         torch.onnx.export(
             module,
-            (example,),
+            tuple(example),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             training=torch.onnx.TrainingMode.TRAINING,
             do_constant_folding=False,
-            input_names=[INPUT_NAME],
+            input_names=names,
             output_names=[OUTPUT_NAME],
             dynamic_axes=axes,
         )

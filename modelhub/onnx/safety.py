@@ -17,6 +17,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helpe
 from ecgportal.errors import UnsafeFile
 from modelhub.onnx.metadata import CONTRACT_KEY, contract_in, first_values
 from modelhub.onnx.wire import check_wire
+from modelhub.runtime.person import INPUT
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_NODES = 20_000
@@ -96,7 +97,9 @@ def _check(data: bytes) -> tuple[onnx.ModelProto, OnnxFacts]:
     metadata, repeated = _check_metadata(model)
     _check_graph(model.graph)
     inputs = _real_inputs(model.graph)
-    if len(inputs) != 1:
+    contract = contract_in(metadata)
+    person = contract is not None and contract.needs and len(inputs) == 2 and inputs[1].name == INPUT
+    if len(inputs) != 1 and not person:
         raise UnsafeFile(
             f"it has {len(inputs)} inputs; a model of the portal takes the ECG alone.", code="unsupported_inputs"
         )

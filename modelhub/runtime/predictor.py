@@ -13,6 +13,8 @@ import onnxruntime
 from ecgportal.errors import InvalidInput, UnsafeFile
 from modelhub.contract import ModelContract
 from modelhub.runtime.lift import lift_convolutions
+from modelhub.runtime.person import INPUT, N_FEATURES, UNKNOWN
+from modelhub.runtime.reference import add_features, flat
 
 # Larger batches gain nothing on a CPU and cost memory.
 BATCH = 32
@@ -23,8 +25,11 @@ class Predictor(Protocol):
 
     contract: ModelContract
 
-    def predict(self, batch: np.ndarray) -> np.ndarray:
-        """Return probabilities (values for regression), float32 ``(n, classes)``, for float32 ``(n, leads, samples)``."""
+    def predict(self, batch: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
+        """Return probabilities (values for regression), float32 ``(n, classes)``, for float32 ``(n, leads, samples)``.
+
+        person: ``(n, 5)`` or ``(1, 5)`` for networks whose contract ``needs`` age and sex; None stands for unknown ones.
+        """
 
 
 def activate(outputs: np.ndarray, contract: ModelContract) -> np.ndarray:
@@ -43,25 +48,48 @@ class OnnxPredictor:
     """A model in ONNX Runtime on the CPU.
 
     threads: CPU threads to use. fast: rewrite 1-D convolutions as 2-D ones (equal results, about twice as fast).
+    features: keep what goes into the last layer, for ``predict_with_features``.
     """
 
-    def __init__(self, data: bytes, contract: ModelContract, *, threads: int, fast: bool = True) -> None:
+    def __init__(
+        self, data: bytes, contract: ModelContract, *, threads: int, fast: bool = True, features: bool = False
+    ) -> None:
         self.contract = contract
-        if fast:
-            data = lift_convolutions(onnx.load_model_from_string(data)).SerializeToString()
+        if fast or features:
+            model = onnx.load_model_from_string(data)
+            features = features and add_features(model)
+            data = (lift_convolutions(model) if fast else model).SerializeToString()
+        self._features: list[tuple[int, np.ndarray]] | None = [] if features else None
+        self._persons = np.zeros((0, N_FEATURES), dtype=np.float32)
         self._data = data
         self._threads = max(1, threads)
         self._session = self._open(1)
         self._wide: onnxruntime.InferenceSession | None = None
         self._check_interface()
 
-    def predict(self, batch: np.ndarray) -> np.ndarray:
+    def predict(self, batch: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
         """Return float32 ``(n, classes)``; InvalidInput when the batch is not what the contract states."""
         self.contract.check_batch(batch)
-        return activate(self.outputs(batch), self.contract)
+        return activate(self.outputs(batch, person), self.contract)
 
-    def outputs(self, batch: np.ndarray) -> np.ndarray:
+    def predict_with_features(
+        self, batch: np.ndarray, person: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the answers and the features ``(n, features)`` behind them; None where the graph shows none."""
+        self.contract.check_batch(batch)
+        if self._features is None:
+            return self.predict(batch, person), None
+        self._features.clear()
+        answers = activate(self.outputs(batch, person), self.contract)
+        parts = [part for _, part in sorted(self._features, key=lambda entry: entry[0])]
+        self._features.clear()
+        return answers, np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+    def outputs(self, batch: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
         """Return the model's raw outputs, float32 ``(n, classes)``."""
+        if self.contract.needs:
+            given = np.array([UNKNOWN], dtype=np.float32) if person is None else np.asarray(person, dtype=np.float32)
+            self._persons = np.broadcast_to(given, (len(batch), N_FEATURES))
         result = np.empty((len(batch), self.contract.n_classes), dtype=np.float32)
         if len(batch) < 2 or self._threads == 1:
             for start in range(0, len(batch), BATCH):
@@ -77,7 +105,14 @@ class OnnxPredictor:
 
     def _fill(self, session: onnxruntime.InferenceSession, batch: np.ndarray, result: np.ndarray, part: slice) -> None:
         signals = np.ascontiguousarray(batch[part], dtype=np.float32)
-        answer = np.asarray(session.run(None, {self._input: signals})[0])
+        inputs = {self._input: signals}
+        if self.contract.needs:
+            inputs[INPUT] = np.ascontiguousarray(self._persons[part])
+        results = session.run(None, inputs)
+        answer = np.asarray(results[0])
+        if self._features is not None:
+            # One append at a time is safe from any thread; the first record's place puts the parts in order.
+            self._features.append((part.start or 0, flat(results[1])))
         if answer.shape != (len(signals), self.contract.n_classes):
             raise InvalidInput(
                 f"The model answered with shape {answer.shape}; its contract names {self.contract.n_classes} classes. "
@@ -109,7 +144,7 @@ class OnnxPredictor:
 
     def _check_interface(self) -> None:
         inputs = self._session.get_inputs()
-        if len(inputs) != 1:
+        if len(inputs) != (2 if self.contract.needs else 1):
             names = ", ".join(entry.name for entry in inputs)
             raise InvalidInput(
                 f"The model takes {len(inputs)} inputs ({names}); only the ECG is given.", code="input_mismatch"
@@ -119,8 +154,10 @@ class OnnxPredictor:
             raise InvalidInput(f"The model takes {inputs[0].type}; the portal gives float32.", code="input_mismatch")
 
 
-def load_predictor(data: bytes, contract: ModelContract, threads: int | None = None) -> OnnxPredictor:
+def load_predictor(
+    data: bytes, contract: ModelContract, threads: int | None = None, *, features: bool = False
+) -> OnnxPredictor:
     """Return a predictor for a checked ONNX file; ``threads`` defaults to the cores this process may use."""
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return OnnxPredictor(data, contract, threads=threads)
+    return OnnxPredictor(data, contract, threads=threads, features=features)

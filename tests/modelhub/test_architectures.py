@@ -14,8 +14,8 @@ from ecgportal.errors import InvalidInput, NotFound
 from modelhub.architectures.catalog import catalog
 from modelhub.architectures.fast import FastForm, as_2d
 from modelhub.architectures.registry import architectures, build, mac_count, parameter_count
-from modelhub.architectures.se_wrn import UNKNOWN_PERSON
 from modelhub.onnx.export import export_onnx
+from modelhub.runtime.person import UNKNOWN
 from modelhub.weights import load_safetensors, save_safetensors
 from tests.modelhub.conftest import beats, make_contract
 
@@ -284,7 +284,7 @@ def test_age_and_sex_change_the_answer_and_unknown_means_the_training_means():
     module = small("se_wrn_metadata").eval()
     signals = torch.from_numpy(beats(2, 3, 200))
     unknown = module(signals)
-    assert torch.allclose(unknown, module(signals, torch.tensor([UNKNOWN_PERSON] * 2)), atol=1e-6)
+    assert torch.allclose(unknown, module(signals, torch.tensor([UNKNOWN] * 2)), atol=1e-6)
     assert not torch.allclose(unknown, module(signals, torch.tensor([[0.8, 1.0, 0.0, 1.0, 1.0]] * 2)))
 
 

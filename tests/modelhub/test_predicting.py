@@ -1,0 +1,251 @@
+"""Predictions: a selection, comparison with labels, notices, files, cancel and resume, a folder, age and sex."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import wfdb
+from django.core.management import call_command
+from django.test import Client
+from django.urls import reverse
+
+from datasets.simulate import simulate
+from ecgportal import storage
+from ecgportal.errors import InvalidInput
+from ecgportal.jobs import services as jobs
+from ecgportal.jobs.models import Job
+from modelhub import loading, novelty, predicting, services, sr_json
+from modelhub.architectures.registry import build
+from modelhub.models import Model, ModelVersion, Prediction, PredictionRun
+from modelhub.onnx.export import export_onnx
+from modelhub.onnx.load import load_own
+from modelhub.runtime.person import person_features
+from modelhub.runtime.predictor import load_predictor
+from modelhub.runtime.reference import distances, reference_of
+from tests import factories
+from tests.modelhub.conftest import beats, make_contract
+from tests.modelhub.test_importing import tiny_onnx
+from tests.working import work_off
+
+pytestmark = pytest.mark.django_db
+
+
+def make_version(project, data: bytes | None = None, **changes) -> ModelVersion:
+    contract = make_contract(classes=("NORM", "MI", "A", "B", "C"), **changes)
+    sha256, size = storage.put_bytes(data or tiny_onnx())
+    return ModelVersion.objects.create(
+        model=Model.objects.create(project=project, name="Net"), number=1, state="ready", origin="imported",
+        contract=contract.to_dict(), classes=list(contract.classes), task=contract.task, sha256=sha256, size=size, checks={"format": "onnx"},
+    )  # fmt: skip
+
+
+class World:
+    def __init__(self) -> None:
+        self.project = factories.make_project()
+        self.owner = factories.make_team(self.project)["owner"]
+        self.dataset = factories.make_dataset(self.project)
+        self.map = factories.make_label_map(self.project, classes=["NORM", "MI", "A", "B", "C"])
+        signals = beats(4, seed=3)
+        labels = (("NORM",), ("IMI",), ("strange",), ())
+        self.records = [
+            factories.make_record(
+                self.dataset, f"r{i}", signal=signal, labels=codes, quality_score=0.2 if i == 1 else 0.9
+            )
+            for i, (signal, codes) in enumerate(zip(signals, labels))
+        ]
+        self.version = make_version(self.project)
+        self.client = Client()
+        self.client.force_login(self.owner)
+
+    def predict(self, **fields) -> PredictionRun:
+        body = {"version": str(self.version.pk), **fields}
+        answer = self.client.post("/api/v1/predictions/", json.dumps(body), content_type="application/json")
+        assert answer.status_code == 202, answer.content
+        assert work_off()[-1].state == "succeeded"
+        return PredictionRun.objects.get(pk=answer.json()["id"])
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_selection_is_compared_with_its_labels_and_leaves_in_three_forms(world):
+    run = world.predict(records=[str(row.pk) for row in world.records])
+    assert run.label_map == world.map
+    address = f"/api/v1/predictions/{run.pk}/rows/"
+    rows = {row["key"]: row for row in world.client.get(address).json()["results"]}
+    assert [rows[f"r{i}"]["labels"] for i in range(4)] == [["NORM"], ["MI"], None, None]
+    assert rows["r1"]["notices"] == ["Its technical quality is poor (score 0.20)."] and rows["r0"]["notices"] == []
+    signals = np.stack([beats(4, seed=3)[i] for i in range(4)])
+    expected = load_predictor(tiny_onnx(), make_contract(), 1).predict(signals)
+    assert np.abs(np.array([list(rows[f"r{i}"]["probabilities"].values()) for i in range(4)]) - expected).max() < 1e-4
+    told = world.client.get(f"/api/v1/predictions/{run.pk}/").json()
+    assert told["agreement"]["known"] == 2 and told["threshold_origin"].startswith("0.5")
+    cell = told["agreement"]["classes"]["NORM"]
+    assert sum(cell.values()) == 2 and cell["both"] + cell["label_only"] == 1
+    page = reverse("modelhub:prediction_file", kwargs={"pk": run.pk})
+    table = list(csv.DictReader(io.StringIO(world.client.get(page).content.decode())))
+    assert [row["labels"] for row in table] == ["NORM", "MI", "", ""]
+    whole = json.loads(world.client.get(page + "?format=json").content)
+    assert whole["rows"] == list(rows.values()) and whole["sha256"] == world.version.sha256
+    reports = json.loads(world.client.get(address + "?format=sr").content)
+    assert len(reports) == 4 and reports[0]["0040A493"]["Value"] == ["UNVERIFIED"]
+    numbers = [item for item in reports[0]["0040A730"]["Value"] if item["0040A040"]["Value"] == ["NUM"]]
+    assert len(numbers) == 5
+    assert world.client.get(page + "?format=xls").status_code == 422
+    shown = world.client.get(reverse("modelhub:prediction", kwargs={"pk": run.pk})).content.decode()
+    assert "Its technical quality is poor" in shown and "labelled records" in shown
+
+
+def test_a_structured_report_can_be_read_by_a_dicom_library():
+    pydicom = pytest.importorskip("pydicom")
+    from django.utils import timezone
+
+    row = {
+        "record": "a",
+        "key": "k",
+        "probabilities": {"NORM": 0.25},
+        "predicted": ["NORM"],
+        "thresholds": {"NORM": 0.5},
+    }
+    document = sr_json.document(row, model="Net v1", sha256="0" * 64, at=timezone.now(), task="multilabel")
+    dataset = pydicom.Dataset.from_json(json.dumps(document))
+    number = next(item for item in dataset.ContentSequence if item.ValueType == "NUM")
+    assert float(number.MeasuredValueSequence[0].NumericValue) == 0.25
+    assert float(number.ContentSequence[0].MeasuredValueSequence[0].NumericValue) == 0.5
+
+
+def test_keys_choose_records_on_the_page(world):
+    page = reverse("modelhub:predictions", kwargs={"project": world.project.pk})
+    fields = {"version": str(world.version.pk), "dataset": str(world.dataset.pk)}
+    answer = world.client.post(page, fields | {"records": "r1, nobody"})
+    assert answer.status_code == 422 and b"has no record nobody" in answer.content
+    assert world.client.post(page, fields | {"records": "r1\nr3"}).status_code == 302
+    work_off()
+    assert sorted(Prediction.objects.values_list("record__key", flat=True)) == ["r1", "r3"]
+
+
+def test_cancelled_predictions_go_on_where_they_stopped(world, monkeypatch):
+    monkeypatch.setattr(predicting, "_BATCH", 2)
+    run = services.prediction_start(
+        actor=world.owner, project=world.project, version=world.version, dataset=world.dataset
+    )
+    asked = []
+    real = loading.predictor
+
+    def stopping(version, **options):
+        inner = real(version, **options)
+
+        class Stops:
+            def predict(self, batch, person=None):
+                asked.append(len(batch))
+                if len(asked) == 2:
+                    raise InvalidInput("The machine was needed elsewhere.")
+                return inner.predict(batch, person)
+
+        return Stops()
+
+    monkeypatch.setattr(loading, "predictor", stopping)
+    assert work_off()[-1].state == "failed"
+    assert run.predictions.count() == 2
+    first = set(run.predictions.values_list("pk", flat=True))
+    assert world.client.post(f"/api/v1/predictions/{run.pk}/resume/").status_code == 202
+    assert work_off()[-1].state == "succeeded"
+    assert run.predictions.count() == 4 and first <= set(run.predictions.values_list("pk", flat=True))
+    assert asked == [2, 2, 2]
+    assert world.client.post(f"/api/v1/predictions/{run.pk}/resume/").status_code == 409
+    other = services.prediction_start(
+        actor=world.owner, project=world.project, version=world.version, dataset=world.dataset
+    )
+    jobs.cancel(actor=world.owner, job=Job.objects.get(pk=other.job_id))
+    page = reverse("modelhub:prediction_resume", kwargs={"pk": other.pk})
+    assert world.client.post(page).status_code == 302
+    assert work_off()[-1].state == "succeeded" and other.predictions.count() == 4
+
+
+def test_records_that_do_not_fit_are_refused_with_a_remedy(world):
+    factories.make_record(world.dataset, "few", signal=beats(1, 2)[0], leads=("I", "II"))
+    factories.make_record(world.dataset, "short", signal=beats(1, n_samples=200)[0])
+    factories.make_record(world.dataset, "slow", signal=beats(1, n_samples=400)[0], fs_hz=40.0)
+    run = world.predict(dataset=str(world.dataset.pk))
+    reasons = {row["key"]: row["reason"] for row in run.refused}
+    assert set(reasons) == {"few", "short", "slow"}
+    assert all("Choose a model" in reason for reason in reasons.values())
+    assert run.predictions.count() == 4
+
+
+def test_records_outside_the_training_data_are_told(world):
+    features = np.random.default_rng(0).normal(2, 0.5, (200, 12))
+    reference = reference_of(features)
+    assert distances(features, reference).mean() == pytest.approx(1, abs=0.2)
+    assert np.isnan(distances(features[:, :5], reference)).all()
+    assert reference_of(features[:5]) is None
+    own = load_predictor(tiny_onnx(), make_contract(), 2, features=True).predict_with_features(beats(40, seed=5))[1]
+    assert own.shape == (40, 12)
+    assert np.abs(own - beats(40, seed=5).mean(2)).max() < 1e-5
+    ModelVersion.objects.filter(pk=world.version.pk).update(facts={"reference": reference_of(own)})
+    far = factories.make_record(world.dataset, "far", signal=beats(1, seed=9)[0] + 50, quality_score=0.9)
+    run = world.predict(dataset=str(world.dataset.pk))
+    said = run.predictions.get(record=far).notices
+    assert len(said) == 1 and "outside the training data" in said[0]
+    assert novelty.reference_for(run.version)["n"] == 40
+
+
+def test_age_and_sex_reach_a_network_that_takes_them(world):
+    module = build("se_wrn_metadata", n_leads=12, n_samples=1000, fs_hz=100, n_classes=5, seed=4).eval()
+    contract = make_contract(
+        classes=("NORM", "MI", "A", "B", "C"), architecture="se_wrn_metadata", needs=("age", "sex")
+    )
+    data = export_onnx(module, contract)
+    assert load_own(data).contract.needs == ("age", "sex")
+    import torch
+
+    signals = beats(2)
+    person, imputed = person_features([70, None], ["F", "M"])
+    assert imputed.tolist() == [False, True]
+    expected = torch.sigmoid(module(torch.from_numpy(signals), torch.from_numpy(person))).detach().numpy()
+    predictor = load_predictor(data, contract, 2)
+    assert np.abs(predictor.predict(signals, person) - expected).max() < 1e-4
+    unknown = torch.sigmoid(module(torch.from_numpy(signals))).detach().numpy()
+    assert np.abs(predictor.predict(signals) - unknown).max() < 1e-4
+    assert np.abs(expected - unknown).max() > 1e-4
+    Model.objects.all().delete()
+    world.version = make_version(world.project, data, architecture="se_wrn_metadata", needs=("age", "sex"))
+    world.records[0].age, world.records[0].sex = 70, "F"
+    world.records[0].save()
+    run = world.predict(records=[str(row.pk) for row in world.records[:2]])
+    first, second = run.predictions.order_by("record__key")
+    assert first.notices == [] and any("imputed" in sentence for sentence in second.notices)
+
+
+def test_a_folder_is_answered_by_command_and_nothing_of_it_is_stored(world, tmp_path):
+    folder = tmp_path / "ecgs"
+    folder.mkdir()
+    record = simulate("SNR", 1, fs_hz=250).record
+    names = [name.lower() if name.startswith("x") else name for name in record.leads]
+    wfdb.wrsamp(
+        "a",
+        fs=250,
+        units=["mV"] * 12,
+        sig_name=names,
+        p_signal=record.signal.T.astype(float),
+        write_dir=str(folder),
+        fmt=["16"] * 12,
+    )
+    (folder / "notes.txt").write_text("no ECG")
+    out = tmp_path / "out.csv"
+    stdout = io.StringIO()
+    call_command(
+        "predict", "--model-version", "Net v1", "--folder", str(folder), "--output", str(out), "--as-user", world.owner.username, "--json", stdout=stdout
+    )  # fmt: skip
+    told = json.loads(stdout.getvalue())
+    assert (told["predicted"], told["refused"]) == (1, 1)
+    assert told["refused_files"][0]["name"] == "notes.txt"
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 1 and 0 <= float(rows[0]["p(NORM)"]) <= 1
+    assert world.dataset.records.count() == 4
