@@ -190,10 +190,17 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
         version = self.get_object()
         return downloads.answer(version, request.query_params.get("format", "onnx"), actor=request.user)
 
-    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=["json", "markdown", "html", "pdf"])],
+        responses=OpenApiTypes.OBJECT,
+    )
     @action(detail=True)
-    def card(self, request: Request, pk: str) -> Response:
+    def card(self, request: Request, pk: str) -> Response | HttpResponse:
+        """The model card: as JSON (with its Markdown), or as a document."""
         version = self.get_object()
+        kind = request.query_params.get("format", "json")
+        if kind != "json":
+            return downloads.card_file(version, kind, request)
         return Response(
             {
                 "markdown": downloads.card_markdown(version),
@@ -258,7 +265,7 @@ class PredictionRunSerializer(serializers.ModelSerializer):
 
     @extend_schema_field({"type": "object", "nullable": True})
     def get_agreement(self, run: PredictionRun) -> dict[str, Any] | None:
-        return run.job.result.get("agreement")
+        return (run.job.result or {}).get("agreement")
 
 
 class PredictionCreateSerializer(serializers.Serializer):

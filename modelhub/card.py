@@ -1,10 +1,11 @@
-"""The model card: facts the portal knows, prose a person wrote, as Markdown."""
+"""The model card: facts the portal knows and prose a person wrote, as sections, as Markdown and as PDF."""
 
 from __future__ import annotations
 
 import html
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from modelhub.contract import ModelContract
@@ -21,6 +22,44 @@ PROSE: dict[str, str] = {
 BLANK = "*Not stated.*"
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of a card: a table of ``rows`` under ``head`` (empty for pairs of name and value), or a person's ``text``."""
+
+    heading: str
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    text: str = ""
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.rows and not self.text.strip()
+
+
+def card_sections(
+    contract: ModelContract, *, facts: Mapping[str, Any] | None = None, prose: Mapping[str, str] | None = None
+) -> list[Section]:
+    """Return the sections of a version's card, in order.
+
+    facts: plain JSON values; ``metrics`` may be rows ``{name, part, class, value, low, high, n}``, ``calibration``,
+    ``environment``, ``records``, ``lineage`` objects; what is not known here is listed under its own name. prose: text
+    by the keys of ``PROSE``.
+    """
+    known, texts = dict(facts or {}), dict(prose or {})
+    sections = [
+        Section("Input", rows=_rows(_input_rows(contract))),
+        Section("Output", rows=_rows(_output_rows(contract))),
+    ]
+    sections += [Section(PROSE[name], text=texts.get(name, "")) for name in ("intended_use", "limits", "training_data")]
+    sections.append(Section("Records", rows=_mapping(known.pop("records", None))))
+    sections.append(Section("Results", METRIC_HEAD, _metrics(known.pop("metrics", None))))
+    sections.append(Section("Calibration", rows=_mapping(known.pop("calibration", None))))
+    sections.append(Section("Lineage", rows=_mapping(_lineage(contract, known.pop("lineage", None)))))
+    sections.append(Section("Environment", rows=_mapping(known.pop("environment", None))))
+    sections.append(Section("Further facts", rows=_mapping(known)))
+    return sections + [Section(PROSE[name], text=texts.get(name, "")) for name in ("ethics", "licence", "contact")]
+
+
 def card_markdown(
     contract: ModelContract,
     *,
@@ -28,31 +67,28 @@ def card_markdown(
     facts: Mapping[str, Any] | None = None,
     prose: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the card of a model version.
-
-    facts: plain JSON values; ``metrics`` may be rows ``{name, part, class, value, low, high, n}``, ``calibration``,
-    ``environment``, ``records``, ``lineage`` objects; what is not known here is listed under its own name. prose: text
-    by the keys of ``PROSE``. A section without content says so.
-    """
-    known = dict(facts or {})
-    texts = dict(prose or {})
-    parts = [
-        f"# {_line(title)}",
-        "Research use. Not a medical device.",
-        _section("Input", _table(_input_rows(contract))),
-    ]
-    parts.append(_section("Output", _table(_output_rows(contract))))
-    for name in ("intended_use", "limits", "training_data"):
-        parts.append(_section(PROSE[name], _prose(texts.get(name, ""))))
-    parts.append(_section("Records", _mapping(known.pop("records", None))))
-    parts.append(_section("Results", _metrics(known.pop("metrics", None))))
-    parts.append(_section("Calibration", _mapping(known.pop("calibration", None))))
-    parts.append(_section("Lineage", _mapping(_lineage(contract, known.pop("lineage", None)))))
-    parts.append(_section("Environment", _mapping(known.pop("environment", None))))
-    parts.append(_section("Further facts", _mapping(known)))
-    for name in ("ethics", "licence", "contact"):
-        parts.append(_section(PROSE[name], _prose(texts.get(name, ""))))
+    """Return the card of a model version as Markdown. A section without content says so."""
+    parts = [f"# {_line(title)}", "Research use. Not a medical device."]
+    for section in card_sections(contract, facts=facts, prose=prose):
+        body = _prose(section.text) if section.text else _table(section.head, section.rows)
+        parts.append(f"## {section.heading}\n\n{body or BLANK}")
     return "\n\n".join(parts) + "\n"
+
+
+def card_pdf(title: str, sections: Sequence[Section]) -> bytes:
+    """Return a card as a PDF document."""
+    from ecgportal import pdf
+
+    blocks: list[pdf.Block] = []
+    for section in sections:
+        blocks.append(pdf.Heading(section.heading))
+        if section.is_blank:
+            blocks.append(pdf.Text("Not stated.", quiet=True))
+        elif section.text:
+            blocks.append(pdf.Text(section.text))
+        else:
+            blocks.append(pdf.Table(section.head, section.rows))
+    return pdf.render(f"Model card: {title}", blocks)
 
 
 def _input_rows(contract: ModelContract) -> list[tuple[str, str]]:
@@ -83,27 +119,33 @@ def _lineage(contract: ModelContract, lineage: Any) -> dict[str, Any]:
     return found
 
 
-def _metrics(rows: Any) -> str:
-    if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
-        return ""
-    lines = ["| Metric | Part | Class | Value | 95 % interval | n |", "| --- | --- | --- | --- | --- | --- |"]
+METRIC_HEAD = ("Metric", "Part", "Class", "Value", "95 % interval", "n")
+
+
+def _metrics(rows: Any) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        return ()
+    found = []
     for row in rows:
         low, high = row.get("low"), row.get("high")
         interval = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "not computed"
         value = row.get("value")
         shown = "not computed" if value is None else f"{value:.3f}"
         cells = (row.get("name", ""), row.get("part", ""), row.get("class") or "all", shown, interval, row.get("n", ""))
-        lines.append("| " + " | ".join(_line(cell) for cell in cells) + " |")
-    return "\n".join(lines)
+        found.append(tuple(str(cell) for cell in cells))
+    return tuple(found)
 
 
-def _mapping(value: Any) -> str:
+def _mapping(value: Any) -> tuple[tuple[str, ...], ...]:
     if not isinstance(value, Mapping):
-        return "" if value in (None, "", [], ()) else _line(value)
-    rows = [
+        return () if value in (None, "", [], ()) else (("", str(value)),)
+    return tuple(
         (str(key).replace("_", " "), _value(entry)) for key, entry in value.items() if entry not in (None, "", {}, [])
-    ]
-    return _table(rows)
+    )
+
+
+def _rows(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(pairs)
 
 
 def _value(value: Any) -> str:
@@ -118,14 +160,12 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {_line(name)} | {_line(value)} |" for name, value in rows)])
-
-
-def _section(heading: str, body: str) -> str:
-    return f"## {heading}\n\n{body or BLANK}"
+    names = head or [""] * len(rows[0])
+    lines = [f"| {' | '.join(names)} |" if head else "| | |", f"| {' | '.join(['---'] * len(names))} |"]
+    return "\n".join([*lines, *("| " + " | ".join(_line(cell) for cell in row) + " |" for row in rows)])
 
 
 def _line(value: Any) -> str:

@@ -90,7 +90,8 @@ def metric_rows(entry: CatalogueEntry) -> dict[str, str]:
             interval = f" (95 % {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
             rows[title] = f"{figure['value']:.3f}{interval}"
     if rows:
-        rows["Judged on"] = f"{metrics.get('n')} records ({metrics.get('part')} data of its project)"
+        data = metrics.get("data") or "data of its project"
+        rows["Judged on"] = f"{metrics.get('n')} records ({metrics.get('part')}, {data})"
     return rows
 
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from django.http import FileResponse, HttpResponse
+from django.shortcuts import render
 from django.utils.text import slugify
 
 from ecgportal import storage
@@ -38,7 +39,7 @@ def answer(version: ModelVersion, kind: str, *, actor: Any) -> FileResponse | Ht
         )
     if kind != "safetensors":
         services.contract_of(version)
-    name = f"{slugify(version.model.name)[:80] or 'model'}-v{version.number}"
+    name = _file_name(version)
     if kind == "onnx":
         if version.checks.get("format", "onnx") != "onnx":
             raise InvalidInput(
@@ -75,6 +76,31 @@ def answer(version: ModelVersion, kind: str, *, actor: Any) -> FileResponse | Ht
 
 card_markdown = packaging.card_markdown
 card_facts = packaging.card_facts
+
+
+CARD_FORMATS = ("html", "markdown", "pdf")
+
+
+def card_file(version: ModelVersion, kind: str, request: Any) -> HttpResponse:
+    """Return a version's card as a page of its own, as Markdown or as PDF."""
+    if kind in ("md", "markdown"):
+        answer = HttpResponse(packaging.card_markdown(version), content_type="text/markdown; charset=utf-8")
+        answer["Content-Disposition"] = f'attachment; filename="{_file_name(version)}-card.md"'
+    elif kind == "pdf":
+        answer = HttpResponse(packaging.card_pdf(version), content_type="application/pdf")
+        answer["Content-Disposition"] = f'attachment; filename="{_file_name(version)}-card.pdf"'
+    elif kind == "html":
+        context = {"title": packaging.card_title(version), "sections": packaging.card_sections(version)}
+        return render(request, "modelhub/card_document.html", context)
+    else:
+        raise InvalidInput(
+            f"A card is not written as {kind}.", fields={"format": f"Choose one of {', '.join(CARD_FORMATS)}."}
+        )
+    return answer
+
+
+def _file_name(version: ModelVersion) -> str:
+    return f"{slugify(version.model.name)[:80] or 'model'}-v{version.number}"
 
 
 def threshold_origin(run: PredictionRun) -> str:
@@ -149,7 +175,7 @@ def _json(run: PredictionRun) -> str:
     about = {
         "prediction": str(run.pk), "model": str(run.version), "version": str(run.version_id), "sha256": run.version.sha256,
         "dataset": run.dataset.name, "task": run.version.task, "classes": run.version.classes, "thresholds": run.thresholds,
-        "threshold_origin": threshold_origin(run), "refused": run.refused, "agreement": run.job.result.get("agreement"),
+        "threshold_origin": threshold_origin(run), "refused": run.refused, "agreement": (run.job.result or {}).get("agreement"),
     }  # fmt: skip
     rows = [row for page in _pages(run) for row in prediction_rows(run, page)]
     return json.dumps({**about, "rows": rows}, ensure_ascii=False, allow_nan=False)

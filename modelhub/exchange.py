@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 
-from ecgportal import secrets
+from ecgportal import secrets, storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, PortalError
 from ecgportal.jobs.context import JobContext
@@ -102,6 +104,25 @@ def sync_start(*, actor: Any, exchange: Exchange, project: Any) -> list[Transfer
     ]
 
 
+def _progress(context: JobContext, low: float, high: float, size: int | None, word: str) -> Callable[[int], None]:
+    """Return what tells a job how many bytes went over the line, and ends it when it is to stop."""
+
+    def tell(done: int) -> None:
+        share = min(1.0, done / size) if size else 0.0
+        context.progress(low + (high - low) * share, f"{word} {done / 1e6:.1f} MB")
+
+    return tell
+
+
+def _manifest(version: ModelVersion, sha256: str, size: int) -> bytes:
+    """Return what stands beside a published bundle: enough to choose by, written last, so that the bundle is whole."""
+    facts = {
+        "file": remote_name(version), "sha256": sha256, "bytes": size, "name": version.model.name, "number": version.number,
+        "task": version.task, "classes": version.classes, "architecture": version.architecture, "licence": version.card.get("licence", ""),
+    }  # fmt: skip
+    return json.dumps(facts, indent=1, ensure_ascii=False).encode()
+
+
 def push(context: JobContext) -> dict[str, Any]:
     """The job: write the bundle and publish it under a name that holds its digest. A second run finds it there."""
     transfer = Transfer.objects.select_related("exchange", "version__model", "project", "created_by").get(
@@ -117,7 +138,8 @@ def push(context: JobContext) -> dict[str, Any]:
     with connect(transfer.exchange) as remote:
         known = remote.find(transfer.remote_path)
         if known is None:
-            remote.publish(transfer.remote_path, data)
+            told = _progress(context, 0.4, 0.95, len(data), "Sent")
+            remote.publish(transfer.remote_path, data, _manifest(version, sha256, len(data)), progress=told)
         elif hashlib.sha256(remote.download(transfer.remote_path, MAX_BUNDLE_BYTES)).hexdigest() != sha256:
             raise Conflict(
                 f"{transfer.exchange} has another file called {transfer.remote_path}. It was not overwritten.",
@@ -140,8 +162,14 @@ def pull(context: JobContext) -> dict[str, Any]:
     transfer = Transfer.objects.select_related("exchange", "project", "created_by").get(pk=context.payload["transfer"])
     name = transfer.remote_path.rsplit("/", 1)[-1]
     context.progress(0.1, "Fetching")
+    part = storage.area("checkpoints", transfer.pk) / "incoming.part"
     with connect(transfer.exchange) as remote:
-        data = remote.download(transfer.remote_path, MAX_BUNDLE_BYTES)
+        entry = remote.find(transfer.remote_path)
+        told = _progress(context, 0.1, 0.5, entry.size if entry else None, "Fetched")
+        # A second try of the job goes on where the first one was broken off.
+        remote.fetch(transfer.remote_path, part, MAX_BUNDLE_BYTES, told)
+    data = part.read_bytes()
+    storage.remove_area("checkpoints", transfer.pk)
     context.progress(0.5, "Checking")
     sha256 = hashlib.sha256(data).hexdigest()
     try:

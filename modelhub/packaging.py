@@ -74,11 +74,14 @@ def sample_for(version: ModelVersion, contract: ModelContract) -> tuple[np.ndarr
 def manifest_of(version: ModelVersion) -> dict[str, Any]:
     """Return the facts that travel with a version."""
     evaluation = version.evaluations.exclude(report={}).order_by("created_at").first()  # type: ignore[attr-defined]
-    metrics = {}
+    # What came with an imported version was measured elsewhere, and stays until it is judged here.
+    metrics = dict(version.facts.get("metrics") or {})
     if evaluation is not None:
         metrics = {name: evaluation.report.get(name) for name in ("auroc_macro", "f1_macro", "f1_weighted")} | {
             "n": evaluation.report.get("n"),
             "part": evaluation.part,
+            "data": evaluation.dataset.name,
+            "calibration": _calibration(evaluation.report),
         }
     facts = {
         "name": version.model.name, "number": version.number, "created_at": version.created_at.isoformat(), "licence": version.card.get("licence", ""),
@@ -88,6 +91,17 @@ def manifest_of(version: ModelVersion) -> dict[str, Any]:
         "prose": {name: text for name, text in version.card.items() if text},
     }  # fmt: skip
     return {name: value for name, value in facts.items() if value not in (None, "", {})}
+
+
+def _calibration(report: dict[str, Any]) -> dict[str, float]:
+    """Return the single numbers of a report's calibration."""
+    found = report.get("calibration") or {}
+    values = {name: value.get("value") if isinstance(value, dict) else value for name, value in found.items()}
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 def bundle_of(version: ModelVersion) -> bytes:
@@ -114,11 +128,11 @@ def card_facts(version: ModelVersion) -> dict[str, Any]:
     }
 
 
-def card_markdown(version: ModelVersion) -> str:
-    """Return a version's card as Markdown: the portal's facts and the prose; a blank section says that it is blank."""
+def _card_parts(version: ModelVersion) -> dict[str, Any]:
+    """Return the facts and the prose that a version's card is made of."""
     facts = manifest_of(version)
     figures = facts.pop("metrics", {})
-    n, part = figures.get("n"), figures.get("part")
+    n, part = figures.get("n"), ", ".join(str(figures[k]) for k in ("part", "data") if figures.get(k))
     rows = [
         {"name": name.replace("_", " "), "part": part, "n": n, **figure}
         for name, figure in figures.items()
@@ -126,9 +140,35 @@ def card_markdown(version: ModelVersion) -> str:
     ]
     shown = {name: facts.pop(name, None) for name in ("parameters", "sha256", "label_map", "created_at")}
     lineage = {"parent": facts.get("parent_sha256")} if facts.get("parent_sha256") else {}
-    return card.card_markdown(
-        contract_of(version),
-        title=f"{version.model.name}, version {version.number}",
-        facts={"metrics": rows, "records": facts.get("records"), "lineage": lineage, **shown},
-        prose=version.card,
-    )
+    return {
+        "facts": {
+            "metrics": rows, "records": facts.get("records"), "calibration": figures.get("calibration"), "lineage": lineage,
+            "environment": _environment(version), **shown,
+        },
+        "prose": version.card,
+    }  # fmt: skip
+
+
+def _environment(version: ModelVersion) -> Any:
+    """Return what software a version was trained with, where that is known."""
+    run = getattr(version, "training_run", None)
+    return (run.manifest.get("environment") if run is not None else None) or version.facts.get("environment")
+
+
+def card_title(version: ModelVersion) -> str:
+    return f"{version.model.name}, version {version.number}"
+
+
+def card_sections(version: ModelVersion) -> list[card.Section]:
+    """Return the sections of a version's card: the portal's facts and the prose."""
+    return card.card_sections(contract_of(version), **_card_parts(version))
+
+
+def card_markdown(version: ModelVersion) -> str:
+    """Return a version's card as Markdown: the portal's facts and the prose; a blank section says that it is blank."""
+    return card.card_markdown(contract_of(version), title=card_title(version), **_card_parts(version))
+
+
+def card_pdf(version: ModelVersion) -> bytes:
+    """Return a version's card as a PDF document."""
+    return card.card_pdf(card_title(version), card_sections(version))

@@ -8,6 +8,7 @@ urlpatterns = [
     path("projects/<uuid:project>/models/import/", views.ImportPage.as_view(), name="import"),
     path("versions/<uuid:pk>/", views.VersionPage.as_view(), name="version"),
     path("versions/<uuid:pk>/download/", views.VersionDownload.as_view(), name="download"),
+    path("versions/<uuid:pk>/card/read/", views.CardDocument.as_view(), name="card_read"),
     path("versions/<uuid:pk>/card/", views.CardPage.as_view(), name="card"),
     path("versions/<uuid:pk>/complete/", views.VersionComplete.as_view(), name="complete"),
     path("versions/<uuid:pk>/retire/", views.VersionRetire.as_view(), name="retire"),

@@ -15,7 +15,7 @@ from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
-from modelhub import agreement, downloads, exchange, services
+from modelhub import agreement, downloads, exchange, packaging, services
 from modelhub.answers import read_answers
 from modelhub.forms import AnswersForm, CardForm, ExchangeForm, ImportForm, PredictForm, PushForm
 from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
@@ -93,6 +93,19 @@ class VersionDownload(VersionView):
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
         return downloads.answer(self.object, request.GET.get("format", "onnx"), actor=request.user)
+
+
+class CardDocument(VersionView):
+    """The whole card to read: a page, Markdown, or PDF (``?format=``)."""
+
+    needs = {"get": Action.MODEL_VIEW}
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        kind = request.GET.get("format", "html")
+        if kind != "html":
+            return downloads.card_file(self.object, kind, request)
+        sections = packaging.card_sections(self.object)
+        return self.page("modelhub/card_read.html", version=self.object, sections=sections)
 
 
 class CardPage(VersionView):
@@ -258,7 +271,7 @@ class PredictionPage(PredictionView):
             counts=counts,
             wanted=wanted or "",
             origin=downloads.threshold_origin(run),
-            compared=run.job.result.get("agreement"),
+            compared=(run.job.result or {}).get("agreement"),
             n_noticed=run.predictions.filter(notices__len__gt=0).count(),
             only_noticed=bool(request.GET.get("notices")),
             can_resume=run.job.state in ("failed", "cancelled"),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 from xml.etree.ElementTree import ParseError
@@ -186,6 +187,46 @@ class Remote:
                 )
             return Download(size, digest.hexdigest(), answer.headers.get("ETag"))
 
+    def fetch(self, path: str, target: Path, limit: int, progress: Progress | None = None) -> Download:
+        """Bring a file into ``target``; what an earlier try left there is gone on with while the server's file is the same.
+
+        The state that the first bytes belong to is kept beside it as ``<target>.etag``.
+        """
+        path = _path(path)
+        note = target.with_name(target.name + ".etag")
+        have = target.stat().st_size if target.exists() and note.exists() else 0
+        headers = {"Range": f"bytes={have}-", "If-Range": note.read_text(encoding="utf-8")} if have else {}
+        with (
+            self._operation(path, limit, TRANSFER_SECONDS),
+            self._http.stream("GET", self._dav.join_url(path), headers=headers) as answer,
+        ):
+            whole = answer.status_code == 416
+            if not whole:
+                self._check(answer, path)
+                goes_on = answer.status_code == 206 and have > 0
+                etag = answer.headers.get("ETag", "")
+                note.unlink(missing_ok=True)
+                if etag and not etag.startswith("W/"):
+                    note.write_text(etag, encoding="utf-8")
+                size = have if goes_on else 0
+                with target.open("ab" if goes_on else "wb") as stream:
+                    for part in answer.iter_bytes(_CHUNK):
+                        stream.write(part)
+                        size += len(part)
+                        if size > limit:
+                            raise RemoteError(
+                                f"{path} is larger than {limit} bytes; it was not read.", code="remote_too_large"
+                            )
+                        if progress is not None:
+                            progress(size)
+        if whole:
+            target.unlink()
+            note.unlink(missing_ok=True)
+            return self.fetch(path, target, limit, progress)
+        with target.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return Download(target.stat().st_size, digest, None)
+
     def publish(
         self, path: str, data: bytes, manifest: bytes | None = None, progress: Progress | None = None
     ) -> RemoteEntry:
@@ -277,15 +318,33 @@ class Remote:
         except httpx.TooManyRedirects as error:
             raise RemoteError("The server redirects without end.", code="remote_redirected") from error
         except httpx.HTTPError as error:
-            raise RemoteError(
-                f"The server {self.url.host} cannot be reached: {str(error)[:200]}", code="remote_unreachable"
-            ) from error
+            raise _unreachable(self.url, error) from error
         except ClientError as error:
             raise RemoteError(f"The server refused: {str(error)[:200]}", code="remote_failed") from error
 
     def _check(self, answer: httpx.Response, path: str) -> None:
         if not 200 <= answer.status_code < 300:
             raise _status_error(answer.status_code, path)
+
+
+def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> RemoteError:
+    """Say in a sentence why there was no answer; the system's own words are kept for the log (``from``)."""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    text = str(error).lower()
+    if isinstance(error, httpx.ConnectError) and ("certificate" in text or "ssl" in text or "tls" in text):
+        sentence = (
+            f"The server {url.host} has no certificate that this machine trusts. Ask its administrator for a valid one."
+        )
+    elif isinstance(error, httpx.ConnectError):
+        sentence = (
+            f"The server {url.host} does not answer on port {port}. It may be switched off; check the address, or try again "
+            "later."
+        )
+    elif isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+        sentence = f"The server {url.host} broke the connection off. Try again."
+    else:
+        sentence = f"The connection to {url.host} failed. Check the address, or try again later."
+    return RemoteError(sentence, code="remote_unreachable")
 
 
 def _address(url: str) -> httpx.URL:

@@ -27,11 +27,11 @@ class DavServer:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[DavServer]:
-    """Serve a folder until the block ends."""
+def serve(folder: Path, mount: str = "/") -> Iterator[DavServer]:
+    """Serve a folder at the path ``mount`` until the block ends."""
     app = WsgiDAVApp(
         {
-            "provider_mapping": {"/": FilesystemProvider(str(folder))},
+            "provider_mapping": {mount: FilesystemProvider(str(folder))},
             "simple_dc": {"user_mapping": {"*": {USER: {"password": PASSWORD}}}},
             "http_authenticator": {"accept_basic": True, "accept_digest": False, "default_to_digest": False},
             "verbose": 0,
@@ -46,7 +46,7 @@ def serve(folder: Path) -> Iterator[DavServer]:
     thread.start()
     try:
         host, port = server.bind_addr
-        yield DavServer(f"http://{host}:{port}/", USER, PASSWORD, folder)
+        yield DavServer(f"http://{host}:{port}{mount}", USER, PASSWORD, folder)
     finally:
         server.stop()
         thread.join(timeout=10)

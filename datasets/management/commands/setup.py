@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import secrets
 from pathlib import Path
@@ -51,6 +52,7 @@ class Command(BaseCommand):
         password = os.environ.get("PORTAL_ADMIN_PASSWORD") or ""
         shown = password or secrets.token_urlsafe(12)
         admin = user_create(actor=None, username=name, password=shown, is_administrator=True)
+        call_command("install_starter", as_user=name, json=True, stdout=io.StringIO())
         if os.environ.get("PORTAL_DEMO", "1") != "0" and not Project.objects.exists():
             self.stdout.write("Making the demonstration project")
             demo.create(actor=admin)
