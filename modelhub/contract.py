@@ -41,7 +41,7 @@ class ModelContract:
     output: ``logits`` when the activation of the task has to follow, ``probabilities`` when the model applies it.
     recipe: the preprocessing recipe as JSON. thresholds: decision threshold per class, 0..1.
     fixed_length: the network accepts ``n_samples`` only. needs: what it takes beside the ECG (``age``, ``sex``); files of
-    such networks have a second input (modelhub.runtime.person). parent: digest of the version this one was trained from.
+    such networks have a second input (modelhub.architectures.person). parent: digest of the version this one was trained from.
     """
 
     leads: tuple[str, ...]

@@ -19,9 +19,9 @@ from datasets.preprocess.recipe import Recipe
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, PortalError
 from modelhub import loading
+from modelhub.architectures.person import person_features
 from modelhub.models import ModelVersion
 from modelhub.predicting import decide, why_not
-from modelhub.runtime.person import person_features
 from modelhub.services import check_runnable
 
 _BATCH = 64

@@ -11,9 +11,9 @@ from datasets.models import Record
 from datasets.preparing import StoreView, open_store
 from datasets.preprocess.recipe import Recipe
 from modelhub import loading
+from modelhub.architectures.person import person_features
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
-from modelhub.runtime.person import person_features
 from modelhub.runtime.reference import distances, reference_of
 
 #: Below this quality score a record is technically poor.

@@ -14,9 +14,9 @@ from datasets.preparing import StoreView, bring_up_to_date
 from datasets.preprocess.recipe import Recipe
 from ecgportal.jobs.context import JobContext
 from modelhub import agreement, loading, novelty
+from modelhub.architectures.person import person_features
 from modelhub.contract import ModelContract
 from modelhub.models import Prediction, PredictionRun
-from modelhub.runtime.person import person_features
 
 _BATCH = 256
 #: A selection up to this size is prepared by itself; a larger one brings the dataset's prepared set up to date.

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import LinearHeadNetwork, append_zero_channels, max_over_time
+from modelhub.architectures.person import N_FEATURES, UNKNOWN
 from modelhub.architectures.registry import architecture
-from modelhub.runtime.person import N_FEATURES, UNKNOWN
 
 _KERNEL = 15
 _STRIDE = 4

@@ -17,11 +17,11 @@ from torch import nn
 
 from ecgportal.errors import InvalidInput, ParityError
 from modelhub.architectures.base import EcgNetwork
+from modelhub.architectures.person import INPUT, person_features
 from modelhub.contract import ModelContract
 from modelhub.onnx.metadata import metadata_of
 from modelhub.onnx.passes import publishable, set_tensors
 from modelhub.onnx.simplify import drop_idle_states
-from modelhub.runtime.person import INPUT, person_features
 
 OPSET = 17
 TOLERANCE = 1e-4

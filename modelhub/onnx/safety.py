@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
 from ecgportal.errors import UnsafeFile
+from modelhub.architectures.person import INPUT
 from modelhub.onnx.metadata import CONTRACT_KEY, contract_in, first_values
 from modelhub.onnx.wire import check_wire
-from modelhub.runtime.person import INPUT
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_NODES = 20_000

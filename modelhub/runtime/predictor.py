@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 
 from ecgportal.errors import InvalidInput, UnsafeFile
+from modelhub.architectures.person import INPUT, N_FEATURES, UNKNOWN
 from modelhub.contract import ModelContract
 from modelhub.runtime.lift import lift_convolutions
-from modelhub.runtime.person import INPUT, N_FEATURES, UNKNOWN
 from modelhub.runtime.reference import add_features, flat
 
 # Larger batches gain nothing on a CPU and cost memory.

@@ -13,9 +13,9 @@ from torch import nn
 from ecgportal.errors import InvalidInput, NotFound
 from modelhub.architectures.catalog import catalog
 from modelhub.architectures.fast import FastForm, as_2d
+from modelhub.architectures.person import UNKNOWN
 from modelhub.architectures.registry import architectures, build, mac_count, parameter_count
 from modelhub.onnx.export import export_onnx
-from modelhub.runtime.person import UNKNOWN
 from modelhub.weights import load_safetensors, save_safetensors
 from tests.modelhub.conftest import beats, make_contract
 

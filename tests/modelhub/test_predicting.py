@@ -19,11 +19,11 @@ from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.jobs.models import Job
 from modelhub import loading, novelty, predicting, services, sr_json
+from modelhub.architectures.person import person_features
 from modelhub.architectures.registry import build
 from modelhub.models import Model, ModelVersion, Prediction, PredictionRun
 from modelhub.onnx.export import export_onnx
 from modelhub.onnx.load import load_own
-from modelhub.runtime.person import person_features
 from modelhub.runtime.predictor import load_predictor
 from modelhub.runtime.reference import distances, reference_of
 from tests import factories
