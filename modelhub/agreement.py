@@ -39,6 +39,13 @@ def truths(run: PredictionRun, rows: Iterable[Prediction]) -> dict[Any, list[str
     return found
 
 
+def truth_of(record: Any, version: ModelVersion, label_map: LabelMap | None) -> list[str] | None:
+    """Return the classes that one record's labels give it, None where they give none."""
+    if label_map is None:
+        return None
+    return _truth(labels_of([record.pk]).get(record.pk, []), spec_of(label_map), version.classes)
+
+
 def _truth(labels: list[Any], spec: LabelMapSpec, classes: list[str]) -> list[str] | None:
     given = apply_map(labels, spec).classes
     return [name for name in classes if name in given] if given else None

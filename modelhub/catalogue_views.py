@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views import View
 
+from datasets.models import Dataset
 from ecgportal.api.viewsets import as_uuid
-from ecgportal.errors import InvalidInput, PortalError
+from ecgportal.errors import Conflict, InvalidInput, PortalError
 from ecgportal.forms import take_error
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
@@ -19,7 +21,9 @@ from ecgportal.projects.models import Project
 from ecgportal.views import AdministratorView, ProjectView, paginate
 from modelhub import catalogue
 from modelhub.catalogue_forms import CatalogueFilterForm, CopyForm, DecideForm, ReasonForm, ShareForm
+from modelhub.forms import TryForm
 from modelhub.models import CatalogueEntry, ModelVersion
+from modelhub.views import tried
 
 MOST_COMPARED = 6
 
@@ -135,6 +139,9 @@ def entry_page(request: HttpRequest, entry: CatalogueEntry, status: int = 200, *
         if user.is_administrator and entry.state in ("in_review", "approved")
         else None,
         "copy_form": CopyForm(targets=targets) if targets.exists() else None,
+        "try_form": TryForm(datasets=own_datasets(user))
+        if entry.state == "approved" and own_datasets(user).exists()
+        else None,
         "nav_active": "catalogue",
     }
     return render(request, "modelhub/catalogue_entry.html", context | forms, status=status)
@@ -149,6 +156,22 @@ class EntryCopy(EntryView):
         version = catalogue.copy(actor=request.user, entry=entry, project=project)
         messages.success(request, f"{version} is in {project} and can be used.")
         return redirect("modelhub:version", pk=version.pk)
+
+
+class EntryTry(EntryView):
+    """Ask an approved version for one record of a project in which the user may predict; the form names it."""
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        entry = self.entry(pk)
+        if entry.state != "approved" and access.role_in(request.user, entry.version.model.project) is None:
+            raise Conflict(f"{entry} is not approved, so it cannot be tried.", code="not_approved")
+        form = TryForm(request.POST, datasets=own_datasets(request.user))
+        return tried(request, form, entry.version, reverse("catalogue_entry", kwargs={"pk": pk}))
+
+
+def own_datasets(user: Any) -> Any:
+    """Return the datasets on which a user may predict."""
+    return access.visible(Dataset.objects.select_related("project"), user, Action.MODEL_EDIT).order_by("name")
 
 
 class EntryWithdraw(ProjectView):

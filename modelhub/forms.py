@@ -114,6 +114,44 @@ class PredictForm(forms.Form):
         return {**values, "records": found}
 
 
+class TryForm(forms.Form):
+    """One record, by its dataset and key."""
+
+    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label=None)
+    key = forms.CharField(
+        required=False, max_length=200, label="Record", help_text="Its key; empty for the first record."
+    )
+
+    def __init__(self, *args: Any, datasets: Any, **kwargs: Any):
+        super().__init__(*args, auto_id="try_%s", **kwargs)
+        self.fields["dataset"].queryset = datasets
+
+    def record(self) -> Record:
+        """Return the chosen record; InvalidInput when there is none."""
+        rows = (
+            Record.objects.filter(dataset=self.cleaned_data["dataset"])
+            .select_related("dataset__project")
+            .order_by("key", "id")
+        )
+        key = self.cleaned_data["key"].strip()
+        found = (rows.filter(key=key) if key else rows).first()
+        if found is None:
+            sentence = (
+                f"{self.cleaned_data['dataset']} has no record {key}." if key else "The dataset has no records yet."
+            )
+            raise InvalidInput(sentence, fields={"key": sentence})
+        return found
+
+
+class KeyForm(forms.Form):
+    name = forms.CharField(
+        max_length=120, label="Whose key", help_text="For example the name of the other hospital's portal."
+    )
+    public_key = forms.CharField(
+        max_length=200, label="Public key", help_text="64 hexadecimal digits. Ask the other portal's administrator on a second way."
+    )  # fmt: skip
+
+
 class CardForm(forms.Form):
     """The prose of a model card; what stays blank says so on the card."""
 

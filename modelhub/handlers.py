@@ -15,6 +15,13 @@ def predict(context: JobContext) -> dict[str, Any]:
     return predicting.run(context)
 
 
+@handler("try_model", title="Try a model")
+def try_model(context: JobContext) -> dict[str, Any]:
+    from modelhub import trying
+
+    return trying.run(context)
+
+
 @handler("saliency", title="Explain a prediction")
 def saliency(context: JobContext) -> dict[str, Any]:
     from modelhub import explaining

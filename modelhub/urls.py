@@ -13,6 +13,8 @@ urlpatterns = [
     path("versions/<uuid:pk>/complete/", views.VersionComplete.as_view(), name="complete"),
     path("versions/<uuid:pk>/retire/", views.VersionRetire.as_view(), name="retire"),
     path("versions/<uuid:pk>/alias/", views.VersionAlias.as_view(), name="alias"),
+    path("versions/<uuid:pk>/try/", views.VersionTry.as_view(), name="try"),
+    path("tried/<uuid:pk>/", views.TriedPage.as_view(), name="tried"),
     path("versions/<uuid:pk>/accept/", views.VersionAccept.as_view(), name="accept"),
     path("versions/<uuid:pk>/delete/", views.VersionDelete.as_view(), name="delete"),
     path("versions/<uuid:pk>/publish/", views.VersionPublish.as_view(), name="publish"),
@@ -22,6 +24,7 @@ urlpatterns = [
     path("predictions/<uuid:pk>/resume/", views.PredictionResume.as_view(), name="prediction_resume"),
     path("projects/<uuid:project>/exchanges/", views.ExchangePage.as_view(), name="exchanges"),
     path("exchanges/", views.ExchangeAdminPage.as_view(), name="exchange_admin"),
+    path("exchanges/keys/", views.KeysPage.as_view(), name="keys"),
     path("exchanges/<uuid:pk>/", views.ExchangeEditPage.as_view(), name="exchange_edit"),
     path("exchanges/<uuid:pk>/delete/", views.ExchangeDelete.as_view(), name="exchange_delete"),
 ]

@@ -9,15 +9,19 @@ from django.contrib import messages
 from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
+from django.urls import reverse
 
+from datasets.models import Dataset
 from ecgportal.api.viewsets import as_uuid
 from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
+from ecgportal.jobs.models import Job
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
-from modelhub import agreement, downloads, exchange, packaging, services
+from modelhub import agreement, downloads, exchange, keys, packaging, services, trying
 from modelhub.answers import read_answers
-from modelhub.forms import AnswersForm, CardForm, ExchangeForm, ImportForm, PredictForm, PushForm
+from modelhub.forms import AnswersForm, CardForm, ExchangeForm, ImportForm, KeyForm, PredictForm, PushForm, TryForm
+from modelhub.lineage import lineage
 from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
 
 
@@ -80,8 +84,9 @@ class VersionPage(VersionView):
         version = self.object
         form = PredictForm(project=self.project, initial={"version": version.pk})
         questions = version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
+        datasets = Dataset.objects.filter(project=self.project).order_by("name")
         return self.page(
-            answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
+            graph=lineage(version), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
             evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
             prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],
             aliases=version.model.aliases.select_related("version"), siblings=version.model.versions.order_by("-number")[:20], children=version.children.select_related("model")[:20],
@@ -200,6 +205,44 @@ class VersionPublish(VersionView):
         return redirect("jobs:detail", pk=transfer.job_id)
 
 
+class VersionTry(VersionView):
+    """Ask a version for one record of its project."""
+
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        form = TryForm(request.POST, datasets=Dataset.objects.filter(project=self.project))
+        return tried(request, form, self.object, reverse("modelhub:version", kwargs={"pk": pk}))
+
+
+def tried(request: HttpRequest, form: TryForm, version: ModelVersion, back: str) -> HttpResponse:
+    """Start the job of a try and go to its page, or go back with the reason."""
+    if not form.is_valid():
+        messages.error(request, "Choose a dataset.")
+        return redirect(back)
+    try:
+        job = trying.try_start(actor=request.user, version=version, record=form.record())
+    except PortalError as error:
+        messages.error(request, error.message)
+        return redirect(back)
+    return redirect("modelhub:tried", pk=job.pk)
+
+
+class TriedPage(ProjectView):
+    """What a version answered for one record."""
+
+    needs = {"get": Action.MODEL_VIEW}
+    model = Job
+    template = "modelhub/tried.html"
+    nav_active = "predictions"
+
+    def rows(self) -> Any:
+        return Job.objects.select_related("project", "created_by")
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        return self.page(job=self.object, result=self.object.result)
+
+
 class PredictionListPage(ProjectView):
     needs = {"get": Action.MODEL_VIEW, "post": Action.MODEL_EDIT}
     template = "modelhub/predictions.html"
@@ -272,10 +315,18 @@ class PredictionPage(PredictionView):
             wanted=wanted or "",
             origin=downloads.threshold_origin(run),
             compared=(run.job.result or {}).get("agreement"),
-            n_noticed=run.predictions.filter(notices__len__gt=0).count(),
+            care="" if request.GET.get("notices") else _care(run),
             only_noticed=bool(request.GET.get("notices")),
             can_resume=run.job.state in ("failed", "cancelled"),
         )
+
+
+def _care(run: PredictionRun) -> str:
+    count = run.predictions.filter(notices__len__gt=0).count()
+    if not count:
+        return ""
+    which = "One answer" if count == 1 else f"{count} answers"
+    return f"{which} should be read with care: poor quality, another rate, or outside the training data."
 
 
 class PredictionFile(PredictionView):
@@ -318,6 +369,21 @@ class ExchangePage(ProjectView):
         remote = Exchange.objects.filter(pk=as_uuid(request.POST.get("exchange", ""), "exchange")).first()
         if remote is None:
             raise InvalidInput("This exchange was removed. Open the page again.", fields={"exchange": "Not there."})
+        if request.POST.get("sync"):
+            started = exchange.sync_start(actor=request.user, exchange=remote, project=self.project)
+            count = len(started)
+            messages.success(
+                request, f"{count} transfer{'' if count == 1 else 's'} started." if started else "Nothing differs."
+            )
+            return redirect("modelhub:exchanges", project=project)
+        if request.POST.get("version"):
+            versions = ModelVersion.objects.filter(model__project=self.project).select_related("model__project")
+            version = versions.filter(pk=as_uuid(request.POST["version"], "version")).first()
+            if version is None:
+                raise InvalidInput("This version was deleted. Open the page again.", fields={"version": "Not there."})
+            return redirect(
+                "jobs:detail", pk=services.push_start(actor=request.user, exchange=remote, version=version).job_id
+            )
         transfer = services.pull_start(
             actor=request.user, exchange=remote, project=self.project, remote_path=request.POST.get("path", "")
         )
@@ -372,6 +438,32 @@ class ExchangeEditPage(AdministratorView):
                 messages.success(request, f"{row} was changed.")
                 return redirect("modelhub:exchange_edit", pk=pk)
         return self.page(form=form, exchange=row, tested=None, status=422)
+
+
+class KeysPage(AdministratorView):
+    """Whose signatures count."""
+
+    template = "modelhub/keys.html"
+    nav_active = "exchanges"
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return self.page(form=KeyForm(), keys=keys.listing())
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        if request.POST.get("remove"):
+            keys.distrust(actor=request.user, key=keys.find(as_uuid(request.POST["remove"], "remove")))
+            messages.success(request, "The key is not trusted any more.")
+            return redirect("modelhub:keys")
+        form = KeyForm(request.POST)
+        if form.is_valid():
+            try:
+                row = keys.trust(actor=request.user, **form.cleaned_data)
+            except PortalError as error:
+                take_error(form, error)
+            else:
+                messages.success(request, f"The key of {row} is trusted.")
+                return redirect("modelhub:keys")
+        return self.page(form=form, keys=keys.listing(), status=422)
 
 
 class ExchangeDelete(AdministratorView):

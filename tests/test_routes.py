@@ -55,7 +55,7 @@ PUBLIC = {"healthz", "accounts:login", "accounts:logout", "token"}
 PERSONAL = {
     "home", "accounts:tokens", "accounts:token_delete", "accounts:password", "projects:list", "projects:create", "projects:roles",
     "architectures", "collections-list", "schema", "docs", "api-root", "auth-tokens-list", "auth-tokens-detail", "users-me", "projects-list",
-    "catalogue", "catalogue_compare", "catalogue_copy", "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "exchanges-sync", "audit-events-list", "audit-events-export",
+    "catalogue", "catalogue_compare", "catalogue_copy", "catalogue_try", "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "exchanges-sync", "audit-events-list", "audit-events-export",
 }  # fmt: skip
 
 

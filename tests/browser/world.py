@@ -18,6 +18,7 @@ from ecgportal.projects.services import member_set, project_create
 from modelhub import catalogue
 from modelhub import services as models
 from modelhub.models import ModelVersion
+from modelhub.trying import try_start
 from tests import factories
 from tests.ecgfiles import make_cohort
 from tests.working import work_off
@@ -109,6 +110,8 @@ class World:
         work_off()
 
     def _share(self, dav: Any) -> None:
+        self.tried = try_start(actor=self.user, version=self.version, record=self.record)
+        work_off()
         self.entry = catalogue.propose(actor=self.user, version=self.version, reason="Holds on two wards.")
         self.exchange = models.exchange_save(
             actor=self.user, name="Ward share", url=dav.url, username=dav.user, password=dav.password
@@ -134,7 +137,7 @@ class World:
             "datasets:labels": self.dataset, "datasets:label_import": self.label_import, "datasets:label_map": self.label_map,
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
-            "modelhub:prediction_file": self.prediction, "modelhub:card_read": self.version, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:delete": self.run,
+            "modelhub:prediction_file": self.prediction, "modelhub:card_read": self.version, "modelhub:tried": self.tried, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:delete": self.run,
             "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "viz:outliers": self.dataset, "viz:dataset_compare": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
             "viz:record_pdf": self.record, "viz:beats": self.record, "viz:compare": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
         }  # fmt: skip

@@ -1,0 +1,73 @@
+"""Try a version on one record: a small job whose result is shown and not kept as a prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from django.db import transaction
+
+from datasets import signals
+from datasets.models import Record
+from datasets.preprocess.recipe import Recipe
+from ecgportal.audit.trail import record as audit
+from ecgportal.errors import InvalidInput
+from ecgportal.jobs.context import JobContext
+from ecgportal.jobs.models import Job
+from ecgportal.jobs.services import enqueue
+from modelhub import agreement, loading, novelty
+from modelhub.architectures.person import person_features
+from modelhub.models import ModelVersion
+from modelhub.predicting import decide, why_not
+from modelhub.services import check_runnable, contract_of
+
+
+@transaction.atomic
+def try_start(*, actor: Any, version: ModelVersion, record: Record) -> Job:
+    """Start the job that answers for one record; InvalidInput with a remedy when the record cannot be given to the model.
+
+    The caller has checked that the user may use the version (as a member of its project, or by the catalogue) and may
+    predict in the record's project.
+    """
+    contract = check_runnable(version)
+    reason = why_not(record, contract)
+    if reason:
+        raise InvalidInput(reason, code="contract_not_met", fields={"key": reason})
+    project = record.dataset.project
+    payload = {"version": str(version.pk), "record": str(record.pk)}
+    job = enqueue("try_model", actor=actor, project=project, payload=payload, title=f"Try {version} on {record.key}")
+    audit("model_version.tried", version, actor=actor, project=project, changes={"record": str(record.pk)})
+    return job
+
+
+def run(context: JobContext) -> dict[str, Any]:
+    """Answer for the record of the payload."""
+    version = ModelVersion.objects.select_related("model__project").get(pk=context.payload["version"])
+    record = Record.objects.select_related("dataset__project", "subject").get(pk=context.payload["record"])
+    contract = contract_of(version)
+    context.progress(0.2, "Preparing the record")
+    batch = Recipe.from_json(loading.recipe_of(contract)).apply(signals.load(record)).signal[np.newaxis]
+    reference = novelty.reference_for(version)
+    predictor = loading.predictor(version, features=reference is not None)
+    person = person_features([record.age], [record.sex])[0] if contract.needs else None
+    context.progress(0.6, "Asking the model")
+    features = None
+    if hasattr(predictor, "predict_with_features"):
+        values, features = predictor.predict_with_features(batch, person)
+    else:
+        values = predictor.predict(batch, person)
+    predicted = decide(values, contract)[0]
+    limits = contract.thresholds if contract.activation == "sigmoid" else {}
+    label_map = agreement.map_for(version, record.dataset.project)
+    return {
+        "version": str(version.pk), "model": str(version), "record": str(record.pk), "key": record.key, "task": contract.task,
+        "answers": [
+            {
+                "class": name, "value": round(float(value), 4), "predicted": name in predicted,
+                "threshold": limits.get(name, 0.5 if contract.activation == "sigmoid" else None),
+            }
+            for name, value in zip(contract.classes, values[0], strict=True)
+        ],
+        "notices": novelty.notices([record], contract, features, reference)[0],
+        "labels": agreement.truth_of(record, version, label_map),
+    }  # fmt: skip

@@ -1,0 +1,149 @@
+"""Trying a model, its card in three forms, its lineage, trusted keys, and the exchange page."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from datasets.models import Dataset
+from ecgportal.errors import Conflict, InvalidInput, NotAllowed
+from ecgportal.jobs.models import Job
+from modelhub import catalogue, keys, packaging, services
+from modelhub.bundle import new_signing_key, public_key_of
+from modelhub.lineage import lineage
+from modelhub.models import ModelVersion, SigningKey, Transfer
+from tests import factories
+from tests.modelhub.conftest import beats
+from tests.modelhub.test_importing import bundle
+from tests.modelhub.test_importing import place as place  # a fixture
+from tests.modelhub.test_predicting import make_version
+from tests.working import work_off
+
+pytestmark = pytest.mark.django_db
+
+
+def signed_in(user) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def version() -> ModelVersion:
+    project = factories.make_project()
+    dataset = factories.make_dataset(project)
+    factories.make_record(dataset, "one", signal=beats(1)[0], quality_score=0.1)
+    factories.make_record(dataset, "two", signal=beats(1, 2)[0], leads=("I", "II"))
+    version = make_version(project)
+    services.card_update(actor=None, version=version, card={"intended_use": "Trying <things>.", "licence": "CC0"})
+    return version
+
+
+def test_a_version_is_tried_on_one_record(version):
+    owner = factories.make_team(version.model.project)["owner"]
+    client, address = signed_in(owner), reverse("modelhub:try", kwargs={"pk": version.pk})
+    pk = str(Dataset.objects.get(project=version.model.project).pk)
+    answer = client.post(address, {"dataset": pk, "key": ""})
+    assert answer.status_code == 302
+    assert work_off()[-1].state == "succeeded"
+    shown = client.get(answer["Location"]).content.decode()
+    assert "Read with care" in shown and "quality is poor" in shown and shown.count('<td class="num">0.50</td>') == 5
+    for key, words in (("nobody", "has no record nobody"), ("two", "has no lead")):
+        told = client.post(address, {"dataset": pk, "key": key}, follow=True).content.decode()
+        assert words in told
+    assert Job.objects.count() == 1
+
+
+def test_an_approved_model_is_tried_on_a_record_of_another_project(version):
+    owner = factories.make_team(version.model.project)["owner"]
+    administrator = factories.make_user("admin", is_administrator=True)
+    entry = catalogue.propose(actor=owner, version=version, reason="r")
+    other = factories.make_project()
+    team = factories.make_team(other)
+    dataset = factories.make_dataset(other)
+    factories.make_record(dataset, "three", signal=beats(1)[0])
+    client, address = signed_in(team["editor"]), reverse("catalogue_try", kwargs={"pk": entry.pk})
+    assert client.post(address, {"dataset": str(dataset.pk)}).status_code == 404
+    catalogue.share(actor=administrator, entry=entry, visible_to_all=True)
+    catalogue.decide(actor=administrator, entry=entry, decision="approve", reason="r")
+    assert b"Try it on one record" in client.get(reverse("catalogue_entry", kwargs={"pk": entry.pk})).content
+    answer = client.post(address, {"dataset": str(dataset.pk)})
+    job = work_off()[-1]
+    assert (job.state, job.project) == ("succeeded", other)
+    assert b"NORM" in client.get(answer["Location"]).content
+    # A viewer may not predict there, so the dataset is not offered.
+    told = signed_in(team["viewer"]).post(address, {"dataset": str(dataset.pk)}, follow=True)
+    assert b"Choose a dataset" in told.content and Job.objects.count() == 1
+
+
+def test_a_card_is_read_as_page_markdown_and_pdf(version):
+    client = signed_in(factories.make_team(version.model.project)["viewer"])
+    page = reverse("modelhub:card_read", kwargs={"pk": version.pk})
+    assert b"Trying &lt;things&gt;." in client.get(page).content
+    assert b"Trying &lt;things&gt;." in client.get(page + "?format=markdown").content
+    assert client.get(page + "?format=pdf").content.startswith(b"%PDF-")
+    api = f"/api/v1/model-versions/{version.pk}/card/"
+    assert "Intended use" in client.get(api).json()["markdown"]
+    for kind, start in (("pdf", b"%PDF-"), ("html", b"<!doctype html>"), ("markdown", b"# Net")):
+        assert client.get(f"{api}?format={kind}").content.startswith(start)
+    assert client.get(f"{api}?format=odt").status_code == 422
+
+
+def test_lineage_shows_parents_and_children(version):
+    rows = [version]
+    for number in (2, 3, 4):
+        row = ModelVersion.objects.get(pk=version.pk)
+        row.pk, row.number, row._state.adding = uuid4(), number, True
+        row.parent = rows[1] if number == 4 else rows[-1]
+        row.save(force_insert=True)
+        rows.append(row)
+    graph = lineage(rows[1])
+    assert [node.is_self for node in graph.nodes] == [False, True, False, False]
+    assert len(graph.edges) == 3 and graph.width > graph.height
+    assert "Net v1 was fine-tuned to Net v2." in graph.summary and "Net v2 was fine-tuned to Net v4." in graph.summary
+
+
+def test_a_trusted_key_is_marked_and_only_administrators_trust(place):
+    private = new_signing_key()
+    public = public_key_of(private).hex()
+    administrator = factories.make_user("admin", is_administrator=True)
+    with pytest.raises(NotAllowed):
+        keys.trust(actor=place.owner, name="x", public_key=public)
+    client, page = signed_in(administrator), reverse("modelhub:keys")
+    assert client.post(page, {"name": "Other hospital", "public_key": "short"}).status_code == 422
+    assert client.post(page, {"name": "Other hospital", "public_key": public}).status_code == 302
+    version = ModelVersion.objects.get(pk=place.by_exchange("a.ecgmodel.zip", bundle(private)).result["version"])
+    assert (version.state, version.checks["signature"], version.checks["concerns"]) == ("quarantined", "trusted", [])
+    with pytest.raises(Conflict):
+        keys.trust(actor=administrator, name="again", public_key=public)
+    with pytest.raises(InvalidInput):
+        keys.trust(actor=administrator, name="", public_key="00" * 32)
+    row = SigningKey.objects.get(public_key=public)
+    assert client.post(page, {"remove": str(row.pk)}).status_code == 302
+    assert not SigningKey.objects.filter(public_key=public).exists()
+    with pytest.raises(Conflict):
+        keys.distrust(actor=administrator, key=packaging.own_key())
+
+
+def test_the_exchange_page_brings_both_sides_together(place):
+    make_version(place.project)
+    (place.dav.folder / "theirs.ecgmodel.zip").write_bytes(bundle(name="Theirs"))
+    services.exchange_save(actor=place.owner, name="Off", url="http://127.0.0.1:9/")
+    page = reverse("modelhub:exchanges", kwargs={"project": place.project.pk})
+    shown = place.client.get(page).content.decode()
+    assert "does not answer on port 9" in shown and "Errno" not in shown
+    assert "not published" in shown and "not here" in shown
+    place.client.post(page, {"exchange": str(place.exchange.pk), "sync": "1"})
+    assert {job.state for job in work_off()} == {"succeeded"}
+    assert sorted(Transfer.objects.values_list("direction", flat=True)) == ["pull", "push"]
+    names = sorted(path.name for path in place.dav.folder.iterdir())
+    assert [name.split("-")[0] for name in names] == ["net", "net", "theirs.ecgmodel.zip"] and names[1].endswith(
+        ".json"
+    )
+    rows = place.client.get(f"/api/v1/exchanges/{place.exchange.pk}/models/?project={place.project.pk}").json()[
+        "results"
+    ]
+    assert {row["state"] for row in rows} == {"same"}
