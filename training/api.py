@@ -24,7 +24,7 @@ from modelhub.models import ModelVersion
 from training import kept, reports, selectors, services
 from training.checking import check
 from training.metrics.base import Figure
-from training.models import Evaluation, Mode, TrainingRun
+from training.models import Evaluation, Mode, StudyKind, TrainingRun
 
 
 class TrainingRunSerializer(serializers.ModelSerializer):
@@ -86,11 +86,18 @@ class TrainingRunCreateSerializer(serializers.Serializer):
     split = serializers.DictField(
         required=False, default=dict, help_text="method (fractions, k_fold, given_folds, site) and what it takes"
     )
+    search = serializers.DictField(
+        required=False, default=dict, help_text="minutes for choosing network and settings, then without architecture"
+    )
     name = serializers.CharField(required=False, max_length=120, default="")
 
 
 class TrainingRunRenameSerializer(serializers.Serializer):
     name = serializers.CharField(max_length=120)
+
+
+class LearningCurveSerializer(serializers.Serializer):
+    repeats = serializers.IntegerField(required=False, default=1, min_value=1, max_value=10)
 
 
 class MeasureSerializer(serializers.Serializer):
@@ -113,7 +120,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL,
         "resume": Action.MODEL_EDIT, "metrics": Action.MODEL_VIEW, "lr_finder": Action.MODEL_VIEW, "destroy": Action.MODEL_DELETE,
         "partial_update": Action.MODEL_EDIT, "again": Action.MODEL_EDIT, "check": Action.MODEL_EDIT,
-        "measure": Action.MODEL_EDIT,
+        "measure": Action.MODEL_EDIT, "search": Action.MODEL_VIEW, "learning_curve": Action.MODEL_VIEW, "learning_curve_start": Action.MODEL_EDIT,
     }  # fmt: skip
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -143,7 +150,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
             "project": project, "datasets": [self.related(datasets, pk, "dataset") for pk in ids], "label_map": label_map,
             "classes": data.get("classes"), "task": data["task"], "target": data["target"], "architecture": data.get("architecture"),
             "base_version": base, "mode": data.get("mode"), "settings": data["settings"], "selection": data["selection"], "split": data["split"],
-            "name": data["name"],
+            "search": data["search"], "name": data["name"],
         }  # fmt: skip
 
     @extend_schema(request=TrainingRunCreateSerializer, responses={202: TrainingRunSerializer})
@@ -180,6 +187,28 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         """Do a run again with its choices and seed; on a processor the weights come out the same."""
         run = services.run_again(actor=request.user, run=self.get_object())
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def search(self, request: Request, pk: str) -> Response:
+        """What a search has tried so far, and its winner."""
+        return Response(selectors.study_json(self.get_object(), StudyKind.SEARCH))
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True, url_path="learning-curve")
+    def learning_curve(self, request: Request, pk: str) -> Response:
+        """The trainings on growing parts so far, and what twice the records would bring."""
+        return Response(selectors.study_json(self.get_object(), StudyKind.LEARNING_CURVE))
+
+    @extend_schema(request=LearningCurveSerializer, responses={202: OpenApiTypes.OBJECT})
+    @learning_curve.mapping.post
+    def learning_curve_start(self, request: Request, pk: str) -> Response:
+        """Start, or go on with, the learning curve of a run."""
+        form = LearningCurveSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        run = self.get_object()
+        services.learning_curve_start(actor=request.user, run=run, repeats=form.validated_data["repeats"])
+        return Response(selectors.study_json(run, StudyKind.LEARNING_CURVE), status=status.HTTP_202_ACCEPTED)
 
     def destroy(self, request: Request, pk: str) -> Response:
         services.run_delete(actor=request.user, run=self.get_object())

@@ -19,7 +19,7 @@ from datasets.preprocess.recipe import Recipe
 from datasets.selectors import spec_of
 from ecgportal.errors import PortalError
 from ecgportal.jobs.models import JobState
-from training.choices import FEWEST_RECORDS, Choices, check_data, choose
+from training.choices import FEWEST_RECORDS, Choices, check_data, check_search, choose
 from training.costs import Cost, cost_of
 from training.lineage import seen_by
 from training.models import PARTS, TrainingRun
@@ -88,8 +88,10 @@ def check(**asked: Any) -> Checked:
     """Check a run as ``run_start`` would be asked for it; nothing is written."""
     found = Checked()
     asked.pop("name", None)
+    wish = asked.pop("search", None)
     try:
         choices = choose(**asked)
+        budget = check_search(wish, asked.get("architecture"), choices.split)
         check_data(choices)
         items = choices.items()
     except PortalError as error:
@@ -107,6 +109,12 @@ def check(**asked: Any) -> Checked:
     _signals(found, choices, items)
     _sources(found, choices, items)
     _divide(found, choices, items)
+    if budget:
+        found.add(
+            "info", "search",
+            f"Networks and settings are tried for {budget['minutes']:g} minutes on the development part alone; the time of the "
+            "winner's training comes on top, and may be another than that of the default network.",
+        )  # fmt: skip
     return found
 
 

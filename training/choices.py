@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
@@ -25,6 +25,7 @@ from training.targets import NUMERIC_TARGETS, Labelled, labelled_records
 DEFAULT_ARCHITECTURE = "inception_time"
 FEWEST_RECORDS = 10
 _MOST_DATASETS = 20
+MOST_SEARCH_MIN = 7 * 24 * 60
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,27 @@ def check_data(choices: Choices) -> None:
         )
 
 
-def with_network(choices: Choices, architecture: str, settings: FitSettings) -> Choices:
-    """Return the choices with another network from scratch and other settings."""
-    return replace(choices, architecture=architecture, settings=settings)
+def check_search(search: Mapping[str, Any] | None, architecture: str | None, split: SplitSettings) -> dict[str, float]:
+    """Return the checked wish to have network and settings chosen; empty when it is not wished."""
+    if not search:
+        return {}
+    minutes = search.get("minutes")
+    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    if not is_number or not 0 < minutes <= MOST_SEARCH_MIN or set(search) != {"minutes"}:
+        raise InvalidInput(
+            f"A search takes the minutes that it may last, up to {MOST_SEARCH_MIN}.",
+            fields={"search.minutes": f"A number above 0 and up to {MOST_SEARCH_MIN}."},
+        )
+    if architecture:
+        raise InvalidInput(
+            "A search chooses the network itself.", fields={"architecture": "Leave it out, or leave the search out."}
+        )
+    if split.holds_out_every_fold:
+        raise InvalidInput(
+            "A search chooses on one development part; this split holds out every fold in turn.",
+            fields={"split.method": "Choose one held-out fold, or another way."},
+        )
+    return {"minutes": float(minutes)}
 
 
 def _datasets(project: Any, datasets: Sequence[Dataset]) -> tuple[Dataset, ...]:

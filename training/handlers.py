@@ -27,3 +27,17 @@ def measure_speeds(context: JobContext) -> dict[str, Any]:
     from training import measuring
 
     return measuring.run(context)
+
+
+@handler("search", title="Choose a network and train it", queue="train", max_attempts=6)
+def search(context: JobContext) -> dict[str, Any]:
+    from training import searching
+
+    return searching.run(context)
+
+
+@handler("learning_curve", title="Learning curve", queue="train", max_attempts=6)
+def learning_curve(context: JobContext) -> dict[str, Any]:
+    from training import growing
+
+    return growing.run(context)

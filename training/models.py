@@ -196,3 +196,67 @@ class Speed(models.Model):
 
     def __str__(self) -> str:
         return f"{self.architecture}: {1 / self.step_s:.1f} records/s"
+
+
+class StudyKind(models.TextChoices):
+    SEARCH = "search", "Choose for me"
+    LEARNING_CURVE = "learning_curve", "Learning curve"
+
+
+class Study(UUIDModel):
+    """Several trainings for one run: the search for its network and settings, or its learning curve.
+
+    settings: what was asked for. result: the winner, or the forecast. job: the last one that worked on it.
+    """
+
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="studies")
+    kind = models.CharField(max_length=16, choices=StudyKind.choices)
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="+")
+    settings = models.JSONField(default=dict)
+    result = models.JSONField(default=dict)
+
+    project_path = "run__project"
+
+    class Meta:
+        ordering = ["-created_at", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "kind"], name="study_once_per_run"),
+            models.CheckConstraint(condition=models.Q(kind__in=StudyKind.values), name="study_kind_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} of {self.run_id}"
+
+
+class TrialState(models.TextChoices):
+    RUNNING = "running", "running"
+    DONE = "done", "done"
+    STOPPED = "stopped", "stopped early"
+    FAILED = "failed", "failed"
+
+
+class Trial(models.Model):
+    """One training of a study. score: the headline metric with its 95 % interval; scores: by epoch, of a search."""
+
+    study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="trials")
+    number = models.PositiveSmallIntegerField()
+    choices = models.JSONField(default=dict)
+    state = models.CharField(max_length=8, choices=TrialState.choices, default=TrialState.RUNNING)
+    score = models.FloatField(null=True)
+    low = models.FloatField(null=True)
+    high = models.FloatField(null=True)
+    scores = models.JSONField(default=list)
+    seconds = models.FloatField(default=0.0)
+    note = models.CharField(max_length=300, blank=True, default="")
+
+    project_path = "study__run__project"
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(fields=["study", "number"], name="trial_once"),
+            models.CheckConstraint(condition=models.Q(state__in=TrialState.values), name="trial_state_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"trial {self.number}"

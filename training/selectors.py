@@ -11,8 +11,9 @@ from typing import Any
 from django.db.models import Count, Max
 
 from datasets.models import Dataset, Record
+from ecgportal.errors import NotFound
 from training.live import duration
-from training.models import PARTS, EpochMetrics, SplitGroup, SplitMember, TrainingRun
+from training.models import PARTS, EpochMetrics, SplitGroup, SplitMember, Study, StudyKind, TrainingRun
 from training.problems.registry import get_problem
 
 Counts = dict[str, dict[str, int]]
@@ -109,3 +110,20 @@ def repetition(run: TrainingRun) -> list[tuple[str, str, str, bool]]:
     for name, title in (("threads", "Threads"), ("processor", "Processor")):
         pairs.append((title, *(each.manifest["environment"].get(name) for each in (run.repeats, run))))
     return [(title, str(then)[:16], str(now)[:16], then == now) for title, then, now in pairs]
+
+
+def study_of(run: TrainingRun, kind: str) -> Study | None:
+    """Return the search or the learning curve of a run with its job and trials."""
+    return Study.objects.filter(run=run, kind=kind).select_related("job").prefetch_related("trials").first()
+
+
+def study_json(run: TrainingRun, kind: str) -> dict[str, Any]:
+    """Return a study of a run as plain data; NotFound when there is none."""
+    study = study_of(run, kind)
+    if study is None:
+        raise NotFound(f"This run has no {StudyKind(kind).label.lower()}.")
+    fields = ("number", "state", "choices", "score", "low", "high", "seconds", "note")
+    return {
+        "run": str(run.pk), "job": str(study.job_id), "state": study.job.state, "progress": study.job.progress, "settings": study.settings,
+        "trials": [{name: getattr(trial, name) for name in fields} for trial in study.trials.all()], "result": study.result,
+    }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import transaction
@@ -16,30 +16,35 @@ from ecgportal.jobs.models import OPEN, TERMINAL, Job, JobState
 from ecgportal.jobs.services import enqueue
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
-from training.choices import check_data, choose
-from training.models import Evaluation, RunDataset, TrainingRun
+from training.choices import check_data, check_search, choose
+from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun
+from training.splitting import SplitSettings
 
 
 @transaction.atomic
 def run_start(
     *, actor: Any, project: Any, dataset: Dataset | None = None, datasets: Sequence[Dataset] = (), name: str = "", repeats: TrainingRun | None = None,
-    **asked: Any,
+    search: Mapping[str, Any] | None = None, **asked: Any,
 ) -> TrainingRun:  # fmt: skip
     """Freeze the choices of a training run (``asked``: as ``training.choices.choose`` takes them) and start its job.
 
-    InvalidInput names each choice that cannot be. repeats: the run that this one does again.
+    InvalidInput names each choice that cannot be. repeats: the run that this one does again. search: ``{"minutes": 20}`` to
+    try networks and settings for so long before the best of them is trained.
     """
     choices = choose(project=project, datasets=[*([dataset] if dataset else []), *datasets], **asked)
+    budget = check_search(search, asked.get("architecture"), choices.split)
     check_data(choices)
     names = " and ".join(row.name for row in choices.datasets)
     run = TrainingRun(
         project=project, created_by=actor, dataset=choices.datasets[0], label_map=choices.label_map, classes=list(choices.outputs), task=choices.task,
         target=choices.target, architecture=choices.architecture, base_version=choices.base_version, mode=choices.mode,
         settings=choices.settings.to_dict(), selection=choices.selection.to_dict(), split_settings=choices.split.to_dict(), members=choices.members,
-        recipe=choices.recipe, repeats=repeats, name=(name.strip() or f"{names}, {choices.architecture}")[:120],
+        recipe=choices.recipe, repeats=repeats, name=(name.strip() or f"{names}, {'chosen network' if budget else choices.architecture}")[:120],
     )  # fmt: skip
-    run.job = enqueue("train", actor=actor, project=project, payload={"run": str(run.pk)}, title=f"Train {run.name}")
+    run.job = _train_job(run, actor, "search" if budget else "train", "Train")
     run.save(force_insert=True)
+    if budget:
+        Study.objects.create(run=run, kind=StudyKind.SEARCH, job=run.job, settings=budget)
     RunDataset.objects.bulk_create(
         RunDataset(run=run, dataset=row, position=position) for position, row in enumerate(choices.datasets)
     )
@@ -48,6 +53,32 @@ def run_start(
     changes = {"architecture": choices.architecture, "mode": choices.mode, "task": choices.task, "dataset": names}
     audit("run.started", run, actor=actor, project=project, changes=changes)
     return run
+
+
+def _train_job(run: TrainingRun, actor: Any, kind: str, verb: str) -> Job:
+    return enqueue(kind, actor=actor, project=run.project, payload={"run": str(run.pk)}, title=f"{verb} {run.name}")
+
+
+@transaction.atomic
+def learning_curve_start(*, actor: Any, run: TrainingRun, repeats: int = 1) -> Study:
+    """Start, or go on with, the learning curve of a run that has ended well. repeats: trainings per size."""
+    if not run.manifest or run.split_id is None or run.produced_version_id is None:
+        raise Conflict("A learning curve needs a run that has produced a model.", code="not_finished")
+    if SplitSettings.from_dict(run.split_settings).holds_out_every_fold:
+        raise Conflict("A learning curve needs one held-back part; this run holds out every fold.", code="no_test_part")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= 10:
+        raise InvalidInput("The repeats must be a whole number from 1 to 10.", fields={"repeats": "From 1 to 10."})
+    study = Study.objects.select_for_update().filter(run=run, kind=StudyKind.LEARNING_CURVE).first()
+    if study is not None and study.job.state not in TERMINAL:
+        raise Conflict("The learning curve of this run is being made.", code="study_open")
+    study = study or Study(run=run, kind=StudyKind.LEARNING_CURVE)
+    study.settings = {"repeats": max(repeats, study.settings.get("repeats", 1))}
+    study.job = enqueue(
+        "learning_curve", actor=actor, project=run.project, payload={"study": str(study.pk)}, title=f"Learning curve of {run.name}"
+    )  # fmt: skip
+    study.save()
+    audit("run.learning_curve", run, actor=actor, project=run.project)
+    return study
 
 
 def run_again(*, actor: Any, run: TrainingRun) -> TrainingRun:
@@ -118,9 +149,10 @@ def run_resume(*, actor: Any, run: TrainingRun) -> TrainingRun:
         )
     if run.produced_version_id:
         raise Conflict("The run has produced its model already; start a new one to train on.", code="not_resumable")
-    run.job = enqueue(
-        "train", actor=actor, project=run.project, payload={"run": str(run.pk)}, title=f"Resume {run.name}"
-    )
+    searching = run.studies.filter(kind=StudyKind.SEARCH, result={}).first()  # type: ignore[attr-defined]
+    run.job = _train_job(run, actor, "search" if searching else "train", "Resume")
+    if searching:
+        Study.objects.filter(pk=searching.pk).update(job=run.job)
     run.resumed += 1
     run.save(update_fields=["job", "resumed"])
     audit("run.resumed", run, actor=actor, project=run.project)
@@ -131,6 +163,9 @@ def run_delete(*, actor: Any, run: TrainingRun) -> None:
     """Delete a finished run with its metrics and checkpoints; the version that it produced stays."""
     if run.job.state not in TERMINAL:
         raise Conflict("The run has not ended. Cancel it first.", code="run_open")
+    studies = list(run.studies.select_related("job"))  # type: ignore[attr-defined]
+    if any(study.job.state not in TERMINAL for study in studies):
+        raise Conflict("The learning curve of the run is being made. Cancel it first.", code="run_open")
     run_id, split = run.pk, run.split
     with transaction.atomic():
         run.delete()
@@ -138,7 +173,8 @@ def run_delete(*, actor: Any, run: TrainingRun) -> None:
             split.delete()
         run.pk = run_id
         audit("run.deleted", run, actor=actor, project=run.project)
-    storage.remove_area("checkpoints", run_id)
+    for area in (run_id, *(study.pk for study in studies)):
+        storage.remove_area("checkpoints", area)
 
 
 def measure_start(*, actor: Any, project: Any) -> Job:

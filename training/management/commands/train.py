@@ -69,6 +69,9 @@ class Command(PortalCommand):
         )
         parser.add_argument("--name", default="", help="of the model")
         parser.add_argument(
+            "--search", type=float, metavar="MINUTES", help="try networks and settings for so long, then train the best"
+        )
+        parser.add_argument(
             "--check", action="store_true", help="only say what is wrong or risky, and what it will cost"
         )
 
@@ -86,6 +89,7 @@ class Command(PortalCommand):
             "classes": classes or None, "task": options["task"], "target": options["target"], "architecture": options["architecture"],
             "base_version": base, "mode": options["mode"], "settings": settings_of(options["set"]), "split": settings_of(options["split"]),
             "selection": {"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, "name": options["name"],
+            "search": {"minutes": options["search"]} if options["search"] is not None else None,
         }  # fmt: skip
         if options["check"]:
             return check(**asked).to_json()
@@ -94,4 +98,10 @@ class Command(PortalCommand):
         run = TrainingRun.objects.get(pk=run.pk)
         report = getattr(run, "report", None) if result.get("evaluation") else None
         figures = {name: report.report.get(name) for name in ("n", "auroc_macro", "f1_macro")} if report else {}
-        return {"run": str(run.pk), **result, "best_epoch": run.best_epoch, "test": figures}
+        return {
+            "run": str(run.pk),
+            "architecture": run.architecture,
+            **result,
+            "best_epoch": run.best_epoch,
+            "test": figures,
+        }

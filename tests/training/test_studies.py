@@ -1,0 +1,192 @@
+"""Choose for me, and the learning curve: what is tried, what is chosen, how both stop and go on, and the forecast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ecgportal.errors import Conflict, InvalidInput
+from ecgportal.jobs.models import JobState
+from ecgportal.jobs.services import cancel
+from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.api_client import Api
+from tests.training.test_setting_up import FAST, Ward
+from tests.training.test_setting_up import ward as ward  # a fixture
+from tests.working import work_off
+from training import searching
+from training.forecast import Point, forecast
+from training.growing import part_of
+from training.models import Study, TrainingRun, Trial, TrialState
+from training.services import learning_curve_start, run_delete, run_resume
+from training.splitting import make_split
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two small networks and short trials."""
+    monkeypatch.setattr(searching, "_CANDIDATES", ("xresnet1d18", "net1d_s"))
+    monkeypatch.setattr(searching, "_TRIAL_EPOCHS", 2)
+    monkeypatch.setattr(searching, "_FIRST_RUNG", 1)
+
+
+def search(ward: Ward, **asked) -> TrainingRun:
+    run = ward.start(architecture=None, search={"minutes": 0.02}, settings={**FAST, "epochs": 2, "members": 1}, **asked)
+    work_off()
+    return TrainingRun.objects.select_related("job").get(pk=run.pk)
+
+
+def test_a_search_tries_on_the_development_part_and_trains_the_winner_once(ward, small):
+    run = search(ward)
+    assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+    study = Study.objects.get(run=run)
+    trials = list(study.trials.all())
+    assert trials and all(trial.state != TrialState.RUNNING for trial in trials)
+    best = study.trials.get(number=study.result["trial"])
+    done = [trial for trial in trials if trial.state == TrialState.DONE]
+    assert best.scores[-1] == max(trial.scores[-1] for trial in done)
+    assert run.architecture == best.choices["start"]
+    assert run.settings["learning_rate"] == best.choices["learning_rate"] and run.settings["epochs"] == 2
+    assert run.report.part == "test" and run.produced_version.architecture == run.architecture
+    assert run.epochs.count() == 2
+    # Nothing of the test part was seen while choosing: every trial is scored on the validation part.
+    for trial in done:
+        assert trial.score is None or 0 <= trial.low <= trial.score <= trial.high <= 1
+
+
+def test_a_search_with_a_base_tries_its_modes_too(ward, small):
+    base = ward.train().produced_version
+    offered = searching.starts(
+        TrainingRun(base_version=base, settings={"epochs": 2}, task="multilabel"), 100, 20, budget_s=1e9
+    )
+    assert offered == ["base:head", "base:full", "base:head_then_full", "xresnet1d18", "net1d_s"]
+    assert searching.starts(TrainingRun(settings={"epochs": 40}), 20000, 3000, budget_s=60) == ["net1d_s"]
+
+
+def test_an_interrupted_search_goes_on_with_what_was_tried(ward, small):
+    run = ward.start(architecture=None, search={"minutes": 0.01}, settings={**FAST, "epochs": 2, "members": 1})
+    study = Study.objects.get(run=run)
+    choices = {
+        "start": "net1d_s",
+        "learning_rate": 0.004,
+        "weight_decay": 0.01,
+        "augmentation": "off",
+        "class_weights": "none",
+    }
+    Trial.objects.create(
+        study=study, number=1, choices=choices, state=TrialState.DONE, scores=[2.0, 3.0], score=0.9, seconds=1000
+    )
+    Trial.objects.create(study=study, number=2, choices=choices | {"start": "xresnet1d18"}, state=TrialState.RUNNING)
+    work_off()
+    run.refresh_from_db()
+    study.refresh_from_db()
+    # The budget was spent already, so the best of before wins without further trials.
+    assert study.result["trial"] == 1 and run.architecture == "net1d_s" and run.settings["learning_rate"] == 0.004
+    assert run.settings["augmentation"]["noise_mv"] == 0.0
+
+
+def test_a_cancelled_search_keeps_its_trials_and_is_resumed_as_a_search(ward, small):
+    run = ward.start(architecture=None, search={"minutes": 5}, settings=FAST)
+    cancel(actor=ward.user, job=run.job)
+    run.refresh_from_db()
+    resumed = run_resume(actor=ward.user, run=run)
+    assert resumed.job.kind == "search" and Study.objects.get(run=run).job == resumed.job
+    Study.objects.filter(run=run).update(result={"trial": None})
+    cancel(actor=ward.user, job=resumed.job)
+    resumed.refresh_from_db()
+    assert run_resume(actor=ward.user, run=resumed).job.kind == "train"
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"search": {"minutes": -1}, "architecture": None}, "search.minutes"),
+        ({"search": {"minutes": float("nan")}, "architecture": None}, "search.minutes"),
+        ({"search": {"hours": 1}, "architecture": None}, "search.minutes"),
+        ({"search": {"minutes": 5}}, "architecture"),
+        ({"search": {"minutes": 5}, "architecture": None, "split": {"method": "k_fold"}}, "split.method"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(ward, asked, field):
+    with pytest.raises(InvalidInput) as error:
+        ward.start(**asked)
+    assert field in error.value.fields
+
+
+def test_parts_are_whole_patients_and_hold_each_other(ward):
+    run = ward.start()
+    from training.choices import records_of
+
+    items = records_of(run)
+    make_split(run, items)
+    half, third = part_of(items, 0.5, 1), part_of(items, 0.3, 1)
+    assert {item.record for item in third} <= {item.record for item in half}
+    assert len(third) < len(half) < len(items) and part_of(items, 1.0, 1) == items
+    assert not {item.group for item in half} & {item.group for item in items if item not in half}
+    assert part_of(items, 0.5, 1) != part_of(items, 0.5, 2)
+
+
+def test_a_learning_curve_trains_on_growing_parts_and_goes_on(ward, monkeypatch):
+    run = ward.train(settings={**FAST, "members": 1})
+    api = Api(session=ward.user)
+    api.refused("get", f"training-runs/{run.pk}/learning-curve/", status=404)
+    started = api.post(f"training-runs/{run.pk}/learning-curve/", {}, status=202)
+    assert started["state"] == "queued" and started["trials"] == []
+    api.refused("post", f"training-runs/{run.pk}/learning-curve/", {}, status=409, code="study_open")
+    work_off()
+    found = api.get(f"training-runs/{run.pk}/learning-curve/")
+    assert found["state"] == "succeeded", found
+    sizes = [trial["choices"]["records"] for trial in found["trials"]]
+    assert sizes == sorted(sizes) and sizes[-1] == run.manifest["records"]["train"]
+    # 24 records: the smallest parts are too few to be learned from, and too few sizes are left for a forecast.
+    assert found["trials"][0]["state"] == "failed" and "too few" in found["trials"][0]["note"]
+    assert "at least 4 sizes" in found["result"]["reason"]
+    before = len(sizes)
+    again = api.post(f"training-runs/{run.pk}/learning-curve/", {"repeats": 2}, status=202)
+    work_off()
+    assert again["settings"]["repeats"] == 2
+    assert len(api.get(f"training-runs/{run.pk}/learning-curve/")["trials"]) == 2 * before
+
+
+def test_a_learning_curve_needs_a_model_and_is_deleted_with_its_run(ward):
+    run = ward.start()
+    with pytest.raises(Conflict, match="produced a model"):
+        learning_curve_start(actor=ward.user, run=run)
+    cancel(actor=ward.user, job=run.job)
+    done = ward.train(settings={**FAST, "members": 1})
+    study = learning_curve_start(actor=ward.user, run=done)
+    with pytest.raises(Conflict, match="being made"):
+        run_delete(actor=ward.user, run=done)
+    cancel(actor=ward.user, job=study.job)
+    run_delete(actor=ward.user, run=TrainingRun.objects.get(pk=done.pk))
+    assert not Study.objects.exists()
+
+
+def law(n, a=0.95, b=1.2, c=0.5):
+    return a - b * n**-c
+
+
+def test_the_forecast_finds_a_known_law_and_covers_the_truth():
+    sizes = [50, 100, 200, 400, 800]
+    found = forecast([Point(n, law(n), law(n) - 0.01, law(n) + 0.01) for n in sizes])
+    assert found.twice["value"] == pytest.approx(law(1600), abs=0.01)
+    assert found.twice["low"] <= law(1600) <= found.twice["high"] <= 1.0
+    assert found.now["value"] < found.twice["value"]
+    assert found.curve[0][0] == 50 and found.curve[-1][0] == 1600
+
+
+def test_the_forecast_is_unsure_where_the_points_are():
+    rng = np.random.default_rng(1)
+    points = [(n, law(n) + rng.normal(0, 0.03)) for n in (50, 100, 200, 400, 800)]
+    sure = forecast([Point(n, y, y - 0.01, y + 0.01) for n, y in points]).twice
+    unsure = forecast([Point(n, y, y - 0.12, y + 0.12) for n, y in points]).twice
+    assert unsure["high"] - unsure["low"] > sure["high"] - sure["low"] > 0
+
+
+def test_an_error_is_forecast_to_fall():
+    points = [Point(n, 5 + 40 * n**-0.5, None, None) for n in (50, 100, 200, 400)]
+    found = forecast(points, lower_is_better=True, most=None)
+    assert (
+        5 < found.twice["value"] < found.now["value"]
+        and found.twice["low"] <= found.twice["value"] <= found.twice["high"]
+    )
+    assert forecast([Point(10, 0.5)] * 9).reason.startswith("A forecast needs")

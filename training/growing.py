@@ -1,0 +1,104 @@
+"""The learning curve of a run: the same training on growing parts of its training data, judged on its test part."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from ecgportal import storage
+from ecgportal.jobs.context import JobContext
+from training import running
+from training.engine.settings import FitSettings
+from training.forecast import Point, forecast
+from training.models import Study, TrainingRun, TrialState
+from training.running import Prepared
+from training.targets import Labelled
+from training.trying import Follow, headline, is_lower_better, next_trial, note_score, train_trial
+
+SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
+# Fewer records than this cannot be learned from.
+_FEWEST = 10
+
+
+def run(context: JobContext) -> dict[str, Any]:
+    """Train on every part that is not done yet, then fit the curve and forecast."""
+    study = Study.objects.get(pk=context.payload["study"])
+    row = running.load(str(study.run_id))
+    data = running.ready(context, row)
+    plan = [(share, repeat) for repeat in range(study.settings["repeats"]) for share in SHARES]
+    done = {(t.choices["share"], t.choices["repeat"]) for t in study.trials.exclude(state=TrialState.RUNNING)}  # type: ignore[attr-defined]
+    for number, (share, repeat) in enumerate(plan):
+        if (share, repeat) not in done:
+            _train_part(context, row, study, data, share, repeat, (number / len(plan), (number + 1) / len(plan)))
+    study.result = _result(study, row)
+    study.save(update_fields=["result"])
+    storage.remove_area("checkpoints", study.pk)
+    return study.result
+
+
+def part_of(items: Sequence[Labelled], share: float, seed: int) -> list[Labelled]:
+    """Return about a share of the records, by whole patients; a larger share holds the smaller one of the same seed."""
+    groups = sorted({item.group for item in items})
+    random.Random(f"part {seed}").shuffle(groups)
+    kept, wanted, count = set(), share * len(items), 0
+    sizes: dict[str, int] = {}
+    for item in items:
+        sizes[item.group] = sizes.get(item.group, 0) + 1
+    for group in groups:
+        if count >= wanted - 1e-9:
+            break
+        kept.add(group)
+        count += sizes[group]
+    return [item for item in items if item.group in kept]
+
+
+def _train_part(
+    context: JobContext, row: TrainingRun, study: Study, data: Prepared, share: float, repeat: int, span: tuple[float, float],
+) -> None:  # fmt: skip
+    by_part = data.by_part(1)
+    settings = FitSettings.from_dict({**row.settings, "seed": row.settings["seed"] + repeat})
+    train = part_of(by_part["train"], share, settings.seed)
+    choices = {"share": share, "repeat": repeat, "records": len(train), "subjects": len({item.group for item in train})}
+    trial = next_trial(study, choices)
+    if len(train) < _FEWEST:
+        trial.state, trial.note = TrialState.FAILED, f"{len(train)} records are too few to learn from."
+        trial.save()
+        return
+
+    def progress(fraction: float) -> None:
+        context.report(span[0] + (span[1] - span[0]) * fraction, f"Training on {len(train)} records")
+
+    one = FitSettings.from_dict({**settings.to_dict(), "members": 1})
+    contract = running.contract_of(row, data.recipe)
+    result = train_trial(
+        trial, row, contract, row.base_version, one, data.stores, by_part | {"train": train}, lambda items: running.targets_of(row, items),
+        Follow(context, progress),
+    )  # fmt: skip
+    if result is not None:
+        from modelhub import loading
+        from training.data import JointView
+        from training.engine.predict import predict
+
+        module = loading.start_module(row.architecture, contract, row.base_version, seed=one.seed)
+        module = loading.with_state(module, result.best_state)
+        test = by_part["test"]
+        note_score(
+            trial, row, predict(module, JointView(data.stores, test)), running.targets_of(row, test), [item.group for item in test]
+        )  # fmt: skip
+        trial.state = TrialState.DONE
+    trial.save()
+
+
+def _result(study: Study, row: TrainingRun) -> dict[str, Any]:
+    """Return the fitted curve with what twice the records would bring, or the reason why there is none."""
+    points = [
+        Point(trial.choices["records"], trial.score, trial.low, trial.high)
+        for trial in study.trials.filter(state=TrialState.DONE)  # type: ignore[attr-defined]
+        if trial.score is not None
+    ]
+    lower = is_lower_better(row.task)
+    return {
+        "metric": headline(row.task),
+        **forecast(points, lower_is_better=lower, most=None if lower else 1.0).to_json(),
+    }

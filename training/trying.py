@@ -1,0 +1,136 @@
+"""One training of a study: stored as a trial, stopped when it must be, and scored with an interval."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ecgportal import storage
+from ecgportal.errors import JobCancelled, PortalError
+from ecgportal.jobs.context import JobContext, JobInterrupted
+from modelhub import loading
+from training.data import JointView, Stores
+from training.engine.callbacks import Callback, Progress
+from training.engine.settings import FitSettings
+from training.metrics.base import better
+from training.metrics.report import evaluate
+from training.models import Study, TrainingRun, Trial, TrialState
+from training.problems.registry import get_problem
+from training.targets import Labelled
+
+if TYPE_CHECKING:
+    from modelhub.contract import ModelContract
+    from modelhub.models import ModelVersion
+    from training.engine.result import FitResult
+
+# For choosing and for a curve, fewer resamples than an evaluation takes.
+_RESAMPLES = 300
+
+
+@dataclass
+class Follow(Callback):
+    """Reports epochs of a trial and asks whether it shall go on.
+
+    tell: ``(epoch, goodness) -> reason to stop or None``; goodness is the metric that chooses the epoch, the higher the
+    better. Epochs of before an interruption are told first. over: a reason to stop at any moment.
+    """
+
+    context: JobContext
+    share: Callable[[float], None]
+    tell: Callable[[int, float], str | None] = lambda epoch, goodness: None
+    over: Callable[[], str | None] = lambda: None
+    _reason: str | None = field(default=None, init=False)
+    _sign: float = field(default=1.0, init=False)
+
+    def on_start(self, info: Mapping[str, Any]) -> None:
+        monitor = info["monitor"]
+        self._sign = -1.0 if monitor in ("loss", "train_loss") or better(monitor) == "lower" else 1.0
+        for row in info["history"]:
+            self.on_epoch_end(row)
+
+    def on_batch(self, progress: Progress) -> None:
+        self.share(progress.fraction)
+
+    def on_epoch_end(self, row: Mapping[str, Any]) -> None:
+        if row.get("score") is not None:
+            self._reason = self._reason or self.tell(row["epoch"], self._sign * row["score"])
+
+    def should_stop(self) -> bool | str:
+        return self.context.stop_reason() or self._reason or self.over() or False
+
+
+def headline(task: str) -> str:
+    """Return the name of the figure by which trainings of a task are compared."""
+    return "mae" if task == "regression" else "auroc_macro"
+
+
+def is_lower_better(task: str) -> bool:
+    return better(headline(task)) == "lower"
+
+
+def train_trial(
+    trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
+    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], follow: Follow,
+) -> FitResult | None:  # fmt: skip
+    """Train one trial and note how it went; None when this network cannot be trained so. JobInterrupted and JobCancelled
+    leave the trial to be gone on with."""
+    from training.engine.fit import fit
+
+    begun = time.monotonic()
+    folder = folder_of(trial.study, trial.number)
+    name = contract.architecture or row.architecture
+    try:
+        module = loading.start_module(name, contract, base, seed=settings.seed)
+        result = fit(
+            module, JointView(stores, by_part["train"]), targets(by_part["train"]), JointView(stores, by_part["validation"]),
+            targets(by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes, callbacks=[follow],
+            checkpoint_dir=folder,
+        )  # fmt: skip
+    except JobCancelled as error:
+        if error.code == "interrupted":
+            raise JobInterrupted from error
+        raise
+    except PortalError as error:
+        trial.state, trial.note = TrialState.FAILED, error.message[:300]
+        return None
+    finally:
+        trial.seconds += time.monotonic() - begun
+        trial.save()
+    if result.stopped_reason == "interrupted":
+        raise JobInterrupted
+    if result.stopped_reason == "cancelled":
+        raise JobCancelled("The job was cancelled; what was tried so far is kept.")
+    return result
+
+
+def note_score(trial: Trial, row: TrainingRun, answers: np.ndarray, truth: np.ndarray, groups: list[str]) -> None:
+    """Score a trial by its raw outputs ``(records, outputs)`` and the truth, with an interval by patient."""
+    problem = get_problem(row.task)
+    report = evaluate(
+        problem.activate(answers), truth, problem.output_names(row.classes), row.task, groups=groups, n_resamples=_RESAMPLES,
+    ).to_json()  # fmt: skip
+    figure = report.get(headline(row.task)) or {}
+    trial.score, trial.low, trial.high = (figure.get(name) for name in ("value", "low", "high"))
+    trial.note = (figure.get("reason") or trial.note)[:300]
+
+
+def folder_of(study: Study, number: int) -> Path:
+    return Path(storage.area("checkpoints", study.pk)) / f"trial-{number}"
+
+
+def next_trial(study: Study, choices: dict[str, Any]) -> Trial:
+    """Return the trial that was begun with these choices and not ended, or a new one."""
+    begun = study.trials.filter(state=TrialState.RUNNING).first()  # type: ignore[attr-defined]
+    if begun is not None and begun.choices == choices:
+        return begun
+    if begun is not None:
+        shutil.rmtree(folder_of(study, begun.number), ignore_errors=True)
+        begun.delete()
+    last = study.trials.order_by("-number").first()  # type: ignore[attr-defined]
+    return Trial.objects.create(study=study, number=last.number + 1 if last else 1, choices=choices)
