@@ -14,7 +14,7 @@ from ecgportal.forms import FilterForm
 from modelhub.architectures.catalog import catalog
 from modelhub.forms import runnable_versions
 from modelhub.models import ModelVersion
-from training.choices import DEFAULT_ARCHITECTURE
+from training.choices import DEFAULT_ARCHITECTURE, MOST_SEARCH_MIN
 from training.engine.settings import settings_schema
 from training.models import Mode
 from training.problems.registry import get_problem, problem_names
@@ -183,6 +183,11 @@ class RunForm(forms.Form):
                 choices=[("", "Head, then all layers (default)"), *((v, t) for v, t in Mode.choices if v not in (Mode.SCRATCH, Mode.HEAD_THEN_FULL))],
                 required=False, label="What is fine-tuned", help_text="Few records: the head alone. More: head first, then all, which keeps what the base has learned.",
             ),
+            "search.minutes": forms.FloatField(
+                min_value=0.1, max_value=MOST_SEARCH_MIN, required=False, label="Choose for me: minutes", widget=_ANY_NUMBER,
+                help_text="Networks, modes and settings are tried for so long on the development part by successive halving; the best is then "
+                "trained in full and judged once. Empty: the network chosen below.",
+            ),
             "architecture": forms.ChoiceField(
                 choices=[(facts.name, facts.title) for facts in catalog().values() if not facts.needs], required=False, initial=DEFAULT_ARCHITECTURE, label="Network",
             ),
@@ -207,14 +212,14 @@ class RunForm(forms.Form):
     def asked(self) -> dict[str, Any]:
         """What the services take; call it on a valid form."""
         data = self.cleaned_data
-        base = data["base_version"]
+        base, minutes = data["base_version"], data["search.minutes"]
         found = {name: data[name] for name in self.SELECTION if name.startswith("selection.filter.")}
         takes = (*self.OF_METHOD[self.method], *(() if self.method == "given_folds" else ("split.validation",)))
         split = {name.removeprefix("split."): data[name] for name in takes if data[name] not in (None, "")}
         return {
             "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"], "classes": data["classes"] or None,
-            "task": data["task"], "target": data["target"], "architecture": None if base else data["architecture"], "base_version": base,
-            "mode": data["mode"] if base else None, "settings": self.settings(), "name": data["name"],
+            "task": data["task"], "target": data["target"], "architecture": None if base or minutes else data["architecture"], "base_version": base,
+            "mode": data["mode"] if base else None, "search": {"minutes": minutes} if minutes else None, "settings": self.settings(), "name": data["name"],
             "split": {"method": self.method} | split,
             "selection": {
                 "filter": {name.removeprefix("selection.filter."): value for name, value in found.items() if value not in (None, "")},
@@ -262,6 +267,10 @@ class RunForm(forms.Form):
     @property
     def method_field(self) -> forms.BoundField:
         return self["split.method"]
+
+    @property
+    def search_field(self) -> forms.BoundField:
+        return self["search.minutes"]
 
     @property
     def validation_field(self) -> forms.BoundField:

@@ -17,6 +17,7 @@ from training.engine.settings import FitSettings
 from training.live import add_warnings, duration
 from training.models import Mode, Study, StudyKind, TrainingRun, Trial, TrialState
 from training.running import Prepared
+from training.selectors import start_title
 from training.trying import Follow, headline, next_trial, note_score, train_trial
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _try(
         used = min(1.0, (spent + monotonic() - begun) / budget_s)
         left = duration(max(0.0, budget_s - spent - (monotonic() - begun)))
         context.report(
-            0.05 + (_SEARCHED - 0.05) * used, f"Trying {title_of(start)} (number {trial.number}), {left} left"
+            0.05 + (_SEARCHED - 0.05) * used, f"Trying {start_title(start)} (number {trial.number}), {left} left"
         )
 
     def tell(epoch: int, goodness: float) -> str | None:
@@ -194,13 +195,6 @@ def _contract(row: TrainingRun, data: Prepared, start: str) -> ModelContract:
     if start.startswith("base:"):
         return contract
     return contract.with_changes(architecture=start, config={}, parent=None)
-
-
-def title_of(start: str) -> str:
-    """Return what a trial starts from, in words."""
-    if start.startswith("base:"):
-        return f"the base model, {Mode(start.removeprefix('base:')).label.lower()}"
-    return catalog()[start].title if start in catalog() else start
 
 
 def _best(study: Study) -> Trial | None:

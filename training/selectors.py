@@ -11,9 +11,9 @@ from typing import Any
 from django.db.models import Count, Max
 
 from datasets.models import Dataset, Record
-from ecgportal.errors import NotFound
+from modelhub.architectures.catalog import catalog
 from training.live import duration
-from training.models import PARTS, EpochMetrics, SplitGroup, SplitMember, Study, StudyKind, TrainingRun
+from training.models import PARTS, EpochMetrics, Mode, SplitGroup, SplitMember, Study, TrainingRun
 from training.problems.registry import get_problem
 
 Counts = dict[str, dict[str, int]]
@@ -118,12 +118,21 @@ def study_of(run: TrainingRun, kind: str) -> Study | None:
 
 
 def study_json(run: TrainingRun, kind: str) -> dict[str, Any]:
-    """Return a study of a run as plain data; NotFound when there is none."""
+    """Return a study of a run as plain data; ``state`` is None when there is none."""
     study = study_of(run, kind)
     if study is None:
-        raise NotFound(f"This run has no {StudyKind(kind).label.lower()}.")
+        return {
+            "run": str(run.pk), "job": None, "state": None, "progress": None, "settings": {}, "trials": [], "result": {},
+        }  # fmt: skip
     fields = ("number", "state", "choices", "score", "low", "high", "seconds", "note")
     return {
         "run": str(run.pk), "job": str(study.job_id), "state": study.job.state, "progress": study.job.progress, "settings": study.settings,
         "trials": [{name: getattr(trial, name) for name in fields} for trial in study.trials.all()], "result": study.result,
     }  # fmt: skip
+
+
+def start_title(start: str) -> str:
+    """Return what a training of a search starts from, in words."""
+    if start.startswith("base:"):
+        return f"The base model: {Mode(start.removeprefix('base:')).label.lower()}"
+    return catalog()[start].title if start in catalog() else start

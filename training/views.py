@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 
 from datasets.models import Dataset
 from ecgportal.errors import PortalError
@@ -15,14 +16,15 @@ from ecgportal.forms import take_error
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
-from training import reports, selectors, services
+from training import reports, selectors, services, study_figures
 from training.checking import check
 from training.costs import costs_of_networks
 from training.engine.settings import settings_schema
 from training.forms import RenameForm, RunForm, initial_of
-from training.models import Evaluation, TrainingRun
+from training.models import Evaluation, StudyKind, TrainingRun
 from training.selection import Selection
 from training.splitting import SplitSettings
+from viz.drawn import drawn
 
 
 class RunListPage(ProjectView):
@@ -149,7 +151,42 @@ class RunPage(RunView):
             settings=shown, selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
             overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), rename=RenameForm(initial={"name": run.name}),
             resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id, progress=progress,
+            search=shown_study(run, StudyKind.SEARCH), curve=shown_study(run, StudyKind.LEARNING_CURVE), may_grow=run.produced_version_id and run.split_id and run.members == 1,
         )  # fmt: skip
+
+
+def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
+    """Return what the part of a page about a search or a learning curve shows; None without one."""
+    study = selectors.study_of(run, kind)
+    if study is None:
+        return None
+    figure = study_figures.learning_curve(study) if kind == StudyKind.LEARNING_CURVE else None
+    rows = [
+        {"trial": trial, "start": selectors.start_title(trial.choices.get("start", ""))} for trial in study.trials.all()
+    ]  # type: ignore[attr-defined]
+    return {
+        "study": study, "rows": rows, "figure": drawn(figure, "learning-curve") if figure else None,
+        "metric": "Mean error" if run.task == "regression" else "AUROC",
+    }  # fmt: skip
+
+
+class RunStudy(RunView):
+    """The search or the learning curve of a run, asked again while it grows."""
+
+    needs = {"get": Action.MODEL_VIEW}
+    kind = StudyKind.SEARCH
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        shown = shown_study(self.object, self.kind)
+        return self.page("training/_study.html", run=self.object, **(shown or {}))
+
+
+class LearningCurveStart(RunView):
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        services.learning_curve_start(actor=request.user, run=self.object)
+        return redirect(f"{reverse('training:detail', args=[pk])}#study-learning_curve")
 
 
 class RunLive(RunView):

@@ -137,7 +137,7 @@ class World:
             "datasets:labels": self.dataset, "datasets:label_import": self.label_import, "datasets:label_map": self.label_map,
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
-            "modelhub:prediction_file": self.prediction, "modelhub:card_read": self.version, "modelhub:tried": self.tried, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:delete": self.run,
+            "modelhub:prediction_file": self.prediction, "modelhub:card_read": self.version, "modelhub:tried": self.tried, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:search": self.run, "training:curve": self.run, "training:delete": self.run,
             "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "viz:outliers": self.dataset, "viz:dataset_compare": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
             "viz:record_pdf": self.record, "viz:beats": self.record, "viz:compare": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
         }  # fmt: skip

@@ -128,7 +128,7 @@ def test_parts_are_whole_patients_and_hold_each_other(ward):
 def test_a_learning_curve_trains_on_growing_parts_and_goes_on(ward, monkeypatch):
     run = ward.train(settings={**FAST, "members": 1})
     api = Api(session=ward.user)
-    api.refused("get", f"training-runs/{run.pk}/learning-curve/", status=404)
+    assert api.get(f"training-runs/{run.pk}/learning-curve/")["state"] is None
     started = api.post(f"training-runs/{run.pk}/learning-curve/", {}, status=202)
     assert started["state"] == "queued" and started["trials"] == []
     api.refused("post", f"training-runs/{run.pk}/learning-curve/", {}, status=409, code="study_open")
@@ -145,6 +145,29 @@ def test_a_learning_curve_trains_on_growing_parts_and_goes_on(ward, monkeypatch)
     work_off()
     assert again["settings"]["repeats"] == 2
     assert len(api.get(f"training-runs/{run.pk}/learning-curve/")["trials"]) == 2 * before
+
+
+def test_the_pages_of_both_grow_and_tell(ward, small, client):
+    client.force_login(ward.user)
+    run = search(ward)
+    page = f"/training/{run.pk}/"
+    text = client.get(page).content.decode()
+    assert "Chosen for you" in text and "trained in full" in text and "What would more labels bring?" in text
+    assert client.post(f"{page}learning-curve/").status_code == 302
+    assert 'hx-trigger="every 3s"' in client.get(f"{page}curve/").content.decode()
+    work_off()
+    study = Study.objects.get(run=run, kind="learning_curve")
+    for number, size in enumerate((50, 100, 200, 400), start=50):
+        Trial.objects.create(
+            study=study, number=number, choices={"records": size, "subjects": size, "share": 9, "repeat": 9}, state=TrialState.DONE,
+            score=law(size), low=law(size) - 0.02, high=law(size) + 0.02,
+        )  # fmt: skip
+    Study.objects.filter(pk=study.pk).update(
+        result={"metric": "auroc_macro", **forecast([Point(n, law(n)) for n in (50, 100, 200, 400)]).to_json()}
+    )
+    text = client.get(f"{page}curve/").content.decode()
+    assert "With twice the training records (800 instead of 400)" in text and "<svg" in text and "every 3s" not in text
+    assert "trained in full" in client.get(f"{page}search/").content.decode()
 
 
 def test_a_learning_curve_needs_a_model_and_is_deleted_with_its_run(ward):
