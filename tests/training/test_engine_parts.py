@@ -14,6 +14,7 @@ from training.engine.batches import Stopped, interruptible
 from training.engine.fit import fit
 from training.engine.lr_finder import find_learning_rate, steepest, suggest, sweep, valley
 from training.engine.manifest import digest_of_keys, digest_of_source, manifest
+from training.engine.monitor import Monitor
 from training.engine.network import Average, no_decay_names, rate_factors
 from training.engine.optim import build_optimiser
 from training.engine.schedule import SCHEDULES
@@ -107,7 +108,7 @@ def test_augmentation_is_a_function_of_its_generator_and_keeps_shape():
     everything = Augmentation(noise_mv=0.05, scale=0.3, shift_s=0.2, lead_dropout=0.2, wander_mv=0.2, hum_mv=0.05)
     first, again, other = (augment(x, everything, 500, generator(s)) for s in (2, 2, 3))
     assert first.shape == x.shape and torch.equal(first, again) and not torch.equal(first, other)
-    off = Augmentation(noise_mv=0, scale=0, shift_s=0, lead_dropout=0)
+    off = Augmentation(noise_mv=0, scale=0, shift_s=0, lead_dropout=0, wander_mv=0)
     assert augment(x, off, 500, generator()) is x
 
 
@@ -243,3 +244,19 @@ def test_the_manifest_is_plain_json_and_its_digests_tell_data_apart():
     assert digest_of_source(ArraySource(changed), targets) != one
     assert digest_of_keys({"train": ["b", "a"], "test": ["c"]}) == digest_of_keys({"test": ["c"], "train": ["a", "b"]})
     assert digest_of_keys({"train": ["a"], "test": ["b"]}) != digest_of_keys({"train": ["b"], "test": ["a"]})
+
+
+def test_of_epochs_that_are_about_equally_good_the_latest_is_kept():
+    monitor = Monitor(tiny_settings(smoothing=1, tolerance=0.02, patience=3, warmup=0.0), "auroc_macro")
+    history = []
+    for epoch, value in enumerate([0.6, 0.85, 0.84, 0.835, 0.82, 0.80, None, 0.834, 0.83], start=1):
+        history.append({"epoch": epoch, "stage": "scratch", "auroc_macro": value, "val_loss": 1.0})
+        monitor.add(history)
+    assert [row["is_best"] for row in history] == [True, True, True, True, False, False, False, True, False]
+    assert monitor.best_epoch == 8 and not monitor.exhausted(10) and monitor.exhausted(11)
+    falling = Monitor(tiny_settings(smoothing=1, tolerance=0.02, monitor="loss"), "loss")
+    rows = []
+    for epoch, value in enumerate([1.0, 0.5, 0.505, 0.52], start=1):
+        rows.append({"epoch": epoch, "stage": "scratch", "val_loss": value})
+        falling.add(rows)
+    assert [row["is_best"] for row in rows] == [True, True, True, False]

@@ -10,7 +10,7 @@ from training.engine.settings import Augmentation, FitSettings
 from training.engine.source import ArraySource
 
 FS_HZ = 100.0
-QUIET = Augmentation(noise_mv=0, scale=0, shift_s=0, lead_dropout=0)
+QUIET = Augmentation(noise_mv=0, scale=0, shift_s=0, lead_dropout=0, wander_mv=0)
 
 
 class TinyNet(nn.Module):

@@ -36,9 +36,12 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, like: Tensor, gene
 
 
 def shift(x: Tensor, largest_s: float, fs_hz: float, generator: torch.Generator) -> Tensor:
-    """Move each record by up to ``largest_s`` either way; the edge sample is held, so no false step appears."""
+    """Move each record by up to ``largest_s`` either way, never by more than a quarter of it.
+
+    The edge sample is held, so no false step appears.
+    """
     n = x.shape[-1]
-    most = min(round(largest_s * fs_hz), n - 1)
+    most = min(round(largest_s * fs_hz), n // 4)
     by = torch.randint(-most, most + 1, (len(x), 1), device=x.device, generator=generator)
     index = (torch.arange(n, device=x.device)[None] + by).clamp(0, n - 1)
     return x.gather(2, index[:, None, :].expand(-1, x.shape[1], -1))

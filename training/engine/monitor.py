@@ -15,15 +15,16 @@ from training.problems.base import Problem
 class Monitor:
     """Follows one validation metric, smoothed over the last epochs.
 
-    On a validation part of some dozen records a single epoch's value is mostly chance; the mean of a few
-    neighbouring epochs, together with averaged weights, is steadier. Equal values are decided by the
-    smoothed validation loss. All state can be rebuilt from the history rows.
+    On a validation part of some dozen records a single epoch's value is mostly chance. The mean of a few neighbouring
+    epochs is steadier, and of epochs that are about equally good the latest is taken: its rate is the lowest and its
+    averaged weights the smoothest, and on records of other patients later epochs were never worse. An epoch is about as
+    good when it loses less than the settings' ``tolerance`` of the best value. All state can be rebuilt from the history.
     """
 
     def __init__(self, settings: FitSettings, name: str):
         self.settings, self.name, self.first_epoch = settings, name, 0
         self.sign = -1.0 if name == "train_loss" or better(name) == "lower" else 1.0
-        self.best: tuple[float, float] | None = None
+        self.best: float | None = None
         self.best_epoch = 0
 
     def add(self, history: list[dict[str, Any]]) -> None:
@@ -33,12 +34,15 @@ class Monitor:
             # Without validation no epoch is known to be better than the last.
             row["score"], row["is_best"], self.best_epoch = None, True, row["epoch"]
             return
-        value, loss = self._smoothed(history, self._key), self._smoothed(history, "val_loss")
-        row["score"] = value
-        rank = None if value is None else (round(self.sign * value, 6), -(loss if loss is not None else 0.0))
-        row["is_best"] = rank is not None and (self.best is None or rank > self.best)
+        value = self._smoothed(history, self._key)
+        row["score"], row["is_best"] = value, False
+        if value is None:
+            return
+        own = self.sign * value
+        row["is_best"] = self.best is None or own >= self.best - self.settings.tolerance * abs(self.best)
+        self.best = own if self.best is None else max(self.best, own)
         if row["is_best"]:
-            self.best, self.best_epoch = rank, row["epoch"]
+            self.best_epoch = row["epoch"]
 
     def exhausted(self, epoch: int) -> bool:
         """Return whether patience has run out after this epoch; the rising part of the schedule does not count."""

@@ -29,44 +29,44 @@ class Augmentation:
     """
 
     noise_mv: float = _setting(
-        0.02,
+        0.05,
         "Noise",
-        "White noise of up to this deviation in mV; muscle noise at rest is about this large.",
+        "White noise of up to this deviation in mV, as large as muscle noise gets in a usable record.",
         minimum=0,
         maximum=1,
     )
     scale: float = _setting(
-        0.2,
+        0.3,
         "Scaling",
         "All leads are multiplied by one factor within 1 +- this: body build changes the voltage.",
         minimum=0,
         maximum=0.9,
     )
     shift_s: float = _setting(
-        0.5,
+        2.0,
         "Time shift",
-        "The record is moved by up to this many seconds, so that no place in time means anything.",
+        "The record is moved by up to this many seconds (at most a quarter of it), so that no place in time means anything.",
         minimum=0,
         maximum=10,
     )
     lead_dropout: float = _setting(
-        0.1,
+        0.2,
         "Lead dropout",
         "Chance per lead to be set to zero, so that a faulty lead does not decide alone.",
         minimum=0,
         maximum=0.9,
     )
     wander_mv: float = _setting(
-        0.0,
+        0.1,
         "Baseline wander",
-        "Slow sine (0.05 to 0.5 Hz) of up to this amplitude in mV; off because prepared signals are filtered.",
+        "Slow sine (0.05 to 0.5 Hz) of up to this amplitude in mV: breathing moves the baseline.",
         minimum=0,
         maximum=2,
     )
     hum_mv: float = _setting(
         0.0,
         "Mains hum",
-        "50 or 60 Hz of up to this amplitude in mV; off because prepared signals are filtered.",
+        "50 or 60 Hz of up to this amplitude in mV; off because 100 Hz cannot carry it.",
         minimum=0,
         maximum=1,
     )
@@ -186,10 +186,18 @@ class FitSettings:
         minimum=1,
         maximum=50,
     )
+    tolerance: float = _setting(
+        0.02,
+        "Tolerance of that metric",
+        "The latest epoch is kept that loses less than this share of the best value: smaller differences are chance.",
+        minimum=0,
+        maximum=0.5,
+    )
     patience: int | None = _setting(
         15,
         "Patience",
-        "Epochs without a better value before stopping; never before the rate has begun to fall. Empty: never stop early.",
+        "Epochs in a row that lose more than the tolerance before stopping; never before the rate has begun to fall. "
+        "Empty: never stop early.",
         minimum=1,
         maximum=1000,
         nullable=True,

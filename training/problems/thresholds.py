@@ -8,7 +8,7 @@ from training.problems.base import sigmoid
 
 # Pseudo-count of the prior: with this many positives the threshold lies half-way (in log-odds)
 # between the prior and the best threshold found.
-PRIOR_POSITIVES = 10.0
+PRIOR_POSITIVES = 30.0
 LOWEST, HIGHEST = 0.02, 0.98
 
 
