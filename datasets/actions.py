@@ -14,6 +14,8 @@ register(
     upload__answered="answered what files of {object} leave open",
     upload__received="uploaded files to {object}",
     upload__ingested="took in an upload to {object}",
+    subject__deleted="deleted a person of {object}",
+    dataset__twins_decided="decided about records of the same signal in {object}",
     record__deleted="deleted the record {object}",
     record__downloaded="downloaded the signal of {object}",
     record__annotated="annotated {object}",

@@ -17,9 +17,10 @@ from rest_framework.parsers import JSONParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from datasets import labelling, presenting, selectors, services
+from datasets import labelling, presenting, removing, selectors, services
 from datasets.api_annotations import MarkedByHand
 from datasets.api_ingests import options_in, started
+from datasets.api_removing import WithTwins
 from datasets.models import Dataset, LabelMap, Record
 from ecgportal.api.pagination import Pages
 from ecgportal.api.viewsets import ProjectViewSet
@@ -74,7 +75,7 @@ class JobAnswerSerializer(serializers.Serializer):
     state = serializers.CharField()
 
 
-class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+class DatasetViewSet(WithTwins, mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     queryset = Dataset.objects.all()
     serializer_class = DatasetSerializer
     filterset_fields = ["project", "name"]
@@ -82,6 +83,7 @@ class DatasetViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "create": Action.DATA_EDIT, "destroy": Action.DATA_DELETE,
         "uploads": Action.DATA_EDIT, "labels": Action.DATA_VIEW, "labels_import": Action.DATA_EDIT,
+        "duplicates": Action.DATA_VIEW, "duplicates_decide": Action.DATA_DELETE,
     }  # fmt: skip
 
     def get_queryset(self):
@@ -211,7 +213,7 @@ class RecordViewSet(MarkedByHand, mixins.ListModelMixin, mixins.RetrieveModelMix
     }  # fmt: skip
 
     def destroy(self, request: Request, pk: str) -> Response:
-        services.record_delete(actor=request.user, record=self.get_object())
+        removing.record_delete(actor=request.user, record=self.get_object())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(parameters=_SIGNAL_PARAMETERS, responses=OpenApiTypes.OBJECT)

@@ -255,6 +255,35 @@ def _report(
     return row.result
 
 
+def forget_rows(row: LabelImport, keys: list[str], subject: str) -> None:
+    """Take a person out of a kept table: the rows of their records (``keys``) and those that name the ``subject``."""
+    try:
+        table, mapping, rows = _read(row)
+    except PortalError:
+        # What cannot be read cannot be searched; nothing of it was ever taken.
+        _put_clean(row, tables.RawTable((), ()))
+        return
+    _, named = _pseudonyms(row, rows)
+    every = list(Record.objects.filter(dataset=row.dataset).order_by().values_list("key", flat=True))
+    match, gone = tables.match_keys(every, rows), set(keys)
+    out = {
+        item.row_number for item in named if item.subject == subject or gone & set(match.matched.get(item.row_number, ()))
+    }  # fmt: skip
+    if not out:
+        return
+    row.rows = [entry for entry in row.rows if entry["row"] not in out]
+    row.result = {**row.result, "rows_with_reason": row.rows[:200]} if row.result else {}
+    row.save(update_fields=["rows", "result"])
+    # The job's own copy of the result quotes rows, too.
+    Job.objects.filter(pk=row.job_id, kind="labels").update(result=row.result)
+    left = tuple(cells for number, cells in enumerate(table.rows, start=1) if number not in out)
+    if row.dataset.project.keeps_identifiers:
+        _put_clean(row, replace(table, rows=left), is_scrubbed=row.is_scrubbed)
+    else:
+        clean = replace(table, rows=left)
+        _put_clean(row, clean if row.is_scrubbed else _needed(clean, mapping, row))
+
+
 def _pseudonyms(row: LabelImport, rows: list[tables.RowLabels]) -> tuple[dict[str, str], list[tables.RowLabels]]:
     """Put pseudonyms for the subjects. Returns what the source calls them, by pseudonym, where the project keeps that."""
     if row.is_scrubbed:
@@ -308,7 +337,7 @@ def _needed(table: tables.RawTable, mapping: tables.ColumnMapping, row: LabelImp
 
 
 @transaction.atomic
-def _put_clean(row: LabelImport, table: tables.RawTable) -> None:
+def _put_clean(row: LabelImport, table: tables.RawTable, is_scrubbed: bool = True) -> None:
     """Replace the stored table by one without what is not needed."""
     sent = row.sha256
     out = io.StringIO()
@@ -317,7 +346,7 @@ def _put_clean(row: LabelImport, table: tables.RawTable) -> None:
     writer.writerows(table.rows)
     hold_blobs()
     row.sha256, _ = storage.put_bytes(out.getvalue().encode())
-    row.is_scrubbed = True
+    row.is_scrubbed = is_scrubbed
     row.save(update_fields=["sha256", "is_scrubbed"])
     transaction.on_commit(lambda: drop_unused_blobs([sent]))
 

@@ -144,7 +144,8 @@ class Record(UUIDModel):
     """One ECG. The native-rate signal (float32 mV, ``(leads, samples)``) lies in the pack file ``pack`` at byte ``offset``.
 
     fold: the fold that the source gives the record (PTB-XL ``strat_fold``). site: the hospital or source it comes from, as a
-    published code or, where its name could tell more, a pseudonym of the project; empty when unknown.
+    published code or, where its name could tell more, a pseudonym of the project; empty when unknown. is_kept_twin: somebody
+    decided to keep it beside another record of the same signal.
     """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="records")
@@ -159,6 +160,7 @@ class Record(UUIDModel):
     sex = models.CharField(max_length=1, blank=True, default="")
     fold = models.SmallIntegerField(null=True)
     site = models.CharField(max_length=80, blank=True, default="")
+    is_kept_twin = models.BooleanField(default=False)
     quality = models.JSONField(default=dict)
     quality_flags = models.GeneratedField(
         expression=Func(models.F("quality"), template=_FLAGS), output_field=ArrayField(models.TextField(), null=True), db_persist=True,

@@ -9,10 +9,8 @@ from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.db.models import ProtectedError
 
-from datasets import signals
 from datasets.formats.base import MAX_FILE_BYTES
-from datasets.models import Dataset, Ingest, LabelImport, LabelMap, OriginalFile, Record, Subject
-from datasets.preparing import forget
+from datasets.models import Dataset, Ingest, LabelImport, LabelMap, OriginalFile, Subject
 from ecgportal import storage
 from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
@@ -73,22 +71,6 @@ def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
         audit("dataset.deleted", dataset, actor=actor, project=project, changes={"records": count})
     storage.remove_area("signals", dataset_id)
     storage.remove_area("prepared", dataset_id)
-    drop_unused_blobs(digests)
-
-
-def record_delete(*, actor: Any, record: Record) -> None:
-    """Delete one record: its row, labels, predictions, original bytes, and its samples on the disk."""
-    digests = list(record.originals.values_list("sha256", flat=True))
-    signals.erase(record)
-    record_id = record.pk
-    with transaction.atomic():
-        subject = record.subject
-        record.delete()
-        record.pk = record_id
-        if subject is not None and not subject.records.exists():
-            subject.delete()
-        audit("record.deleted", record, actor=actor, project=record.dataset.project)
-    forget(record.dataset, record_id)
     drop_unused_blobs(digests)
 
 

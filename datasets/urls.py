@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets import views, views_collections, views_labels, views_uploads
+from datasets import views, views_collections, views_labels, views_removing, views_uploads
 
 app_name = "datasets"
 urlpatterns = [
@@ -11,6 +11,8 @@ urlpatterns = [
     path("datasets/<uuid:pk>/edit/", views.DatasetEditView.as_view(), name="edit"),
     path("datasets/<uuid:pk>/delete/", views.DatasetDeleteView.as_view(), name="delete"),
     path("records/<uuid:pk>/delete/", views.RecordDeleteView.as_view(), name="record_delete"),
+    path("datasets/<uuid:pk>/duplicates/", views_removing.TwinsView.as_view(), name="twins"),
+    path("subjects/<uuid:pk>/delete/", views_removing.SubjectDeleteView.as_view(), name="subject_delete"),
     path("datasets/<uuid:pk>/upload/", views_uploads.UploadView.as_view(), name="upload"),
     path("uploads/<uuid:pk>/discard/", views_uploads.UploadDiscardView.as_view(), name="upload_discard"),
     path("uploads/<uuid:pk>/", views_uploads.IngestView.as_view(), name="ingest"),

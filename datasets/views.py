@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
-from datasets import selectors, services
+from datasets import removing, selectors, services
 from datasets.forms import DatasetForm, DeleteDatasetForm, RecordFilterForm
 from datasets.models import Dataset, Record
 from ecgportal.errors import PortalError
@@ -147,6 +147,6 @@ class RecordDeleteView(ProjectView):
         return self.page(record=self.object, dataset=self.object.dataset)
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        services.record_delete(actor=request.user, record=self.object)
+        removing.record_delete(actor=request.user, record=self.object)
         messages.success(request, f"The record {self.object.key} is deleted.")
         return redirect("datasets:detail", pk=self.object.dataset_id)

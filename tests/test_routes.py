@@ -27,6 +27,7 @@ from datasets.models import (
     Record,
     RecordAnnotation,
     RecordLabel,
+    Subject,
 )
 from ecgportal import storage
 from ecgportal.accounts.models import ApiToken
@@ -110,6 +111,7 @@ class World:
         project = self.own
         dataset = factories.make_dataset(project)
         record = factories.make_record(dataset, labels=("NORM",))
+        subject = Subject.objects.create(dataset=dataset, key="P-1")
         label_map = factories.make_label_map(project)
         model = Model.objects.create(project=project, name="Net")
         contract = {
@@ -135,7 +137,7 @@ class World:
             job=factories.make_job(project, kind="train", **done),
         )  # fmt: skip
         rows: list[Any] = [
-            project, dataset, record, label_map, model, version, exchange, run, make_approved_entry(version),
+            project, dataset, record, subject, label_map, model, version, exchange, run, make_approved_entry(version),
             (ingest := factories.make_ingest(dataset)), ArrivingFile.objects.create(ingest=ingest, position=0, name="a.dat", size=9), factories.make_job(project),
             PredictionRun.objects.create(project=project, version=version, dataset=dataset, job=factories.make_job(project, kind="predict")),
             Evaluation.objects.create(project=project, version=version, dataset=dataset),
@@ -187,7 +189,7 @@ def make_approved_entry(version: ModelVersion) -> CatalogueEntry:
 
 
 API_MODELS = {
-    "datasets": Dataset, "ingests": Ingest, "imports": Ingest, "upload-files": ArrivingFile, "records": Record, "annotations": RecordAnnotation,
+    "datasets": Dataset, "ingests": Ingest, "imports": Ingest, "upload-files": ArrivingFile, "subjects": Subject, "records": Record, "annotations": RecordAnnotation,
     "record-labels": RecordLabel, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
     "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
     "catalogue": CatalogueEntry,

@@ -5,4 +5,4 @@ class TrainingConfig(AppConfig):
     name = "training"
 
     def ready(self) -> None:
-        from training import actions, handlers, overview  # noqa: F401  (register audit verbs, job kinds, figures)
+        from training import actions, handlers, overview, uses  # noqa: F401  (register audit verbs, job kinds, figures, uses)

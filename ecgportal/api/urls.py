@@ -10,6 +10,7 @@ from datasets.api import DatasetViewSet, LabelMapViewSet, RecordViewSet
 from datasets.api_annotations import AnnotationViewSet, RecordLabelViewSet
 from datasets.api_collections import CollectionViewSet, ImportViewSet
 from datasets.api_ingests import IngestViewSet, UploadFileViewSet
+from datasets.api_removing import SubjectViewSet
 from ecgportal.accounts.api import TokenView, TokenViewSet, UserViewSet
 from ecgportal.api.schema import SchemaView
 from ecgportal.audit.api import AuditViewSet
@@ -30,6 +31,7 @@ for prefix, viewset in {
     "upload-files": UploadFileViewSet,
     "collections": CollectionViewSet,
     "imports": ImportViewSet,
+    "subjects": SubjectViewSet,
     "records": RecordViewSet,
     "annotations": AnnotationViewSet,
     "record-labels": RecordLabelViewSet,

@@ -133,7 +133,7 @@ class World:
         """Return one address per parametrised page, and further ones where a page has another face."""
         rows = {
             "accounts:user": self.viewer, "audit:project": None, "datasets:detail": self.dataset, "datasets:edit": self.dataset,
-            "datasets:delete": self.dataset, "datasets:record_delete": self.record, "datasets:upload": self.dataset, "datasets:ingest": self.ingest,
+            "datasets:delete": self.dataset, "datasets:record_delete": self.record, "datasets:subject_delete": self.record.subject, "datasets:twins": self.dataset, "datasets:upload": self.dataset, "datasets:ingest": self.ingest,
             "datasets:labels": self.dataset, "datasets:label_import": self.label_import, "datasets:label_map": self.label_map,
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,

@@ -1,0 +1,15 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("datasets", "0006_intake"),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name="record",
+            name="is_kept_twin",
+            field=models.BooleanField(default=False),
+        ),
+    ]
