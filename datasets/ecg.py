@@ -36,6 +36,8 @@ OTHER_LEADS: tuple[str, ...] = (
     "AI",
 )
 
+OLDEST_YEARS = 130
+
 _KNOWN = {name.upper(): name for name in (*LEADS_12, *OTHER_LEADS)}
 _ALIASES = {
     "DI": "I", "DII": "II", "DIII": "III", "L1": "I", "L2": "II", "L3": "III",
@@ -101,6 +103,11 @@ class RecordMeta:
     device: str | None = None
     recorded_at: str | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.age is not None and not 0 <= self.age <= OLDEST_YEARS:
+            # A typing error or a mark for "unknown" is no age.
+            object.__setattr__(self, "age", None)
 
 
 @dataclass(frozen=True, eq=False)

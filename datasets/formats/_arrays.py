@@ -248,11 +248,10 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
         raise NeedsAnswer(f"{name} does not say its {', '.join(_WORDS[key] for key in fields)}.", fields=fields)
     assert rows is not None and leads is not None and fs_hz is not None and unit_mv is not None
     check_leads(name, leads)
-    signal = rows.astype(np.float64 if unit_mv != 1.0 else np.float32)
+    with np.errstate(over="ignore"):
+        signal = (rows.astype(np.float64) * unit_mv if unit_mv != 1.0 else rows).astype(np.float32)
     if np.isinf(signal).any():
         raise UnreadableFile(f"{name} holds infinite values. The file is damaged.", code="not_a_number")
-    if unit_mv != 1.0:
-        np.multiply(signal, unit_mv, out=signal)
     if not np.isfinite(signal).any():
         raise UnreadableFile(f"{name} holds no sample, only gaps.", code="no_signal")
     return Record(signal, fs_hz, leads, meta=told.meta)

@@ -44,10 +44,8 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
 
 def _known_collections(key: str, array: np.ndarray, told: Told, beside: Mapping[str, object]) -> Told:
     """Add age and sex, and the guesses of rate and unit for the layouts of known collections."""
-    age, word = number(beside.get("age")), beside.get("sex") or beside.get("gender")
-    meta = RecordMeta(
-        age=age if age is not None and 0 <= age <= 130 else None, sex=sex(word if isinstance(word, str) else None)
-    )
+    word = beside.get("sex") or beside.get("gender")
+    meta = RecordMeta(age=number(beside.get("age")), sex=sex(word if isinstance(word, str) else None))
     fs_guess, unit_guess = _guesses(key, array, beside)
     return replace(told, fs_guess=fs_guess, unit_guess=unit_guess, meta=meta)
 

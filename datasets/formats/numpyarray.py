@@ -46,6 +46,8 @@ def _plain(value: np.ndarray) -> object:
 
 def _array(data: bytes, name: str) -> np.ndarray:
     """Parse one .npy image (NumPy enhancement proposal 1) after its header has been held against the file's size."""
+    if len(data) < 12:
+        raise _damaged(name, "it ends within its header")
     major = data[6]
     width = 2 if major == 1 else 4
     start = 8 + width

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.ecg import LEADS_12, Record, canonical_lead, derive_limb_leads, normalise, order_leads
+from datasets.ecg import LEADS_12, Record, RecordMeta, canonical_lead, derive_limb_leads, normalise, order_leads
 from ecgportal.errors import InvalidInput
 
 
@@ -68,3 +68,8 @@ def test_ordering_is_a_permutation(order):
 def test_what_is_no_record_is_refused(signal, fs_hz, leads):
     with pytest.raises(InvalidInput):
         Record(signal, fs_hz, leads)
+
+
+@pytest.mark.parametrize(("stated", "age"), [(0, 0), (130, 130), (-1, None), (131, None), (999, None), (None, None)])
+def test_a_number_that_is_no_age_is_none(stated: float | None, age: float | None) -> None:
+    assert RecordMeta(age=stated).age == age

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 
@@ -64,9 +65,21 @@ def assert_same_signal(record: Record, number: int, tolerance_mv: float) -> None
         assert np.abs(record.lead(lead) - signal[row]).max() <= tolerance_mv + 1e-7, lead
 
 
+KINDS = ("set", "flip", "cut", "copy", "zero", "truncate", "insert", "number", "extreme")
+_NUMBERS = (b"-1", b"0", b"1", b"65536", b"2147483648", b"99999999999999999999", b"1e9", b"1e-9", b"nan", b"")
+_EXTREMES = (
+    b"\xff\xff",
+    b"\xff\x7f",
+    b"\x00\x80",
+    b"\xff\xff\xff\x7f",
+    b"\x00\x00\x00\x80",
+    b"\xff\xff\xff\xff",
+    b"\x00\x00\x00\x00",
+)
+
 mutations = st.lists(
     st.tuples(
-        st.sampled_from(["set", "flip", "cut", "copy", "zero", "truncate", "insert"]),
+        st.sampled_from(KINDS),
         st.floats(0, 1),
         st.floats(0, 1),
         st.integers(0, 255),
@@ -95,6 +108,14 @@ def mutate(data: bytes, steps: list[Mutation], head: int | None = None) -> bytes
             out[at:at] = out[at : at + length]
         elif kind == "zero":
             out[at : at + length] = bytes(len(out[at : at + length]))
+        elif kind == "number":
+            # The next number that is written in digits, as counts and rates are in text formats.
+            found = re.compile(rb"\d+").search(out, at, at + 4000)
+            if found is not None:
+                out[found.start() : found.end()] = _NUMBERS[value % len(_NUMBERS)]
+        elif kind == "extreme":
+            word = _EXTREMES[value % len(_EXTREMES)]
+            out[at : at + len(word)] = word
         elif kind == "insert":
             out[at:at] = bytes([value]) * length
         else:

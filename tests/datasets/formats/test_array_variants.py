@@ -195,3 +195,17 @@ def test_digits_beside_a_gain_are_asked_about_though_a_unit_is_stated(gain: dict
 def test_two_forms_of_one_ecg_are_not_chosen_between() -> None:
     with pytest.raises(UnreadableFile, match="several arrays"):
         read(npz(ecg=SIGNAL, filtered=SIGNAL), "x.npz")
+
+
+@pytest.mark.parametrize("length", [6, 7, 10, 11])
+def test_a_file_that_ends_within_its_header_is_refused(length: int) -> None:
+    with pytest.raises(UnreadableFile) as caught:
+        read(npy(SIGNAL)[:length], "x.npy")
+    assert caught.value.code == "damaged_file"
+
+
+def test_values_beyond_single_precision_are_refused() -> None:
+    for data, unit in ((npy(SIGNAL.astype(np.float64) * 1e300), "V"), (npy(SIGNAL.astype(np.float64) * 1e200), "mV")):
+        with pytest.raises(UnreadableFile) as caught:
+            read(data, "x.npy", ReadOptions(500, unit, LEADS_12))
+        assert caught.value.code == "not_a_number"
