@@ -34,6 +34,7 @@ _IDENTITY_TAG = (
     r"[\w:]*(?:name|birth|dob|patientid|pid|mrn|ssn|address|street|city|phone|physician|doctor|referr|attending|technician|operator|"
     r"overread|editor|orderer|requester|site|location|institution|facility|hospital|account|visit|admission|room|bed|comment|note)\w*"
 )
+_LONG_TEXT = re.compile(r">[^<]{4000,}<")
 _ELEMENT = re.compile(rf"<({_IDENTITY_TAG})\b([^<>]*)>([^<]*)<", re.IGNORECASE)
 _ATTRIBUTE = re.compile(rf"\b({_IDENTITY_TAG}|extension)\s*=\s*\"([^\"]*)\"", re.IGNORECASE)
 _COMMENT = re.compile(
@@ -127,7 +128,8 @@ def terms_of(format_name: str | None, data: bytes) -> list[str]:
     """Return the words in a file's identifying fields. data: the file's first megabytes."""
     if format_name in _XML or (format_name is None and data.lstrip(b"\xef\xbb\xbf\xff\xfe \r\n\t").startswith(b"<")):
         encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-        text = data.decode(encoding, "replace")
+        # Samples and pictures are longer than any name, and most of the file.
+        text = _LONG_TEXT.sub("><", data.decode(encoding, "replace"))
         found = [match[3] for match in _ELEMENT.finditer(text)] + [m[2] for m in _ATTRIBUTE.finditer(text)]
         found += [a for m in _ELEMENT.finditer(text) for a in re.findall(r"\"([^\"]*)\"", m[2])]
     elif format_name == "edf":
