@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("datasets", "0006_intake"),
+        ("datasets", "0008_record_features"),
     ]
 
     operations = [
