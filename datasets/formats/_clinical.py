@@ -16,7 +16,7 @@ from ecgportal.errors import InvalidInput, TooLarge, UnreadableFile
 
 # Factor to millivolt by unit symbol (UCUM symbols and the spellings that devices print).
 _MILLIVOLTS = {
-    "nv": 1e-6, "nanovolt": 1e-6, "uvolt": 1e-3, "µvolt": 1e-3, "mvolt": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "microvolt": 1e-3, "mv": 1.0, "millivolt": 1.0,
+    "nv": 1e-6, "nanovolt": 1e-6, "uvolt": 1e-3, "µvolt": 1e-3, "mvolt": 1.0, "microv": 1e-3, "milliv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "microvolt": 1e-3, "mv": 1.0, "millivolt": 1.0,
     "v": 1e3, "volt": 1e3,
 }  # fmt: skip
 

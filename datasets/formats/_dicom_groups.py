@@ -14,6 +14,7 @@ from datasets.formats._clinical import (
     check_rate,
     check_size,
     distinct_leads,
+    known_lead,
     lead_name,
     millivolts_per,
     number,
@@ -83,20 +84,27 @@ def channel_lead(channel: Dataset) -> str:
     return ""
 
 
-def _channel_scale(name: str, what: str, channel: Dataset, options: ReadOptions) -> tuple[float, float] | None:
-    """Return (millivolt per digit, millivolt at digit 0), or None when the channel is not a voltage."""
+def _channel_scale(
+    name: str, what: str, channel: Dataset, options: ReadOptions, *, is_lead: bool
+) -> tuple[float, float] | None:
+    """Return (millivolt per digit, millivolt at digit 0), or None when the channel is not a voltage.
+
+    is_lead: the channel is a known ECG lead, so that a unit which is no voltage is a question and not another signal.
+    """
     sensitivity = number(channel.get("ChannelSensitivity"))
     value, _, meaning = _code(channel, "ChannelSensitivityUnitsSequence")
     unit = value or meaning
     if unit:
         # Some writers code the unit in a scheme of their own and name it in words.
         factor = millivolts_per(value) or millivolts_per(meaning)
-        if factor is None:
+        if factor is None and not is_lead:
             return None
-    elif options.unit is not None:
+    else:
+        factor = None
+    if factor is None and options.unit is not None:
         factor = option_unit_mv(options.unit)
         sensitivity = sensitivity if sensitivity is not None else 1.0
-    if (not unit and options.unit is None) or sensitivity is None or factor is None:
+    if sensitivity is None or factor is None:
         raise NeedsAnswer(
             f"{name}: {what} does not say how many microvolt one digit is. State the unit.",
             fields={
@@ -195,7 +203,8 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
     channel_leads: list[str | None] = []
     for column, channel in enumerate(channels):
         lead = channel_lead(channel) or f"channel {column + 1}"
-        scale = _channel_scale(name, f"channel {lead} of waveform group {index}", channel, options)
+        what = f"channel {lead} of waveform group {index}"
+        scale = _channel_scale(name, what, channel, options, is_lead=known_lead(lead) is not None)
         channel_leads.append(lead if scale is not None else None)
         if scale is None:
             dropped.append(lead)

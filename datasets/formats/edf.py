@@ -87,15 +87,17 @@ def _is_named(label: str) -> bool:
 
 def _scale(name: str, signal: Signal, options: ReadOptions) -> tuple[float, float] | None:
     """Return (millivolt per digit, millivolt at digit 0), or None when the signal is not a voltage."""
-    if signal.unit:
-        factor = millivolts_per(signal.unit)
-        if factor is None:
-            return None
+    factor = millivolts_per(signal.unit) if signal.unit else None
+    if factor is not None:
+        pass
+    elif signal.unit and known_lead(re.sub(r"^(ECG|EKG)[ _\-:]+", "", signal.label)) is None:
+        return None
     elif options.unit is not None:
         factor = option_unit_mv(options.unit)
     else:
+        stated = f"its unit as {signal.unit!r}, which is no voltage" if signal.unit else "no unit"
         raise NeedsAnswer(
-            f"{name}: signal {signal.label} states no unit. State it.",
+            f"{name}: signal {signal.label} states {stated}. State it.",
             fields={
                 "unit": f"No guess: the physical range is {signal.physical[0]} to {signal.physical[1]}; mV and uV are usual."
             },

@@ -388,3 +388,11 @@ def test_a_wrong_vr_is_refused_or_read_but_never_crashes():
 
 test_damaged_files_never_crash = needs_shared(fuzz_test("dicom", "dicom/reencoded_ludb2_uV.dcm"))
 test_damaged_annotated_files_never_crash = needs_shared(fuzz_test("dicom", "dicom/mortara_12lead.dcm", 30))
+
+
+def test_a_lead_whose_unit_is_no_voltage_is_a_question():
+    data = document([group(RAMP, [channel(unit="{digit}")])])
+    with pytest.raises(NeedsAnswer) as caught:
+        read_one(data, "a.dcm", "dicom")
+    assert caught.value.fields["unit"].startswith("Guess: uV.")
+    assert read_one(data, "a.dcm", "dicom", ReadOptions(unit="uV")).lead("I")[0] == pytest.approx(-2.5)

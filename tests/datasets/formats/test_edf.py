@@ -310,3 +310,13 @@ def test_the_patient_field_of_a_plain_file_is_not_taken_when_it_may_be_a_name():
 
 test_damaged_plain_files_never_crash = needs_shared(fuzz_test("edf", PLAIN))
 test_damaged_plus_files_never_crash = needs_shared(fuzz_test("edf", PLUS))
+
+
+def test_a_lead_whose_unit_is_no_voltage_is_a_question_and_another_signal_is_dropped():
+    data = build([("I", "adu", ramp()), ("ECG II", "adu", ramp()), ("Pulse", "bpm", ramp())])
+    with pytest.raises(NeedsAnswer) as caught:
+        read_one(data, "a.edf", "edf")
+    assert set(caught.value.fields) == {"unit"} and "'adu'" in caught.value.message
+    record = read_one(data, "a.edf", "edf", ReadOptions(unit="200/mV"))
+    assert record.leads == ("I", "II") and record.meta.dropped_channels == ("Pulse",)
+    assert record.lead("I")[0] == pytest.approx(-15 / 200)
