@@ -20,6 +20,7 @@ from ecgportal.errors import InvalidInput, NotAllowed, NotFound
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 
+_LIBRARIES = ("component-suites", "component-component-suites", "component-suites-build")
 KNOWN_APPS = frozenset({"EcgView", "TrainingView", "EvaluationView"})
 
 
@@ -42,7 +43,7 @@ def dash_guard(
                 {"error": {"code": "bad_request", "message": "A callback is a JSON object.", "fields": {}}}, status=400
             )
         try:
-            return protected(request, *a, **kwargs)
+            return _kept(protected(request, *a, **kwargs), name)
         except (NotFound, NotAllowed, InvalidInput) as error:
             return JsonResponse(
                 {"error": {"code": error.code, "message": error.message, "fields": error.fields}}, status=error.status
@@ -52,6 +53,18 @@ def dash_guard(
     inner.login_required = False  # type: ignore[attr-defined]
     inner.is_dash_route = True  # type: ignore[attr-defined]
     return inner
+
+
+def _kept(answer: HttpResponseBase, name: str) -> HttpResponseBase:
+    """Let the browser keep what is the same for everybody: where the libraries lie for a day, the layout for a minute.
+
+    Each visit would ask for a dozen of them again, before anything is drawn.
+    """
+    if name in _LIBRARIES and answer.status_code == 302:
+        answer["Cache-Control"] = "private, max-age=86400"
+    elif name in ("layout", "dependencies") and answer.status_code == 200:
+        answer["Cache-Control"] = "private, max-age=60"
+    return answer
 
 
 def _is_object(request: HttpRequest) -> bool:

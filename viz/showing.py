@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,9 @@ MARKS = {"none": "None", "r": "R peaks", "waves": "P, QRS and T waves"}
 ORIGINAL, DEFAULT = "original", "default"
 _MOST_NOTES = 500
 _MOST_VERSIONS = 20
+_MOST_MEASURED = 32
+_measured: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,25 @@ def serial_of(row: Record) -> QuerySet[Record]:
     return Record.objects.filter(subject=row.subject_id).exclude(pk=row.pk).order_by("key")
 
 
-def measurements(original: EcgRecord, view: View) -> dict[str, Any]:
-    """Return the record's measurements as JSON; of a long one those of the minute that the view begins."""
-    return measure_at(original, view.start_s).to_json()
+def measurements(row: Record, original: EcgRecord, view: View) -> Mapping[str, Any]:
+    """Return the record's measurements as JSON; of a long one those of the minute that the view begins.
+
+    ``original`` is the record's own signal. The answer is not to be changed: the page, its view and its downloads ask for
+    it one after the other, so the latest ones are kept in memory.
+    """
+    start_s = view.start_s if original.duration_s > WHOLE_S else 0.0
+    # A pack's samples never change.
+    key = (row.pack, row.offset, start_s)
+    with _lock:
+        if key in _measured:
+            _measured.move_to_end(key)
+            return _measured[key]
+    found = measure_at(original, start_s).to_json()
+    with _lock:
+        _measured[key] = found
+        while len(_measured) > _MOST_MEASURED:
+            _measured.popitem(last=False)
+    return found
 
 
 def notes_of(row: Record, original: EcgRecord, with_file: bool) -> list[Annotation]:
@@ -139,7 +160,7 @@ def overlays(row: Record, original: EcgRecord, showing: Showing, found: Mapping[
     shading = None if showing.blind else saliency_of(row, showing.saliency)
     if showing.marks == "none":
         return Overlays(annotations=notes, saliency=shading)
-    told = found or measurements(original, showing.view)
+    told = found or measurements(row, original, showing.view)
     return Overlays(
         r_peaks_s=told["r_peaks_s"] or (),
         fiducials=(told["fiducials"] or ()) if showing.marks == "waves" else (),

@@ -48,7 +48,7 @@ class RecordPage(RecordView):
         asked = showing.read(query)
         original = showing.source_of(row)
         shown, why = showing.at_stage(row, original, asked.signal)
-        found = showing.measurements(original, asked.view)
+        found = showing.measurements(row, original, asked.view)
         over = showing.overlays(row, original, asked, found) if shown is original else None
         picture = ecg_svg(
             shown,

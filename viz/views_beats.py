@@ -31,7 +31,7 @@ class RecordBeats(RecordView):
         if lead not in source.leads:
             raise InvalidInput(f"Lead {lead[:20]} was not recorded.", fields={"lead": "Choose a recorded lead."})
         asked = showing.read(request.GET)
-        found = showing.measurements(source, asked.view)
+        found = showing.measurements(self.object, source, asked.view)
         figures = {
             "aligned": aligned_beats_figure(source, found, lead=lead),
             "median": median_beats_figure(found, record=source),

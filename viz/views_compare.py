@@ -72,7 +72,7 @@ class CompareView(RecordView):
         self, row: Record, shown: EcgRecord, view: View, title: str, uid: str, *, with_header: bool
     ) -> dict[str, Any]:
         asked = showing.Showing(view)
-        found = showing.measurements(shown, view) if with_header else None
+        found = showing.measurements(row, shown, view) if with_header else None
         header = showing.header_of(row, asked, found) | {"record": title}
         svg = ecg_svg(shown, view, header, uid=f"ecg-{uid}", max_points=SCREEN_POINTS)
         return {"row": row, "title": title, "svg": SafeString(svg), "found": found, "is_record": with_header}

@@ -24,7 +24,7 @@ def picture(view: RecordView, *, width: str, uid: str = "ecg") -> str:
     asked = showing.read(view.request.GET)
     original = showing.source_of(row)
     shown, _ = showing.at_stage(row, original, asked.signal)
-    found = None if asked.blind else showing.measurements(original, asked.view)
+    found = None if asked.blind else showing.measurements(row, original, asked.view)
     over = showing.overlays(row, original, asked, found) if shown is original else None
     return ecg_svg(shown, asked.view, showing.header_of(row, asked, found), overlays=over, width=width, uid=uid)
 

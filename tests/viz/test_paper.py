@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,8 +112,13 @@ def test_a_page_of_more_samples_than_a_screen_holds_keeps_its_extremes() -> None
 def test_plotly_axes_are_locked_so_that_squares_are_square() -> None:
     layout = ecg_plotly(distinct(), View())["layout"]
     assert layout["yaxis"]["scaleanchor"] == "x" and layout["yaxis"]["scaleratio"] == 1
-    for axis in ("xaxis", "yaxis"):
-        assert layout[axis]["dtick"] == 5 and layout[axis]["minor"]["dtick"] == 1
+    grid = {one["name"]: one["path"] for one in layout["shapes"] if one.get("name", "").startswith("grid")}
+    w, h = layout["meta"]["width_mm"], layout["meta"]["height_mm"]
+    across = {k: [int(x) for x in re.findall(rf"M(\d+),0V{-h:g}", grid[f"grid-{k}mm"])] for k in (1, 5)}
+    down = {k: [-int(y) for y in re.findall(rf"M0,(-?\d+)H{w:g}", grid[f"grid-{k}mm"])] for k in (1, 5)}
+    for lines, length in ((across, w), (down, h)):
+        assert lines[5] == list(range(0, int(length) + 1, 5))
+        assert sorted(lines[1] + lines[5]) == list(range(int(length) + 1))
     assert layout["meta"]["speed_mm_s"] == 25 and layout["meta"]["gain_mm_mv"] == 10
 
 

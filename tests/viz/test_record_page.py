@@ -86,7 +86,11 @@ def _callback(client: Client, record: Record, output: str = "ecg", zoom: Any = N
         name, state = "..ecg.figure...told.children..", [{"id": "zoom", "property": "data", "value": zoom}]
     else:
         inputs = [address, *({"id": k, "property": "value", "value": values[k]} for k in ("start", "window", "rhythm"))]
-        inputs += [scheme, {"id": "span", "property": "data", "value": chosen.get("span")}]
+        inputs += [
+            scheme,
+            {"id": "span", "property": "data", "value": chosen.get("span")},
+            {"id": "drawn", "property": "data", "value": True},
+        ]
         outputs, name, state = {"id": "overview-box", "property": "children"}, "overview-box.children", []
     body = {"output": name, "outputs": outputs, "inputs": inputs, "state": state, "changedPropIds": []}
     answer = client.post(CALLBACK, json.dumps(body), content_type="application/json")
@@ -128,7 +132,7 @@ def test_first_picture_is_in_the_page_before_any_script(client: Client, record: 
 
 
 def test_measurements_name_their_method_and_all_four_formulas(client: Client, record: Record) -> None:
-    found = showing.measurements(showing.source_of(record), showing.Showing().view)
+    found = showing.measurements(record, showing.source_of(record), showing.Showing().view)
     rows = {row.title: row for row in measured.rows(found, {"pr_ms": 150.0})}
     assert {"QTc, Bazett", "QTc, Fridericia", "QTc, Framingham", "QTc, Hodges"} <= set(rows)
     assert {"RR variability, SDNN", "RR variability, RMSSD", "P axis", "QRS axis", "T axis"} <= set(rows)
@@ -260,7 +264,7 @@ def test_two_records_side_by_side_with_their_differences(client: Client, dataset
     text = client.get(reverse("viz:compare", args=[record.pk]) + f"?with={other.pk}&speed=50").content.decode()
     assert text.count("<svg xmlns") == 2 and text.count("50 mm/s ·") == 2
     a, b = (
-        showing.measurements(showing.source_of(row), showing.Showing().view)["heart_rate_bpm"]
+        showing.measurements(row, showing.source_of(row), showing.Showing().view)["heart_rate_bpm"]
         for row in (record, other)
     )
     row = re.search(r"Heart rate</th>.*?</tr>", text, re.DOTALL)

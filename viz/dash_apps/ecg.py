@@ -130,6 +130,8 @@ app.layout = page(
     dcc.Store(id="zoom"),
     dcc.Store(id="span"),
     dcc.Store(id="kept"),
+    # Set by the script once the ECG stands: what is asked for afterwards does not delay it.
+    dcc.Store(id="drawn"),
 )
 follow_scheme(app)
 
@@ -149,9 +151,13 @@ def _rows() -> Any:
     return Record.objects.select_related("dataset__project", "subject")
 
 
-@guarded_callback(app, _rows, Action.MODEL_VIEW, [Output("saliency", "options"), Output("signal", "options")])
-def offer(row: Record) -> list[list[dict[str, str]]]:
+@guarded_callback(
+    app, _rows, Action.MODEL_VIEW, [Output("saliency", "options"), Output("signal", "options")], Input("drawn", "data"),
+)  # fmt: skip
+def offer(row: Record, drawn: Any) -> list[list[dict[str, str]]]:
     """Offer the explained classes and the prepared forms of the record's signal."""
+    if drawn is None:
+        raise PreventUpdate
     saliency = [("none", "None"), *showing.saliency_choices(row)]
     return [
         [{"value": value, "label": words} for value, words in choices]
@@ -211,11 +217,12 @@ def draw(
 @guarded_callback(
     app, _rows, Action.DATA_VIEW, Output("overview-box", "children"),
     Input("start", "value"), Input("window", "value"), Input("rhythm", "value"), Input("scheme", "data"), Input("span", "data"),
+    Input("drawn", "data"),
 )  # fmt: skip
-def oversee(row: Record, start: Any, window: Any, rhythm: str, scheme: str | None, span: Any) -> dcc.Graph:
+def oversee(row: Record, start: Any, window: Any, rhythm: str, scheme: str | None, span: Any, drawn: Any) -> dcc.Graph:
     """Draw the overview of a record that is longer than a page, whole or the part that was zoomed to."""
     window_s = number_of(window, WINDOWS_S, 10.0)
-    if scheme is None or row.duration_s <= 1.2 * window_s:
+    if drawn is None or row.duration_s <= 1.2 * window_s:
         raise PreventUpdate
     source = showing.source_of(row)
     lead = rhythm if rhythm in source.leads else source.leads[0]

@@ -19,6 +19,9 @@ GRAPH_CONFIG: dict[str, Any] = {
     "toImageButtonOptions": {"format": "svg", "filename": "figure"},
 }  # fmt: skip
 
+# Read while the view's layout is on its way, instead of after it; Dash takes the library that is there.
+_PLOTLY = {"src": static("dash/component/plotly/package_data/plotly.min.js"), "defer": "defer"}
+
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
   <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}</head>
@@ -40,7 +43,7 @@ def make_app(name: str, scripts: Iterable[str] = ()) -> DjangoDash:
             csrf_token_name="csrftoken",
             csrf_header_name="X-CSRFToken",
             external_stylesheets=[static("portal/css/dash.css")],
-            external_scripts=[static("portal/js/dash-theme.js"), *scripts],
+            external_scripts=[static("portal/js/dash-theme.js"), *scripts, _PLOTLY],
         )
 
 

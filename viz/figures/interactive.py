@@ -148,9 +148,7 @@ def _layout(
 ) -> dict[str, Any]:
     w, h = sheet.width_mm, sheet.height_mm
     axis = {
-        "showgrid": True, "gridcolor": colours.major, "gridwidth": 1, "tick0": 0, "dtick": 5, "zeroline": False,
-        "showticklabels": False, "ticks": "", "minor": {"showgrid": True, "dtick": 1, "tick0": 0, "gridcolor": colours.minor},
-        "constrain": "domain",
+        "showgrid": False, "zeroline": False, "showticklabels": False, "ticks": "", "constrain": "domain",
     }  # fmt: skip
     x_title = f"time: 5 mm = {5 / view.speed_mm_s:g} s ({view.speed_mm_s:g} mm/s)"
     y_title = f"5 mm = {5 / view.gain_mm_mv:g} mV ({view.gain_mm_mv:g} mm/mV)"
@@ -171,7 +169,7 @@ def _layout(
         "legend": {"orientation": "h", "y": -0.06, "x": 0, "xanchor": "left"},
         "uirevision": uirevision or f"{view.layout}|{view.speed_mm_s:g}|{view.gain_mm_mv:g}|{view.window_s:g}",
         "annotations": _labels(sheet, colours) + _note_labels(sheet, overlays, colours) + [_footer(colours)],
-        "shapes": _separators(sheet, colours) + _note_shapes(sheet, overlays, colours),
+        "shapes": _grid(sheet, colours) + _separators(sheet, colours) + _note_shapes(sheet, overlays, colours),
         "meta": {
             "unit": "mm", "speed_mm_s": view.speed_mm_s, "gain_mm_mv": view.gain_mm_mv, "width_mm": w, "height_mm": h,
             "notes": notes, "simultaneous": sheet.simultaneous, "start_s": view_start_s(record, view), "window_s": view.window_s,
@@ -208,14 +206,32 @@ def _footer(colours: Paper) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _grid(sheet: Page, colours: Paper) -> list[dict[str, Any]]:
+    """Draw the lines of 1 mm and of 5 mm as one path each: hundreds of lines of their own would make every zoom slow."""
+    w, h = sheet.width_mm, sheet.height_mm
+
+    def lines(step: int, but: int | None) -> str:
+        xs = [x for x in range(0, int(w) + 1, step) if but is None or x % but]
+        ys = [y for y in range(0, int(h) + 1, step) if but is None or y % but]
+        return "".join(f"M{x},0V{-h:g}" for x in xs) + "".join(f"M0,{-y}H{w:g}" for y in ys)
+
+    return [
+        {"type": "path", "path": path, "layer": "below", "name": name, "line": {"color": colour, "width": 1}}
+        for name, path, colour in (
+            ("grid-1mm", lines(1, 5), colours.minor),
+            ("grid-5mm", lines(5, None), colours.major),
+        )
+    ]
+
+
 def _separators(sheet: Page, colours: Paper) -> list[dict[str, Any]]:
-    out = []
-    for cell in sheet.cells:
-        if cell.column > 0:
-            for y in (-(cell.y0_mm - 8), -(cell.y0_mm + 5)):
-                out.append({"type": "line", "x0": cell.x0_mm, "x1": cell.x0_mm, "y0": y, "y1": y - 3,
-                            "line": {"color": colours.ink, "width": 1}})  # fmt: skip
-    return out
+    ends = [(cell.x0_mm, cell.y0_mm) for cell in sheet.cells if cell.column > 0]
+    path = "".join(f"M{x:g},{-(y - 8):g}V{-(y - 5):g}M{x:g},{-(y + 5):g}V{-(y + 8):g}" for x, y in ends)
+    return (
+        [{"type": "path", "path": path, "name": "separators", "line": {"color": colours.ink, "width": 1}}]
+        if path
+        else []
+    )
 
 
 def _note_shapes(sheet: Page, overlays: over.Overlays, colours: Paper) -> list[dict[str, Any]]:

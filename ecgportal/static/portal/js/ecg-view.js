@@ -642,8 +642,17 @@
     if (!graph.dataset.ready) {
       graph.dataset.ready = "1";
       tell({ portal: "ecg-ready" });
+      set("drawn", { data: true });
       told();
     }
+  }
+
+  var resting = 0;
+  function rest() {
+    var a = axes();
+    var key = zoomKey({ layout: byId("layout").value, speed: byId("speed").value, window: byId("window").value });
+    set("zoom", { data: whole() ? null : { key: key, x: a.x.range.slice(), y: a.y.range.slice() } });
+    told();
   }
 
   function attach(found) {
@@ -652,10 +661,9 @@
     region = byId("paper-region");
     graph.on("plotly_afterplot", plotted);
     graph.on("plotly_relayout", function () {
-      var a = axes();
-      var key = zoomKey({ layout: byId("layout").value, speed: byId("speed").value, window: byId("window").value });
-      set("zoom", { data: whole() ? null : { key: key, x: a.x.range.slice(), y: a.y.range.slice() } });
-      told();
+      window.clearTimeout(resting);
+      // Kept once the paper rests, so that moving it stays quick.
+      resting = window.setTimeout(rest, 200);
     });
     var inner = layer.parentElement;
     inner.addEventListener("pointermove", crossHair);
