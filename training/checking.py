@@ -19,7 +19,7 @@ from datasets.preprocess.recipe import Recipe
 from datasets.selectors import spec_of
 from ecgportal.errors import PortalError
 from ecgportal.jobs.models import JobState
-from training.choices import FEWEST_RECORDS, Choices, check_data, check_search, choose
+from training.choices import FEWEST_RECORDS, Choices, check_data, check_search, choose, too_few_patients
 from training.costs import Cost, cost_of
 from training.lineage import seen_by
 from training.models import PARTS, TrainingRun
@@ -239,12 +239,8 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
                     "warning", "few_patients",
                     f"The class {name} has {len(patients[name])} patients; its figures will have very wide intervals.", "classes",
                 )  # fmt: skip
-    if found.subjects < 3:
-        found.add(
-            "error", "too_few_patients",
-            f"The data comes from {counted(found.subjects, 'patient')}. Training, validation and test need different "
-            "patients, three at least.", "dataset",
-        )  # fmt: skip
+    if sentence := too_few_patients(found.subjects):
+        found.add("error", "too_few_patients", sentence, "dataset")
     elif not by_part["train"] or not by_part["test"]:
         found.add("error", "empty_part", "The training or the test part would be empty.", "split.method")
     else:

@@ -23,7 +23,7 @@ from training.splitting import SplitSettings
 from training.targets import NUMERIC_TARGETS, Labelled, labelled_records
 
 DEFAULT_ARCHITECTURE = "inception_time"
-FEWEST_RECORDS = 10
+FEWEST_RECORDS, FEWEST_PATIENTS = 10, 3
 _MOST_DATASETS = 20
 MOST_SEARCH_MIN = 7 * 24 * 60
 
@@ -120,6 +120,21 @@ def check_data(choices: Choices) -> None:
         raise InvalidInput(
             f"The records of {names} have no labels. Upload a label table first.", fields={"dataset": "No labels."}
         )
+    known = records.order_by().values("subject__key").distinct().count()
+    # Who is not known stands for himself.
+    nobody = records.filter(subject=None).count()
+    if sentence := too_few_patients(known + nobody - (1 if nobody else 0)):
+        raise InvalidInput(sentence, code="too_few_patients", fields={"dataset": "Too few patients."})
+
+
+def too_few_patients(count: int) -> str | None:
+    """Return a sentence when so many patients cannot be divided into three parts."""
+    if count >= FEWEST_PATIENTS:
+        return None
+    return (
+        f"The data comes from {count} {'patient' if count == 1 else 'patients'}. Training, validation and test need different "
+        f"patients, {FEWEST_PATIENTS} at least."
+    )
 
 
 def check_search(search: Mapping[str, Any] | None, architecture: str | None, split: SplitSettings) -> dict[str, float]:

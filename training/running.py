@@ -23,7 +23,7 @@ from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from training import evaluating
-from training.choices import FEWEST_RECORDS, records_of
+from training.choices import FEWEST_RECORDS, records_of, too_few_patients
 from training.costs import note_speed
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
@@ -93,6 +93,8 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
             "Check the label map's coverage on the dataset's Labels page.",
             code="labels_unknown",
         )  # fmt: skip
+    if sentence := too_few_patients(len({item.group for item in items})):
+        raise TrainingFailed(sentence, code="too_few_patients")
     parts, warnings = make_split(row, items)
     add_warnings(row, warnings)
     recipe = Recipe.from_json(row.recipe)

@@ -241,7 +241,7 @@ def _judge(ward: Ward) -> None:
     expect(frame.locator("#figure .heatmaplayer .hm").first).to_be_attached()
     expect(told).not_to_contain_text("AUROC")
     with page.expect_download() as waiting:
-        ward.follow("Report")
+        ward.follow("Report, HTML")
     assert "AUROC" in waiting.value.path().read_text()
 
 

@@ -1,0 +1,153 @@
+"""Data and choices that cannot be trained on: a sentence before or during the run, nothing corrupted, others go on."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from datasets.models import Record, RecordLabel
+from ecgportal.errors import InvalidInput
+from ecgportal.jobs.models import Job, JobState
+from modelhub import loading
+from modelhub.contract import ModelContract
+from modelhub.models import ModelVersion, Origin
+from modelhub.services import model_get_or_create, version_add
+from tests import factories
+from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.api_client import Api
+from tests.training.test_setting_up import FAST
+from tests.training.test_setting_up import ward as ward  # a fixture
+from tests.working import work_off
+from training.models import TrainingRun
+
+ONE = {**FAST, "members": 1}
+
+
+def ended(run: TrainingRun) -> TrainingRun:
+    work_off()
+    return TrainingRun.objects.select_related("job", "produced_version").get(pk=run.pk)
+
+
+def test_labels_that_become_unknown_while_the_run_waits_end_it_with_a_sentence(ward):
+    run = ward.start(settings=ONE)
+    RecordLabel.objects.update(code="STRANGE")
+    run = ended(run)
+    assert (run.job.state, run.job.error_code) == (JobState.FAILED, "labels_unknown")
+    assert "Check the label map's coverage" in run.job.error_message and run.split is None
+
+
+def test_one_class_only_ends_the_run_with_a_sentence(ward):
+    RecordLabel.objects.update(code="NORM")
+    run = ended(ward.start(settings=ONE))
+    assert (run.job.state, run.job.error_code) == (JobState.FAILED, "one_class_only")
+
+
+def test_one_patient_only_is_refused_before_and_during_a_run(ward):
+    run = ward.start(settings=ONE)
+    Record.objects.update(subject=Record.objects.exclude(subject=None).first().subject)
+    with pytest.raises(InvalidInput, match="comes from 1 patient") as error:
+        ward.start()
+    assert "dataset" in error.value.fields
+    run = ended(run)
+    assert (run.job.state, run.job.error_code) == (JobState.FAILED, "too_few_patients")
+
+
+def test_records_without_a_subject_count_each_for_itself(ward):
+    Record.objects.update(subject=None)
+    assert ward.start(settings=ONE).pk
+
+
+def test_records_with_missing_samples_are_trained_on(ward):
+    gaps = factories.ecg_signal(seed=901)
+    gaps[:, 40:80] = np.nan
+    for number, signal in enumerate((gaps, np.full_like(gaps, np.nan))):
+        factories.make_record(ward.first, subject=f"gap{number}", labels=("NORM",), signal=signal)
+    run = ended(ward.start(settings=ONE))
+    assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+    assert sum(run.manifest["records"].values()) == 26
+    assert all(np.isfinite(row.values["train_loss"]) for row in run.epochs.all())
+
+
+def test_a_record_deleted_while_the_run_waits_is_left_out(ward):
+    from datasets.services import record_delete
+
+    run = ward.start(settings=ONE)
+    record_delete(actor=ward.user, record=Record.objects.filter(dataset=ward.first).first())
+    run = ended(run)
+    assert run.job.state == JobState.SUCCEEDED and sum(run.manifest["records"].values()) == 23
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(ward, monkeypatch):
+    real = os.replace
+
+    def replace(source, target):
+        if "checkpoints" in str(target):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr("training.engine.checkpoint.os.replace", replace)
+    run = ended(ward.start(settings=ONE))
+    assert (run.job.state, run.job.error_code) == (JobState.FAILED, "checkpoint_not_written")
+    assert "disk is full" in run.job.error_message
+    assert run.produced_version is None
+
+
+def test_a_base_of_other_leads_rate_and_unit_is_matched(ward):
+    from modelhub.architectures.registry import build
+
+    module = build("xresnet1d18", n_leads=2, n_samples=200, fs_hz=50.0, n_classes=3, seed=0)
+    contract = ModelContract(
+        leads=("I", "II"), fs_hz=50.0, n_samples=200, classes=("a", "b", "c"), task="multilabel", unit="uV", architecture="xresnet1d18"
+    )  # fmt: skip
+    files = loading.export(module, contract)
+    base = version_add(
+        actor=ward.user, model=model_get_or_create(actor=ward.user, project=ward.project, name="Two leads"), onnx=files.main, contract=contract,
+        origin=Origin.IMPORTED, parameters=files.parameters, weights=files.weights,
+    )  # fmt: skip
+    run = ended(
+        ward.start(settings=ONE, base_version=ModelVersion.objects.get(pk=base.pk), architecture=None, mode="head")
+    )
+    assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+    made = ModelContract.from_dict(run.produced_version.contract)
+    assert (made.leads, made.fs_hz, made.n_samples, made.classes) == (("I", "II"), 50.0, 200, ("NORM", "MI"))
+
+
+def test_a_hundred_starts_at_once_wait_in_order_and_others_go_on(ward):
+    api = Api(session=ward.user)
+    body = {
+        "project": str(ward.project.pk), "dataset": str(ward.first.pk), "label_map": str(ward.label_map.pk), "settings": {"epochs": 1},
+    }  # fmt: skip
+    runs = [api.post("training-runs/", body, status=202) for _ in range(100)]
+    assert {run["state"] for run in runs} == {"queued"} and len({run["job"] for run in runs}) == 100
+    assert Job.objects.filter(kind="train", state=JobState.QUEUED).count() == 100
+    other = factories.make_project()
+    user = factories.make_user()
+    factories.Membership.objects.create(project=other, user=user, role="owner")
+    assert Api(session=user).get("training-runs/", project=str(other.pk))["count"] == 0
+    assert api.get("training-runs/", page_size=100)["count"] == 100
+    cancelled = api.post(f"training-runs/{runs[50]['id']}/cancel/", status=200)
+    assert cancelled["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"batch_size": 10**9}, "batch_size"),
+        ({"epochs": 10**9}, "epochs"),
+        ({"learning_rate": "NaN"}, "learning_rate"),
+        ({"learning_rate": -1}, "learning_rate"),
+        ({"seed": 1.5}, "seed"),
+        ({"augmentation": {"noise_mv": 99}}, "augmentation.noise_mv"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_over_rest(ward, settings, field):
+    api = Api(session=ward.user)
+    body = {
+        "project": str(ward.project.pk), "dataset": str(ward.first.pk), "label_map": str(ward.label_map.pk), "settings": settings,
+    }  # fmt: skip
+    error = api.refused("post", "training-runs/", body, status=422, code="bad_settings")
+    assert field in error["fields"] and len(error["fields"][field]) > 10
+    assert not TrainingRun.objects.exists()
