@@ -268,10 +268,10 @@ def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], setti
     row.save(update_fields=["best_epoch", "learning_rate", "lr_finder", "manifest"])
     if settings.mode in ("scratch", "full") and first.history:
         seconds = float(np.median([epoch["seconds"] for epoch in first.history]))
-        counts = row.manifest["records"]
-        note_speed(
-            row.architecture, seconds, counts["train"], counts["validation"], row.manifest["environment"]["device"]
-        )
+        n_train, n_validation = row.manifest["records"]["train"], row.manifest["records"]["validation"]
+        if first.cross_fitted:
+            n_train, n_validation = (first.members - 1) * (n_train + n_validation), n_train + n_validation
+        note_speed(row.architecture, seconds, n_train, n_validation, row.manifest["environment"]["device"])
 
 
 def _on_two_sides(by_part: Mapping[str, list[Labelled]]) -> int:

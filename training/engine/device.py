@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 
 from ecgportal.errors import TrainingFailed
@@ -17,3 +25,37 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise TrainingFailed(f"The device '{name}' is not available on this machine.", code="no_device") from error
     return device
+
+
+@contextmanager
+def held(device: torch.device, waiting: Callable[[bool], None]) -> Iterator[None]:
+    """Have an accelerator to oneself among this machine's runs; processors are shared and cost no wait.
+
+    Two runs on one accelerator would run each other out of memory, so the second waits until the first has ended,
+    however it ended. ``waiting(first)`` is called at once and then every half second while another run has the device;
+    it may raise to give up.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    name = f"ecg-portal-{os.getuid()}-{_identity(device)}.lock"
+    with open(Path(tempfile.gettempdir()) / name, "w") as file:
+        first = True
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting(first)
+                first = False
+                time.sleep(0.5)
+        # The lock goes with the file, also when the process is killed.
+        yield
+
+
+def _identity(device: torch.device) -> str:
+    """Return a name for the device that is the same in every process of the machine."""
+    if device.type != "cuda":
+        return device.type
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    return str(torch.cuda.get_device_properties(index).uuid)

@@ -19,7 +19,7 @@ from training.engine.batches import Stopped, first_forward, interruptible, not_f
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
 from training.engine.data import Data, check_data
-from training.engine.device import resolve_device
+from training.engine.device import held, resolve_device
 from training.engine.lr_finder import sweep
 from training.engine.member import Member, networks_of
 from training.engine.monitor import Monitor, choose_monitor, validation_metrics
@@ -79,7 +79,19 @@ def fit(
         train, train_targets, validation, val_targets, problem, names,
         members=len(networks_of(module)), groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
     )  # fmt: skip
-    with kept_random_state():
+    told = Callbacks(callbacks)
+
+    def waiting(first: bool) -> None:
+        if first:
+            told.on_note("Another training has this machine's accelerator; this one waits until it has ended.")
+        answer = told.should_stop()
+        if answer:
+            raise JobCancelled(
+                "Training was stopped while it waited for the accelerator.",
+                code=answer if isinstance(answer, str) else "cancelled",
+            )
+
+    with held(torch.device("cpu") if Team().comes_second else place, waiting), kept_random_state():
         run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place)
         threads = run.open(checkpoint_dir, resume)
         with deterministic(threads):

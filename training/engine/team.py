@@ -47,6 +47,11 @@ class Team:
     def leads(self) -> bool:
         return self.rank == 0
 
+    @property
+    def comes_second(self) -> bool:
+        """Whether another process of the team has this one's accelerator already, there being fewer than processes."""
+        return not self.alone and int(os.environ.get("LOCAL_RANK", "0")) >= max(1, torch.cuda.device_count())
+
     def own_rows(self, n: int) -> slice:
         """Return this process's share of ``n`` records of a batch."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
