@@ -247,16 +247,17 @@ def test_the_manifest_is_plain_json_and_its_digests_tell_data_apart():
 
 
 def test_of_epochs_that_are_about_equally_good_the_latest_is_kept():
-    monitor = Monitor(tiny_settings(smoothing=1, tolerance=0.02, patience=3, warmup=0.0), "auroc_macro")
+    monitor = Monitor(tiny_settings(smoothing=1, tolerance=0.02, patience=3, warmup=0.0), "auroc_macro", 100)
     history = []
     for epoch, value in enumerate([0.6, 0.85, 0.84, 0.835, 0.82, 0.80, None, 0.834, 0.83], start=1):
         history.append({"epoch": epoch, "stage": "scratch", "auroc_macro": value, "val_loss": 1.0})
         monitor.add(history)
     assert [row["is_best"] for row in history] == [True, True, True, True, False, False, False, True, False]
     assert monitor.best_epoch == 8 and not monitor.exhausted(10) and monitor.exhausted(11)
-    falling = Monitor(tiny_settings(smoothing=1, tolerance=0.02, monitor="loss"), "loss")
+    falling = Monitor(tiny_settings(smoothing=1, tolerance=0.02, monitor="loss"), "loss", 100)
     rows = []
     for epoch, value in enumerate([1.0, 0.5, 0.505, 0.52], start=1):
         rows.append({"epoch": epoch, "stage": "scratch", "val_loss": value})
         falling.add(rows)
     assert [row["is_best"] for row in rows] == [True, True, True, False]
+    assert Monitor(tiny_settings(tolerance=0.02), "loss", 10_000).tolerance == pytest.approx(0.002)

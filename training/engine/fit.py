@@ -114,7 +114,7 @@ class _Run:
         self.announced = False
         self.monitor_name, sentence = choose_monitor(settings, problem, data.judged_truth, data.names)
         self.notes += [sentence] if sentence else []
-        self.monitor = Monitor(settings, self.monitor_name)
+        self.monitor = Monitor(settings, self.monitor_name, len(data.judged))
         self.feed = Feed(data.source, device)
         self.plan = plan(settings)
         self._build(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ class Monitor:
     On a validation part of some dozen records a single epoch's value is mostly chance. The mean of a few neighbouring
     epochs is steadier, and of epochs that are about equally good the latest is taken: its rate is the lowest and its
     averaged weights the smoothest, and on records of other patients later epochs were never worse. An epoch is about as
-    good when it loses less than the settings' ``tolerance`` of the best value. All state can be rebuilt from the history.
+    good when it loses less than the settings' ``tolerance`` of the best value, which is meant for 100 records and falls
+    with the root of ``n_records``, as the metric's standard error does. All state can be rebuilt from the history.
     """
 
-    def __init__(self, settings: FitSettings, name: str):
+    def __init__(self, settings: FitSettings, name: str, n_records: int):
         self.settings, self.name, self.first_epoch = settings, name, 0
+        self.tolerance = settings.tolerance * math.sqrt(100 / max(1, n_records))
         self.sign = -1.0 if name == "train_loss" or better(name) == "lower" else 1.0
         self.best: float | None = None
         self.best_epoch = 0
@@ -39,7 +42,7 @@ class Monitor:
         if value is None:
             return
         own = self.sign * value
-        row["is_best"] = self.best is None or own >= self.best - self.settings.tolerance * abs(self.best)
+        row["is_best"] = self.best is None or own >= self.best - self.tolerance * abs(self.best)
         self.best = own if self.best is None else max(self.best, own)
         if row["is_best"]:
             self.best_epoch = row["epoch"]

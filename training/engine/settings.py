@@ -187,9 +187,10 @@ class FitSettings:
         maximum=50,
     )
     tolerance: float = _setting(
-        0.02,
+        0.07,
         "Tolerance of that metric",
-        "The latest epoch is kept that loses less than this share of the best value: smaller differences are chance.",
+        "The latest epoch is kept that loses less than this share of the best value. It holds for 100 validation records "
+        "and falls with the root of their number: smaller differences are chance.",
         minimum=0,
         maximum=0.5,
     )
