@@ -47,6 +47,7 @@ from modelhub.models import (
 )
 from tests import factories
 from training.models import Evaluation, TrainingRun
+from viz.models import DatasetMap
 
 ROLES = ("anonymous", "outsider", "viewer", "editor", "owner", "sibling viewer", "sibling editor", "sibling owner")
 
@@ -148,6 +149,14 @@ class World:
             ),
             Transfer.objects.create(project=project, exchange=exchange, direction="push", remote_path="m", job=factories.make_job(project)),
         ]  # fmt: skip
+        rows.append(
+            DatasetMap.objects.create(
+                dataset=dataset,
+                basis="measures",
+                with_umap=False,
+                job=factories.make_job(project, kind="map", state=JobState.FAILED),
+            )
+        )
         self.rows = {type(row): row for row in rows}
         version = self.rows[ModelVersion]
         ModelAlias.objects.create(model=version.model, name="champion", version=version)
@@ -340,9 +349,9 @@ def test_every_route_of_every_role(world, client_factory, record_property):
 
 
 def test_every_dash_callback_loads_its_object_through_the_permission_check():
-    from viz.dash_apps import ecg, evaluation, training
+    from viz.dash_apps import dataset_map, ecg, evaluation, training
 
-    for app in (ecg.app, evaluation.app, training.app):
+    for app in (dataset_map.app, ecg.app, evaluation.app, training.app):
         callbacks = app._callback_sets
         assert callbacks
         for _, function in callbacks:

@@ -5,6 +5,6 @@ class VizConfig(AppConfig):
     name = "viz"
 
     def ready(self) -> None:
-        from viz import dash_setup
+        from viz import actions, dash_setup, handlers  # noqa: F401  (register audit verbs and job kinds)
 
         dash_setup.prepare()

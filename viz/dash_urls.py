@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django_plotly_dash import urls
 
-from viz.dash_apps import ecg, evaluation, training  # noqa: F401  (each registers its app)
+from viz.dash_apps import dataset_map, ecg, evaluation, training  # noqa: F401  (each registers its app)
 
 app_name = "the_django_plotly_dash"
 urlpatterns = [

@@ -9,6 +9,9 @@ from django import forms
 from datasets.measure.features import FEATURES
 from datasets.models import Dataset
 from ecgportal.forms import FilterForm
+from modelhub.forms import runnable_versions
+from modelhub.models import ModelVersion
+from viz.models import Basis
 
 _FIELD_TITLES = {
     "labels": "Labels", "age": "Age", "sex": "Sex", "rate": "Sampling rate", "length": "Length", "format": "File format",
@@ -33,3 +36,23 @@ class CompareForm(FilterForm):
         super().__init__(*args, **kwargs)
         others = Dataset.objects.filter(project=dataset.project_id).exclude(pk=dataset.pk)
         self.fields["other"].queryset = others
+
+
+class MapForm(forms.Form):
+    """What a new map is made of."""
+
+    basis = forms.ChoiceField(label="Made of", choices=Basis.choices)
+    version = forms.ModelChoiceField(
+        ModelVersion.objects.none(),
+        required=False,
+        label="Model",
+        empty_label="None",
+        help_text="For what a model sees.",
+    )
+    with_umap = forms.BooleanField(
+        required=False, initial=True, label="Also by UMAP", help_text="Shows groups better; takes minutes for thousands of records.",
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, project: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fields["version"].queryset = runnable_versions(project)

@@ -21,7 +21,7 @@ from ecgportal.projects import access
 from ecgportal.projects.access import Action
 
 _LIBRARIES = ("component-suites", "component-component-suites", "component-suites-build")
-KNOWN_APPS = frozenset({"EcgView", "TrainingView", "EvaluationView"})
+KNOWN_APPS = frozenset({"EcgView", "TrainingView", "EvaluationView", "MapView"})
 
 
 def dash_guard(

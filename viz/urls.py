@@ -8,6 +8,7 @@ from viz import (
     views_compare,
     views_files,
     views_insight,
+    views_map,
     views_results,
     views_saliency,
 )
@@ -19,6 +20,10 @@ urlpatterns = [
     path("datasets/<uuid:pk>/gallery/", views_cohort.GalleryView.as_view(), name="gallery"),
     path("datasets/<uuid:pk>/outliers/", views_cohort.OutliersView.as_view(), name="outliers"),
     path("datasets/<uuid:pk>/compare/", views_cohort.DatasetCompareView.as_view(), name="dataset_compare"),
+    path("datasets/<uuid:pk>/maps/", views_map.MapListView.as_view(), name="maps"),
+    path("maps/<uuid:pk>/", views_map.MapView.as_view(), name="map"),
+    path("maps/<uuid:pk>/records/", views_map.MapRecordsView.as_view(), name="map_records"),
+    path("maps/<uuid:pk>/delete/", views_map.MapDeleteView.as_view(), name="map_delete"),
     path("records/<uuid:pk>/", views.RecordPage.as_view(), name="record"),
     path("records/<uuid:pk>/ecg.svg", views_files.RecordSvg.as_view(), name="record_svg"),
     path("records/<uuid:pk>/ecg.pdf", views_files.RecordPdf.as_view(), name="record_pdf"),

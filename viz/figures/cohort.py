@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from viz.figures import charts
-from viz.figures.figure import Figure, figure
+from viz.figures.figure import Figure, figure, typed
 
 _MOST_BARS = 60
 _MOST_PLACES = 20_000
@@ -264,7 +264,7 @@ def embedding_map(
         rows = drawn[label[drawn] == name]
         data.append({
             "type": "scatter" if drawn.size <= 5000 else "scattergl", "mode": "markers", "name": charts.plain(name, 40),
-            "x": charts.numbers(xy[rows, 0], 5), "y": charts.numbers(xy[rows, 1], 5), "customdata": [keys[r] for r in rows],
+            "x": typed(xy[rows, 0]), "y": typed(xy[rows, 1]), "customdata": [keys[r] for r in rows],
             "marker": {"size": 6, "opacity": 0.75, "color": charts.colour(k, dark), "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
             "hovertemplate": f"{charts.plain(name, 40)}: %{{customdata}}<extra></extra>",
         })  # fmt: skip
