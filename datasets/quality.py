@@ -11,7 +11,7 @@ from datasets.beats import find_r_peaks
 from datasets.ecg import LEADS_12, Record, derive_limb_leads
 from datasets.preprocess._gaps import bridge
 from datasets.preprocess._polyphase import resample
-from datasets.running import median, running_max
+from datasets.running import median, quantile, running_max
 
 LEAD_FLAGS: dict[str, str] = {
     "missing": "Nothing was recorded.",
@@ -173,9 +173,11 @@ def _end_of_range(lead: np.ndarray, fs_hz: float) -> list[str]:
     A rounded wave also keeps its top for some milliseconds; a cut one gets there and leaves by a step.
     """
     for end, sign in ((lead.max(), 1), (lead.min(), -1)):
-        places = np.flatnonzero(np.abs(lead - end) <= 1e-6 * max(abs(float(end)), 1.0))
-        if len(places) < 3:
+        near = np.float32(float(end) - sign * 1e-6 * max(abs(float(end)), 1.0))
+        held = lead >= near if sign > 0 else lead <= near
+        if np.count_nonzero(held) < 3:
             continue
+        places = np.flatnonzero(held)
         cuts = np.flatnonzero(np.diff(places) > 1)
         starts, ends = places[np.r_[0, cuts + 1]], places[np.r_[cuts, len(places) - 1]]
         lengths = ends - starts + 1
@@ -220,15 +222,16 @@ def _record_flags(
     record: Record, signal: np.ndarray, slow: np.ndarray, peaks: np.ndarray, live: np.ndarray
 ) -> tuple[tuple[str, ...], float | None, str | None]:
     flags, rate, reversal = [], None, None
+    lively = signal if live.all() else signal[live]
     present = {name for name, ok in zip(record.leads, live, strict=True) if ok}
     if not set(LEADS_12) <= set(derive_limb_leads(record).leads) or not set(LEADS_12) & set(record.leads) <= present:
         flags.append("missing_leads")
     if len(peaks) >= 2:
         rate = 60 * record.fs_hz * (len(peaks) - 1) / float(peaks[-1] - peaks[0])
-        hidden = _hidden_rate(signal[live], record.fs_hz) if live.any() else None
+        hidden = _hidden_rate(lively, record.fs_hz) if live.any() else None
         rate = rate if hidden is None else hidden
     elif record.duration_s >= 4 and live.any():
-        rate = _hidden_rate(signal[live], record.fs_hz)
+        rate = _hidden_rate(lively, record.fs_hz)
         flags += ["no_beats"] if not len(peaks) and rate is None else []
     if (rate is not None and not _LOWEST_BPM <= rate <= _HIGHEST_BPM) or (len(peaks) == 1 and record.duration_s > 6):
         flags.append("implausible_rate")
@@ -236,13 +239,13 @@ def _record_flags(
     tiny = not live.any() and float(np.ptp(signal, axis=1).max(initial=0)) > 0
     if tiny or (live.any() and _implausible_amplitude(slow[live], peaks / record.fs_hz)):
         flags.append("implausible_amplitude")
-    if _pacing_spikes(signal[live], record.fs_hz, len(peaks)):
+    if _pacing_spikes(lively, record.fs_hz, len(peaks)):
         flags.append("pacing_spikes")
     rows = {name: slow[row] for row, name in enumerate(record.leads) if live[row]}
     if {"I", "II", "III"} <= set(rows):
         error = np.abs(rows["III"] - (rows["II"] - rows["I"]))
-        size = np.quantile(np.abs(np.stack([rows["I"], rows["II"], rows["III"]])), 0.99)
-        if np.quantile(error, 0.95) > max(0.15, 0.4 * size):
+        size = quantile(np.abs(np.stack([rows["I"], rows["II"], rows["III"]])), 0.99)
+        if quantile(error, 0.95) > max(0.15, 0.4 * size):
             flags.append("limb_leads_inconsistent")
     reversal = _reversal(rows, peaks / record.fs_hz)
     if reversal:
