@@ -9,6 +9,7 @@ the number of its queries.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ SELECT gen_random_uuid(), now(), %(dataset)s, 'S' || upper(substr(md5('s' || n),
 """
 _RECORDS = """
 INSERT INTO datasets_record (id, created_at, dataset_id, subject_id, key, format, fs_hz, n_samples, leads, leads_computed,
-  age, sex, site, quality, quality_score, content_sha256, fingerprint, meta, pack, "offset", search_text)
+  age, sex, site, quality, quality_score, content_sha256, fingerprint, meta, pack, "offset", search_text{columns})
 SELECT gen_random_uuid(), now(), %(dataset)s, s.id, k.key, (ARRAY['wfdb', 'dicom', 'muse_xml', 'csv'])[1 + n %% 4],
   (ARRAY[500, 400, 1000, 240])[1 + n %% 4], 5000, string_to_array('I II III aVR aVL aVF V1 V2 V3 V4 V5 V6', ' '), ARRAY[]::varchar[],
   18 + n %% 70, (ARRAY['F', 'M', ''])[1 + n %% 3], '',
@@ -36,7 +37,7 @@ SELECT gen_random_uuid(), now(), %(dataset)s, s.id, k.key, (ARRAY['wfdb', 'dicom
     'leads', (SELECT jsonb_agg(jsonb_build_object('lead', l, 'flags', '[]'::jsonb, 'sqi', 0.9, 'noise_mv', 0.01, 'missing', 0))
       FROM unnest(string_to_array('I II III aVR aVL aVF V1 V2 V3 V4 V5 V6', ' ')) l), 'score', 0.9),
   (n %% 100) / 100.0, md5(%(dataset)s::text || n) || md5('b' || n), md5('f' || n) || md5('g' || n),
-  '{"notes": [], "printed": {}, "annotations": [], "dropped_channels": []}'::jsonb, gen_random_uuid(), 0, lower(k.key || ' ' || s.key)
+  '{{"notes": [], "printed": {{}}, "annotations": [], "dropped_channels": []}}'::jsonb, gen_random_uuid(), 0, lower(k.key || ' ' || s.key){defaults}
 FROM generate_series(1, %(records)s) n
 CROSS JOIN LATERAL (SELECT 'records500/' || lpad((n / 1000)::text, 5, '0') || '/' || lpad(n::text, 6, '0') || '_hr' AS key) k
 JOIN (SELECT id, key, row_number() OVER (ORDER BY key) AS place FROM datasets_subject WHERE dataset_id = %(dataset)s) s
@@ -54,9 +55,18 @@ def fill(dataset: Any, records: int) -> None:
     """Make records with subjects and about three labels each; nothing lies on disk for them."""
     from django.db import connection
 
+    from datasets.models import Record
+
     values = {"dataset": dataset.pk, "records": records, "subjects": max(1, records * 4 // 5)}
+    # What a record has beyond what is made here takes its field's default.
+    named = set(re.findall(r"\w+", _RECORDS.partition("{columns}")[0]))
+    others = [f for f in Record._meta.concrete_fields if f.column not in named and not (f.null or f.generated)]
+    values |= {f.column: f.get_db_prep_save(f.get_default(), connection) for f in others}
+    made = _RECORDS.format(
+        columns="".join(f', "{f.column}"' for f in others), defaults="".join(f", %({f.column})s" for f in others)
+    )
     with connection.cursor() as cursor:
-        for statement in (_SUBJECTS, _RECORDS, _LABELS):
+        for statement in (_SUBJECTS, made, _LABELS):
             cursor.execute(statement, values)
 
 
