@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.ecg import canonical_lead
+from datasets.file_names import FileNames
 from datasets.formats._wfdb_notes import read_annotations
 
 AS_SENT, SCRUBBED, NOT_KEPT = "as sent", "scrubbed", "not kept"
@@ -78,6 +79,10 @@ class Identity:
 
     key: bytes
     keeps: bool = False
+
+    @property
+    def names(self) -> FileNames:
+        return FileNames(self.key, self.keeps)
 
     def clean(self, row: dict[str, Any], terms: Iterable[str]) -> None:
         """Put the pseudonym for the subject; without ``keeps`` also drop texts that can name a person.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ from datasets.models import Ingest, Outcome
 from datasets.reading import Answer, FileTask, Spool, refused, row_of
 from datasets.reading_pool import Batch, ReadingPool, read_here
 from datasets.reading_worker import identity_of, options_of
-from datasets.storing import Store, item_name
+from datasets.storing import Store
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import PortalError
@@ -86,16 +86,18 @@ def _free(name: str, taken: dict[str, Path]) -> str:
 class Plan:
     """Which files are read in which order: WFDB records of segments, other headers, and then what none of them names."""
 
-    def __init__(self, upload: Upload, done: set[str]):
+    def __init__(self, upload: Upload, done: set[str], shown: Callable[[str], str]):
         self.index = upload.index
         self.done = done
+        self._shown = shown
+        shown_as = {shown(name): name for name in self.index}
         self.claimed: set[str] = set()
         # The keys of records that an earlier attempt stored, by the file of many records that they came from.
         self._parts: dict[str, list[str]] = {}
         for name in done:
             file, colon, key = name.partition(": ")
-            if colon and file in self.index:
-                self._parts.setdefault(file, []).append(key)
+            if colon and file in shown_as:
+                self._parts.setdefault(shown_as[file], []).append(key)
 
     def phases(self) -> Iterator[Iterator[list[FileTask]]]:
         """Yield the tasks phase by phase. What a phase claims must be known before the next one is begun."""
@@ -109,7 +111,7 @@ class Plan:
     def _tasks(self, names: list[str]) -> Iterator[list[FileTask]]:
         waiting: list[FileTask] = []
         for name in names:
-            if name in self.claimed or item_name(name) in self.done:
+            if name in self.claimed or self._shown(name) in self.done:
                 continue
             task = FileTask(name, tuple(self._parts.get(name, ())))
             if not name.lower().endswith(".hea") and self.index[name].stat().st_size > _LARGE_BYTES:
@@ -187,7 +189,7 @@ def _run(context: JobContext, ingest: Ingest, collection: tuple[Collection, Path
     spool = folder / "spool"
     shutil.rmtree(spool, ignore_errors=True)
     spool.mkdir()
-    plan = Plan(upload, store.done)
+    plan = Plan(upload, store.done, store.shown)
     total = max(len(upload.index), 1)
     few = len(upload.index) <= _FEW_FILES and sum(path.stat().st_size for path in upload.index.values()) <= _FEW_BYTES
     identity = {"key": pseudonym_key(ingest.dataset.project).hex(), "keeps": ingest.dataset.project.keeps_identifiers}
@@ -218,7 +220,7 @@ def _run(context: JobContext, ingest: Ingest, collection: tuple[Collection, Path
                 done = min(len(store.done), total)
                 context.progress(_START + (_END - _START) * done / total, f"{done} of {total} files")
     if collection is None:
-        uploading.keep_waiting(ingest, upload.index)
+        uploading.keep_waiting(ingest, upload.index, store.shown)
     return outcome_counts(ingest)
 
 

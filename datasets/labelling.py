@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
+from datasets.file_names import FileNames
 from datasets.identity import pseudonym, site_name
 from datasets.labels import table as tables
 from datasets.models import Dataset, Ingest, LabelImport, LabelSource, Outcome, Record, RecordLabel, Sex, Subject
@@ -44,7 +45,7 @@ def import_keep(*, actor: Any, dataset: Dataset, file: Any) -> LabelImport:
         )
     hold_blobs()
     sha256, size = storage.put(file.file if hasattr(file, "file") else file)
-    row = LabelImport(dataset=dataset, created_by=actor, file_name=clean_name(file.name), sha256=sha256)
+    row = LabelImport(dataset=dataset, created_by=actor, file_name=_name_of(dataset, file), sha256=sha256)
     row.save(force_insert=True)
     audit(
         "upload.received",
@@ -54,6 +55,11 @@ def import_keep(*, actor: Any, dataset: Dataset, file: Any) -> LabelImport:
         changes={"label_table": row.file_name, "bytes": size},
     )
     return row
+
+
+def _name_of(dataset: Dataset, file: Any) -> str:
+    names = FileNames(pseudonym_key(dataset.project), dataset.project.keeps_identifiers)
+    return names.shown(clean_name(file.name))
 
 
 @transaction.atomic
@@ -173,9 +179,9 @@ def read(
             # The table cannot be read again; what it says about persons must not stay.
             _put_clean(row, tables.RawTable((), ()))
         raise
-    told, rows = _pseudonyms(row, rows)
-    tell(0.3, f"{len(rows)} rows")
     ids = dict(Record.objects.filter(dataset=row.dataset).order_by().values_list("key", "pk"))
+    told, rows = _pseudonyms(row, rows, ids)
+    tell(0.3, f"{len(rows)} rows")
     match = tables.match_keys(list(ids), rows)
     wanted = {ids[key] for keys in match.matched.values() for key in keys}
     records = _records(wanted if only is None else wanted & only)
@@ -199,7 +205,7 @@ def read(
         _store_changes(row, told, changed)
         result = _report(row, table, mapping, rows, match)
         if not row.is_scrubbed and not row.dataset.project.keeps_identifiers:
-            _put_clean(row, _needed(table, mapping, row))
+            _put_clean(row, _needed(table, mapping, row, ids))
         counts = {name: result[name] for name in ("rows", "taken", "unmatched", "labels")}
         audit("labels.imported", row.dataset, actor=row.created_by, project=row.dataset.project, changes=counts)
     return result
@@ -263,9 +269,9 @@ def forget_rows(row: LabelImport, keys: list[str], subject: str) -> None:
         # What cannot be read cannot be searched; nothing of it was ever taken.
         _put_clean(row, tables.RawTable((), ()))
         return
-    _, named = _pseudonyms(row, rows)
-    every = list(Record.objects.filter(dataset=row.dataset).order_by().values_list("key", flat=True))
-    match, gone = tables.match_keys(every, rows), set(keys)
+    every = dict.fromkeys(Record.objects.filter(dataset=row.dataset).order_by().values_list("key", flat=True))
+    _, named = _pseudonyms(row, rows, every)
+    match, gone = tables.match_keys(every, named), set(keys)
     out = {
         item.row_number for item in named if item.subject == subject or gone & set(match.matched.get(item.row_number, ()))
     }  # fmt: skip
@@ -281,20 +287,33 @@ def forget_rows(row: LabelImport, keys: list[str], subject: str) -> None:
         _put_clean(row, replace(table, rows=left), is_scrubbed=row.is_scrubbed)
     else:
         clean = replace(table, rows=left)
-        _put_clean(row, clean if row.is_scrubbed else _needed(clean, mapping, row))
+        _put_clean(row, clean if row.is_scrubbed else _needed(clean, mapping, row, every))
 
 
-def _pseudonyms(row: LabelImport, rows: list[tables.RowLabels]) -> tuple[dict[str, str], list[tables.RowLabels]]:
-    """Put pseudonyms for the subjects. Returns what the source calls them, by pseudonym, where the project keeps that."""
+def _pseudonyms(
+    row: LabelImport, rows: list[tables.RowLabels], keys: Container[str]
+) -> tuple[dict[str, str], list[tables.RowLabels]]:
+    """Put pseudonyms for the subjects, and for names of files that name a person. Returns what the source calls the subjects,
+    by pseudonym, where the project keeps that."""
+    key, keeps = pseudonym_key(row.dataset.project), row.dataset.project.keeps_identifiers
+    if not keeps:
+        names = FileNames(key)
+        rows = [
+            replace(
+                item,
+                record_key=names.cell(item.record_key, keys),
+                also_keys=tuple(names.cell(text, keys) for text in item.also_keys),
+            )
+            for item in rows
+        ]
     if row.is_scrubbed:
         return {}, rows
-    key, keeps = pseudonym_key(row.dataset.project), row.dataset.project.keeps_identifiers
-    names = {item.subject: pseudonym(key, item.subject) for item in rows if item.subject}
-    told = {name: said for said, name in names.items()} if keeps else {}
+    subjects = {item.subject: pseudonym(key, item.subject) for item in rows if item.subject}
+    told = {name: said for said, name in subjects.items()} if keeps else {}
     return told, [
         replace(
             item,
-            subject=names[item.subject] if item.subject else None,
+            subject=subjects[item.subject] if item.subject else None,
             site=site_name(key, item.site, keeps) if item.site else None,
         )
         for item in rows
@@ -317,15 +336,20 @@ def _subjects(dataset: Dataset, told: dict[str, str], wanted: set[str]) -> dict[
     }
 
 
-def _needed(table: tables.RawTable, mapping: tables.ColumnMapping, row: LabelImport) -> tables.RawTable:
-    """Return the columns from which something was taken, with pseudonyms for the subjects."""
+def _needed(
+    table: tables.RawTable, mapping: tables.ColumnMapping, row: LabelImport, keys: Container[str]
+) -> tables.RawTable:
+    """Return the columns from which something was taken, with pseudonyms for subjects and for names of files that name them."""
     places = [place for place, column in enumerate(table.columns) if column in mapping.used]
     key = pseudonym_key(row.dataset.project)
+    names = FileNames(key)
 
     def cell(cells: Sequence[str], place: int) -> str:
         text = cells[place]
         if not text.strip():
             return text
+        if table.columns[place] in (mapping.record, *mapping.also_record):
+            return names.cell(text, keys)
         if table.columns[place] == mapping.site:
             return site_name(key, text)
         return pseudonym(key, text) if table.columns[place] == mapping.subject else text

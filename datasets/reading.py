@@ -14,7 +14,7 @@ import hashlib
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -109,10 +109,12 @@ def read_file(
         message, asks = error.message, error.fields if isinstance(error, NeedsAnswer) else {}
         if asks:
             message = f"{message} {' '.join(asks.values())}".strip()
+        shown: dict[str, str] = {}
         if identity is not None and not identity.keeps:
-            named = Named(_terms(None, index[name]))
+            terms = _terms(None, index[name])
+            named, shown = Named(terms), _shown(identity, [name], terms)
             message, asks = named.mask(message), {field: named.mask(text) for field, text in asks.items()}
-        yield refused(name, error.code, message, asks)
+        yield {**refused(name, error.code, message, asks), "shown": shown}
     except MemoryError:
         yield refused(
             name,
@@ -133,6 +135,14 @@ def _trace(error: Exception) -> str:
     return f"{type(error).__name__} at {' > '.join(frames)}"
 
 
+def _shown(identity: Identity | None, names: Iterable[str], terms: Iterable[str]) -> dict[str, str]:
+    """Return those names of files that are not shown as they are, with what is shown for them."""
+    if identity is None:
+        return {}
+    found = {name: identity.names.shown(name, terms) for name in names}
+    return {name: shown for name, shown in found.items() if shown != name}
+
+
 def refused(name: str, code: str, message: str, asks: Mapping[str, str] | None = None) -> Answer:
     return {"kind": "refused", "name": name, "code": code, "message": message, "asks": dict(asks or {})}
 
@@ -151,16 +161,17 @@ def _read(
     held: Held = {}
     entry, result = _open(name, index, options, held)
     count = len(result.records)
+    terms = _terms(entry.name, index[name], held) if identity is not None and not identity.keeps else []
+    shown = _shown(identity, (name, *result.companions), terms)
     if task.may_split and task.part is None and count >= SPLIT_FROM:
-        originals = _originals(name, result, index, entry.name, identity, spool, held)
+        originals = _originals(name, result, index, entry.name, identity, spool, held, shown)
         yield {"kind": "split", "name": name, "count": count, "originals": originals}
         return
     originals = (
         task.originals
         if task.originals is not None
-        else _originals(name, result, index, entry.name, identity, spool, held)
+        else _originals(name, result, index, entry.name, identity, spool, held, shown)
     )
-    terms = _terms(entry.name, index[name], held) if identity is not None and not identity.keeps else []
     skip = frozenset(task.skip)
     wanted = result.records if task.part is None else result.records[task.part[0] : task.part[1]]
     records = iter(wanted)
@@ -169,7 +180,7 @@ def _read(
         done += len(part)
         yield {
             "kind": "taken", "name": name, "format": entry.name, "many": count > 1, "originals": originals,
-            "companions": list(result.companions),
+            "companions": list(result.companions), "shown": shown,
             "records": [_cleaned(row_of(key, record, spool), identity, terms, originals) for key, record in part if key not in skip],
         }  # fmt: skip
 
@@ -209,6 +220,7 @@ def _cleaned(
 ) -> dict[str, Any]:
     if identity is not None:
         identity.clean(row, terms)
+        row["key"] = identity.names.shown(row["key"], terms, has_ending=False)
         states = {original["state"] for original in originals}
         row["meta"]["original"] = next((state for state in (NOT_KEPT, SCRUBBED) if state in states), AS_SENT)
     return row
@@ -222,8 +234,12 @@ def _originals(
     identity: Identity | None,
     spool: Spool,
     held: Held,
+    shown: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Return each file that was read: sha256 of what was sent, and where what may be kept of it lies (path None: nothing)."""
+    """Return each file that was read: sha256 of what was sent, and where what may be kept of it lies (path None: nothing).
+
+    shown: names that are not kept as they are; a header that names its signal files by them is changed alike.
+    """
     found = []
     for other in dict.fromkeys((name, *result.companions)):
         path = index[other]
@@ -239,6 +255,8 @@ def _originals(
         }
         if identity is not None and not identity.keeps:
             original["state"], clean = scrub(format_name, other, path, data)
+            if shown and original["state"] != NOT_KEPT and other.lower().endswith(".hea"):
+                original["state"], clean = SCRUBBED, _renamed(path.read_bytes() if clean is None else clean, shown)
             if original["state"] == NOT_KEPT:
                 original["path"] = None
             elif clean is not None:
@@ -247,6 +265,14 @@ def _originals(
                 original |= {"path": str(place), "sha256": hashlib.sha256(clean).hexdigest(), "size": len(clean)}
         found.append(original)
     return found
+
+
+def _renamed(header: bytes, shown: Mapping[str, str]) -> bytes:
+    """Return a header in which files are named as they are shown."""
+    stems = {PurePosixPath(name).stem: PurePosixPath(other).stem for name, other in shown.items()}
+    for stem in sorted(stems, key=len, reverse=True):
+        header = header.replace(stem.encode(), stems[stem].encode())
+    return header
 
 
 def _digest(path: Path) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from django.db.models import Max
 
 from datasets import fingerprint, signals
+from datasets.file_names import FileNames
 from datasets.models import (
     Dataset,
     Ingest,
@@ -31,6 +32,7 @@ from datasets.reading import Answer
 from datasets.reading_pool import Batch
 from datasets.services import drop_unused_blobs, hold_blobs
 from ecgportal import storage
+from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import encrypt
 
 
@@ -111,8 +113,23 @@ class Store:
         self.ingest = ingest
         self._site_of = site_of
         self.dataset: Dataset = ingest.dataset
+        project = self.dataset.project
+        self._names = FileNames(pseudonym_key(project), project.keeps_identifiers)
+        self._told: dict[str, str] = {}
         self.done = set(ingest.items.values_list("name", flat=True))
         self.position = ingest.items.aggregate(last=Max("position"))["last"] or 0
+
+    def shown(self, name: str) -> str:
+        """Return how a file's name is shown: as it is, unless it names a person."""
+        return item_name(self._told.get(name) or self._names.shown(name))
+
+    def _without_name(self, text: str, name: str) -> str:
+        """Return a sentence about a file with its name as it is shown."""
+        shown = self.shown(name)
+        if shown == name:
+            return text
+        bare, said = PurePosixPath(name), PurePosixPath(shown)
+        return text.replace(name, shown).replace(bare.name, said.name).replace(bare.stem, said.stem)
 
     def write(self, batch: Batch) -> int:
         """Store one batch whole or not at all; returns how many records are new."""
@@ -144,6 +161,8 @@ class Store:
 
     def _judge(self, answers: list[Answer]) -> tuple[list[IngestItem], list[_Candidate]]:
         """Decide about every file and record in order; accepted candidates carry their new row."""
+        for answer in answers:
+            self._told |= answer.get("shown", {})
         candidates = [c for answer in answers if answer["kind"] == "taken" for c in self._candidates(answer)]
         known = Known(self.dataset, candidates)
         self._subjects(candidates, known)
@@ -151,13 +170,14 @@ class Store:
         items: list[IngestItem | None] = []
         for answer in answers:
             if answer["kind"] == "refused":
-                items.append(
-                    self._item(answer["name"], Outcome.REFUSED, answer["code"], answer["message"], asks=answer["asks"])
-                )
+                name = answer["name"]
+                message = self._without_name(answer["message"], name)
+                asks = {field: self._without_name(text, name) for field, text in answer["asks"].items()}
+                items.append(self._item(self.shown(name), Outcome.REFUSED, answer["code"], message, asks=asks))
                 continue
             items += [self._decide(next(waiting), known) for _ in answer["records"]]
             items += [
-                self._item(name, Outcome.COMPANION, "", "Read together with its header.")
+                self._item(self.shown(name), Outcome.COMPANION, "", "Read together with its header.")
                 for name in answer.get("claimed", ())
             ]
         return [item for item in items if item is not None], candidates
@@ -165,10 +185,11 @@ class Store:
     def _candidates(self, answer: Answer) -> list[_Candidate]:
         shas = [original["sent_sha256"] for original in answer["originals"]]
         whole = not answer["many"] and bool(shas)
-        path = str(PurePosixPath(answer["name"]).with_suffix(""))
+        name = self.shown(answer["name"])
+        path = str(PurePosixPath(name).with_suffix(""))
         return [
             _Candidate(
-                answer, row, f"{answer['name']}: {row['key']}" if answer["many"] else answer["name"],
+                answer, row, f"{name}: {row['key']}" if answer["many"] else name,
                 content_digest(shas, "" if whole else row["key"]), (row["key"][-200:], path[-200:]),
             )
             for row in answer["records"]
@@ -272,7 +293,7 @@ class Store:
                 if original["path"] is None:
                     continue
                 storage.adopt(Path(original["path"]), original["sha256"])
-                name = PurePosixPath(original["name"]).name[:400]
+                name = PurePosixPath(self.shown(original["name"])).name[:400]
                 originals.append(
                     OriginalFile(record=c.record, name=name, sha256=original["sha256"], size=original["size"])
                 )

@@ -7,7 +7,7 @@ numbers of ours in the upload's own folder. Bytes are written as they come, so m
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -185,7 +185,7 @@ def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ing
             f"No file of this upload waits for an answer, or they were kept for longer than {KEPT_DAYS} days. Send them again.",
             code="nothing_waits",
         )
-    names = [entry["name"] for entry in ingest.waiting]
+    names = [entry["shown"] for entry in ingest.waiting]
     ingest.items.filter(name__in=names, outcome=Outcome.REFUSED).delete()
     ingest.options = {**ingest.options, **options}
     ingest.job = enqueue(
@@ -200,8 +200,11 @@ def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ing
     return ingest
 
 
-def keep_waiting(ingest: Ingest, index: dict[str, Path]) -> None:
-    """Keep those files of a read upload that need an answer, with the others of their record, and remove the rest."""
+def keep_waiting(ingest: Ingest, index: dict[str, Path], shown: Callable[[str], str]) -> None:
+    """Keep those files of a read upload that need an answer, with the others of their record, and remove the rest.
+
+    shown: how a name is shown in the upload's report; with the files their own names go, but for those that wait.
+    """
     asked = ingest.items.filter(outcome=Outcome.REFUSED, code="needs_answer").values_list("name", flat=True)
     stems = {_stem(name) for name in asked}
     folder = storage.area("uploads", ingest.pk)
@@ -209,15 +212,17 @@ def keep_waiting(ingest: Ingest, index: dict[str, Path]) -> None:
     kept.mkdir(exist_ok=True)
     # Those that were kept before stay where they lie, so that the job can be started again at any point.
     number = max((int(path.name) for path in kept.iterdir()), default=-1)
-    for name in sorted(name for name in index if _stem(name) in stems):
+    for name in sorted(name for name in index if _stem(shown(name)) in stems):
         target = index[name]
         if target.parent != kept:
             number += 1
             target = kept / f"{number:06d}"
             os.link(index[name], target)
-        waiting.append({"name": name, "path": f"waiting/{target.name}", "size": target.stat().st_size})
+        entry = {"name": name, "shown": shown(name), "path": f"waiting/{target.name}", "size": target.stat().st_size}
+        waiting.append(entry)
     ingest.waiting = waiting
-    ingest.save(update_fields=["waiting"])
+    ingest.files = [{**entry, "name": shown(entry["name"])} for entry in ingest.files]
+    ingest.save(update_fields=["waiting", "files"])
     needed = {folder / entry["path"] for entry in waiting}
     for path in [path for path in folder.rglob("*") if path.is_file() and path not in needed]:
         path.unlink(missing_ok=True)

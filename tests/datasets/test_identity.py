@@ -12,7 +12,10 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 
-from datasets import labelling
+from datasets import labelling, uploading
+from datasets.file_names import FileNames
+from datasets.formats import registry
+from datasets.formats.base import BytesSource
 from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, pseudonym, site_name
 from datasets.models import LabelImport, Record, Subject
 from datasets.services import upload_receive
@@ -21,7 +24,7 @@ from ecgportal import storage
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import decrypt
-from tests.ecgfiles import wfdb_pair
+from tests.ecgfiles import wfdb_pair, zip_of
 from tests.factories import make_dataset, make_project, make_user
 from tests.shared import needs_shared, shared_path
 from tests.working import work_off
@@ -144,6 +147,49 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
 
 
 @needs_shared
+def test_a_person_in_a_file_name_is_nowhere(db, caplog, capfd, django_capture_on_commit_callbacks):
+    """The name of the person may be what a file is called, a folder, an archive, or a table's cell."""
+    stem = f"{NAME}_{FIRST}"
+    pair = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, f"{NAME}, {FIRST}/{stem}")
+    files = {
+        f"{stem}.zip": zip_of({**pair, f"x/{stem}.txt": b"nothing"}),
+        # Recognised by what the file itself says of its person.
+        f"case {NUMBER}.dcm": planted_dicom(), "plain.edf": planted_edf(),
+        f"{stem}_2.csv": b"I,II\n" + b"0.1,0.2\n0.4,0.9\n" * 1500,
+    }  # fmt: skip
+    project = make_project()
+    names = FileNames(pseudonym_key(project))
+    with django_capture_on_commit_callbacks(execute=True):
+        dataset, ingest = take_in(project, files)
+    records = {record.key: record for record in Record.objects.filter(dataset=dataset)}
+    assert set(records) == {names.pseudonym(stem), names.pseudonym(f"case {NUMBER}"), "plain"}
+    table = f"file,label\n{stem}.hea,NORM\ncase {NUMBER}.dcm,AFIB\nplain,SR\n{FIRST}_{NAME},NORM\n"
+    labelling.import_start(
+        actor=make_user(), dataset=dataset, file=SimpleUploadedFile(f"{stem}.csv", table.encode()), mapping={"labels": ["label"]}
+    )  # fmt: skip
+    with django_capture_on_commit_callbacks(execute=True):
+        (job,) = work_off()
+    assert (job.state, job.result["taken"]) == (JobState.SUCCEEDED, 3), job.error_message
+    # The one file that waits for an answer is kept with its name until then.
+    ingest.refresh_from_db()
+    assert [entry["name"] for entry in ingest.waiting] == [f"{stem}_2.csv"]
+    assert ingest.items.get(code="needs_answer").name == ingest.waiting[0]["shown"]
+    with django_capture_on_commit_callbacks(execute=True):
+        uploading.upload_answer(actor=None, ingest=ingest, options={"fs_hz": 500, "unit": "mV"})
+        work_off()
+    assert Record.objects.filter(dataset=dataset).count() == 4
+    found = {where: words for where, data in everything_stored().items() if (words := hits(data))}
+    assert found == {}
+    assert not hits(caplog.text.encode()) and not hits("".join(capfd.readouterr()).encode())
+    # The stored header still finds its signal file.
+    record = records[names.pseudonym(stem)]
+    stored = {original.name: storage.read_blob(original.sha256) for original in record.originals.all()}
+    header = next(name for name in stored if name.endswith(".hea"))
+    _, result = registry.read(BytesSource(header, stored[header], stored))
+    assert result.records[0][0] == record.key and len(stored) == 2
+
+
+@needs_shared
 def test_what_research_needs_stays(db):
     files = {**planted_wfdb(), "a.dcm": planted_dicom(), "b.xml": planted_muse(), "c.edf": planted_edf()}
     project = make_project()
@@ -231,3 +277,9 @@ def test_a_site_that_is_a_name_becomes_a_pseudonym(db):
     assert [first.fold, second.fold, third.fold] == [3, 4, 5]
     assert b"Elsewhere" not in storage.read_blob(LabelImport.objects.get().sha256)
     assert site_name(b"k", "St. Elsewhere Hospital", keeps=True) == "St. Elsewhere Hospital"
+
+
+def test_names_of_files_stay_where_the_project_keeps_identifiers(db):
+    files = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, f"{NAME}_{FIRST}")
+    dataset, _ = take_in(make_project(keeps_identifiers=True), files)
+    assert Record.objects.get(dataset=dataset).key == f"{NAME}_{FIRST}"
