@@ -13,6 +13,8 @@ from datasets.models import Dataset, Record
 
 # A robust z of 5: for a normal distribution, two records in a million.
 LIMIT = 5.0
+# Irregular rhythms are a group of their own, not records that stand alone.
+_LEFT_OUT = {"rr_sd_ms"}
 # What could not be measured at all comes first.
 _UNMEASURED = 1_000.0
 # The interquartile range of a normal distribution is so many standard deviations.
@@ -53,10 +55,12 @@ def outliers(dataset: Dataset) -> Outliers:
     """Return the records whose beats could not be measured or of which a measure lies far from the dataset's.
 
     Distances are robust: from the median, in standard deviations estimated from the quartiles. A measure that hardly
-    varies (no distance between its quartiles) is left out. Two queries, one of them for the page that is shown.
+    varies (no distance between its quartiles) is left out, and so is the variability of RR. Two queries, one of them for the page that is shown.
     """
     records = Record.objects.filter(dataset=dataset, features__isnull=False).select_related("features", "subject")
-    spread = {name: three for name, three in quartiles(records).items() if three[2] > three[0]}
+    spread = {
+        name: three for name, three in quartiles(records).items() if three[2] > three[0] and name not in _LEFT_OUT
+    }
     distances = [
         Abs(F(f"features__{name}") - middle) * (_IQR_PER_SD / (q3 - q1)) for name, (q1, middle, q3) in spread.items()
     ]

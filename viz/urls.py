@@ -35,6 +35,16 @@ urlpatterns = [
     path("record-labels/<uuid:pk>/delete/", views_annotations.LabelDeleteView.as_view(), name="label_delete"),
     path("record-predictions/<uuid:pk>/saliency/", views_saliency.SaliencyView.as_view(), name="saliency"),
     path(
+        "training/<uuid:pk>/figures/<slug:kind>.csv",
+        views_results.TrainingFile.as_view(kind="csv"),
+        name="training_csv",
+    ),
+    path(
+        "training/<uuid:pk>/figures/<slug:kind>.svg",
+        views_results.TrainingFile.as_view(kind="svg"),
+        name="training_svg",
+    ),
+    path(
         "evaluations/<uuid:pk>/figures/<slug:kind>.csv",
         views_results.EvaluationFile.as_view(kind="csv"),
         name="evaluation_csv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse
@@ -10,9 +11,35 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
-from training.models import Evaluation
+from training.models import Evaluation, TrainingRun
 from training.result_figures import FIGURES, figure_of
+from viz import training_figures
 from viz.drawn import file_of
+
+
+class TrainingFile(ProjectView):
+    """One figure of a training run: the numbers behind it (csv) or its picture (svg)."""
+
+    model = TrainingRun
+    needs = {"get": Action.MODEL_VIEW}
+    kind: ClassVar[str] = "csv"
+    object: TrainingRun
+
+    def rows(self) -> Any:
+        return TrainingRun.objects.select_related("project", "job")
+
+    def get(self, request: HttpRequest, pk: Any, **names: str) -> HttpResponse:
+        figure = _known(names["kind"], training_figures.FIGURES)
+        return file_of(training_figures.figure_of(self.object, figure), figure, self.kind)
+
+
+def _known(figure: str, figures: Mapping[str, str]) -> str:
+    """Return the name of a figure; InvalidInput names those that there are."""
+    if figure not in figures:
+        raise InvalidInput(
+            f"There is no figure {figure[:40]!r}.", fields={"kind": f"Choose one of {', '.join(figures)}."}
+        )
+    return figure
 
 
 class EvaluationFile(ProjectView):
@@ -27,11 +54,7 @@ class EvaluationFile(ProjectView):
         return Evaluation.objects.select_related("project", "version__model", "dataset")
 
     def get(self, request: HttpRequest, pk: Any, **names: str) -> HttpResponse:
-        figure = names["kind"]
-        if figure not in FIGURES:
-            raise InvalidInput(
-                f"There is no figure {figure[:40]!r}.", fields={"kind": f"Choose one of {', '.join(FIGURES)}."}
-            )
+        figure = _known(names["kind"], FIGURES)
         answer = file_of(figure_of(self.object, figure), figure, self.kind)
         audit(
             "evaluation.downloaded",

@@ -141,13 +141,25 @@ class World:
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
             "modelhub:prediction_file": self.prediction, "modelhub:card_read": self.version, "modelhub:tried": self.tried, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:search": self.run, "training:curve": self.run, "training:delete": self.run,
-            "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "viz:outliers": self.dataset, "viz:maps": self.dataset, "viz:map": self.map, "viz:map_delete": self.map, "viz:dataset_compare": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
+            "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "viz:outliers": self.dataset, "viz:maps": self.dataset, "viz:training_csv": self.run, "viz:training_svg": self.run, "viz:map": self.map, "viz:map_delete": self.map, "viz:dataset_compare": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
             "viz:record_pdf": self.record, "viz:beats": self.record, "viz:compare": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
         }  # fmt: skip
         compare = f"{reverse('catalogue_compare')}?entry={self.entry.pk}&entry={self.second_entry.pk}"
         corner = reverse("viz:map_records", args=[self.map.pk]) + "?by=pca&area=-9,-9;9,-9;9,9;-9,9"
         return {"catalogue_compare": compare, "viz:map_records": corner} | {
-            name: reverse(name, args=[row.pk, *(["roc"] if name.startswith("viz:evaluation_") else [])])
+            name: reverse(
+                name,
+                args=[
+                    row.pk,
+                    *(
+                        ["roc"]
+                        if name.startswith("viz:evaluation_")
+                        else ["loss"]
+                        if name.startswith("viz:training_")
+                        else []
+                    ),
+                ],
+            )
             for name, row in rows.items()
             if row is not None
         }

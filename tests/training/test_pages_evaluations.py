@@ -17,7 +17,7 @@ from tests import factories
 from training.attributes import age_band
 from training.metrics.report import evaluate
 from training.metrics.subgroups import subgroups
-from training.models import Evaluation
+from training.models import EpochMetrics, Evaluation, TrainingRun
 
 pytestmark = pytest.mark.django_db
 CLASSES = ["NORM", "MI"]
@@ -152,6 +152,19 @@ def test_files_of_figures(viewer: Client, row: Evaluation) -> None:
         assert viewer.get(reverse("viz:evaluation_svg", args=[row.pk, kind])).content.startswith(b"<svg")
         assert b"," in viewer.get(reverse("viz:evaluation_csv", args=[row.pk, kind])).content
     assert viewer.get(reverse("viz:evaluation_svg", args=[row.pk, "pie"])).status_code == 422
+
+
+def test_files_of_a_training_run(viewer: Client, project: Any) -> None:
+    job = factories.make_job(project, kind="train", state="succeeded")
+    run = TrainingRun.objects.create(
+        project=project, name="Run", dataset=factories.make_dataset(project), label_map=factories.make_label_map(project), classes=CLASSES, task="multilabel",
+        architecture="inception_time", job=job, lr_finder={"rates": [1e-4, 1e-3], "losses": [0.7, 0.6]}, learning_rate=1e-3,
+    )  # fmt: skip
+    EpochMetrics.objects.create(run=run, epoch=1, values={"train_loss": 0.7, "val_loss": 0.65, "auroc_macro": 0.8})
+    for kind, words in (("loss", "validation,1.0,0.65"), ("metrics", "AUROC"), ("rate", "0.001,0.6")):
+        assert words in viewer.get(reverse("viz:training_csv", args=[run.pk, kind])).content.decode()
+        assert viewer.get(reverse("viz:training_svg", args=[run.pk, kind])).content.startswith(b"<svg")
+    assert viewer.get(reverse("viz:training_csv", args=[run.pk, "pie"])).status_code == 422
 
 
 class TestSideBySide:

@@ -12,9 +12,13 @@ from django.urls import reverse
 
 from datasets.measure.features import VERSION
 from datasets.models import Dataset, Record, RecordFeatures
+from ecgportal import storage
 from ecgportal.errors import Conflict, InvalidInput
+from modelhub.architectures.registry import build
 from modelhub.models import Model, ModelVersion
+from modelhub.weights import save_safetensors
 from tests.factories import make_dataset, make_job, make_project, make_record, make_team
+from tests.modelhub.conftest import make_contract
 from tests.working import work_off
 from viz import mapping
 from viz.models import DatasetMap, MapPoint
@@ -94,6 +98,23 @@ class TestMaking:
         assert row.points.count() == 8 and len(row.explained) == 2
         mapping.map_delete(actor=team["editor"], row=row)
         assert not MapPoint.objects.exists()
+
+    def test_what_a_model_sees_places_every_record_that_it_can_take(
+        self, dataset: Dataset, team: dict[str, Any]
+    ) -> None:
+        make_record(dataset, "two leads", leads=("I", "II"))
+        contract = make_contract(n_samples=200, classes=("NORM", "AFIB"), architecture="xresnet1d18")
+        module = build("xresnet1d18", n_leads=12, n_samples=200, fs_hz=100.0, n_classes=2, seed=0)
+        weights = storage.put_bytes(save_safetensors(module, {"architecture": "xresnet1d18"}))[0]
+        version = ModelVersion.objects.create(
+            model=Model.objects.create(project=dataset.project, name="Net"), number=1, state="ready", origin="trained", contract=json.loads(contract.to_json()),
+            classes=["NORM", "AFIB"], task="multilabel", sha256=weights, weights_sha256=weights, size=1,
+        )  # fmt: skip
+        row = mapping.map_start(actor=team["editor"], dataset=dataset, basis="model", version=version, with_umap=False)
+        job = work_off()[-1]
+        row.refresh_from_db()
+        assert job.state == "succeeded", job.error_message
+        assert row.points.count() == 8 and row.left_out == 1 and row.explained[0] > 0
 
     def test_what_cannot_be_made_is_said(self, dataset: Dataset, team: dict[str, Any]) -> None:
         bare = make_dataset(dataset.project)
@@ -182,7 +203,7 @@ def test_the_dash_view_asks_for_permission_at_every_call(
         answer = _ask(client, "..map.figure...told.children..", draw, inputs)
         assert answer.status_code == status
     figure = answer.json()["response"]["map"]["figure"]
-    assert "principal component" in figure["layout"]["xaxis"]["title"]["text"]
+    assert "of variance" in figure["layout"]["xaxis"]["title"]["text"]
     chosen = [("chosen", "children"), ("open", "href"), ("open", "hidden")]
     area = ("area", "data", "-99,-99;99,-99;99,99;-99,99")
     found = _ask(

@@ -84,8 +84,8 @@ def draw(row: DatasetMap, method: str, colour: str, scheme: str | None) -> list[
 def axes_of(row: DatasetMap, method: str) -> tuple[str, str]:
     """Return what the two axes are; UMAP's have no meaning of their own."""
     if method == "pca" and len(row.explained) == 2:
-        first, second = (f"{100 * share:.0f} % of the variance" for share in row.explained)
-        return f"first principal component ({first})", f"second principal component ({second})"
+        first, second = (f"{100 * share:.0f} % of variance" for share in row.explained)
+        return f"component 1 ({first})", f"component 2 ({second})"
     return "UMAP 1 (no unit)", "UMAP 2 (no unit)"
 
 

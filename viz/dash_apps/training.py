@@ -1,4 +1,4 @@
-"""Loss and metrics of one training run (``?id=``), growing while it runs."""
+"""Loss, metrics and learning-rate finder of one training run (``?id=``), growing while it runs."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ from typing import Any
 
 from dash import dcc, html
 from dash.dependencies import Input, Output
+from django.urls import reverse
 
 from ecgportal.projects.access import Action
 from training import selectors
 from training.models import TrainingRun
 from viz.dash_apps.frame import GRAPH_CONFIG, follow_scheme, make_app, page
-from viz.figures.progress import loss_curves, lr_finder, metric_curves
 from viz.guard import guarded_callback
+from viz.training_figures import FIGURES, figure_of
 
 app = make_app("TrainingView")
+
+# The button of each figure saves it as PNG; CSV and SVG are links below.
+_CONFIG = GRAPH_CONFIG | {"toImageButtonOptions": {"format": "png", "scale": 2, "filename": "training"}}
 
 app.layout = page(
     dcc.Interval(id="tick", interval=2000),
     html.Div(
         [
-            dcc.Graph(id="loss", config=GRAPH_CONFIG, className="half"),
-            dcc.Graph(id="metrics", config=GRAPH_CONFIG, className="half"),
+            dcc.Graph(id="loss", config=_CONFIG, className="half"),
+            dcc.Graph(id="metrics", config=_CONFIG, className="half"),
         ],
         className="halves",
     ),
-    html.Div(dcc.Graph(id="rate", config=GRAPH_CONFIG, className="half"), id="rate-box", hidden=True),
+    html.Div(dcc.Graph(id="rate", config=_CONFIG, className="half"), id="rate-box", hidden=True),
     html.P(id="told", className="told"),
+    html.P(id="files", className="told"),
 )
 follow_scheme(app)
-
-# What an axis of shares shows, the higher the better.
-_SCORES = {
-    "auroc_macro": "AUROC, mean over classes", "auprc_macro": "AUPRC, mean over classes", "f1_macro": "F1, mean over classes",
-    "f1_weighted": "F1, weighted", "accuracy": "accuracy", "r2": "R²",
-}  # fmt: skip
 
 
 def _rows() -> Any:
@@ -43,47 +42,25 @@ def _rows() -> Any:
 
 @guarded_callback(
     app, _rows, Action.MODEL_VIEW,
-    [Output("loss", "figure"), Output("metrics", "figure"), Output("rate", "figure"), Output("rate-box", "hidden"), Output("told", "children"), Output("tick", "disabled")],
+    [Output("loss", "figure"), Output("metrics", "figure"), Output("rate", "figure"), Output("rate-box", "hidden"), Output("told", "children"), Output("tick", "disabled"), Output("files", "children")],
     Input("tick", "n_intervals"), Input("scheme", "data"),
 )  # fmt: skip
 def draw(run: TrainingRun, ticks: int | None, scheme: str | None) -> list[Any]:
     """Draw the epochs so far; polling ends when the run has ended."""
-    dark = scheme == "dark"
     rows = selectors.epoch_rows(run)
-
-    def series(names: dict[str, str]) -> dict[str, list[tuple[float, float | None]]]:
-        return {
-            title: [(row["epoch"], row.get(name)) for row in rows]
-            for name, title in names.items()
-            if any(row.get(name) is not None for row in rows)
-        }
-
-    loss = loss_curves(
-        series({"train_loss": "training", "val_loss": "validation"}),
-        best_epoch=run.best_epoch,
-        run=str(run.pk),
-        dark=dark,
-    )
-    metrics = metric_curves(
-        series(_SCORES),
-        best_epoch=run.best_epoch,
-        run=str(run.pk),
-        dark=dark,
-        title="Validation metrics",
-    )
-    found = run.lr_finder or {}
-    rate = lr_finder(
-        found.get("rates", []),
-        found.get("losses", []),
-        chosen=run.learning_rate,
-        smoothed=found.get("smoothed", []),
-        dark=dark,
-    )
+    made = {kind: figure_of(run, kind, scheme == "dark", rows) for kind in FIGURES}
+    shown = [kind for kind, figure in made.items() if figure.plotly["data"]]
+    told = " ".join(made[kind].summary for kind in FIGURES if kind in shown or kind != "rate")
     return [
-        loss.plotly,
-        metrics.plotly,
-        rate.plotly,
-        not found,
-        f"{loss.summary} {metrics.summary}",
-        not run.job.is_open,
-    ]
+        made["loss"].plotly, made["metrics"].plotly, made["rate"].plotly, "rate" not in shown, told, not run.job.is_open, _files(run, shown),
+    ]  # fmt: skip
+
+
+def _files(run: TrainingRun, shown: list[str]) -> list[Any]:
+    """Return links to the numbers and the picture of each figure that shows something."""
+    links: list[Any] = []
+    for kind in shown:
+        for suffix in ("csv", "svg"):
+            href = reverse(f"viz:training_{suffix}", args=[run.pk, kind])
+            links += [html.A(f"{FIGURES[kind]} as {suffix.upper()}", href=href, download=True, target="_top"), " "]
+    return links
