@@ -210,6 +210,8 @@ def _train(ward: Ward) -> None:
     page.get_by_role("radio", name="xresnet1d18").check()
     _field(page, "Epochs").fill("2")
     _field(page, "Batch size").fill("8")
+    expect(page.locator("#run-check")).to_contain_text("can start")
+    expect(page.locator("#time-xresnet1d18")).to_contain_text(re.compile(r"\d"))
     ward.press("Start training")
     expect(page.locator("[data-state=queued]")).to_be_visible()
     ward.addresses["run"] = page.url
