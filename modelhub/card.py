@@ -119,6 +119,11 @@ def _lineage(contract: ModelContract, lineage: Any) -> dict[str, Any]:
     return found
 
 
+def metric_title(name: str) -> str:
+    """Return a metric's name as people write it."""
+    return name.replace("_", " ").replace("auroc", "AUROC").replace("auprc", "AUPRC").replace("f1", "F1")
+
+
 METRIC_HEAD = ("Metric", "Part", "Class", "Value", "95 % interval", "n")
 
 

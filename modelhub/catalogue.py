@@ -72,8 +72,15 @@ def search(
     architecture: str = "",
     licence: str = "",
     state: str = "",
+    leads: int | None = None,
+    fs_hz: float | None = None,
+    data: str = "",
+    auroc: float | None = None,
 ) -> QuerySet[CatalogueEntry]:
-    """Narrow entries. text: in the model's name, its classes or its prose; label: one class; licence: a part of its text."""
+    """Narrow entries. text: in the model's name, its classes or its prose; label: one class; licence: a part of its text.
+
+    leads, fs_hz: of the input. data: a part of the name of what it was judged on; auroc: the least macro AUROC there.
+    """
     if text:
         rows = rows.filter(
             Q(version__model__name__icontains=text)
@@ -85,6 +92,20 @@ def search(
         rows = rows.filter(version__classes__icontains=label)
     if licence:
         rows = rows.filter(shown__prose__licence__icontains=licence)
+    if leads is not None:
+        # The last of so many leads is there, and no further one.
+        rows = rows.filter(
+            **{
+                f"version__contract__leads__{leads - 1}__isnull": False,
+                f"version__contract__leads__{leads}__isnull": True,
+            }
+        )
+    if fs_hz is not None:
+        rows = rows.filter(version__contract__fs_hz=fs_hz)
+    if data:
+        rows = rows.filter(shown__facts__metrics__data__icontains=data)
+    if auroc is not None:
+        rows = rows.filter(shown__facts__metrics__auroc_macro__value__gte=auroc)
     exact = {"version__task": task, "version__architecture": architecture, "state": state}
     return rows.filter(**{name: value for name, value in exact.items() if value})
 

@@ -22,7 +22,19 @@ from modelhub import catalogue
 from modelhub.api import VersionSerializer
 from modelhub.models import CatalogueDecision, CatalogueEntry, ModelVersion
 
-FILTERS = ("text", "task", "label", "architecture", "licence", "state")
+FILTERS = ("text", "task", "label", "architecture", "licence", "state", "data")
+NUMBERS = {"leads": int, "fs_hz": float, "auroc": float}
+
+
+def _number(text: str, name: str) -> float | int:
+    """Return a filter's number; InvalidInput when it is none, or no sensible one."""
+    try:
+        value = NUMBERS[name](text)
+    except ValueError:
+        value = -1
+    if not 0 < value < 1e6 or (name == "leads" and value > 64):
+        raise InvalidInput(f"{name} is not a number that can be filtered by.", fields={name: "A number above 0."})
+    return value
 
 
 class DecisionSerializer(serializers.ModelSerializer):
@@ -136,13 +148,20 @@ class CatalogueViewSet(GenericViewSet):
     def _answer(self, entry: CatalogueEntry, code: int = 200) -> Response:
         return Response(self.get_serializer(catalogue.find(self.request.user, entry.pk)).data, status=code)
 
-    @extend_schema(parameters=[OpenApiParameter(name, str) for name in FILTERS])
+    @extend_schema(
+        parameters=[
+            *(OpenApiParameter(name, str) for name in FILTERS), *(OpenApiParameter(name, kind) for name, kind in NUMBERS.items()),
+        ]
+    )  # fmt: skip
     def list(self, request: Request) -> Response:
         """Entries visible to the user; ``text`` searches names, classes and prose."""
         wanted = {name: request.query_params.get(name, "")[:200] for name in FILTERS}
         if any("\x00" in value for value in wanted.values()):
             raise InvalidInput("A filter holds a NUL character.")
-        page = self.paginate_queryset(catalogue.search(catalogue.visible(request.user), **wanted))
+        numbers = {
+            name: _number(request.query_params[name], name) for name in NUMBERS if request.query_params.get(name)
+        }
+        page = self.paginate_queryset(catalogue.search(catalogue.visible(request.user), **wanted, **numbers))
         return self.get_paginated_response(self.get_serializer(page, many=True).data)
 
     def retrieve(self, request: Request, pk: str) -> Response:

@@ -17,6 +17,10 @@ class CatalogueFilterForm(FilterForm):
     task = forms.ChoiceField()
     label = forms.CharField(label="Class", max_length=80)
     architecture = forms.ChoiceField(label="Network")
+    leads = forms.IntegerField(label="Leads", min_value=1, max_value=64)
+    fs_hz = forms.FloatField(label="Rate (Hz)", min_value=1, max_value=100_000)
+    data = forms.CharField(label="Judged on", max_length=80)
+    auroc = forms.FloatField(label="Least AUROC", min_value=0, max_value=1)
     licence = forms.CharField(max_length=200)
     state = forms.ChoiceField()
 

@@ -20,6 +20,7 @@ from ecgportal.projects.access import Action
 from ecgportal.projects.models import Project
 from ecgportal.views import AdministratorView, ProjectView, paginate
 from modelhub import catalogue
+from modelhub.card import PROSE, metric_title
 from modelhub.catalogue_forms import CatalogueFilterForm, CopyForm, DecideForm, ReasonForm, ShareForm
 from modelhub.forms import TryForm
 from modelhub.models import CatalogueEntry, ModelVersion
@@ -88,7 +89,7 @@ def metric_rows(entry: CatalogueEntry) -> dict[str, str]:
     metrics = entry.shown.get("facts", {}).get("metrics", {})
     rows = {}
     for name, figure in metrics.items():
-        title = name.replace("_", " ").replace("auroc", "AUROC").replace("f1", "F1")
+        title = metric_title(name)
         if isinstance(figure, dict) and figure.get("value") is not None:
             low, high = figure.get("low"), figure.get("high")
             interval = f" (95 % {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
@@ -127,7 +128,9 @@ def entry_page(request: HttpRequest, entry: CatalogueEntry, status: int = 200, *
         "version": entry.version,
         "contract": entry.version.contract,
         "prose": [
-            (name.replace("_", " ").capitalize(), text) for name, text in entry.shown.get("prose", {}).items() if text
+            (title, entry.shown["prose"][name])
+            for name, title in PROSE.items()
+            if entry.shown.get("prose", {}).get(name)
         ],
         "metrics": metric_rows(entry),
         "approval": catalogue.vouched(entry),

@@ -66,6 +66,8 @@ class AnswersForm(forms.Form):
             if name in self.fields:
                 self.fields[name].required = True
                 self.fields[name].help_text = sentence
+            if name == "task":
+                self.fields[name].choices = [("", "Choose"), *((task, task) for task in TASKS)]
 
     @property
     def answers(self) -> dict[str, Any]:

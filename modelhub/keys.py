@@ -23,7 +23,7 @@ def listing() -> list[dict[str, Any]]:
     return [
         {
             "id": str(row.pk), "name": row.name, "public_key": row.public_key, "key_id": key_id_of(bytes.fromhex(row.public_key)),
-            "is_own": row.pk == own.pk, "created_at": row.created_at,
+            "shown": " ".join(row.public_key[i : i + 8] for i in range(0, 64, 8)), "is_own": row.pk == own.pk, "created_at": row.created_at,
         }
         for row in rows
     ]  # fmt: skip

@@ -79,5 +79,5 @@ def _edge(parent: Node, child: Node) -> tuple[int, int, int, int]:
     return parent.x + _WIDTH, parent.y + _HEIGHT // 2, child.x, child.y + _HEIGHT // 2
 
 
-def _short(text: str, most: int = 29) -> str:
+def _short(text: str, most: int = 26) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"

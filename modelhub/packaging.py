@@ -134,7 +134,7 @@ def _card_parts(version: ModelVersion) -> dict[str, Any]:
     figures = facts.pop("metrics", {})
     n, part = figures.get("n"), ", ".join(str(figures[k]) for k in ("part", "data") if figures.get(k))
     rows = [
-        {"name": name.replace("_", " "), "part": part, "n": n, **figure}
+        {"name": card.metric_title(name), "part": part, "n": n, **figure}
         for name, figure in figures.items()
         if isinstance(figure, dict)
     ]

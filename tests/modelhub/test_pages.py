@@ -147,3 +147,18 @@ def test_the_exchange_page_brings_both_sides_together(place):
         "results"
     ]
     assert {row["state"] for row in rows} == {"same"}
+
+
+def test_the_catalogue_is_filtered_by_input_and_metrics(version):
+    owner = factories.make_team(version.model.project)["owner"]
+    metrics = {"auroc_macro": {"value": 0.91, "low": 0.9, "high": 0.92}, "n": 50, "part": "test", "data": "Ward ECGs"}
+    ModelVersion.objects.filter(pk=version.pk).update(facts={"metrics": metrics})
+    catalogue.propose(actor=owner, version=ModelVersion.objects.get(pk=version.pk), reason="r")
+    client = signed_in(owner)
+    for query, count in (
+        ("leads=12", 1), ("leads=2", 0), ("fs_hz=100", 1), ("fs_hz=500", 0), ("auroc=0.9", 1), ("auroc=0.95", 0), ("data=ward", 1), ("data=x", 0),
+    ):  # fmt: skip
+        assert client.get(f"/api/v1/catalogue/?{query}").json()["count"] == count, query
+        shown = client.get(f"{reverse('catalogue')}?{query}").content.decode()
+        assert ("Net v1" in shown) is bool(count), query
+    assert client.get("/api/v1/catalogue/?leads=many").status_code == 422
