@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from datasets import signals
 from datasets.models import Record
@@ -75,7 +76,9 @@ def run(context: JobContext) -> dict[str, Any]:
             refused.append({"record": str(record.pk), "key": record.key, "reason": reason})
     PredictionRun.objects.filter(pk=row.pk).update(refused=refused)
     reference = novelty.reference_for(row.version)
-    read = _reader(context, row, Recipe.from_json(loading.recipe_of(contract)), wanted)
+    # Small products of matrices gain nothing from threads that wait for each other in a loop and take the cores.
+    with threadpool_limits(1):
+        read = _reader(context, row, Recipe.from_json(loading.recipe_of(contract)), wanted)
     predictor = loading.predictor(row.version, features=reference is not None)
     for start in range(0, len(wanted), _BATCH):
         ids = wanted[start : start + _BATCH]
