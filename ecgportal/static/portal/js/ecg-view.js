@@ -434,6 +434,13 @@
     box.onchange = function (event) {
       var cell = meta().cells[Number(lead.value)];
       var changed = cell !== caliper.cell;
+      var first = Number(byId("caliper-t-a").value);
+      if (!changed && (first < cell.t0_s || first > cell.t1_s)) {
+        // Another time of the same row is shown by its neighbour.
+        cell = meta().cells.find(function (each) {
+          return each.row === cell.row && first >= each.t0_s && first <= each.t1_s;
+        }) || cell;
+      }
       caliper.cell = cell;
       ["a", "b"].forEach(function (name) {
         var t = Number(byId("caliper-t-" + name).value);
