@@ -17,9 +17,9 @@ def ingest(context: JobContext) -> dict[str, Any]:
 
 @handler("labels", title="Read a label table")
 def labels(context: JobContext) -> dict[str, Any]:
-    from datasets import labelling
+    from datasets import label_jobs
 
-    return labelling.run(context)
+    return label_jobs.run(context)
 
 
 @handler("features", title="Measure the records of a dataset")

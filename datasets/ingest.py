@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count
 
-from datasets import ecg, importing, labelling, uploading
+from datasets import ecg, importing, label_jobs, uploading
 from datasets.collections.base import Collection
 from datasets.formats import archive
 from datasets.models import Ingest, Outcome
@@ -157,7 +157,7 @@ def run(context: JobContext) -> dict[str, Any]:
     try:
         collection = importing.bring(context, ingest) if ingest.source else None
         counts = _run(context, ingest, collection)
-        labelling.again(ingest)
+        label_jobs.again(ingest)
         tables = importing.read_tables(context, ingest, *collection) if collection else []
     except Exception:
         # The job has ended for good: nothing reads these files again.

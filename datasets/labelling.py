@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import replace
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import transaction
 
 from datasets.file_names import FileNames
 from datasets.identity import pseudonym, site_name
 from datasets.labels import table as tables
-from datasets.models import Dataset, Ingest, LabelImport, LabelSource, Outcome, Record, RecordLabel, Sex, Subject
+from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex, Subject
 from datasets.services import clean_name, drop_unused_blobs, hold_blobs
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, PortalError, TooLarge
-from ecgportal.jobs import runner
-from ecgportal.jobs.models import Job, JobState
+from ecgportal.jobs.models import Job
 from ecgportal.jobs.services import enqueue
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import encrypt
-
-if TYPE_CHECKING:
-    from ecgportal.jobs.context import JobContext
 
 _MAX_TABLE_BYTES = 500_000_000
 _REPORTED_ROWS = 2000
@@ -45,7 +39,9 @@ def import_keep(*, actor: Any, dataset: Dataset, file: Any) -> LabelImport:
         )
     hold_blobs()
     sha256, size = storage.put(file.file if hasattr(file, "file") else file)
-    row = LabelImport(dataset=dataset, created_by=actor, file_name=_name_of(dataset, file), sha256=sha256)
+    row = LabelImport(
+        dataset=dataset, created_by=actor, file_name=names_of(dataset).shown(clean_name(file.name)), sha256=sha256
+    )
     row.save(force_insert=True)
     audit(
         "upload.received",
@@ -55,11 +51,6 @@ def import_keep(*, actor: Any, dataset: Dataset, file: Any) -> LabelImport:
         changes={"label_table": row.file_name, "bytes": size},
     )
     return row
-
-
-def _name_of(dataset: Dataset, file: Any) -> str:
-    names = FileNames(pseudonym_key(dataset.project), dataset.project.keeps_identifiers)
-    return names.shown(clean_name(file.name))
 
 
 @transaction.atomic
@@ -108,8 +99,10 @@ def import_discard(*, actor: Any, label_import: LabelImport) -> None:
     drop_unused_blobs([sha256])
 
 
-def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what a form shows of a table before it is read.
+def preview(
+    data: bytes, name: str, mapping: dict[str, Any] | None = None, keys: Collection[str] = (), names: FileNames | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Return what a form shows of a table before it is read. names: how the project shows names of files.
 
     columns, mapping (guessed, with ``mapping`` over it), the first rows, row_count; and of the first ``CHECKED_ROWS`` rows
     how many fit one of the record ``keys``, with the first problems. InvalidInput when the mapping cannot be used.
@@ -123,6 +116,8 @@ def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys:
     if chosen.record is None:
         return found
     rows = tables.apply(replace(table, rows=table.rows[:CHECKED_ROWS]), chosen)
+    if names is not None and not names.keeps:
+        rows = _with_names(names, rows, frozenset(keys))
     match = tables.match_keys(keys, rows)
     sentences = [
         f"Row {row.row_number}: {text}"
@@ -131,38 +126,6 @@ def preview(data: bytes, name: str, mapping: dict[str, Any] | None = None, keys:
         if text
     ]
     return {**found, "checked": len(rows), "matched": len(match.matched), "problems": sentences[:5]}
-
-
-def run(context: JobContext) -> dict[str, Any]:
-    """The job: wait until the uploads that came before are read, then read the table."""
-    row = LabelImport.objects.select_related("dataset__project", "created_by").get(pk=context.payload["label_import"])
-    wait_for_uploads(context, row)
-    return read(row, context.progress)
-
-
-def wait_for_uploads(context: JobContext, row: LabelImport, pause_s: float = 0.5) -> None:
-    """Wait until no upload that was sent before the table is still unread. One that no worker has taken is read meanwhile."""
-    helping: Thread | None = None
-    while True:
-        jobs = Job.objects.unfinished().filter(
-            ingest__dataset=row.dataset_id, ingest__created_at__lte=row.created_at
-        ).order_by("created_at")  # fmt: skip
-        first = jobs.first()
-        if first is None:
-            return
-        context.progress(0.0, f"Waiting until earlier files of {row.dataset.name} are read.")
-        if first.state == JobState.QUEUED and (helping is None or not helping.is_alive()):
-            # This job holds a worker; were it only to wait, waiting jobs could take every worker there is.
-            helping = runner.start_beside(first.pk)
-        time.sleep(pause_s)
-
-
-def again(ingest: Ingest) -> None:
-    """Let the dataset's label tables label the records of an upload that came after them, the oldest table first."""
-    tables_read = LabelImport.objects.filter(dataset=ingest.dataset, result__unmatched__gt=0).order_by("created_at")
-    only = set(ingest.items.filter(outcome=Outcome.ACCEPTED).values_list("record", flat=True))
-    for row in tables_read.select_related("dataset__project", "created_by") if only else ():
-        read(row, only=only)
 
 
 def read(
@@ -297,15 +260,7 @@ def _pseudonyms(
     by pseudonym, where the project keeps that."""
     key, keeps = pseudonym_key(row.dataset.project), row.dataset.project.keeps_identifiers
     if not keeps:
-        names = FileNames(key)
-        rows = [
-            replace(
-                item,
-                record_key=names.cell(item.record_key, keys),
-                also_keys=tuple(names.cell(text, keys) for text in item.also_keys),
-            )
-            for item in rows
-        ]
+        rows = _with_names(FileNames(key), rows, keys)
     if row.is_scrubbed:
         return {}, rows
     subjects = {item.subject: pseudonym(key, item.subject) for item in rows if item.subject}
@@ -318,6 +273,22 @@ def _pseudonyms(
         )
         for item in rows
     ]
+
+
+def _with_names(names: FileNames, rows: list[tables.RowLabels], keys: Container[str]) -> list[tables.RowLabels]:
+    return [
+        replace(
+            item,
+            record_key=names.cell(item.record_key, keys),
+            also_keys=tuple(names.cell(text, keys) for text in item.also_keys),
+        )
+        for item in rows
+    ]
+
+
+def names_of(dataset: Dataset) -> FileNames:
+    """Return how a dataset's project shows the names of files."""
+    return FileNames(pseudonym_key(dataset.project), dataset.project.keeps_identifiers)
 
 
 def _subjects(dataset: Dataset, told: dict[str, str], wanted: set[str]) -> dict[str, Subject]:

@@ -115,7 +115,8 @@ class LabelImportView(ProjectView):
         keys = list(Record.objects.filter(dataset=self.object.dataset).order_by().values_list("key", flat=True))
         name, content = self.object.file_name, storage.read_blob(self.object.sha256)
         try:
-            found = labelling.preview(content, name, None, keys)
+            names = labelling.names_of(self.object.dataset)
+            found = labelling.preview(content, name, None, keys, names)
         except PortalError as error:
             return self._page("datasets/label_columns.html", refused=error.message, status=422)
         form = ColumnsForm(data, columns=found["columns"], guessed=found["mapping"])
@@ -123,7 +124,7 @@ class LabelImportView(ProjectView):
         if data is not None:
             try:
                 if form.is_valid():
-                    found = labelling.preview(content, name, form.mapping, keys)
+                    found = labelling.preview(content, name, form.mapping, keys, names)
                     if start:
                         labelling.import_begin(actor=self.request.user, label_import=self.object, mapping=form.mapping)
                         return redirect("datasets:label_import", pk=self.object.pk)

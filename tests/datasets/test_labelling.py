@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from datasets import labelling
+from datasets import label_jobs, labelling
 from datasets.models import LabelImport, LabelSource, Record, RecordLabel
 from datasets.services import upload_receive
 from ecgportal.jobs import runner
@@ -83,7 +83,7 @@ def test_the_job_waits_for_files_that_were_sent_before_it(dataset, monkeypatch):
         work_off_one(job_id)
 
     monkeypatch.setattr(runner, "start_beside", beside)
-    monkeypatch.setattr(labelling.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(label_jobs.time, "sleep", lambda seconds: None)
     work_off_one(row.job_id)
     assert lent == [ingest.job_id]
     job = Job.objects.get(pk=row.job_id)

@@ -10,7 +10,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 
-from datasets import labelling
+from datasets import label_jobs
 from datasets.forms import ColumnsForm, roles_of
 from datasets.identity import pseudonym
 from datasets.labels import table as tables
@@ -93,7 +93,7 @@ class TestLabels:
         assert editor.post(address, self.choices()).status_code == 302
         row.refresh_from_db()
         assert row.job.state == JobState.QUEUED
-        result = labelling.run(JobContext(claim(row.job_id, host="test")))
+        result = label_jobs.run(JobContext(claim(row.job_id, host="test")))
         Job.objects.filter(pk=row.job_id).update(
             state=JobState.SUCCEEDED, started_at=row.created_at, finished_at=row.created_at, result=result
         )
