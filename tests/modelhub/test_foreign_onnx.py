@@ -348,3 +348,45 @@ def test_a_newer_operator_set_is_converted():
     assert found.trainable, found.reason
     signals = beats(2, 3, 200)
     assert np.abs(answers_of(found.data, signals) - module(torch.from_numpy(signals)).detach().numpy()).max() < 1e-5
+
+
+class Written(nn.Module):
+    """What exporters write in unusual forms: padding by itself, GELU, recurrence in two layers, a view to two axes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.norm = nn.Conv1d(3, 8, 9, padding="same"), nn.BatchNorm1d(8)
+        self.rnn, self.head = nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True), nn.Linear(12, 4)
+
+    def forward(self, x):
+        y = nn.functional.gelu(self.norm(self.conv(x)))
+        y, _ = self.rnn(nn.functional.avg_pool1d(y, 10).transpose(1, 2))
+        return self.head(y.mean(1).view(x.size(0), -1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"opset": 11}, {"opset": 20}, TRAINING | {"opset": 20}, {"dynamic_axes": None}],
+    ids=["11", "20", "20 training", "fixed batch"],
+)
+def test_unusual_forms_become_fully_trainable(options):
+    module = Written().eval()
+    if "dynamic_axes" in options:
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(module, (torch.zeros(1, 3, 200),), buffer, dynamo=False, opset_version=13)
+        data = buffer.getvalue()
+    else:
+        data = exported(module, **options)
+    found = import_foreign(data, answers=ANSWERS | {"classes": CLASSES, "task": "multilabel"})
+    assert (found.trainable, found.reason) == (True, None)
+    signals = beats(3, 3, 200)
+    expected = module(torch.from_numpy(signals)).detach().numpy()
+    assert np.abs(answers_of(found.data, signals) - expected).max() < 1e-5
+    network = trainable_module(found.data, found.contract)
+    network.train()(torch.from_numpy(signals)).square().sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    network.replace_head(2)
+    assert network.eval()(torch.from_numpy(signals)).shape == (3, 2)

@@ -59,3 +59,15 @@ def test_it_can_be_copied_from_the_catalogue_predicts_and_can_be_trained_on():
     own = loading.module_of(version).eval()(torch.from_numpy(signal[None]))
     assert np.abs(torch.sigmoid(own).detach().numpy()[0] - list(answers["AF"].values())).max() < 1e-3
     assert b"simulated ECGs only" in packaging.card_markdown(version).encode()
+
+
+def test_a_fresh_portal_has_it_in_its_catalogue(monkeypatch):
+    import io
+
+    from datasets.management.commands.setup import Command
+
+    monkeypatch.setenv("PORTAL_DEMO", "0")
+    Command(stdout=io.StringIO())._first_start()
+    entry = CatalogueEntry.objects.get()
+    assert (entry.state, entry.visible_to_all) == ("approved", True)
+    assert not entry.version.model.project.memberships.exists()
