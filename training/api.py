@@ -242,9 +242,10 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True, url_path="lr-finder")
     def lr_finder(self, request: Request, pk: str) -> Response:
-        """Learning rates and losses of the finder, with the suggestions and the rate taken."""
+        """Learning rates and losses of the finder, with the suggestions and the rate taken; empty where a rate was given."""
         run = self.get_object()
-        return Response({**run.lr_finder, "learning_rate": run.learning_rate})
+        empty = {"rates": [], "losses": [], "valley": None, "steepest": None, "suggestion": None, "rule": ""}
+        return Response({**empty, **run.lr_finder, "learning_rate": run.learning_rate})
 
 
 class EvaluationSerializer(serializers.ModelSerializer):

@@ -34,8 +34,9 @@ class RunListPage(ProjectView):
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         runs = TrainingRun.objects.filter(project=self.project).select_related(
-            "job", "dataset", "produced_version__model", "report"
+            "job", "produced_version__model", "report"
         )
+        runs = runs.prefetch_related("datasets")
         page = paginate(request, runs)
         labelled = Dataset.objects.filter(project=self.project, records__labels__isnull=False).distinct()
         return self.page(page_obj=page, runs=page, labelled=labelled[:20])

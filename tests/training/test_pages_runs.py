@@ -137,6 +137,8 @@ def test_what_cannot_be_stands_beside_its_field(page, ward, changes, sentence):
 
 def test_the_page_of_a_run_tells_how_it_stands_and_how_it_ended(page, ward):
     run = ward.start(settings={**FAST, "epochs": 2, "members": 1})
+    listed = text_of(page.get(reverse("training:list", args=[ward.project.pk])))
+    assert f"{ward.first.name}, {ward.second.name}" in listed
     detail, live = (reverse(f"training:{name}", args=[run.pk]) for name in ("detail", "live"))
     assert 'hx-trigger="every 2s"' in text_of(page.get(live))
     TrainingRun.objects.filter(pk=run.pk).update(

@@ -297,6 +297,8 @@ def test_all_of_it_by_rest(ward):
     work_off()
     done = api.get(f"training-runs/{run['id']}/")
     assert sum(part["records"] for part in done["split"].values()) == 14
+    finder = api.get(f"training-runs/{run['id']}/lr-finder/")
+    assert finder["rates"] == [] and finder["suggestion"] is None and finder["learning_rate"] == 3e-3
     again = api.post(f"training-runs/{run['id']}/again/", status=202)
     assert again["repeats"] == run["id"] and again["settings"] == done["settings"]
     for dataset in (ward.first, ward.second):
@@ -320,6 +322,12 @@ def test_a_list_of_runs_takes_the_same_queries_however_long_it_is(ward):
     ward.train()
     ward.start()
     assert queries() == few
+
+
+def test_the_learning_rate_is_found_when_none_is_given(ward):
+    run = ward.train(settings={**FAST, "members": 1, "learning_rate": None})
+    finder = Api(session=ward.user).get(f"training-runs/{run.pk}/lr-finder/")
+    assert len(finder["rates"]) == len(finder["losses"]) > 5 and finder["suggestion"] == finder["learning_rate"] > 0
 
 
 def test_the_settings_of_a_run_are_the_engines(ward):
