@@ -382,7 +382,9 @@ def test_the_other_tasks_train(task):
 def test_early_stopping_waits_for_patience_and_keeps_the_best():
     train, t, validation, v = tiny_parts()
     random = np.random.default_rng(0).permutation(v)
-    result = run(settings=tiny_settings(epochs=60, patience=3, warmup=0.1), parts=(train, t, validation, random))
+    result = run(
+        settings=tiny_settings(epochs=60, patience=3, warmup=0.1, tolerance=0.0), parts=(train, t, validation, random)
+    )
     assert result.stopped_reason == "early_stopping" and result.epochs < 60
     assert result.epochs - max(result.best_epoch, 6) == 3
     assert result.history[result.best_epoch - 1]["is_best"]
