@@ -2,7 +2,8 @@
 
 Both sides do whole training steps (forward, backward, AdamW) with batches of 64 records of 12 leads and 1000
 samples. The plain loop has its data in memory and neither augments nor averages nor clips; ours does all of it and
-reads through its loader. Rounds alternate, so that a busy machine slows both alike; the best round counts.
+reads through its loader. Rounds alternate, so that a busy machine slows both alike; the best round counts. Processor
+time is given beside the clock's: it is what a busy machine leaves comparable.
 """
 
 from __future__ import annotations
@@ -20,18 +21,23 @@ def run() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, goal in (("inception_time", 1.8), ("xception_time", 1.5)):
         plain, ours = _against_plain(name)
-        ratio = ours / plain
-        rows += [
-            _row(f"{name}: plain PyTorch loop", plain, "records/s", None, None),
-            _row(f"{name}: engine", ours, "records/s", None, None),
-            _row(f"{name}: engine / plain", ratio, "x", f"at least {goal}", ratio >= goal),
-        ]
-    difference = _difference()
-    rows.append(
-        _row(
-            "2-D form: largest difference of outputs and gradients", difference, "", "at most 1e-4", difference <= 1e-4
+        for number, clock in enumerate(("by the clock", "by processor time")):
+            ratio = ours[number] / plain[number]
+            rows += [
+                _row(f"{name}: plain PyTorch loop, {clock}", plain[number], "records/s", None, None),
+                _row(f"{name}: engine, {clock}", ours[number], "records/s", None, None),
+                _row(f"{name}: engine / plain, {clock}", ratio, "x", f"at least {goal}", ratio >= goal),
+            ]
+        difference = _difference(name)
+        rows.append(
+            _row(
+                f"{name}: largest difference of outputs and gradients",
+                difference,
+                "",
+                "at most 1e-4",
+                difference <= 1e-4,
+            )
         )
-    )
     start = _seconds_to_first_batch()
     rows.append(_row("from fit() to the first batch done", start, "s", "at most 3", start <= 3))
     loader, need = _loader_rate(), max(r["value"] for r in rows if r["unit"] == "records/s")
@@ -58,16 +64,28 @@ def _network(name: str) -> Any:
     return build(name, n_leads=12, n_samples=1000, fs_hz=100.0, n_classes=CLASSES, seed=0)
 
 
-def _against_plain(name: str) -> tuple[float, float]:
-    """Return records per second of the plain loop and of the engine."""
-    plain, ours = 0.0, 0.0
-    for _ in range(ROUNDS):
-        plain = max(plain, _plain_rate(name))
-        ours = max(ours, _engine_rate(name))
-    return plain, ours
+Rates = tuple[float, float]
+"""Records per second by the clock and by processor time."""
 
 
-def _plain_rate(name: str) -> float:
+def _now() -> Rates:
+    return time.perf_counter(), time.process_time()
+
+
+def _rates(marks: list[Rates]) -> Rates:
+    """Return the rates of the fastest step between marks, by each clock."""
+    clock, processor = np.diff(np.array(marks), axis=0).min(axis=0)
+    return BATCH / clock, BATCH / processor
+
+
+def _against_plain(name: str) -> tuple[Rates, Rates]:
+    """Return the rates of the plain loop and of the engine."""
+    rounds = [(_plain_rate(name), _engine_rate(name)) for _ in range(ROUNDS)]
+    best = np.array(rounds).max(axis=0)
+    return tuple(best[0]), tuple(best[1])
+
+
+def _plain_rate(name: str) -> Rates:
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -79,24 +97,24 @@ def _plain_rate(name: str) -> float:
         optimiser.zero_grad()
         binary_cross_entropy_with_logits(net(signals), targets).backward()
         optimiser.step()
-        marks.append(time.perf_counter())
-    return BATCH / min(np.diff(marks))
+        marks.append(_now())
+    return _rates(marks)
 
 
-def _engine_rate(name: str) -> float:
+def _engine_rate(name: str) -> Rates:
     from training.engine.fit import fit
     from training.engine.settings import FitSettings
     from training.engine.source import ArraySource
     from training.problems.registry import get_problem
 
-    marks: list[float] = []
+    marks: list[Rates] = []
     signals, targets = _data(BATCH * (STEPS + 1))
     settings = FitSettings(epochs=1, batch_size=BATCH)
     fit(
         _network(name), ArraySource(signals), targets, None, None, get_problem("multilabel"), settings,
-        fs_hz=100.0, callbacks=[_marker(lambda: marks.append(time.perf_counter()))],
+        fs_hz=100.0, callbacks=[_marker(lambda: marks.append(_now()))],
     )  # fmt: skip
-    return BATCH / min(np.diff(marks))
+    return _rates(marks)
 
 
 def _marker(mark: Callable[[], None]) -> Any:
@@ -109,13 +127,13 @@ def _marker(mark: Callable[[], None]) -> Any:
     return Mark()
 
 
-def _difference() -> float:
-    """Return the largest absolute difference of outputs and gradients between both forms of InceptionTime in training mode."""
+def _difference(name: str) -> float:
+    """Return the largest absolute difference of outputs and gradients between both forms of a network in training mode."""
     import torch
 
     from modelhub.architectures.fast import as_2d
 
-    slow = _network("inception_time").train()
+    slow = _network(name).train()
     fast = as_2d(slow)
     x = torch.from_numpy(_data(4)[0])
     outputs = [net(x) for net in (slow, fast)]
