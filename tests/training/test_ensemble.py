@@ -12,6 +12,7 @@ from tests.training.test_fit import MULTILABEL, Recorder, run, without_times
 from tests.training.tiny import TinyNet, tiny_parts, tiny_settings
 from training.engine.data import check_data
 from training.engine.fit import fit
+from training.engine.monitor import metrics_over_parts
 from training.engine.network import weights_hash
 from training.engine.predict import predict
 from training.engine.source import ArraySource, Joined
@@ -88,6 +89,19 @@ def test_the_folds_of_cross_fitting_keep_patients_together():
     )
     means = [age[part.validation].mean() for part in data.parts]
     assert data.crossed and max(means) - min(means) < 8
+
+
+def test_metrics_of_cross_fitting_are_means_over_the_members_parts():
+    rng = np.random.default_rng(0)
+    truth = np.tile([[0.0], [1.0]], (20, 1)).astype(np.float32)
+    outputs = (truth + rng.normal(scale=0.1, size=truth.shape)).astype(np.float32)
+    parts = [np.arange(0, 30), np.arange(30, 38), np.array([38])]
+    # Each part is ranked without fault, on a scale of its own; the last, a single record, cannot be ranked.
+    outputs[parts[1]] += 3
+    binary = get_problem("binary")
+    assert metrics_over_parts(binary, outputs, truth, ("A",), parts)["auroc_macro"] == 1.0
+    assert metrics_over_parts(binary, outputs, truth, ("A",), [np.arange(40)])["auroc_macro"] < 0.99
+    assert metrics_over_parts(binary, outputs, truth, ("A",), [parts[2]])["auroc_macro"] is None
 
 
 def test_without_groups_the_members_share_the_validation_part():

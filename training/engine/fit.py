@@ -22,7 +22,7 @@ from training.engine.data import Data, check_data
 from training.engine.device import held, resolve_device
 from training.engine.lr_finder import sweep
 from training.engine.member import Member, networks_of
-from training.engine.monitor import Monitor, choose_monitor, validation_metrics
+from training.engine.monitor import Monitor, choose_monitor, metrics_over_parts
 from training.engine.network import check_target_units, weights_hash
 from training.engine.result import FitResult
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
@@ -333,7 +333,8 @@ class _Run:
             float(self.loss(torch.from_numpy(outputs[known]), torch.from_numpy(scaled[known]))) if known.any() else None
         )
         self._outputs = data.in_unit(outputs)
-        metrics = validation_metrics(self.problem, self._outputs, truth, data.names) if known.any() else {}
+        parts = [part.validation - data.judged[0] for part in (data.parts if data.crossed else data.parts[:1])]
+        metrics = metrics_over_parts(self.problem, self._outputs, truth, data.names, parts)
         return {"val_loss": loss, **metrics}
 
     def _keep(self, row: dict[str, Any]) -> None:

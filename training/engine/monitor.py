@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,29 @@ def validation_metrics(
 ) -> dict[str, float | None]:
     """Return the task's default metrics on validation; None where undefined. Decisions at 0.5."""
     rows = np.isfinite(targets).any(axis=1)
+    if not rows.any():
+        return {}
     sample = make_sample(problem.activate(outputs[rows]), targets[rows], names, problem.name)
     answer: dict[str, float | None] = {}
     for name in problem.metrics:
         value = score(name, sample)
         answer[name] = value if np.isfinite(value) else None
+    return answer
+
+
+def metrics_over_parts(
+    problem: Problem, outputs: np.ndarray, targets: np.ndarray, names: tuple[str, ...], parts: Sequence[np.ndarray]
+) -> dict[str, float | None]:
+    """Return the task's default metrics as means over parts of the records, each weighted by its size.
+
+    Outputs of different members are not on one scale; ranking them together would judge their calibration. A part where
+    a metric is not defined does not count for it.
+    """
+    found = [(len(rows), validation_metrics(problem, outputs[rows], targets[rows], names)) for rows in parts]
+    answer: dict[str, float | None] = {}
+    for name in problem.metrics:
+        known = [(n, metrics[name]) for n, metrics in found if metrics.get(name) is not None]
+        answer[name] = float(np.average([v for _, v in known], weights=[n for n, _ in known])) if known else None
     return answer
 
 

@@ -187,7 +187,7 @@ class FitSettings:
         maximum=50,
     )
     tolerance: float = _setting(
-        0.07,
+        0.1,
         "Tolerance of that metric",
         "The latest epoch is kept that loses less than this share of the best value. It holds for 100 validation records "
         "and falls with the root of their number: smaller differences are chance.",
