@@ -392,3 +392,12 @@ def test_a_record_page_needs_few_queries(
     _predicted(record, owner)
     with django_assert_max_num_queries(30):
         client.get(reverse("viz:record", args=[record.pk]) + "?marks=waves")
+
+
+def test_where_the_libraries_lie_is_kept_by_the_browser_and_told_to_no_stranger(client: Client) -> None:
+    address = "/dash/app/EcgView/_dash-component-suites/dash/deps/react@18.3.1.min.js"
+    answer = client.get(address)
+    assert answer.status_code == 302 and answer["Cache-Control"] == "private, max-age=86400"
+    assert client.get("/dash/app/EcgView/_dash-layout")["Cache-Control"] == "private, max-age=60"
+    refused = Client().get(address)
+    assert refused.status_code == 401 and "max-age" not in refused.get("Cache-Control", "")
