@@ -211,7 +211,7 @@ def validation_figure(version: ModelVersion, found: Sequence[Validation]) -> Fig
         None,
     )
     return forest(
-        {"Dataset": scores},
+        {"": scores},
         reference=reference,
         title=f"{version} on every dataset",
         metric=metric,

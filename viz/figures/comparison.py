@@ -115,14 +115,14 @@ def forest(
 ) -> Figure:  # fmt: skip
     """One row a part with its value and 95% interval; the whole, where given, as a line.
 
-    groups: attribute -> parts, in the order to show; a part whose value is None is named, not drawn.
+    groups: attribute (may be empty) -> parts, in the order to show; a part whose value is None is named, not drawn.
     """
     x_title, y_title = f"{metric} ({unit})", "part"
     heads: list[Any] = ["attribute", "part", x_title, "95% low", "95% high", "records (count)"]
     rows = [(attribute, one) for attribute, parts in groups.items() for one in parts]
     if not any(one.value is not None for _, one in rows):
         return charts.empty(title, x_title, y_title, dark, "forest", heads, "No part is large enough to be judged.")
-    names = [charts.plain(f"{attribute}: {one.name} ({one.support})", 48) for attribute, one in rows]
+    names = [charts.plain(f"{attribute}: {one.name} ({one.support})".removeprefix(": "), 48) for attribute, one in rows]
     data: list[dict[str, Any]] = [{
         "type": "scatter", "mode": "markers", "name": metric, "x": [charts.number(one.value) for _, one in rows],
         "y": list(range(len(rows))), "error_x": _bars([one for _, one in rows], dark), "showlegend": False,
@@ -131,7 +131,9 @@ def forest(
     }]  # fmt: skip
     shapes = []
     told = [
-        _told(one, metric).removesuffix(".") + f" ({attribute})." for attribute, one in rows if one.value is not None
+        _told(one, metric).removesuffix(".") + (f" ({attribute})." if attribute else ".")
+        for attribute, one in rows
+        if one.value is not None
     ]
     if reference is not None and reference.value is not None:
         shapes.append({
