@@ -92,21 +92,20 @@ def test_from_the_button_to_the_figure(client: Client, prediction: Prediction) -
     assert late[6, 16] > 0.3
     assert not np.delete(late, 6, axis=0).any()
     assert against[6, 16] < -0.3
-    assert "Choose its saliency above the ECG" in client.get(page).content.decode()
+    assert "Shade the ECG by what supports" in client.get(page).content.decode()
     assert client.post(ask).status_code == 302
     assert Job.objects.filter(kind="saliency").count() == 1
 
-    chosen = offer(record)[1]
+    chosen = offer(record, True)[0][1]
     assert chosen["label"] == "LATE, Late V1 v1"
-    figure, told = draw(
-        record, "12x1", 25.0, 10.0, "II", "none", "pink", "none", "original", chosen["value"], 8, "light"
-    )
+    view = (record, "12x1", "25", "10", "II", "none", "pink", "none", "original")
+    figure, told = draw(*view, chosen["value"], "10", "0", 8, "light", None)
     shading = [one for one in figure["data"] if one["type"] == "heatmap"]
     assert len(shading) == 12
     brightest = [cell["lead"] for cell in figure["layout"]["meta"]["cells"]][6]
     assert brightest == "V1"
     assert "supports LATE by occlusion" in told
-    plain, _ = draw(record, "12x1", 25.0, 10.0, "II", "none", "pink", "none", "original", "none", 8, "light")
+    plain, _ = draw(*view, "none", "10", "0", 8, "light", None)
     assert not [one for one in plain["data"] if one["type"] == "heatmap"]
 
 
