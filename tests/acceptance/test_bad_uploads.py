@@ -68,7 +68,10 @@ class Desk:
         assert sum((folder / name).stat().st_size for name in packs) == size
         assert not Subject.objects.filter(records=None).exists()
         if ingest:
-            assert not (settings.PORTAL_HOME / "uploads" / ingest).exists()
+            # Nothing of an upload lies about but the files that wait for an answer.
+            folder = settings.PORTAL_HOME / "uploads" / ingest
+            left = [path for path in folder.rglob("*") if path.is_file()]
+            assert len(left) == self.api.get(f"ingests/{ingest}/")["waiting"]
 
     def keys(self) -> list[str]:
         return [row["key"] for row in self.api.rows("records/", dataset=self.dataset)]
