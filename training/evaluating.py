@@ -18,6 +18,7 @@ from modelhub.models import ModelVersion
 from training.attributes import attributes
 from training.data import JointView, prepare
 from training.lineage import unseen
+from training.metrics.membership import WARN_ABOVE, membership, record_losses
 from training.metrics.report import evaluate
 from training.metrics.subgroups import subgroups
 from training.models import Evaluation, TrainingRun
@@ -78,20 +79,25 @@ def _store_report(row: Evaluation, report: dict[str, Any]) -> Evaluation:
 
 def of_run(
     run: TrainingRun, version: ModelVersion, view: JointView, items: list[Labelled], answers: np.ndarray | None = None, part: str = "test",
-    left_out: int = 0,
+    left_out: int = 0, trained_on: tuple[JointView, list[Labelled]] | None = None,
 ) -> Evaluation | None:  # fmt: skip
     """Evaluate a run's version on its held-back part, once; None when that part is empty.
 
     Records that the model it was fine-tuned from has been trained on are left out and counted. answers: with ``part``
-    ``folds``, the probabilities of the networks that have not seen the record each.
+    ``folds``, the probabilities of the networks that have not seen the record each. trained_on: records of the training
+    part, to tell how far the version gives them away.
     """
     if not items:
         return None
     known = Evaluation.objects.filter(run=run).first()
     if known is not None:
         return known
+    if answers is None:
+        answers = probabilities(version, view)
     report = _judge(version, view, items, answers=answers)
     report["left_out_training_subjects"] = left_out
+    if trained_on is not None:
+        _tell_membership(report, version, trained_on, (answers, items))
     with transaction.atomic():
         row = Evaluation(
             project=run.project,
@@ -104,6 +110,34 @@ def of_run(
             job=run.job,
         )
         return _store_report(row, report)
+
+
+def _tell_membership(
+    report: dict[str, Any],
+    version: ModelVersion,
+    trained_on: tuple[JointView, list[Labelled]],
+    held_back: tuple[np.ndarray, list[Labelled]],
+) -> None:
+    """Add to a report how well training records can be told from held-back ones by their loss, and a note if well."""
+    contract = ModelContract.from_dict(version.contract)
+    problem = get_problem(contract.task)
+    view, seen = trained_on
+    losses = [
+        record_losses(
+            answers, problem.encode([item.label for item in items], list(contract.classes)).values, contract.task
+        )
+        for answers, items in ((probabilities(version, view), seen), held_back)
+    ]
+    subjects = (len({item.group for item in seen}), len({item.group for item in held_back[1]}))
+    found = membership(losses[0], losses[1], subjects)
+    report["membership"] = found.to_json()
+    if found.value is not None and found.value > WARN_ABOVE:
+        report["notes"] = [
+            *report.get("notes", []),
+            f"By its losses this model tells records it was trained on from others (AUROC {found.value:.2f}; 0.50 is not at "
+            "all). Whoever has the model and a person's ECG may guess whether the person was in the training data: weigh "
+            "this before it leaves your institution.",
+        ]
 
 
 def run(context: JobContext) -> dict[str, Any]:

@@ -337,7 +337,18 @@ def _evaluate(
                 f"{left_out} records of the test part were left out, because {base} was trained on their subjects or signals."
             ],
         )
+    seen = None if how.holds_out_every_fold else _some_trained_on(row, members[0], data, len(items))
     return evaluating.of_run(
         row, version, JointView(data.stores, items), items, answers=np.concatenate(answers) if answers else None,
-        part="folds" if how.holds_out_every_fold else "test", left_out=left_out,
+        part="folds" if how.holds_out_every_fold else "test", left_out=left_out, trained_on=seen,
     )  # fmt: skip
+
+
+def _some_trained_on(
+    row: TrainingRun, member: Member, data: Prepared, at_most: int
+) -> tuple[JointView, list[Labelled]]:
+    """Return records of the training part, drawn by the seed: as many as are held back, so that judging costs as much."""
+    items = member.by_part["train"]
+    chosen = np.random.default_rng(row.settings["seed"]).permutation(len(items))[:at_most]
+    drawn = [items[k] for k in sorted(chosen)]
+    return JointView(data.stores, drawn), drawn

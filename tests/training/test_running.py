@@ -11,6 +11,7 @@ from modelhub.architectures.ensemble import Ensemble
 from modelhub.architectures.registry import parameter_count
 from modelhub.loading import module_of
 from tests import factories
+from training.metrics.membership import WARN_ABOVE
 from training.models import SplitGroup, SplitMember, TrainingRun
 from training.services import run_delete, run_resume, run_start, run_start_suggested
 
@@ -65,6 +66,9 @@ def test_a_run_ends_with_a_version_and_an_evaluation_and_no_subject_is_on_two_si
     assert len(sides) == 12
     assert all(len(parts) == 1 for parts in sides.values())
     assert {group.part for group in SplitGroup.objects.filter(split=run.split)} == {"train", "validation", "test"}
+    told = run.report.report["membership"]
+    assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1
+    assert any("trained on" in note for note in run.report.report["notes"]) == (told["value"] > WARN_ABOVE)
 
 
 def test_a_cross_fitted_ensemble_becomes_one_version_that_can_be_loaded_and_fine_tuned(run):
