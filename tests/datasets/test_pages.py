@@ -281,7 +281,7 @@ class TestIngest:
         assert answer.context["form"] is None
 
     def test_the_guesses_stand_in_the_form_for_answers(self, editor: Client, dataset: Dataset) -> None:
-        waiting = [{"name": "b.csv", "path": "waiting/000000", "size": 3}]
+        waiting = [{"name": "b.csv", "shown": "b.csv", "path": "waiting/000000", "size": 3}]
         ingest = make_ingest(dataset, items=self.ITEMS, waiting=waiting)
         address = reverse("datasets:ingest", args=[ingest.pk])
         asks = {

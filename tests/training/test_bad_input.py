@@ -71,7 +71,7 @@ def test_records_with_missing_samples_are_trained_on(ward):
 
 
 def test_a_record_deleted_while_the_run_waits_is_left_out(ward):
-    from datasets.services import record_delete
+    from datasets.removing import record_delete
 
     run = ward.start(settings=ONE)
     record_delete(actor=ward.user, record=Record.objects.filter(dataset=ward.first).first())
