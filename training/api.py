@@ -89,6 +89,11 @@ class TrainingRunCreateSerializer(serializers.Serializer):
     search = serializers.DictField(
         required=False, default=dict, help_text="minutes for choosing network and settings, then without architecture"
     )
+    recipe = serializers.DictField(
+        required=False,
+        default=dict,
+        help_text="version and steps that prepare a record; the portal's own when left out",
+    )
     name = serializers.CharField(required=False, max_length=120, default="")
 
 
@@ -150,7 +155,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
             "project": project, "datasets": [self.related(datasets, pk, "dataset") for pk in ids], "label_map": label_map,
             "classes": data.get("classes"), "task": data["task"], "target": data["target"], "architecture": data.get("architecture"),
             "base_version": base, "mode": data.get("mode"), "settings": data["settings"], "selection": data["selection"], "split": data["split"],
-            "search": data["search"], "name": data["name"],
+            "search": data["search"], "recipe": data["recipe"] or None, "name": data["name"],
         }  # fmt: skip
 
     @extend_schema(request=TrainingRunCreateSerializer, responses={202: TrainingRunSerializer})

@@ -173,7 +173,7 @@ def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
         ("implausible_rate", "with an implausible heart rate: the sampling rate may be wrong"),
         ("no_beats", "in which no beat was found"),
     ):
-        if count := rows.filter(quality__flags__contains=[flag]).count():
+        if count := rows.filter(quality_flags__contains=[flag]).count():
             found.add("warning", flag, f"Records {words}: {count}. A quality filter can leave them out.")
     twins = Counter(same_signal({str(item.record): item.fingerprint or None for item in items}).values())
     if copies := sum(count for count in twins.values() if count > 1):

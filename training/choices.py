@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
-from datasets.preprocess.recipe import DEFAULT_RECIPE
+from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import ModelContract
@@ -25,6 +25,8 @@ from training.targets import NUMERIC_TARGETS, Labelled, labelled_records
 DEFAULT_ARCHITECTURE = "inception_time"
 FEWEST_RECORDS, FEWEST_PATIENTS = 10, 3
 _MOST_DATASETS = 20
+# Twelve leads of a minute at 500 Hz.
+_LARGEST_INPUT = 12 * 60 * 500
 MOST_SEARCH_MIN = 7 * 24 * 60
 
 
@@ -46,13 +48,7 @@ class Choices:
     selection: Selection
     split: SplitSettings
     members: int
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe that makes the base model's input, or the portal's own."""
-        if self.base_version is None:
-            return json.loads(DEFAULT_RECIPE.to_json())
-        return recipe_of(ModelContract.from_dict(self.base_version.contract))
+    recipe: dict[str, Any]
 
     def items(self) -> list[Labelled]:
         """Return the records that take part."""
@@ -92,6 +88,7 @@ def choose(
     settings: Mapping[str, Any] | None = None,
     selection: Mapping[str, Any] | None = None,
     split: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Choices:
     """Return the checked choices. InvalidInput names each one that cannot be (``fields``)."""
     rows = _datasets(project, datasets)
@@ -101,7 +98,7 @@ def choose(
     how = SplitSettings.from_dict(split or {})
     return Choices(
         project, rows, label_map, tuple(outputs), task, target if task == "regression" else "", network, base_version, mode, fit_settings,
-        Selection.from_dict(selection or {}), how, how.folds if how.holds_out_every_fold else 1,
+        Selection.from_dict(selection or {}), how, how.folds if how.holds_out_every_fold else 1, _recipe(recipe, base_version),
     )  # fmt: skip
 
 
@@ -171,6 +168,34 @@ def _datasets(project: Any, datasets: Sequence[Dataset]) -> tuple[Dataset, ...]:
     if any(row.project_id != project.pk for row in rows):
         raise InvalidInput("The dataset belongs to another project.", fields={"dataset": "Choose one of this project."})
     return rows
+
+
+def _recipe(given: Mapping[str, Any] | None, base: ModelVersion | None) -> dict[str, Any]:
+    """Return the recipe that makes the network's input: the base model's, the given one, or the portal's own."""
+    if base is not None:
+        if given:
+            raise InvalidInput(
+                "The base model decides how records are prepared.", fields={"recipe": "Leave it out when fine-tuning."}
+            )
+        return recipe_of(ModelContract.from_dict(base.contract))
+    if not given:
+        return json.loads(DEFAULT_RECIPE.to_json())
+    try:
+        recipe = Recipe.from_json(given)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, code=error.code, fields={"recipe": error.message}) from error
+    spec = recipe.output_spec()
+    if spec.leads is None or spec.fs_hz is None or spec.n_samples is None:
+        raise InvalidInput(
+            "The recipe leaves open which leads, rate or length come out; a network needs all three fixed.",
+            code="invalid_recipe", fields={"recipe": "Add select_leads, resample, and crop with expand to one duration."},
+        )  # fmt: skip
+    if len(spec.leads) * spec.n_samples > _LARGEST_INPUT:
+        raise InvalidInput(
+            f"The recipe makes {len(spec.leads)} x {spec.n_samples} samples of a record; at most {_LARGEST_INPUT:,} are trained on.",
+            code="invalid_recipe", fields={"recipe": "Choose a lower rate, a shorter part or fewer leads."},
+        )  # fmt: skip
+    return json.loads(recipe.to_json())
 
 
 def _outputs(task: str, label_map: LabelMap | None, classes: Sequence[str] | None, target: str) -> list[str]:

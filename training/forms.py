@@ -3,13 +3,17 @@ reason; fields are named as the REST interface names them, so that an error of a
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django import forms
 from django.utils.datastructures import MultiValueDict
 
+from datasets.ecg import LEADS_12
 from datasets.models import Dataset, LabelMap, Sex
+from datasets.preprocess.recipe import DEFAULT_RECIPE, plain_recipe
 from datasets.selectors import label_maps_for
+from ecgportal.errors import InvalidInput
 from ecgportal.forms import FilterForm
 from modelhub.architectures.catalog import catalog
 from modelhub.forms import runnable_versions
@@ -41,6 +45,9 @@ class RunForm(forms.Form):
         "selection.filter.label", "selection.filter.sex", "selection.filter.age_min", "selection.filter.age_max",
         "selection.filter.quality_min", "selection.filter.site", "selection.filter.missing", "selection.balanced", "selection.cap",
     )  # fmt: skip
+    RECIPE = (
+        "recipe.fs_hz", "recipe.duration_s", "recipe.leads", "recipe.padding", "recipe.baseline", "recipe.normalisation",
+    )  # fmt: skip
     OF_METHOD = {
         "fractions": ("split.test",),
         "k_fold": ("split.folds", "split.fold"),
@@ -51,10 +58,12 @@ class RunForm(forms.Form):
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.project = project
+        self.recipe: dict[str, Any] | None = None
         self._data_fields()
         self._selection_fields()
         self._split_fields()
         self._model_fields()
+        self._recipe_fields()
         schema = settings_schema()["properties"]
         self.setting_names = [name for name in schema if name not in ("mode", "augmentation")]
         self.augmentation_names = list(schema["augmentation"]["properties"])
@@ -193,8 +202,51 @@ class RunForm(forms.Form):
             ),
         }  # fmt: skip
 
+    def _recipe_fields(self) -> None:
+        number = {"required": False, "widget": _ANY_NUMBER}
+        self.fields |= {
+            "recipe.fs_hz": forms.FloatField(
+                initial=100, min_value=20, max_value=1000, label="Sampling rate (Hz)",
+                help_text="100 Hz loses nothing for the usual findings and is five times as fast as 500 Hz.", **number
+            ),
+            "recipe.duration_s": forms.FloatField(
+                initial=10, min_value=1, max_value=60, label="Length (s)", help_text="The middle of longer records is taken.", **number
+            ),
+            "recipe.leads": forms.CharField(
+                initial=", ".join(LEADS_12), required=False, label="Leads, in order", help_text="A model can be used only where these are recorded.",
+            ),
+            "recipe.padding": forms.ChoiceField(
+                choices=[("zero", "Fill with zero"), ("repeat", "Repeat the record")], required=False, label="Shorter records"
+            ),
+            "recipe.baseline": forms.ChoiceField(
+                choices=[("", "Keep it (default)"), ("highpass", "High-pass, 0.5 Hz"), ("median", "Median filters, keep the ST segment")],
+                required=False, label="Baseline", help_text="Networks learn to look past a wandering baseline; filters may touch the ST segment.",
+            ),
+            "recipe.normalisation": forms.ChoiceField(
+                choices=[("none", "None: millivolt (default)"), ("lead_zscore", "Each lead to mean 0, deviation 1"), ("record_zscore", "All leads by one deviation"), ("min_max", "Each lead to -1 to 1")],
+                required=False, label="Normalisation", help_text="Voltages carry findings such as hypertrophy; normalising takes them away.",
+            ),
+        }  # fmt: skip
+
+    def _recipe(self) -> dict[str, Any] | None:
+        """Return the recipe that was sent; None where it is the portal's own."""
+        sent = {
+            name.removeprefix("recipe."): self.cleaned_data[name]
+            for name in self.RECIPE
+            if name in self.data and self.cleaned_data.get(name) not in (None, "")
+        }
+        if "leads" in sent:
+            sent["leads"] = tuple(part.strip() for part in sent["leads"].split(",") if part.strip())
+        recipe = plain_recipe(**sent)
+        return None if recipe == DEFAULT_RECIPE else json.loads(recipe.to_json())
+
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
+        if not values.get("base_version"):
+            try:
+                self.recipe = self._recipe()
+            except InvalidInput as error:
+                self.add_error("recipe.leads", error.message)
         for name in ("split.test_folds", "split.validation_folds"):
             text = values.get(name) or ""
             numbers = [part.strip() for part in text.split(",") if part.strip()]
@@ -220,7 +272,7 @@ class RunForm(forms.Form):
             "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"], "classes": data["classes"] or None,
             "task": data["task"], "target": data["target"], "architecture": None if base or minutes else data["architecture"], "base_version": base,
             "mode": data["mode"] if base else None, "search": {"minutes": minutes} if minutes else None, "settings": self.settings(), "name": data["name"],
-            "split": {"method": self.method} | split,
+            "split": {"method": self.method} | split, "recipe": self.recipe,
             "selection": {
                 "filter": {name.removeprefix("selection.filter."): value for name, value in found.items() if value not in (None, "")},
                 "balanced": data["selection.balanced"], "cap": data["selection.cap"],
@@ -265,6 +317,10 @@ class RunForm(forms.Form):
         return [(name, METHODS[name], self._bound(fields)) for name, fields in self.OF_METHOD.items()]
 
     @property
+    def recipe_fields(self) -> list[forms.BoundField]:
+        return self._bound(self.RECIPE)
+
+    @property
     def method_field(self) -> forms.BoundField:
         return self["split.method"]
 
@@ -296,6 +352,7 @@ class RunForm(forms.Form):
         return {
             "selection": chosen or bool(wrong & set(self.SELECTION)),
             "settings": bool(wrong & {name for name in self.setting_names if name not in SHOWN}),
+            "recipe": bool(wrong & set(self.RECIPE)) or (self.is_bound and bool(self.recipe)),
             "augmentation": any(name.startswith("augmentation.") for name in wrong),
         }
 

@@ -172,15 +172,11 @@ def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelCon
     names = get_problem(row.task).output_names(row.classes)
     return ModelContract(
         leads=tuple(spec.leads), fs_hz=float(spec.fs_hz), n_samples=int(spec.n_samples), classes=tuple(names), task=row.task,  # type: ignore[arg-type]
-        unit=spec.unit, normalisation=_contract_normalisation(spec.normalisation), recipe=row.recipe,
+        unit=spec.unit, normalisation=spec.normalisation, recipe=row.recipe,
         architecture=row.architecture if row.architecture in catalog() else None,
         parent=row.base_version.sha256 if row.base_version else None,
         config=config,
     )  # fmt: skip
-
-
-def _contract_normalisation(name: str) -> str:
-    return name if name in ("none", "min_max", "mean_std") else "none"
 
 
 def targets_of(row: TrainingRun, items: list[Labelled]) -> np.ndarray:

@@ -89,7 +89,7 @@ def run_again(*, actor: Any, run: TrainingRun) -> TrainingRun:
         actor=actor, project=run.project, datasets=list(run.datasets.order_by("pk")), label_map=run.label_map, classes=run.classes,
         task=run.task, target=run.target, architecture=None if run.base_version else run.architecture, base_version=run.base_version,
         mode=run.mode if run.base_version else None, settings={k: v for k, v in run.settings.items() if k != "mode"},
-        selection=run.selection, split=run.split_settings, name=run.name, repeats=run,
+        selection=run.selection, split=run.split_settings, recipe=None if run.base_version else run.recipe, name=run.name, repeats=run,
     )  # fmt: skip
 
 

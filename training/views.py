@@ -36,7 +36,8 @@ class RunListPage(ProjectView):
         runs = TrainingRun.objects.filter(project=self.project).select_related(
             "job", "produced_version__model", "report"
         )
-        runs = runs.prefetch_related("datasets")
+        # The curves hold the answer for every record.
+        runs = runs.defer("report__curves").prefetch_related("datasets")
         page = paginate(request, runs)
         labelled = Dataset.objects.filter(project=self.project, records__labels__isnull=False).distinct()
         return self.page(page_obj=page, runs=page, labelled=labelled[:20])

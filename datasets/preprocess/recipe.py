@@ -15,6 +15,8 @@ from datasets.preprocess.base import OutputSpec, Stage, Step, coerce_fields, ste
 from datasets.preprocess.crop import Crop
 from datasets.preprocess.expand import Expand
 from datasets.preprocess.fill import Fill
+from datasets.preprocess.normalise import Normalise
+from datasets.preprocess.remove_baseline import RemoveBaseline
 from datasets.preprocess.resample import Resample
 from datasets.preprocess.select_leads import SelectLeads
 from ecgportal.errors import InvalidInput
@@ -115,12 +117,27 @@ class Recipe:
         return replace(self, steps=(*self.steps[:at], entry, *self.steps[at:]))
 
 
-DEFAULT_RECIPE = Recipe(
-    (
-        SelectLeads(LEADS_12),
-        Resample(100.0),
-        Crop(10.0, "centre"),
-        Expand(10.0, "zero"),
-        Fill(0.0),
-    )
-)
+def plain_recipe(
+    *,
+    leads: tuple[str, ...] = LEADS_12,
+    fs_hz: float = 100.0,
+    duration_s: float = 10.0,
+    baseline: str = "",
+    padding: str = "zero",
+    normalisation: str = "none",
+) -> Recipe:
+    """Return the recipe of the usual choices: leads, rate, middle part or padding to one length, and what is optional.
+
+    baseline: how ``remove_baseline`` works, empty to keep the baseline. padding: how ``expand`` lengthens a short
+    record. normalisation: the kind of ``normalise``; ``none`` keeps millivolt. InvalidInput says what cannot be.
+    """
+    steps: list[Step] = [SelectLeads(leads), Resample(fs_hz)]
+    if baseline:
+        steps.append(RemoveBaseline(baseline))
+    steps += [Crop(duration_s, "centre"), Expand(duration_s, padding)]
+    if normalisation != "none":
+        steps.append(Normalise(normalisation))
+    return Recipe((*steps, Fill(0.0)))
+
+
+DEFAULT_RECIPE = plain_recipe()

@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe, plain_recipe
 from ecgportal.jobs.models import Job
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
@@ -67,6 +68,7 @@ def test_the_form_as_it_stands_starts_a_run_with_the_defaults(page, ward):
     }
     assert changed == {"epochs", "threads", "batch_size"}
     assert run.split_settings == {"method": "fractions", "test": 0.2, "validation": 0.15}
+    assert Recipe.from_json(run.recipe) == DEFAULT_RECIPE
     assert [row.pk for row in run.datasets.order_by("pk")] == sorted([ward.first.pk, ward.second.pk])
 
 
@@ -83,6 +85,16 @@ def test_choices_of_every_step_reach_the_run(page, ward):
     assert run.split_settings == {"method": "site", "test_sites": ["B"], "validation": 0.25}
     assert run.settings["augmentation"]["noise_mv"] == 0.05 and run.settings["mixed_precision"] is False
     assert run.settings["learning_rate"] is None
+
+
+def test_the_recipe_of_the_form_is_the_runs(page, ward):
+    changes = {"recipe.fs_hz": "200", "recipe.leads": "I, II", "recipe.baseline": "median", "recipe.duration_s": "5"}
+    page.post(address(ward), form_of(ward, **changes))
+    expected = plain_recipe(leads=("I", "II"), fs_hz=200, duration_s=5, baseline="median")
+    assert Recipe.from_json(TrainingRun.objects.get().recipe) == expected
+    refused = page.post(address(ward), form_of(ward, **{"recipe.leads": "I, V17"}))
+    assert refused.status_code == 422 and "V17" in text_of(refused) and "canonical name" in text_of(refused)
+    assert TrainingRun.objects.count() == 1
 
 
 def test_without_script_the_check_is_a_button(page, ward):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 
@@ -9,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from datasets.preprocess.recipe import Recipe, plain_recipe
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import JobState
 from tests import factories
@@ -332,3 +334,42 @@ def test_the_learning_rate_is_found_when_none_is_given(ward):
 
 def test_the_settings_of_a_run_are_the_engines(ward):
     assert ward.start().settings == FitSettings.from_dict({**FAST, "mode": "scratch"}).to_dict()
+
+
+def test_a_recipe_of_ones_own_stands_on_the_run_and_on_its_model(ward):
+    recipe = plain_recipe(
+        leads=("I", "II", "V1"),
+        fs_hz=50,
+        duration_s=6,
+        baseline="highpass",
+        padding="repeat",
+        normalisation="lead_zscore",
+    )
+    run = ward.train(recipe=json.loads(recipe.to_json()))
+    contract = run.produced_version.contract
+    assert (contract["leads"], contract["fs_hz"], contract["n_samples"]) == (["I", "II", "V1"], 50.0, 300)
+    assert (contract["unit"], contract["normalisation"]) == ("1", "lead_zscore")
+    assert Recipe.from_json(contract["recipe"]) == recipe == Recipe.from_json(run.recipe)
+    assert run.manifest["recipe_digest"] == recipe.digest
+    assert run_again(actor=ward.user, run=run).recipe == run.recipe
+    tuned = ward.start(architecture=None, mode="head", base_version=run.produced_version)
+    assert Recipe.from_json(tuned.recipe) == recipe
+    with pytest.raises(InvalidInput, match="base model decides"):
+        ward.start(
+            architecture=None, mode="head", base_version=run.produced_version, recipe=json.loads(recipe.to_json())
+        )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word"),
+    [
+        ({"version": 1, "steps": [{"step": "resample", "fs_hz": 100}]}, "leaves open"),
+        ({"version": 1, "steps": [{"step": "no such step"}]}, "no such step"),
+        ({"steps": "all"}, "JSON object"),
+        (json.loads(plain_recipe(fs_hz=1000, duration_s=600).to_json()), "at most"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_with_its_field(ward, recipe, word):
+    with pytest.raises(InvalidInput, match=word) as error:
+        ward.start(recipe=recipe)
+    assert "recipe" in error.value.fields and error.value.code == "invalid_recipe"

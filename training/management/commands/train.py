@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -43,6 +44,14 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def recipe_of(path: Path) -> Any:
+    """Return the recipe in a file; InvalidInput when it cannot be read as JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} is no recipe: {error}.", fields={"recipe": "Name a JSON file."}) from error
+
+
 class Command(PortalCommand):
     help = "Train a network on a dataset; the result is a model version and its evaluation on held-back subjects."
 
@@ -67,6 +76,7 @@ class Command(PortalCommand):
         parser.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, such as epochs=10"
         )
+        parser.add_argument("--recipe", type=Path, help="a JSON file with the version and steps that prepare a record")
         parser.add_argument("--name", default="", help="of the model")
         parser.add_argument(
             "--search", type=float, metavar="MINUTES", help="try networks and settings for so long, then train the best"
@@ -90,6 +100,7 @@ class Command(PortalCommand):
             "base_version": base, "mode": options["mode"], "settings": settings_of(options["set"]), "split": settings_of(options["split"]),
             "selection": {"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, "name": options["name"],
             "search": {"minutes": options["search"]} if options["search"] is not None else None,
+            "recipe": recipe_of(options["recipe"]) if options["recipe"] else None,
         }  # fmt: skip
         if options["check"]:
             return check(**asked).to_json()
