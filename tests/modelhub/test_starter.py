@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datasets.models import Dataset
 from datasets.preprocess.recipe import Recipe
 from datasets.simulate import simulate
 from modelhub import catalogue, loading, packaging, services, starter
@@ -61,13 +62,18 @@ def test_it_can_be_copied_from_the_catalogue_predicts_and_can_be_trained_on():
     assert b"simulated ECGs only" in packaging.card_markdown(version).encode()
 
 
-def test_a_fresh_portal_has_it_in_its_catalogue(monkeypatch):
+@pytest.mark.parametrize(("wanted", "demonstrations"), [("1", 1), ("0", 0)])
+def test_a_fresh_portal_has_it_in_its_catalogue_beside_the_demonstration(monkeypatch, wanted, demonstrations):
     import io
 
+    from datasets import demo
     from datasets.management.commands.setup import Command
 
-    monkeypatch.setenv("PORTAL_DEMO", "0")
+    monkeypatch.setenv("PORTAL_DEMO", wanted)
+    monkeypatch.setitem(demo.create.__kwdefaults__, "n", 4)
     Command(stdout=io.StringIO())._first_start()
     entry = CatalogueEntry.objects.get()
     assert (entry.state, entry.visible_to_all) == ("approved", True)
     assert not entry.version.model.project.memberships.exists()
+    made = Dataset.objects.filter(project__name=demo.PROJECT, project__memberships__role="owner")
+    assert [row.records.count() for row in made] == [4] * demonstrations

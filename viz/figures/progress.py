@@ -62,7 +62,7 @@ def _over_epochs(
         shapes.append({
             "type": "line", "x0": best_epoch, "x1": best_epoch, "y0": 0, "y1": 1, "yref": "paper",
             "line": {"color": charts.theme(dark).quiet, "width": 1, "dash": "dash"},
-            "label": {"text": "kept", "textposition": "end", "textangle": 0},
+            "label": {"text": "kept", "textposition": "end", "textangle": 0, "xanchor": "right"},
         })  # fmt: skip
         told.append(f"The model of epoch {best_epoch:g} was kept.")
     last = max(at for points in drawn.values() for at, _ in points)

@@ -52,10 +52,11 @@ class Command(BaseCommand):
         password = os.environ.get("PORTAL_ADMIN_PASSWORD") or ""
         shown = password or secrets.token_urlsafe(12)
         admin = user_create(actor=None, username=name, password=shown, is_administrator=True)
-        call_command("install_starter", as_user=name, json=True, stdout=io.StringIO())
+        # Before the starter model, which lies in a project of its own.
         if os.environ.get("PORTAL_DEMO", "1") != "0" and not Project.objects.exists():
             self.stdout.write("Making the demonstration project")
             demo.create(actor=admin)
+        call_command("install_starter", as_user=name, json=True, stdout=io.StringIO())
         self.stdout.write(
             f"\n  Administrator: {name}\n  Password:      {shown if not password else '(as given in PORTAL_ADMIN_PASSWORD)'}\n"
         )
