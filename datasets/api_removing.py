@@ -67,7 +67,9 @@ class SubjectSerializer(serializers.ModelSerializer):
 class SubjectViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     """The persons of datasets, by pseudonym."""
 
-    queryset = Subject.objects.select_related("dataset__project").annotate(record_count=Count("records"))
+    queryset = (
+        Subject.objects.select_related("dataset__project").annotate(record_count=Count("records")).order_by("key", "id")
+    )
     serializer_class = SubjectSerializer
     filterset_fields = ["dataset", "key"]
     needs = {"list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "destroy": Action.DATA_DELETE}

@@ -13,6 +13,9 @@ import pytest
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 
 
+_LONGEST = ("tests/browser/test_pages.py", "tests/browser/test_main_job.py", "tests/datasets/test_ingest.py")
+
+
 def _embedded_server():
     from ecgportal.embedded_pg import EmbeddedServer
 
@@ -31,6 +34,11 @@ def pytest_configure(config):
         _sweep_homes_of_killed_runs()
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
+
+
 def pytest_unconfigure(config):
     home = os.environ.get("PORTAL_TEST_HOME")
     if hasattr(config, "workerinput") or not home or f"-test-{os.getpid()}-" not in home:
@@ -46,6 +54,11 @@ def _sweep_homes_of_killed_runs():
 
     for folder in Path("/tmp").glob("ecgportal-test-*"):
         match = re.fullmatch(r"ecgportal-test-(\d+)-\w+", folder.name)
-        if match and folder.stat().st_uid == os.geteuid() and not Path(f"/proc/{match[1]}").exists():
+        try:
+            is_left_over = match and folder.stat().st_uid == os.geteuid() and not Path(f"/proc/{match[1]}").exists()
+        except FileNotFoundError:
+            # Another run that ends or begins has removed it.
+            continue
+        if is_left_over:
             EmbeddedServer(folder / "postgres").stop(1.0)
             shutil.rmtree(folder, ignore_errors=True)

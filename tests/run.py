@@ -42,7 +42,7 @@ def main() -> None:
     if "-m" not in arguments:
         arguments = ["-m", "not slow", *arguments]
     if (processes := os.environ.get("PORTAL_TEST_PROCESSES", str(min(os.cpu_count() or 1, 4)))) != "0":
-        arguments = ["-n", processes, "--dist", "loadfile", *arguments]
+        arguments = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 

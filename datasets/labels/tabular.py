@@ -17,6 +17,7 @@ MAX_BYTES = 512 * 1024 * 1024
 MAX_ROWS = 2_000_000
 MAX_COLUMNS = 4000
 MAX_CELLS = 40_000_000
+MAX_CELL_CHARS = 100_000
 _DELIMITERS = (",", ";", "\t", "|")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -102,6 +103,9 @@ def _csv_rows(text: str, name: str) -> list[list[str]]:
     try:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
             cells += len(row)
+            # The csv module has a limit of its own, which any other code of the process may have raised.
+            if any(len(cell) > MAX_CELL_CHARS for cell in row):
+                raise _bad(name, f"row {len(rows) + 1} has a cell of more than {MAX_CELL_CHARS:,} letters")
             if len(rows) > MAX_ROWS or cells > MAX_CELLS or len(row) > MAX_COLUMNS:
                 raise TooLarge(f"{name} has too many rows or columns (at most {MAX_ROWS} rows and {MAX_CELLS} cells).")
             if any(cell.strip() for cell in row):
