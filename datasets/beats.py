@@ -10,7 +10,8 @@ from datasets.running import median, running_max, running_mean
 
 WORK_HZ = 100.0
 _REFRACTORY_S = 0.24
-_T_WAVE_S = 0.40
+_T_WAVE_S, _T_WAVE_SHARE = 0.40, 0.55
+_EARLY_S, _EARLY_SHARE = 0.32, 0.75
 
 
 def _energy(work: np.ndarray, missing: np.ndarray | None) -> np.ndarray:
@@ -83,12 +84,20 @@ def _candidates(energy: np.ndarray) -> np.ndarray:
     return _without_t_waves(top, energy)
 
 
+def _share_needed(samples: int) -> float:
+    """Return how steep, against the complex before it, a wave must be to count as one: the sooner it comes, the steeper.
+
+    The T wave of a paced beat can be more than half as steep; the beats of a tachycardia are all alike.
+    """
+    return _EARLY_SHARE if samples < _EARLY_S * WORK_HZ else _T_WAVE_SHARE
+
+
 def _without_t_waves(places: np.ndarray, energy: np.ndarray) -> np.ndarray:
     kept: list[int] = []
     for place in places.tolist():
         if kept and place - kept[-1] < _T_WAVE_S * WORK_HZ:
             before = energy[kept[-1]]
-            if place - kept[-1] < _REFRACTORY_S * WORK_HZ or energy[place] < 0.55 * before:
+            if place - kept[-1] < _REFRACTORY_S * WORK_HZ or energy[place] < _share_needed(place - kept[-1]) * before:
                 if energy[place] > before:
                     kept[-1] = place
                 continue
