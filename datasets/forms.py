@@ -9,6 +9,7 @@ from typing import Any
 from django import forms
 
 from datasets.ecg import LEADS_12
+from datasets.labels import builtin
 from datasets.labels.maps import RELATIONS
 from datasets.labels.table import SYSTEMS
 from datasets.measure.features import FEATURES
@@ -178,12 +179,16 @@ class RecordFilterForm(FilterForm):
                     widget = forms.NumberInput(attrs={"step": "any"})
                     label = f"{feature.title} {word} ({feature.unit})"
                     self.fields[f"{feature.name}_{end}"] = forms.FloatField(label=label, required=False, widget=widget)
+        spoken = {"label": _with_words, "quality": lambda flag: flag.replace("_", " ")}
         for name, counts in (("label", labels), ("format", formats), ("quality", flags)):
-            words = (
-                (value, f"{value.replace('_', ' ') if name == 'quality' else value} ({count})")
-                for value, count in counts.items()
-            )
-            self.fields[name].choices = [("", "All"), *words]
+            say = spoken.get(name, str)
+            choices = [(value, f"{say(value)} ({count})") for value, count in counts.items()]
+            self.fields[name].choices = [("", "All"), *choices]
+
+
+def _with_words(code: str) -> str:
+    words = builtin.words_of(code)
+    return f"{code} {words}" if words else code
 
 
 class ItemFilterForm(FilterForm):

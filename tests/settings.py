@@ -31,3 +31,5 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.probe.apps.ProbeConfig"]  # noqa: F405
 # Tests that commit empty all tables afterwards, which the trail's trigger refuses everywhere else.
 DATABASES["default"]["OPTIONS"]["options"] = "-c portal.audit_truncate=on"  # noqa: F405
+# The middleware that serves files warns of a folder that is not there.
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405

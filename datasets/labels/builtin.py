@@ -168,10 +168,31 @@ def translate(label: SourceLabel, system: str) -> tuple[str, ...]:
     return _crosswalk().get((label.system, label.code), {}).get(system, ())
 
 
-def describe(labels: Iterable[SourceLabel]) -> dict[tuple[str, str], str]:
-    """Return the plain words for those labels whose code a built-in table describes."""
+@cache
+def _described() -> dict[tuple[str, str], str]:
     words = {("scp", code): row["description"] for code, row in scp_statements().items()}
     words |= {("snomed", row["snomed_ct"]): row["name"] for row in _rows("chapman_ningbo_names.csv")}
-    words |= {("snomed", row["snomed_ct"]): row["description"] for row in _rows("cinc2021_diagnoses.csv")}
+    return words | {("snomed", row["snomed_ct"]): row["description"] for row in _rows("cinc2021_diagnoses.csv")}
+
+
+def describe(labels: Iterable[SourceLabel]) -> dict[tuple[str, str], str]:
+    """Return the plain words for those labels whose code a built-in table describes."""
+    words = _described()
     keys = {(label.system, label.code) for label in labels}
     return {key: words[key] for key in keys if key in words}
+
+
+def words_of(code: str) -> str:
+    """Return the plain words of a code of any system, empty where no built-in table describes it."""
+    words = _described()
+    return words.get(("scp", code)) or words.get(("snomed", code), "")
+
+
+@cache
+def _abbreviations() -> dict[str, str]:
+    return {row["snomed_ct"]: row["abbreviation"] for row in _rows("cinc2021_diagnoses.csv")}
+
+
+def short_of(code: str) -> str:
+    """Return what people call a code: the Challenge's abbreviation of a SNOMED CT number, any other code as it is."""
+    return _abbreviations().get(code, code)

@@ -233,3 +233,9 @@ def test_a_table_and_a_map_together() -> None:
 def test_words_for_codes() -> None:
     words = builtin.describe([SourceLabel("AFIB", "scp"), SourceLabel("426783006", "snomed"), SourceLabel("?", "name")])
     assert words == {("scp", "AFIB"): "atrial fibrillation", ("snomed", "426783006"): "sinus rhythm"}
+
+
+def test_codes_are_told_in_words_and_numbers_by_their_abbreviation() -> None:
+    assert (builtin.short_of("426783006"), builtin.words_of("426783006")) == ("NSR", "sinus rhythm")
+    assert (builtin.short_of("LVH"), builtin.words_of("LVH")) == ("LVH", "left ventricular hypertrophy")
+    assert (builtin.short_of("?"), builtin.words_of("?")) == ("?", "")
