@@ -5,7 +5,7 @@ Run: ``python -m tests.bench record_page``. A portal of its own is started in a 
 are in the browser's cache, as at every visit but the first. Each figure is the median of several visits.
 
 first paint, ready: milliseconds from the click to the first contentful paint, and until the interactive ECG answers.
-zoom, pan: from the key to the frame in which the figure has moved. sent: bytes over the network that were not cached.
+zoom, pan: from the key to the frame in which the paper has moved, the longer of what the browser tells and of two frames. sent: bytes over the network that were not cached.
 callback: the whole answer of the Dash view, over loopback.
 Rows named "work" are processor time (of the page's main thread, of the web server's processes): on a machine
 that does other things beside, they say more than the clock.
@@ -52,17 +52,23 @@ dataset = dataset_create(actor=user, project=project_create(actor=user, name="Be
 add_simulated(dataset, actor=user, n=8, seed=1)
 print("record", Record.objects.filter(dataset=dataset).first().pk)
 """
-_STEP = """async (key) => {
-  const plot = document.querySelector("#ecg .js-plotly-plot"), region = document.querySelector("#paper-region");
-  const before = plot._fullLayout.xaxis.range.join();
-  const start = performance.now();
-  const moved = new Promise((done) => plot.once("plotly_relayout", done));
-  region.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-  await moved;
-  // The second of two frames has been painted with the change.
-  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-  if (plot._fullLayout.xaxis.range.join() === before) throw new Error(`${key} did not move the paper`);
-  return performance.now() - start;
+# The times of each key: until the browser says that the change was presented (rounded by it to 8 ms), until two frames have
+# passed, and until Plotly has drawn the paper anew. In the first frame the traces must already lie where they belong.
+_WATCH = """() => {
+  const plot = document.querySelector("#ecg .js-plotly-plot"), paper = window.ecgPaper;
+  const steps = (window.steps = []);
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (entry.name === "keydown" && steps.length) steps.at(-1).shown = entry.duration;
+  }).observe({ type: "event", durationThreshold: 16 });
+  document.querySelector("#paper-region").addEventListener("keydown", (event) => {
+    const step = { start: event.timeStamp, before: paper.ranges().x.join() };
+    steps.push(step);
+    requestAnimationFrame(() => {
+      step.moved = paper.ranges().x.join() !== step.before;
+      requestAnimationFrame(() => { step.frames = performance.now() - step.start; });
+    });
+  }, true);
+  plot.on("plotly_afterplot", () => { if (steps.length) steps.at(-1).drawn = performance.now() - steps.at(-1).start; });
 }"""
 
 
@@ -147,15 +153,28 @@ def _visit(context: BrowserContext, page: Page, address: str) -> dict[str, float
     return {"paint": timings["paint"], "ready": timings["ready"], "bytes": sent["bytes"], "work": work}
 
 
-def _steps(context: BrowserContext, page: Page, keys: tuple[str, str]) -> tuple[float, float]:
-    """Return the median time and the mean work of moving the paper by keys, in ms."""
+def _steps(context: BrowserContext, page: Page, keys: tuple[str, str], pause_ms: int) -> dict[str, float]:
+    """Return the median times and the mean work of moving the paper by keys, in ms.
+
+    pause_ms: between the keys; shorter than the paper's rest, it is never drawn anew in between.
+    """
+    frame = page.frames[1]
     session = context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    frame.evaluate("() => { window.steps.length = 0; }")
     before = _work_ms(session)
-    spent = [page.frames[1].evaluate(_STEP, keys[k % 2]) for k in range(_STEPS)]
+    for k in range(_STEPS):
+        page.keyboard.press(keys[k % 2])
+        page.wait_for_timeout(pause_ms)
+    page.wait_for_timeout(1500)
     work = (_work_ms(session) - before) / _STEPS
     session.detach()
-    return statistics.median(spent), work
+    steps = frame.evaluate("() => window.steps")
+    assert len(steps) == _STEPS and all(step["moved"] for step in steps), "A key did not move the paper in its first frame."
+    # The browser does not tell what took less than 16 ms.
+    painted = statistics.median(max(step["frames"], step.get("shown", 16.0)) for step in steps)
+    worst = max(max(step["frames"], step.get("shown", 16.0)) for step in steps)
+    return {"painted": painted, "worst": worst, "drawn": statistics.median(step["drawn"] for step in steps if "drawn" in step), "work": work}
 
 
 def _callback_ms(
@@ -209,9 +228,16 @@ def measure() -> dict[str, float]:
         visits = [_visit(context, page, address) for _ in range(_VISITS)]
         found = {name: statistics.median(one[name] for one in visits) for name in visits[0]}
         found |= {f"first_{name}": value for name, value in first.items()}
-        found["zoom"], found["zoom_work"] = _steps(context, page, ("+", "-"))
-        page.frames[1].evaluate(_STEP, "+")
-        found["pan"], found["pan_work"] = _steps(context, page, ("ArrowRight", "ArrowLeft"))
+        page.frames[1].evaluate(_WATCH)
+        page.frames[1].locator("#paper-region").focus()
+        # From a rest, in which Plotly draws anew; in a row, as a held key; and into the drawing that follows a rest.
+        for name, keys, pause_ms in (
+            ("zoom", ("+", "-"), 900), ("pan", ("ArrowRight", "ArrowLeft"), 900), ("zoom_held", ("+", "-"), 50), ("zoom_into", ("+", "-"), 215),
+        ):  # fmt: skip
+            if name == "pan":
+                page.keyboard.press("+")
+                page.wait_for_timeout(900)
+            found |= {f"{name}_{key}": value for key, value in _steps(context, page, keys, pause_ms).items()}
         for marks in ("none", "waves"):
             key = f"callback_{marks}"
             found[key], found[f"{key}_work"] = _callback_ms(context, page, address, marks, process)
@@ -226,7 +252,8 @@ def run() -> list[dict[str, Any]]:
     found = measure()
     rows = [
         ("first contentful paint", found["paint"], "ms", 800), ("interactive ECG ready", found["ready"], "ms", 1500),
-        ("zoom by key until painted", found["zoom"], "ms", 100), ("pan by key until painted", found["pan"], "ms", 100),
+        ("zoom by key until painted", found["zoom_painted"], "ms", 100), ("pan by key until painted", found["pan_painted"], "ms", 100),
+        ("zoom by a held key, each step", found["zoom_held_painted"], "ms", 100), ("zoom while the paper is drawn anew", found["zoom_into_painted"], "ms", 100),
         ("sent besides the cached library", found["bytes"] / 1000, "KB", 250), ("callback, plain", found["callback_none"], "ms", 60),
         ("callback, with P, QRS and T marked", found["callback_waves"], "ms", 60),
     ]  # fmt: skip
@@ -237,6 +264,10 @@ def run() -> list[dict[str, Any]]:
     work = (
         ("a visit: work in the page", "work"), ("zoom: work in the page", "zoom_work"), ("pan: work in the page", "pan_work"),
         ("callback, plain: work at the server", "callback_none_work"), ("callback, marked: work at the server", "callback_waves_work"),
+    )  # fmt: skip
+    work += (
+        ("zoom: slowest of 12 steps", "zoom_worst"), ("pan: slowest of 12 steps", "pan_worst"), ("zoom: drawn in full detail, rest included", "zoom_drawn"),
+        ("pan: drawn in full detail, rest included", "pan_drawn"),
     )  # fmt: skip
     out += [{"name": name, "value": round(found[key], 1), "unit": "ms", "goal": None, "ok": None} for name, key in work]
     for name, key, unit in (

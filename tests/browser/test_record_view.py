@@ -32,6 +32,17 @@ _SHOWN = """() => {
 }""".replace("PLOT", PLOT)
 _RANGE = f"() => {PLOT}._fullLayout.xaxis.range.map(Number)"
 
+# Where the paper's grid, the first lead's trace and the leads' names lie in the graph, in px.
+_PLACES = """() => {
+  const plot = PLOT, corner = plot.getBoundingClientRect();
+  const box = (each) => { const b = each.getBoundingClientRect(); return [b.left - corner.left, b.top - corner.top, b.width, b.height]; };
+  const moving = document.querySelectorAll(".names > span").length > 0;
+  const words = moving ? [...document.querySelectorAll(".names > span")]
+    : [...plot.querySelectorAll(".annotation[data-index] .annotation-text")].filter((each) => each.closest("[data-index]").dataset.index < plot.layout.meta.cells.length);
+  const names = Object.fromEntries(words.map((each) => { const b = each.getBoundingClientRect(); return [each.textContent, [b.left - corner.left, b.top - corner.top + b.height / 2]]; }));
+  return { moving, grid: box(plot.querySelector(".shapelayer path")), trace: box(plot.querySelectorAll(".js-line")[4]), names };
+}""".replace("PLOT", PLOT)
+
 
 @pytest.fixture
 def opened(site: str, sign_in: Any, recorder: Any) -> tuple[Page, Frame]:
@@ -159,6 +170,88 @@ def test_a_measured_stretch_becomes_an_annotation(opened):
     frame.locator("#paper-region").focus()
     page.keyboard.press("n")
     expect(frame.locator("#measured")).to_contain_text("Annotation 1 of 1: Early beat, at 1.00 s")
+
+
+def _close(first: dict[str, Any], second: dict[str, Any], within_px: float) -> bool:
+    same = set(first["names"]) == set(second["names"])
+    pairs = [(first["names"][name], second["names"][name]) for name in first["names"]] if same else []
+    return same and all(
+        abs(a - b) <= within_px
+        for left, right in (*pairs, (first["grid"], second["grid"]), (first["trace"], second["trace"]))
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_a_move_shows_at_once_what_is_drawn_afterwards(opened):
+    page, frame = opened
+    frame.locator("#paper-region").focus()
+    for keys in (("+",), ("+", "ArrowRight", "ArrowDown"), ("-", "Shift+ArrowLeft"), ("0",)):
+        frame.evaluate("() => { window.kept = window.setTimeout; window.setTimeout = () => 0; }")
+        for key in keys:
+            page.keyboard.press(key)
+        frame.wait_for_function("() => document.querySelector('.names > span')")
+        frame.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        at_once = frame.evaluate(_PLACES)
+        frame.evaluate("() => { window.setTimeout = window.kept; }")
+        # Any further move lets the paper come to rest; this one leads nowhere.
+        frame.evaluate("() => window.ecgPaper.pan(0, 0)")
+        frame.wait_for_function("() => !document.querySelector('.names > span')")
+        drawn = frame.evaluate(_PLACES)
+        assert at_once["moving"] and not drawn["moving"]
+        assert _close(at_once, drawn, 2.5), (keys, at_once, drawn)
+
+
+def test_two_fingers_zoom_and_move_the_paper_and_one_scrolls_the_page(opened):
+    page, frame = opened
+    box = frame.locator("#layer").bounding_box()
+    session = page.context.new_cdp_session(page)
+    session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        sent = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": sent})
+
+    def under(x: float, y: float) -> dict[str, float]:
+        corner = frame.frame_element().bounding_box()
+        return frame.evaluate("(at) => window.ecgPaper.toMm(at)", {"clientX": x - corner["x"], "clientY": y - corner["y"]})
+
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    whole, held = frame.evaluate(_RANGE), under(x, y)
+    touch("touchStart", (x - 40, y), (x + 40, y))
+    for apart in (50, 60, 70, 80):
+        touch("touchMove", (x - apart, y), (x + apart, y))
+    now = frame.evaluate("() => window.ecgPaper.ranges().x")
+    assert (whole[1] - whole[0]) / (now[1] - now[0]) == pytest.approx(2, rel=0.02)
+    assert under(x, y) == pytest.approx(held, abs=1.0)
+    for away in (20, 40, 60):
+        touch("touchMove", (x - 80 + away, y), (x + 80 + away, y))
+    assert under(x + 60, y) == pytest.approx(held, abs=1.0)
+    touch("touchEnd")
+    frame.wait_for_function(f"(wide) => {PLOT}._fullLayout.xaxis.range[1] - {PLOT}._fullLayout.xaxis.range[0] < wide", arg=(whole[1] - whole[0]) * 0.6)
+    before, kept = page.evaluate("() => document.scrollingElement.scrollTop"), frame.evaluate(_RANGE)
+    touch("touchStart", (x, y))
+    for step in range(1, 9):
+        touch("touchMove", (x, y - 15 * step))
+    touch("touchEnd")
+    page.wait_for_function("(top) => document.scrollingElement.scrollTop > top + 20", arg=before)
+    assert frame.evaluate(_RANGE) == pytest.approx(kept)
+
+
+def test_the_mouse_drags_a_zoomed_paper(opened):
+    page, frame = opened
+    frame.locator("#paper-region").focus()
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    frame.wait_for_function(f"() => {PLOT}._fullLayout.xaxis.range[0] > 40")
+    before, mm = frame.evaluate(_RANGE), _px_per_mm(frame)
+    box = frame.locator("#layer").bounding_box()
+    x, y = box["x"] + 300, box["y"] + 200
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 20 * mm, y, steps=5)
+    page.mouse.up()
+    frame.wait_for_function(f"(left) => {PLOT}._fullLayout.xaxis.range[0] > left", arg=before[0] + 15)
+    assert frame.evaluate(_RANGE)[0] - before[0] == pytest.approx(20, abs=0.5)
 
 
 def test_keys_zoom_pan_and_show_a_lead(opened):

@@ -1,6 +1,6 @@
 """The interactive 12-lead ECG of one record (``?id=``, and the view as in the record page's address).
 
-Tools and keys (zoom, pan, cross-hair, caliper) are the script ``portal/js/ecg-view.js``; what is drawn comes from here.
+Zoom and pan are the script ``portal/js/ecg-paper.js``, tools and keys ``portal/js/ecg-view.js``; what is drawn comes from here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from viz.figures.pyramid import overview_plotly
 from viz.figures.view import BANDS, GAINS_MM_MV, LAYOUTS, PAPERS, SPEEDS_MM_S, WINDOWS_S, View
 from viz.guard import guarded_callback
 
-app = make_app("EcgView", scripts=[static("portal/js/ecg-view.js")])
+app = make_app("EcgView", scripts=[static("portal/js/ecg-paper.js"), static("portal/js/ecg-view.js")])
 
 _CONFIG = GRAPH_CONFIG | {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
 # What stands in the address, in the order of the callbacks' arguments.

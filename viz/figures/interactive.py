@@ -148,7 +148,7 @@ def _layout(
 ) -> dict[str, Any]:
     w, h = sheet.width_mm, sheet.height_mm
     axis = {
-        "showgrid": False, "zeroline": False, "showticklabels": False, "ticks": "", "constrain": "domain",
+        "showgrid": False, "zeroline": False, "showticklabels": False, "ticks": "", "constrain": "domain", "fixedrange": True,
     }  # fmt: skip
     x_title = f"time: 5 mm = {5 / view.speed_mm_s:g} s ({view.speed_mm_s:g} mm/s)"
     y_title = f"5 mm = {5 / view.gain_mm_mv:g} mV ({view.gain_mm_mv:g} mm/mV)"
@@ -163,7 +163,8 @@ def _layout(
         "plot_bgcolor": colours.ground,
         "font": {"color": colours.ink, "size": 12},
         "margin": {"l": 28, "r": 8, "t": 34, "b": 44},
-        "dragmode": "pan",
+        # Moved by the view's own script, which knows the paper's edges, keys and fingers.
+        "dragmode": False,
         "hovermode": "closest",
         "hoverlabel": {"bgcolor": colours.ground, "font": {"color": colours.ink}},
         "legend": {"orientation": "h", "y": -0.06, "x": 0, "xanchor": "left"},

@@ -14,7 +14,6 @@
   var shownLead = -1;
   var stop = -1;
   var view = "";
-  var pending = 0;
 
   function byId(id) { return document.getElementById(id); }
 
@@ -68,7 +67,7 @@
 
   /* The page around the frame keeps the view in its address and in its links. */
   function told() {
-    var zoom = graph && whole() ? "" : ranges();
+    var zoom = !graph || whole() ? "" : zoomed();
     tell({ portal: "ecg-view", query: view + (zoom ? (view ? "&" : "") + "zoom=" + zoom : "") });
   }
 
@@ -78,20 +77,12 @@
 
   /* Geometry ------------------------------------------------------------------------------------------------- */
 
-  function meta() { return graph && graph.layout && graph.layout.meta; }
-
-  function axes() { return { x: graph._fullLayout.xaxis, y: graph._fullLayout.yaxis }; }
-
-  function toPx(point) {
-    var a = axes();
-    return { x: a.x._offset + a.x.l2p(point.x), y: a.y._offset + a.y.l2p(point.y) };
-  }
-
-  function toMm(event) {
-    var a = axes();
-    var box = graph.getBoundingClientRect();
-    return { x: a.x.p2l(event.clientX - box.left - a.x._offset), y: a.y.p2l(event.clientY - box.top - a.y._offset) };
-  }
+  var paper = window.ecgPaper;
+  var meta = paper.meta;
+  var toPx = paper.toPx;
+  var toMm = paper.toMm;
+  var current = paper.current;
+  var whole = paper.whole;
 
   function cellAt(point) {
     var best = null;
@@ -139,76 +130,16 @@
     return k >= 0 && k < y.length && isFinite(y[k]) ? y[k] : null;
   }
 
-  /* Zoom and pan --------------------------------------------------------------------------------------------- */
+  /* Going to a place ----------------------------------------------------------------------------------------- */
 
-  function whole() {
-    var a = axes();
-    var m = meta();
-    return !m || (a.x.range[0] <= 0.5 && a.x.range[1] >= m.width_mm - 0.5 && a.y.range[0] <= -m.height_mm + 0.5 && a.y.range[1] >= -0.5);
-  }
-
-  function ranges() {
-    if (!graph) {
-      return "";
-    }
-    var a = axes();
-    return [a.x.range[0], a.x.range[1], a.y.range[0], a.y.range[1]].map(function (v) { return v.toFixed(1); }).join(",");
-  }
-
-  /* Show the part of the paper around a centre; the frame's own proportions keep the squares square. */
-  function show(centre, width) {
-    var size = graph._fullLayout._size;
-    var m = meta();
-    width = Math.max(8, width);
-    var height = width * size.h / size.w;
-    if (width >= m.width_mm && height >= m.height_mm) {
-      relayout([0, m.width_mm], [-m.height_mm, 0]);
-      return;
-    }
-    var x = clamp(centre.x, width, 0, m.width_mm);
-    var y = clamp(centre.y, height, -m.height_mm, 0);
-    relayout([x - width / 2, x + width / 2], [y - height / 2, y + height / 2]);
-  }
-
-  function clamp(middle, span, low, high) {
-    return span >= high - low ? (low + high) / 2 : Math.min(Math.max(middle, low + span / 2), high - span / 2);
-  }
-
-  var wanted = null;
-  function relayout(x, y) {
-    wanted = { "xaxis.range": x, "yaxis.range": y };
-    if (pending) {
-      return;
-    }
-    pending = window.requestAnimationFrame(function () {
-      pending = 0;
-      window.Plotly.relayout(graph, wanted);
-    });
-  }
-
-  function current() {
-    var a = axes();
-    return {
-      centre: { x: (a.x.range[0] + a.x.range[1]) / 2, y: (a.y.range[0] + a.y.range[1]) / 2 },
-      width: a.x.range[1] - a.x.range[0], height: a.y.range[1] - a.y.range[0],
-    };
-  }
-
-  function zoom(factor, around) {
-    var now = current();
-    var fixed = around || now.centre;
-    var width = now.width * factor;
-    show({ x: fixed.x + (now.centre.x - fixed.x) * factor, y: fixed.y + (now.centre.y - fixed.y) * factor }, width);
-  }
-
-  function pan(dx, dy) {
-    var now = current();
-    show({ x: now.centre.x + dx, y: now.centre.y + dy }, now.width);
+  function zoomed() {
+    var part = paper.ranges();
+    return part.x.concat(part.y).map(function (v) { return v.toFixed(1); }).join(",");
   }
 
   function showAll() {
     shownLead = -1;
-    relayout([0, meta().width_mm], [-meta().height_mm, 0]);
+    paper.showAll();
     say("Whole page");
   }
 
@@ -218,7 +149,7 @@
     cells.sort(function (a, b) { return a.x0_mm - b.x0_mm || b.y0_mm - a.y0_mm; });
     shownLead = ((place % cells.length) + cells.length) % cells.length;
     var cell = cells[shownLead];
-    show({ x: cell.x0_mm + cell.width_mm / 2, y: cell.y0_mm + 2 }, cell.width_mm + 4);
+    paper.show({ x: cell.x0_mm + cell.width_mm / 2, y: cell.y0_mm + 2 }, cell.width_mm + 4);
     say("Lead " + cell.label + (cell.state === "missing" ? ", not recorded" : cell.state === "empty" ? ", no samples" : ""));
   }
 
@@ -254,7 +185,7 @@
     }
     var cell = m.cells.find(function (each) { return t >= each.t0_s && t <= each.t1_s; });
     if (cell) {
-      show({ x: placeOf(cell, t), y: current().centre.y }, Math.min(current().width, 120));
+      paper.show({ x: placeOf(cell, t), y: current().centre.y }, Math.min(current().width, 120));
     }
   }
 
@@ -297,42 +228,42 @@
       return;
     }
     layer.textContent = "";
-    var a = axes();
-    layer.style.left = a.x._offset + "px";
-    layer.style.top = a.y._offset + "px";
-    layer.style.width = a.x._length + "px";
-    layer.style.height = a.y._length + "px";
+    var box = paper.box();
+    layer.style.left = box.left + "px";
+    layer.style.top = box.top + "px";
+    layer.style.width = box.width + "px";
+    layer.style.height = box.height + "px";
     if (hair) {
       var at = toPx(hair);
-      line(at.x - a.x._offset, 0, 1, a.y._length, "hair");
-      line(0, at.y - a.y._offset, a.x._length, 1, "hair");
+      line(at.x - box.left, 0, 1, box.height, "hair");
+      line(0, at.y - box.top, box.width, 1, "hair");
     }
     if (!caliper) {
       return;
     }
     var p = toPx(caliper.a);
     var q = toPx(caliper.b);
-    var left = Math.min(p.x, q.x) - a.x._offset;
-    var top = Math.min(p.y, q.y) - a.y._offset;
-    line(left, 0, 1, a.y._length, "caliper-line");
-    line(Math.max(p.x, q.x) - a.x._offset, 0, 1, a.y._length, "caliper-line");
+    var left = Math.min(p.x, q.x) - box.left;
+    var top = Math.min(p.y, q.y) - box.top;
+    line(left, 0, 1, box.height, "caliper-line");
+    line(Math.max(p.x, q.x) - box.left, 0, 1, box.height, "caliper-line");
     line(left, top, Math.abs(q.x - p.x), Math.abs(q.y - p.y), "caliper-box");
     if (caliper.march && Math.abs(q.x - p.x) >= 4) {
-      for (var x = Math.max(p.x, q.x) + Math.abs(q.x - p.x); x < a.x._offset + a.x._length; x += Math.abs(q.x - p.x)) {
-        line(x - a.x._offset, 0, 1, a.y._length, "caliper-march");
+      for (var x = Math.max(p.x, q.x) + Math.abs(q.x - p.x); x < box.left + box.width; x += Math.abs(q.x - p.x)) {
+        line(x - box.left, 0, 1, box.height, "caliper-march");
       }
-      for (x = Math.min(p.x, q.x) - Math.abs(q.x - p.x); x > a.x._offset; x -= Math.abs(q.x - p.x)) {
-        line(x - a.x._offset, 0, 1, a.y._length, "caliper-march");
+      for (x = Math.min(p.x, q.x) - Math.abs(q.x - p.x); x > box.left; x -= Math.abs(q.x - p.x)) {
+        line(x - box.left, 0, 1, box.height, "caliper-march");
       }
     }
     ["a", "b"].forEach(function (name) {
       var c = toPx(caliper[name]);
-      line(c.x - a.x._offset - 6, c.y - a.y._offset - 6, 12, 12, "caliper-corner" + (caliper.active === name ? " is-active" : ""));
+      line(c.x - box.left - 6, c.y - box.top - 6, 12, 12, "caliper-corner" + (caliper.active === name ? " is-active" : ""));
     });
     var label = line(left, top - 24, 0, 0, "caliper-label");
     label.textContent = measure().words;
     label.style.width = label.style.height = "auto";
-    label.style.left = Math.min(left, Math.max(0, a.x._length - label.offsetWidth)) + "px";
+    label.style.left = Math.min(left, Math.max(0, box.width - label.offsetWidth)) + "px";
     label.style.top = (top - label.offsetHeight - 4 >= 0 ? top - label.offsetHeight - 4 : top + Math.abs(q.y - p.y) + 4) + "px";
   }
 
@@ -342,8 +273,8 @@
       return;
     }
     var point = toMm(event);
-    var a = axes();
-    var inside = point.x >= a.x.range[0] && point.x <= a.x.range[1] && point.y >= a.y.range[0] && point.y <= a.y.range[1];
+    var part = paper.ranges();
+    var inside = point.x >= part.x[0] && point.x <= part.x[1] && point.y >= part.y[0] && point.y <= part.y[1];
     hair = inside && event.type !== "pointerleave" ? point : null;
     var cell = hair && cellAt(point);
     if (cell) {
@@ -529,7 +460,7 @@
   }
 
   var TOOLS = {
-    in: function () { zoom(1 / 1.5); }, out: function () { zoom(1.5); }, whole: showAll,
+    in: function () { paper.zoom(1 / 1.5); }, out: function () { paper.zoom(1.5); }, whole: showAll,
     left: function () { onward(-1); }, right: function () { onward(1); },
     caliper: toggleCaliper, march: march, mark: annotate, png: download, full: fullScreen,
   };
@@ -539,7 +470,7 @@
     if (whole() && meta().duration_s > meta().window_s) {
       moveWindow(0.5 * sign);
     } else {
-      pan(sign * current().width / 2, 0);
+      paper.pan(sign * current().width / 2, 0);
     }
   }
 
@@ -557,11 +488,11 @@
       caliper[caliper.active] = { x: caliper[caliper.active].x + arrow[0] * step, y: caliper[caliper.active].y + arrow[1] * step };
       moved();
     } else if (arrow) {
-      pan(arrow[0] * (event.shiftKey ? 25 : 5), arrow[1] * (event.shiftKey ? 25 : 5));
+      paper.pan(arrow[0] * (event.shiftKey ? 25 : 5), arrow[1] * (event.shiftKey ? 25 : 5));
     } else if (name === "+" || name === "=") {
-      zoom(1 / 1.5);
+      paper.zoom(1 / 1.5);
     } else if (name === "-") {
-      zoom(1.5);
+      paper.zoom(1.5);
     } else if (name === "0") {
       showAll();
     } else if (/^[1-9]$/.test(name)) {
@@ -596,15 +527,6 @@
       return;
     }
     event.preventDefault();
-  }
-
-  /* Turning the wheel scrolls the page; with Ctrl, and by pinching on a touch pad, it zooms the paper. */
-  function wheel(event) {
-    if (!event.ctrlKey && !event.metaKey) {
-      return;
-    }
-    event.preventDefault();
-    zoom(Math.exp(Math.max(-60, Math.min(60, event.deltaY)) / 200), toMm(event));
   }
 
   // Opened settings and the overview take room; the paper keeps its size.
@@ -654,11 +576,10 @@
     }
   }
 
-  var resting = 0;
-  function rest() {
-    var a = axes();
+  function rested() {
     var key = zoomKey({ layout: byId("layout").value, speed: byId("speed").value, window: byId("window").value });
-    set("zoom", { data: whole() ? null : { key: key, x: a.x.range.slice(), y: a.y.range.slice() } });
+    var part = paper.ranges();
+    set("zoom", { data: whole() ? null : { key: key, x: part.x, y: part.y } });
     told();
   }
 
@@ -667,15 +588,12 @@
     layer = byId("layer");
     region = byId("paper-region");
     graph.on("plotly_afterplot", plotted);
-    graph.on("plotly_relayout", function () {
-      window.clearTimeout(resting);
-      // Kept once the paper rests, so that moving it stays quick.
-      resting = window.setTimeout(rest, 200);
-    });
     var inner = layer.parentElement;
     inner.addEventListener("pointermove", crossHair);
     inner.addEventListener("pointerleave", crossHair);
-    inner.addEventListener("wheel", wheel, { passive: false });
+    paper.take(graph, inner, {
+      moved: paint, rested: rested, measures: function () { return !!caliper; }, pinched: function () { drag = null; },
+    });
     layer.addEventListener("pointerdown", down);
     layer.addEventListener("pointermove", dragged);
     layer.addEventListener("pointerup", up);
