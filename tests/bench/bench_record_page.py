@@ -170,11 +170,18 @@ def _steps(context: BrowserContext, page: Page, keys: tuple[str, str], pause_ms:
     work = (_work_ms(session) - before) / _STEPS
     session.detach()
     steps = frame.evaluate("() => window.steps")
-    assert len(steps) == _STEPS and all(step["moved"] for step in steps), "A key did not move the paper in its first frame."
+    assert len(steps) == _STEPS and all(step["moved"] for step in steps), (
+        "A key did not move the paper in its first frame."
+    )
     # The browser does not tell what took less than 16 ms.
     painted = statistics.median(max(step["frames"], step.get("shown", 16.0)) for step in steps)
     worst = max(max(step["frames"], step.get("shown", 16.0)) for step in steps)
-    return {"painted": painted, "worst": worst, "drawn": statistics.median(step["drawn"] for step in steps if "drawn" in step), "work": work}
+    return {
+        "painted": painted,
+        "worst": worst,
+        "drawn": statistics.median(step["drawn"] for step in steps if "drawn" in step),
+        "work": work,
+    }
 
 
 def _callback_ms(

@@ -172,6 +172,25 @@ def test_a_measured_stretch_becomes_an_annotation(opened):
     expect(frame.locator("#measured")).to_contain_text("Annotation 1 of 1: Early beat, at 1.00 s")
 
 
+def test_a_thinned_page_shows_every_sample_of_what_is_zoomed_to(opened):
+    page, frame = opened
+    frame.get_by_label("Layout").select_option("12x1")
+    expect(frame.locator(".gtitle")).to_contain_text("· 12 × 1 ·")
+    frame.locator("#paper-region").focus()
+    for key in ("5", "+", "+", "+"):
+        page.keyboard.press(key)
+    step = """() => {
+      const plot = PLOT, [left, right] = plot._fullLayout.xaxis.range, lead = window.ecgPaper.meta().cells[4].lead;
+      const trace = plot._fullData.find((each) => each.meta && each.meta.lead === lead);
+      // A row all of whose samples fit comes with its first place and the step.
+      const x = trace.x && trace.x.length ? [...trace.x] : [...trace.y].map((_, k) => trace.x0 + k * trace.dx);
+      const near = x.filter((each) => each > left && each < right);
+      return plot._fullLayout.xaxis.range[0] > 5 && near.length > 100 ? Math.max(...near.slice(1).map((each, k) => each - near[k])) : 99;
+    }""".replace("PLOT", PLOT)
+    frame.wait_for_function(f"() => ({step})() < 0.06")
+    assert frame.evaluate(step) == pytest.approx(25 / 500, rel=0.02)
+
+
 def _close(first: dict[str, Any], second: dict[str, Any], within_px: float) -> bool:
     same = set(first["names"]) == set(second["names"])
     pairs = [(first["names"][name], second["names"][name]) for name in first["names"]] if same else []
@@ -213,7 +232,9 @@ def test_two_fingers_zoom_and_move_the_paper_and_one_scrolls_the_page(opened):
 
     def under(x: float, y: float) -> dict[str, float]:
         corner = frame.frame_element().bounding_box()
-        return frame.evaluate("(at) => window.ecgPaper.toMm(at)", {"clientX": x - corner["x"], "clientY": y - corner["y"]})
+        return frame.evaluate(
+            "(at) => window.ecgPaper.toMm(at)", {"clientX": x - corner["x"], "clientY": y - corner["y"]}
+        )
 
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     whole, held = frame.evaluate(_RANGE), under(x, y)
@@ -227,7 +248,10 @@ def test_two_fingers_zoom_and_move_the_paper_and_one_scrolls_the_page(opened):
         touch("touchMove", (x - 80 + away, y), (x + 80 + away, y))
     assert under(x + 60, y) == pytest.approx(held, abs=1.0)
     touch("touchEnd")
-    frame.wait_for_function(f"(wide) => {PLOT}._fullLayout.xaxis.range[1] - {PLOT}._fullLayout.xaxis.range[0] < wide", arg=(whole[1] - whole[0]) * 0.6)
+    frame.wait_for_function(
+        f"(wide) => {PLOT}._fullLayout.xaxis.range[1] - {PLOT}._fullLayout.xaxis.range[0] < wide",
+        arg=(whole[1] - whole[0]) * 0.6,
+    )
     before, kept = page.evaluate("() => document.scrollingElement.scrollTop"), frame.evaluate(_RANGE)
     touch("touchStart", (x, y))
     for step in range(1, 9):

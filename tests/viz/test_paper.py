@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.viz.ecg_samples import distinct, drawn_traces, places
 from viz.figures.ecg12 import ecg_plotly, ecg_svg
 from viz.figures.figure import untyped
 from viz.figures.filters import Filters
+from viz.figures.interactive import Zoom
 from viz.figures.paper import cells, from_mm, minmax_index, page, shown_samples, to_mm
 from viz.figures.view import GAINS_MM_MV, LAYOUTS, SPEEDS_MM_S, View, from_query, to_query
 
@@ -107,6 +109,32 @@ def test_a_page_of_more_samples_than_a_screen_holds_keeps_its_extremes() -> None
         mv = (untyped(trace["y"]) + cell.y0_mm) / 10
         assert mv.max() == pytest.approx(record.lead(cell.lead).max(), abs=1e-4)
         assert mv.min() == pytest.approx(record.lead(cell.lead).min(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("window_s", "fs_hz", "x_mm", "y_mm"),
+    [(10, 500.0, (60.0, 120.0), (-150.0, -110.0)), (60, 1000.0, (700.0, 760.0), (-60.0, -20.0))],
+)
+def test_what_is_shown_of_a_thinned_page_has_all_its_samples(window_s: int, fs_hz: float, x_mm: Any, y_mm: Any) -> None:
+    record = distinct(duration_s=window_s, fs_hz=fs_hz)
+    view = View(layout="12x1", window_s=window_s)
+    whole = ecg_plotly(record, view)
+    zoomed = ecg_plotly(record, view, zoom=Zoom(x_mm, y_mm))
+    assert whole["layout"]["meta"]["thinned"] and zoomed["layout"]["meta"]["thinned"]
+    assert not ecg_plotly(distinct(), View(layout="3x4+rhythm"))["layout"]["meta"]["thinned"]
+    traces = [one for one in zoomed["data"] if "lead" in one.get("meta", {})]
+    assert sum(places(one).size for one in traces) < 1.1 * 35_200
+    seen = 0
+    for cell, trace in zip(cells(record, view), traces, strict=True):
+        x = places(trace)
+        _check_points(record, cell, x, -untyped(trace["y"]), 0.001)
+        mv = (untyped(trace["y"]) + cell.y0_mm) / 10
+        assert mv.max() == pytest.approx(record.lead(cell.lead).max(), abs=1e-4)
+        if y_mm[0] <= -cell.y0_mm <= y_mm[1]:
+            seen += 1
+            inside = x[(x >= x_mm[0]) & (x <= x_mm[1])]
+            assert np.diff(inside).max() == pytest.approx(25 / fs_hz, rel=0.02) and inside.size >= 59 / 25 * fs_hz
+    assert seen >= 1
 
 
 def test_plotly_axes_are_locked_so_that_squares_are_square() -> None:

@@ -81,7 +81,12 @@ def _callback(client: Client, record: Record, output: str = "ecg", zoom: Any = N
     address = {"id": "address", "property": "search", "value": f"?id={record.pk}"}
     scheme = {"id": "scheme", "property": "data", "value": "light"}
     if output == "ecg":
-        inputs = [address, *({"id": k, "property": "value", "value": v} for k, v in values.items()), scheme]
+        inputs = [
+            address,
+            *({"id": k, "property": "value", "value": v} for k, v in values.items()),
+            scheme,
+            {"id": "detail", "property": "data", "value": None},
+        ]
         outputs: Any = [{"id": "ecg", "property": "figure"}, {"id": "told", "property": "children"}]
         name, state = "..ecg.figure...told.children..", [{"id": "zoom", "property": "data", "value": zoom}]
     else:

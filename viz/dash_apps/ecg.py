@@ -128,6 +128,8 @@ app.layout = page(
         className="more",
     ),
     dcc.Store(id="zoom"),
+    # The same, once the paper rests and its samples were thinned: those of the part that is shown are asked for.
+    dcc.Store(id="detail"),
     dcc.Store(id="span"),
     dcc.Store(id="kept"),
     # Set by the script once the ECG stands: what is asked for afterwards does not delay it.
@@ -185,11 +187,11 @@ def _start(sent: Any, row: Record) -> float:
 
 @guarded_callback(
     app, _rows, Action.DATA_VIEW, [Output("ecg", "figure"), Output("told", "children")],
-    *(Input(name, "value") for name in _KEPT), Input("scheme", "data"), State("zoom", "data"),
+    *(Input(name, "value") for name in _KEPT), Input("scheme", "data"), Input("detail", "data"), State("zoom", "data"),
 )  # fmt: skip
 def draw(
     row: Record, layout: str, speed: Any, gain: Any, rhythm: str, band: str, paper: str, marks: str, signal: str, saliency: str,
-    window: Any, centred: str, start: float | None, scheme: str | None, zoom: Any,
+    window: Any, centred: str, start: float | None, scheme: str | None, detail: Any, zoom: Any,
 ) -> list[Any]:  # fmt: skip
     """Draw the record with the chosen view and say in words what is drawn."""
     if scheme is None:

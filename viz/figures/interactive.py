@@ -23,6 +23,8 @@ from viz.figures.view import View
 
 # Every sample of ten seconds in seven rows at 500 Hz, ends included.
 _MAX_POINTS = 35_200
+# How far beyond what is shown a row may lie whose trace can still be seen.
+_REACH_MM = 40.0
 _SYMBOLS = {"onset": "triangle-right", "peak": "circle", "offset": "triangle-left"}
 
 
@@ -47,7 +49,9 @@ def ecg_plotly(
 
     max_points: samples sent over all leads; more are thinned to minima and maxima, fewer are all
     sent, as ``x0`` and ``dx``. uirevision: key under which zoom and pan survive an update
-    (default: layout, speed and gain). zoom: the part of the paper to show, None for all of it.
+    (default: layout, speed and gain). zoom: the part of the paper to show, None for all of it; where
+    samples must be thinned, that part and half of its size around it get three of four.
+    ``layout.meta.thinned`` tells whether any lead was thinned.
     """
     overlays = overlays or over.Overlays()
     sheet = page(record, view)
@@ -57,22 +61,58 @@ def ecg_plotly(
     if overlays.saliency is not None:
         data += _saliency_traces(sheet, overlays.saliency, view.dark)
     data.append(_pulse_trace(sheet, colours))
-    per_mm = max_points / max(sum(cell.width_mm for cell in sheet.cells), 1.0)
-    for cell in sheet.cells:
-        data.append(_lead_trace(record, view, cell, colours, max(16, int(per_mm * cell.width_mm)), cache))
+    leads = [_lead_trace(record, view, cell, colours, part, cache) for cell, part in _parts(sheet, zoom, max_points)]
+    data += leads
     data += _mark_traces(over.marks(record, view, sheet, overlays, cache), view.dark)
     layout = _layout(record, view, sheet, colours, overlays, uirevision, cache)
+    layout["meta"]["thinned"] = any(trace["meta"]["thinned"] for trace in leads)
     if zoom is not None:
         layout["xaxis"] = layout["xaxis"] | {"range": list(zoom.x_mm)}
         layout["yaxis"] = layout["yaxis"] | {"range": list(zoom.y_mm)}
     return {"data": data, "layout": layout}
 
 
-def _lead_trace(
-    record: Record, view: View, cell: Cell, colours: Paper, max_points: int, cache: Cache
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Part:
+    """How many samples of a cell are sent: ``points`` in all of it, and ``near`` more between two times, in s."""
+
+    points: int
+    near: int = 0
+    t0_s: float = 0.0
+    t1_s: float = 0.0
+
+
+def _parts(sheet: Page, zoom: Zoom | None, max_points: int) -> list[tuple[Cell, _Part]]:
+    """Share the samples out among the cells by their length, those of the part that is shown first."""
+    width_mm = max(sum(cell.width_mm for cell in sheet.cells), 1.0)
+    if zoom is None:
+        per_mm = max_points / width_mm
+        return [(cell, _Part(max(16, int(per_mm * cell.width_mm)))) for cell in sheet.cells]
+    (x0, x1), (y0, y1) = zoom.x_mm, zoom.y_mm
+    # A move shows what is drawn; a trace of large waves reaches into the rows beside its own.
+    x0, x1, y0, y1 = x0 - (x1 - x0) / 2, x1 + (x1 - x0) / 2, y0 - _REACH_MM, y1 + _REACH_MM
+    shown_mm = [
+        max(0.0, min(x1, cell.x0_mm + cell.width_mm) - max(x0, cell.x0_mm)) if y0 <= -cell.y0_mm <= y1 else 0.0
+        for cell in sheet.cells
+    ]
+    far, near = max_points / 4 / width_mm, 3 * max_points / 4 / max(sum(shown_mm), 1.0)
+    return [
+        (cell, _Part(max(16, int(far * cell.width_mm)), int(near * mm), *(cell.t0_s + (x - cell.x0_mm) / cell.speed_mm_s for x in (x0, x1))))
+        for cell, mm in zip(sheet.cells, shown_mm, strict=True)
+    ]  # fmt: skip
+
+
+def _chosen(t_s: np.ndarray, mv: np.ndarray, part: _Part) -> np.ndarray:
+    """Return the indices of the samples that are sent."""
+    if mv.size <= part.points + part.near or not part.near:
+        return minmax_index(mv, part.points + part.near)
+    first, stop = np.searchsorted(t_s, (part.t0_s, part.t1_s))
+    return np.union1d(minmax_index(mv, part.points), first + minmax_index(mv[first:stop], part.near))
+
+
+def _lead_trace(record: Record, view: View, cell: Cell, colours: Paper, part: _Part, cache: Cache) -> dict[str, Any]:
     t_s, mv = shown_samples(record, view, cell, cache)
-    chosen = minmax_index(mv, max_points)
+    chosen = _chosen(t_s, mv, part)
     x, y = to_mm(cell, t_s[chosen], mv[chosen].astype(np.float64))
     even = chosen.size == mv.size > 0
     return {
@@ -85,7 +125,14 @@ def _lead_trace(
         "connectgaps": False,
         "showlegend": False,
         "line": {"color": colours.trace, "width": 1.2},
-        "meta": {"lead": cell.lead, "row": cell.row, "rhythm": cell.rhythm, "state": cell.state, "sign": cell.sign},
+        "meta": {
+            "lead": cell.lead,
+            "row": cell.row,
+            "rhythm": cell.rhythm,
+            "state": cell.state,
+            "sign": cell.sign,
+            "thinned": not even and mv.size > 0,
+        },
     }
 
 

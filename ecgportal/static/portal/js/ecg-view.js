@@ -579,7 +579,11 @@
   function rested() {
     var key = zoomKey({ layout: byId("layout").value, speed: byId("speed").value, window: byId("window").value });
     var part = paper.ranges();
-    set("zoom", { data: whole() ? null : { key: key, x: part.x, y: part.y } });
+    var zoom = whole() ? null : { key: key, x: part.x, y: part.y };
+    set("zoom", { data: zoom });
+    if (meta().thinned) {
+      set("detail", { data: zoom });
+    }
     told();
   }
 
