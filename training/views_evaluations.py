@@ -20,7 +20,8 @@ from training.metrics.subgroups import apart
 from training.metrics.thresholds import at_prevalence
 from training.models import Evaluation
 from training.result_figures import figures_of, parts_figure
-from viz.drawn import drawn
+from viz.drawn import drawn, is_wide
+from viz.figures.panels import MOST_TOGETHER
 
 
 class EvaluationListPage(ProjectView):
@@ -98,8 +99,14 @@ class EvaluationPage(EvaluationView):
 def _drawn(row: Evaluation, kind: str, figure: Any) -> dict[str, Any]:
     downloads = {suffix: reverse(f"viz:evaluation_{suffix}", args=[row.pk, kind]) for suffix in ("csv", "svg")}
     is_matrix = kind == "confusion" and len(row.report["classes"]) > 4 and row.report["task"] == "multiclass"
+    many = len(row.report["classes"]) > MOST_TOGETHER
     # Two stand side by side on a wide screen, so letters must not shrink.
-    size = {"width": 760, "height": 560} if is_matrix else {"width": 540, "height": None if kind == "f1" else 430}
+    if is_wide(figure):
+        size: dict[str, Any] = {"width": 720}
+    elif is_matrix:
+        size = {"width": 760, "height": None if many else 560}
+    else:
+        size = {"width": 540, "height": None if kind == "f1" or many else 430}
     return drawn(figure, kind, downloads, kind="matrix" if is_matrix else "plot", **size)
 
 

@@ -31,13 +31,18 @@ def drawn(
     cut = len(rows) > _MOST_ROWS
     return {
         "id": name, "title": figure.title, "kind": kind, "body": SafeString(figure_svg(figure, width, height)),
-        "summary": figure.summary, "png": name,
+        "summary": figure.summary, "png": name, "wide": is_wide(figure),
         "table": {
             "columns": head, "rows": [[_cell(cell) for cell in row] for row in rows[:_MOST_ROWS]],
             "caption": f"The first {_MOST_ROWS} of {len(rows)} rows; the CSV file holds all." if cut else "",
         } if rows else None,
         "downloads": [{"label": label.upper(), "url": url, "name": ""} for label, url in downloads.items()] or _inline(figure, name),
     }  # fmt: skip
+
+
+def is_wide(figure: Figure) -> bool:
+    """Tell whether a figure needs the whole width of a page."""
+    return bool(figure.plotly["layout"].get("meta", {}).get("wide"))
 
 
 def _inline(figure: Figure, name: str) -> list[dict[str, str]]:

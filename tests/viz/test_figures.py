@@ -235,3 +235,24 @@ def test_median_beats_of_all_leads_keep_one_scale() -> None:
     for k, (trace, row) in enumerate(zip(made["data"], beat["mv"], strict=True)):
         back = np.array(trace["y"], dtype=float) + (k % 3) * pitch
         assert np.allclose(back, np.array(row, dtype=float), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["roc", "precision_recall", "calibration"])
+def test_more_curves_than_can_be_told_apart_get_a_panel_each(name: str) -> None:
+    made = CASES[name](18, False)
+    heads = made.plotly["layout"]["annotations"]
+    drawn = [one for one in made.plotly["data"] if one.get("customdata")]
+    assert len(drawn) == len({(head["x"], head["y"]) for head in heads}) == 18
+    for one, head in zip(drawn, heads, strict=True):
+        own = [[row[at] for row in one["customdata"]] for at in (1, 2)]
+        # The name stands over the panel's left upper corner.
+        np.testing.assert_allclose(untyped(one["x"]) - head["x"], own[0], atol=1e-4)
+        np.testing.assert_allclose(untyped(one["y"]) - (head["y"] - 1.12), own[1], atol=1e-4)
+    assert made.summary.startswith("18 classes. ") and len(made.summary) < 400
+
+
+def test_names_under_a_wide_matrix_stand_upright_and_whole() -> None:
+    names = [f"finding {k}" for k in range(20)]
+    drawn = r.figure_svg(r.confusion_matrix((np.eye(20) * 7).astype(int).tolist(), names))
+    texts = ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")
+    assert set(names) <= {one.text for one in texts if "rotate(-90" in one.get("transform", "")}

@@ -13,6 +13,7 @@ from viz.figures.palette import DASHES, theme
 from viz.figures.svg import clean
 
 _MAX_POINTS = 1_000
+Numbers = Sequence[float] | np.ndarray
 
 
 def plain(words: Any, limit: int = 120) -> str:
@@ -52,15 +53,13 @@ def line(k: int, dark: bool, width: float = 2.0) -> dict[str, Any]:
     return {"color": colour(k, dark), "width": width, "dash": DASHES[k % len(DASHES)]}
 
 
-def curve(name: str, x: Sequence[float], y: Sequence[float], k: int, dark: bool, **more: Any) -> dict[str, Any]:
+def curve(name: str, x: Numbers, y: Numbers, k: int, dark: bool, **more: Any) -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "lines", "name": plain(name), "x": numbers(x), "y": numbers(y), "line": line(k, dark),
     } | more  # fmt: skip
 
 
-def band(
-    x: Sequence[float], low: Sequence[float], high: Sequence[float], k: int, dark: bool, name: str, alpha: float = 0.18
-) -> dict[str, Any]:
+def band(x: Numbers, low: Numbers, high: Numbers, k: int, dark: bool, name: str, alpha: float = 0.18) -> dict[str, Any]:
     """Return a closed, filled outline between two curves; points where either is NaN are left out."""
     xs, lows, highs = (np.asarray(one, dtype=float) for one in (x, low, high))
     known = np.isfinite(xs) & np.isfinite(lows) & np.isfinite(highs)
@@ -77,7 +76,7 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({r},{g},{b},{alpha:g})"
 
 
-def numbers(values: Sequence[float] | np.ndarray, digits: int = 6) -> list[float | None]:
+def numbers(values: Numbers, digits: int = 6) -> list[float | None]:
     """Return plain JSON numbers; what is not finite becomes None (a gap)."""
     return [number(value, digits) for value in values]
 

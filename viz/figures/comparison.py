@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from viz.figures import charts
+from viz.figures import charts, panels
 from viz.figures.figure import Figure, figure
 
 
@@ -42,7 +42,12 @@ def f1_per_class(
         "customdata": [one.support for one in scores],
         "hovertemplate": f"%{{y}}: {metric} %{{x:.3f}} (%{{customdata}} records)<extra></extra>",
     }]  # fmt: skip
-    told = [_told(one, metric) for one in scores]
+    many = len(scores) > panels.MOST_TOGETHER
+    told = (
+        [panels.ranked(len(scores), (metric, [(one.name, one.value) for one in scores]))]
+        if many
+        else [_told(one, metric) for one in scores]
+    )
     table: list[list[Any]] = [heads, *([one.name, one.value, one.low, one.high, one.support] for one in scores)]
     shapes = []
     if macro is not None and macro.value is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from viz.figures import charts
+from viz.figures import charts, panels
 from viz.figures.figure import Figure, figure
 
 
@@ -122,13 +122,34 @@ def _operating(
             for row in zip(charts.numbers(one.x), charts.numbers(one.y), cuts, lows, highs, strict=True)
         ]
     skipped = [one.name for one in curves if not len(one.x)]
+    if len(drawn) > panels.MOST_TOGETHER:
+        told = [panels.ranked(len(drawn), (area[0].upper() + area[1:], [(one.name, one.area) for one in drawn]))]
     if skipped:
         told.append(f"No curve for {', '.join(skipped)}: only one class was seen.")
+    if len(drawn) > panels.MOST_TOGETHER:
+        plotly = panels.panels([_panel(one, kind) for one in drawn], title, x_title, y_title, _HOVER, dark, kind)
+        return Figure(plotly, title, " ".join(told), table)
     frame = charts.layout(
         title, x_title, y_title, dark, uirevision=kind, x={"range": [-0.02, 1.02], "constrain": "domain"},
         y={"range": [-0.02, 1.02], **({"scaleanchor": "x", "constrain": "domain"} if kind == "roc" else {})},
     )  # fmt: skip
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
+
+
+_HOVER = "<b>%{customdata[0]}</b><br>%{customdata[1]:.3f}, %{customdata[2]:.3f}<br>threshold %{customdata[3]:.4f}<extra></extra>"
+
+
+def _panel(one: Curve, kind: str) -> panels.Panel:
+    cuts = charts.numbers(one.thresholds) if len(one.thresholds) else [None] * len(one.x)
+    rows = list(
+        zip([charts.plain(one.name)] * len(one.x), charts.numbers(one.x), charts.numbers(one.y), cuts, strict=True)
+    )
+    level = one.prevalence if one.prevalence is not None else 0.0
+    point = one.at_chosen()
+    return panels.Panel(
+        one.name, one.area, one.x, one.y, one.low, one.high, chance=((0, 0), (1, 1)) if kind == "roc" else ((0, level), (1, level)),
+        point=point[:2] if point else None, hover=rows,
+    )  # fmt: skip
 
 
 def _point(name: str, x_title: str, y_title: str) -> str:
@@ -206,6 +227,19 @@ def calibration(curves: Sequence[Reliability], *, dark: bool = False, title: str
                     f"{sum(one.counts)} records.")  # fmt: skip
         lows, highs = (list(v) if len(v) else [None] * len(one.counts) for v in (one.low, one.high))
         table += [[one.name, *row] for row in zip(one.predicted, one.observed, lows, highs, one.counts, strict=True)]
+    if len(drawn) > panels.MOST_TOGETHER:
+        told = [panels.ranked(len(drawn), ("Expected calibration error", [(one.name, one.ece) for one in drawn]))]
+        hover = "<b>%{customdata[0]}</b><br>predicted %{customdata[1]:.3f}, observed %{customdata[2]:.3f}, %{customdata[3]} records<extra></extra>"
+        small = [
+            panels.Panel(
+                one.name, one.ece, one.predicted, one.observed, one.low, one.high, bars=True,
+                hover=[(charts.plain(one.name), *row) for row in zip(one.predicted, one.observed, one.counts, strict=True)],
+            )
+            for one in drawn
+        ]  # fmt: skip
+        return Figure(
+            panels.panels(small, title, x_title, y_title, hover, dark, "calibration"), title, " ".join(told), table
+        )
     span = {"range": [-0.02, 1.02]}
     frame = charts.layout(
         title,

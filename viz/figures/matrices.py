@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ecgportal.errors import InvalidInput
-from viz.figures import charts
+from viz.figures import charts, panels
 from viz.figures.figure import Figure, figure
 from viz.figures.palette import theme
 
@@ -44,16 +44,19 @@ def confusion_matrix(
     table += [[name, *matrix[k].astype(int).tolist(), *charts.numbers(share[k])] for k, name in enumerate(labels)]
     right, total = int(np.trace(matrix)), int(matrix.sum())
     told = [f"{right} of {total} records are on the diagonal."]
-    told += [
-        f"{name}: {int(matrix[k, k])} of {int(totals[k, 0])} found ({share[k, k]:.1%})."
-        for k, name in enumerate(labels)
-        if totals[k, 0]
-    ]
+    if len(labels) > panels.MOST_TOGETHER:
+        told.append(panels.ranked(len(labels), ("Share found", list(zip(labels, np.diag(share), strict=True)))))
+    else:
+        told += [
+            f"{name}: {int(matrix[k, k])} of {int(totals[k, 0])} found ({share[k, k]:.1%})."
+            for k, name in enumerate(labels)
+            if totals[k, 0]
+        ]
     wrong = matrix - np.diag(np.diag(matrix))
     if wrong.max() > 0:
         r, c = divmod(int(wrong.argmax()), len(labels))
         told.append(f"Most frequent confusion: {labels[r]} taken for {labels[c]} ({int(wrong[r, c])} records).")
-    frame = _matrix_layout(title, x_title, y_title, dark, "confusion")
+    frame = _matrix_layout(title, x_title, y_title, dark, "confusion", len(labels))
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
 
 
@@ -70,7 +73,7 @@ def confusion_per_label(
     x_title, y_title = "truth and prediction", "label"
     if not counts:
         return charts.empty(title, x_title, y_title, dark, "confusion-labels", heads, "No labels were counted.")
-    columns = ["found (TP)", "missed (FN)", "wrongly called (FP)", "rightly left (TN)"]
+    columns = ["found (TP)", "missed (FN)", "false alarm (FP)", "rightly left (TN)"]
     share: list[list[float]] = []
     text: list[list[str]] = []
     table: list[list[Any]] = [heads]
@@ -84,13 +87,16 @@ def confusion_per_label(
         told.append(
             f"{name}: sensitivity {_percent(rates[0])}, specificity {_percent(rates[1])}, PPV {_percent(rates[2])}."
         )
+    if len(counts) > panels.MOST_TOGETHER:
+        sensitivities, predictive = ([(row[0], row[k]) for row in table[1:]] for k in (5, 7))
+        told = [panels.ranked(len(counts), ("Sensitivity", sensitivities), ("PPV", predictive))]
     shown = [charts.plain(name, 40) for name in counts]
     data = [
         _heatmap(
             columns, shown, np.array(share), text, "share within truth", dark, "%{y}, %{x}: %{text}<extra></extra>"
         )
     ]
-    frame = _matrix_layout(title, x_title, y_title, dark, "confusion-labels")
+    frame = _matrix_layout(title, x_title, y_title, dark, "confusion-labels", len(counts))
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
 
 
@@ -119,7 +125,7 @@ def co_occurrence(
     )
     told = [f"{a} and {b}: {n} records." for n, a, b in pairs[:5] if n]
     table: list[list[Any]] = [heads] + [[name, *matrix[k].astype(int).tolist()] for k, name in enumerate(labels)]
-    frame = _matrix_layout(title, "and label", "label", dark, "co-occurrence")
+    frame = _matrix_layout(title, "and label", "label", dark, "co-occurrence", len(labels))
     return Figure({"data": data, "layout": frame}, title, " ".join(told) or "No two labels occur together.", table)
 
 
@@ -152,7 +158,10 @@ def cross_table(
         [name, *matrix[k].astype(int).tolist(), *charts.numbers(share[k])] for k, name in enumerate(rows)
     ]
     return Figure(
-        {"data": data, "layout": _matrix_layout(title, by, what, dark, "cross")}, title, " ".join(told), table
+        {"data": data, "layout": _matrix_layout(title, by, what, dark, "cross", len(rows))},
+        title,
+        " ".join(told),
+        table,
     )
 
 
@@ -166,10 +175,17 @@ def _heatmap(
     }  # fmt: skip
 
 
-def _matrix_layout(title: str, x_title: str, y_title: str, dark: bool, key: str) -> dict[str, Any]:
+def _matrix_layout(title: str, x_title: str, y_title: str, dark: bool, key: str, rows: int) -> dict[str, Any]:
     category = {"type": "category", "showgrid": False}
     return charts.layout(
-        title, x_title, y_title, dark, uirevision=key, x=category, y=category | {"autorange": "reversed"}
+        title,
+        x_title,
+        y_title,
+        dark,
+        uirevision=key,
+        x=category,
+        y=category | {"autorange": "reversed"},
+        height=max(420, 110 + 34 * rows),
     )
 
 

@@ -20,7 +20,7 @@ from viz.figures.palette import contrast
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 84.0, 20.0, 44.0, 60.0
 # Mean width of a letter of 11 px.
-_LETTER, _WIDEST_NAMES = 6.0, 270.0
+_LETTER, _WIDEST_NAMES, _LONGEST_UPRIGHT = 6.0, 270.0, 120.0
 _DASHES = {"dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4", "longdash": "14 6", "longdashdot": "14 5 2 5"}
 
 
@@ -52,9 +52,10 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
     legend_rows = math.ceil(len(names) / 2)
     # What is inside role img cannot be reached; a figure with links is a group.
     linked = any(one["type"] == "bar" and any(_links(one)) for one in data)
-    height = height or float(layout.get("height", 420)) + 18 * legend_rows
     left = _left(layout["yaxis"], data)
-    bottom = height - _BOTTOM - 18 * legend_rows
+    upright = _upright_px(data, width - _RIGHT - left)
+    height = height or float(layout.get("height", 420)) + 18 * legend_rows + upright
+    bottom = height - _BOTTOM - 18 * legend_rows - upright
     x = _axis(layout["xaxis"], data, "x", left, width - _RIGHT, layout)
     y = _axis(layout["yaxis"], data, "y", bottom, _TOP, layout)
     ink, quiet = layout["font"]["color"], layout["yaxis"]["linecolor"]
@@ -62,7 +63,7 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
         svg.el("title", escape(svg.clean(figure.title))), svg.el("desc", escape(svg.clean(figure.summary, 4000))),
         svg.el("rect", width=width, height=height, fill=layout["paper_bgcolor"]),
         svg.text(left, 24, _words(layout["title"]["text"]), 16, ink, font_weight="bold"),
-        _frame(x, y, layout, ink, quiet),
+        _frame(x, y, layout, ink, quiet, upright),
     ]  # fmt: skip
     marks = [_trace(one, x, y, ink) for one in data] + [_line_shape(one, x, y, ink) for one in layout.get("shapes", [])]
     inner = svg.el("g", "".join(marks), transform=f"translate({-x.start_px:.2f} {-y.end_px:.2f})")
@@ -71,7 +72,7 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
         svg.el("svg", inner, x=x.start_px, y=y.end_px, width=x.end_px - x.start_px, height=y.start_px - y.end_px)
     )
     body += [_note(one, x, y, ink) for one in layout.get("annotations", [])]
-    body.append(_legend(data, left, bottom + 52, width, ink))
+    body.append(_legend(data, left, bottom + 52 + upright, width, ink))
     return svg.el(
         "svg", "".join(body), xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
         role="group" if linked else "img", aria_label=svg.clean(figure.title), font_family=svg.FONT,
@@ -150,7 +151,22 @@ def _ticks(low: float, high: float, log: bool) -> tuple[tuple[float, str], ...]:
     return tuple((k * step, f"{k * step:.6g}") for k in range(first, math.floor(high / step + 1e-9) + 1))
 
 
-def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str) -> str:
+def _upright_px(data: list[dict[str, Any]], width: float) -> float:
+    """Return the room for names under a matrix that must stand upright, 0 where they fit lying."""
+    names = list(
+        dict.fromkeys(
+            _words(name)
+            for one in data
+            if one["type"] == "heatmap"
+            for name in _values(one, "x")
+            if isinstance(name, str)
+        )
+    )
+    longest = max((len(name) for name in names), default=0)
+    return min(_LETTER * longest, _LONGEST_UPRIGHT) if names and longest * _LETTER > width / len(names) else 0.0
+
+
+def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str, upright: float) -> str:
     out, grid = [], layout["xaxis"]["gridcolor"]
     shown = [
         () if layout[key].get("showticklabels") is False else axis.ticks for key, axis in (("xaxis", x), ("yaxis", y))
@@ -159,7 +175,13 @@ def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str) -> 
         px = x.px(value)
         if not x.names:
             out.append(svg.el("path", d=f"M{px:.1f} {y.start_px:.1f}V{y.end_px:.1f}", stroke=grid, stroke_width=1))
-        room = int(abs(x.px(1.0) - x.px(0.0)) / 6) if x.names else None
+        if upright:
+            most, at = int(upright / _LETTER), f"rotate(-90 {px + 4:.1f} {y.start_px + 8:.1f})"
+            out.append(
+                svg.text(px + 4, y.start_px + 8, _words(name), 11, ink, limit=most, text_anchor="end", transform=at)
+            )
+            continue
+        room = int(abs(x.px(1.0) - x.px(0.0)) / _LETTER) if x.names else None
         out.append(svg.text(px, y.start_px + 16, _words(name), 11, ink, limit=room, text_anchor="middle"))
     for value, name in shown[1]:
         px = y.px(value)
@@ -171,7 +193,9 @@ def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str) -> 
     out.append(svg.el("path", d=corner, fill="none", stroke=quiet, stroke_width=1))
     middle_x, middle_y = (x.start_px + x.end_px) / 2, (y.start_px + y.end_px) / 2
     out.append(
-        svg.text(middle_x, y.start_px + 36, _words(layout["xaxis"]["title"]["text"]), 12, ink, text_anchor="middle")
+        svg.text(
+            middle_x, y.start_px + 36 + upright, _words(layout["xaxis"]["title"]["text"]), 12, ink, text_anchor="middle"
+        )
     )
     turn = f"rotate(-90 16 {middle_y:.1f})"
     out.append(
@@ -362,7 +386,13 @@ def _line_shape(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
 def _note(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     if one.get("xref") != "paper":
         return svg.text(
-            x.px(one["x"]), y.px(one["y"]) + 4, _words(one["text"]), 12, ink, text_anchor="start", font_weight="bold"
+            x.px(one["x"]),
+            y.px(one["y"]) + 4,
+            _words(one["text"]),
+            float(one.get("font", {}).get("size", 12)),
+            ink,
+            text_anchor="start",
+            font_weight="600",
         )
     px = x.start_px + one["x"] * (x.end_px - x.start_px)
     return svg.text(
