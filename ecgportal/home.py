@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -80,14 +81,22 @@ def portal_home() -> Path:
     return home.resolve()
 
 
+def host_name() -> str:
+    """Return the name under which this host does jobs: ``PORTAL_HOST_NAME``, by default the machine's."""
+    return (os.environ.get("PORTAL_HOST_NAME") or socket.gethostname())[:120]
+
+
 def run_dir() -> Path:
     """Return the folder of locks and process ids: ``PORTAL_RUN``, by default ``run`` under the home.
 
-    Process ids mean something on one machine only: containers that share a home give each
-    container a ``PORTAL_RUN`` of its own.
+    Process ids mean something on one machine only. A supervisor of ``web`` or ``workers`` may share the home with those of
+    other hosts, so its folder is named by its host and role.
     """
-    given = os.environ.get("PORTAL_RUN")
+    given, role = os.environ.get("PORTAL_RUN"), os.environ.get("PORTAL_PROCESSES") or "all"
     folder = REPOSITORY / Path(given).expanduser() if given else portal_home() / "run"
+    if not given and role != "all":
+        name = "".join(ch if ch.isalnum() or ch in "-." else "_" for ch in host_name())
+        folder /= f"{name}-{role}"
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     return folder.resolve()
 

@@ -239,6 +239,8 @@ Q_CLUSTER = {
 }
 JOB_HEARTBEAT_S = 3.0
 JOB_STALE_S = 30.0
+# How long a job that can go on later may hold a worker while others wait for one.
+JOB_TURN_S = 60.0
 
 # Processes that read the files of one upload side by side (0: as many as there are cores), and the address space of each.
 READERS = int(os.environ.get("PORTAL_READERS", "0"))

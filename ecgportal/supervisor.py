@@ -385,6 +385,8 @@ def main(arguments: list[str] | None = None) -> int:
             status = health(*web_address())
             print(f"/healthz answers {status}" if status else "nothing answers")
             return 0 if status == 200 else 1
+        # The folder of locks and process ids depends on the role, for the children, too.
+        os.environ["PORTAL_PROCESSES"] = options.processes
         return supervise(options.processes)
     except (StartError, AlreadyRunning, DatabaseError, home.SettingsError) as error:
         print(error, file=sys.stderr)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.db import connection
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobInterrupted(BaseException):
-    """The portal is stopping: leave what is needed to go on later, and end."""
+    """The job goes on later (the portal is stopping, or others wait): leave what is needed for that, and end."""
 
 
 class LeaseLost(BaseException):
@@ -38,6 +38,9 @@ class JobContext:
         self._done = threading.Event()
         self._progress = (job.progress, job.message)
         self._written = 0.0
+        self._began = time.monotonic()
+        self._asked = 0.0
+        self._gives_way = False
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -72,6 +75,19 @@ class JobContext:
             if self._reason is JobCancelled:
                 raise JobCancelled("The job was cancelled.")
             raise self._reason
+
+    @property
+    def must_give_way(self) -> bool:
+        """True when the job has held its worker for ``JOB_TURN_S`` and others wait for one: then leave by :meth:`give_way`."""
+        now = time.monotonic()
+        if not self._gives_way and now - self._began > settings.JOB_TURN_S and now - self._asked > 2.0:
+            self._asked = now
+            self._gives_way = services.others_wait(self.job)
+        return self._gives_way
+
+    def give_way(self) -> NoReturn:
+        """End this turn; the job goes to the end of its queue and is started again."""
+        raise JobInterrupted("Others wait for a worker, too; going on in turn.")
 
     def _stop(self, reason: type[BaseException]) -> None:
         self._reason = self._reason or reason

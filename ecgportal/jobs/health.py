@@ -39,6 +39,12 @@ def workers() -> str:
     )
 
 
+def hosts() -> list[str]:
+    """Return the names of the hosts whose watch over the jobs has shown itself within ``BEAT_LIMIT_S``."""
+    limit = timezone.now() - timedelta(seconds=BEAT_LIMIT_S)
+    return list(WorkerBeat.objects.filter(at__gte=limit).order_by("name").values_list("name", flat=True))
+
+
 def blobs() -> str:
     return "ok" if storage.is_writable() else "The data folder cannot be written. Check its owner and the free space."
 

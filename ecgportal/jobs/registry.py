@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 Handler = Callable[["JobContext"], dict[str, Any]]
 
 
+# Not a cluster's name: a job of this kind is for one host, whose watch over the jobs starts it beside those of the queues.
+HOST = "host"
+
+
 @dataclass(frozen=True)
 class Kind:
-    """queue: the cluster that starts it. max_attempts: how often a job whose process died is started again; every
-    handler must be safe to start again."""
+    """queue: the cluster that starts it, or ``HOST``. max_attempts: how often a job whose process died is started again;
+    every handler must be safe to start again."""
 
     name: str
     title: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -35,7 +34,7 @@ EXIT_INTERRUPTED = 75
 
 def start(job_id: str) -> str:
     """Do one queue message: claim the job, run its process to the end, and give the job back if the process died."""
-    job = services.claim(job_id, host=socket.gethostname())
+    job = services.claim(job_id, host=home.host_name())
     if job is None:
         return "not queued"
     command = [
@@ -69,6 +68,14 @@ def start_beside(job_id: uuid.UUID) -> threading.Thread:
     return thread
 
 
+def start_own(started: dict[uuid.UUID, threading.Thread]) -> None:
+    """Start the jobs that are for this host alone. started: those of before, by job; kept up to date."""
+    for job_id in [job_id for job_id, thread in started.items() if not thread.is_alive()]:
+        del started[job_id]
+    for job in services.for_host(home.host_name()).exclude(pk__in=started):
+        started[job.pk] = start_beside(job.pk)
+
+
 def _pid_file(job: Job) -> Path:
     folder = home.jobs_dir()
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,8 +104,8 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
     except JobCancelled:
         services.stop_cancelled(job.pk, attempt, context.job.result)
         return 0
-    except JobInterrupted:
-        services.give_back(job.pk, attempt, died=False)
+    except JobInterrupted as error:
+        services.give_back(job.pk, attempt, died=False, note=str(error))
         return EXIT_INTERRUPTED
     except LeaseLost:
         logger.warning("job %s attempt %s lost its lease", job.pk, attempt)
@@ -125,7 +132,7 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
 
 def _is_alive(job: Job) -> bool:
     """True when the job's process still runs on this host (it may only be slow to show itself)."""
-    if job.host != socket.gethostname() or not job.pid:
+    if job.host != home.host_name() or not job.pid:
         return False
     try:
         return str(job.pk) in psutil.Process(job.pid).cmdline()

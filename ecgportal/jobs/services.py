@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import logging
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from ecgportal.audit.trail import record
 from ecgportal.errors import Conflict
 from ecgportal.jobs import queue
 from ecgportal.jobs.models import OPEN, Job, JobState, WorkerBeat
-from ecgportal.jobs.registry import KINDS
+from ecgportal.jobs.registry import HOST, KINDS
 
 logger = logging.getLogger(__name__)
 
 
 @transaction.atomic
-def enqueue(kind: str, *, actor: Any, project: Any, payload: dict[str, Any], title: str = "") -> Job:
-    """Write the job and its queue message in one transaction."""
+def enqueue(kind: str, *, actor: Any, project: Any, payload: dict[str, Any], title: str = "", host: str = "") -> Job:
+    """Write the job and its queue message in one transaction. host: who does it, for kinds that are for one host."""
     entry = KINDS[kind]
     job = Job.objects.create(
-        kind=kind, project=project, created_by=actor, payload=payload, title=(title or entry.title)[:200], max_attempts=entry.max_attempts
+        kind=kind, project=project, created_by=actor, payload=payload, title=(title or entry.title)[:200], max_attempts=entry.max_attempts,
+        host=host,
     )  # fmt: skip
-    queue.send(job.pk, entry.queue)
+    _send(job)
     return job
+
+
+def _send(job: Job) -> None:
+    if (name := KINDS[job.kind].queue) != HOST:
+        queue.send(job.pk, name)
+
+
+def for_host(host: str) -> QuerySet[Job]:
+    """Return the jobs that wait for this host and for no other."""
+    kinds = [kind.name for kind in KINDS.values() if kind.queue == HOST]
+    return Job.objects.filter(state=JobState.QUEUED, kind__in=kinds, host=host)
+
+
+def others_wait(job: Job, longer_than_s: float = 2.0) -> bool:
+    """Tell whether another job has waited for a worker of the same queue for a while."""
+    name = KINDS[job.kind].queue
+    kinds = [kind.name for kind in KINDS.values() if kind.queue == name]
+    limit = timezone.now() - timedelta(seconds=longer_than_s)
+    return name != HOST and Job.objects.filter(state=JobState.QUEUED, kind__in=kinds, enqueued_at__lt=limit).exists()
+
+
+def withdraw(job: Job) -> bool:
+    """Take a job back that nobody has begun and that is not needed any more."""
+    waiting = Job.objects.filter(pk=job.pk, state=JobState.QUEUED)
+    return bool(waiting.update(state=JobState.CANCELLED, finished_at=timezone.now(), message="Not needed any more."))
 
 
 @transaction.atomic
@@ -84,11 +112,11 @@ def stop_cancelled(job_id: uuid.UUID, attempt: int, result: dict[str, Any]) -> b
 
 
 @transaction.atomic
-def give_back(job_id: uuid.UUID, attempt: int, *, died: bool) -> str | None:
+def give_back(job_id: uuid.UUID, attempt: int, *, died: bool, note: str = "") -> str | None:
     """Requeue a job whose process ended without closing it, or fail it when its attempts are used up.
 
-    ``died`` False (an orderly stop of the portal) does not count as an attempt. Returns the new state, or None when
-    this attempt does not hold the job any more.
+    ``died`` False (an orderly stop of the portal) does not count as an attempt. note: what the job's row says meanwhile.
+    Returns the new state, or None when this attempt does not hold the job any more.
     """
     job = Job.objects.select_for_update().filter(pk=job_id, attempt=attempt, state=JobState.RUNNING).first()
     if job is None:
@@ -102,9 +130,9 @@ def give_back(job_id: uuid.UUID, attempt: int, *, died: bool) -> str | None:
         return JobState.FAILED
     if not died:
         Job.objects.filter(pk=job_id).update(max_attempts=job.max_attempts + 1)
-    note = "Started again after its process died." if died else "Waiting to go on after a restart."
+    note = note or ("Started again after its process died." if died else "Waiting to go on after a restart.")
     Job.objects.filter(pk=job_id).update(state=JobState.QUEUED, pid=None, enqueued_at=timezone.now(), message=note)
-    queue.send(job.pk, KINDS[job.kind].queue)
+    _send(job)
     logger.warning("job %s (%s) goes back to the queue after attempt %s", job.pk, job.kind, attempt)
     return JobState.QUEUED
 

@@ -1,19 +1,23 @@
 import logging
 import signal
-import socket
 import threading
+import time
+import uuid
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import connection
 
+from ecgportal import home
 from ecgportal.jobs import runner, services
 
 logger = logging.getLogger(__name__)
 
+_OWN_EVERY_S = 1.0
+
 
 class Command(BaseCommand):
-    help = "Give jobs whose process died back to the queue, until told to stop."
+    help = "Give jobs whose process died back to the queue, and start those that are for this host, until told to stop."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--once", action="store_true", help="look once and end")
@@ -23,15 +27,21 @@ class Command(BaseCommand):
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         signal.signal(signal.SIGINT, lambda *_: stop.set())
+        started: dict[uuid.UUID, threading.Thread] = {}
+        next_look = 0.0
         while True:
             try:
-                services.worker_beat(socket.gethostname())
-                runner.recover_lost()
+                if options["once"] or time.monotonic() >= next_look:
+                    next_look = time.monotonic() + options["every_s"]
+                    services.worker_beat(home.host_name())
+                    runner.recover_lost()
+                if not options["once"]:
+                    runner.start_own(started)
             except Exception:
                 if options["once"]:
                     raise
                 # The database may be restarting; the loop must outlive that.
                 logger.exception("looking for lost jobs failed")
                 connection.close()
-            if options["once"] or stop.wait(options["every_s"]):
+            if options["once"] or stop.wait(min(_OWN_EVERY_S, options["every_s"])):
                 return
