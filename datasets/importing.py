@@ -150,12 +150,17 @@ def import_start(*, actor: Any, dataset: Dataset, collection: str, folder: str |
     return ingest
 
 
+def place(ingest: Ingest) -> tuple[Collection, Path]:
+    """Return an import's collection and its folder on this machine. InvalidInput where this host may not read it."""
+    entry = collection_of(ingest.source["collection"])
+    return entry, storage.downloads(entry.name) if ingest.source.get("download") else path_of(ingest.source["folder"])
+
+
 def bring(context: JobContext, ingest: Ingest) -> tuple[Collection, Path]:
     """Return an import's collection and its folder on this machine; what has to be downloaded is there then."""
-    entry = collection_of(ingest.source["collection"])
+    entry, into = place(ingest)
     if not ingest.source.get("download"):
-        return entry, path_of(ingest.source["folder"])
-    into = storage.downloads(entry.name)
+        return entry, into
     assert entry.physionet is not None and entry.fetches is not None
 
     def tell(done: int, total: int, name: str) -> None:

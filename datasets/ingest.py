@@ -1,149 +1,46 @@
-"""From uploaded files to records: unpack, read side by side, store in batches. Safe to start again after a crash."""
+"""From uploaded files to records: unpack, read side by side on every host that has workers, store in batches.
+
+The upload's own job plans the parts (:mod:`datasets.ingest_plan`), does them together with jobs of other hosts, and ends the
+upload once. Each of them can be killed and started again at any point.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Count
 
-from datasets import ecg, importing, label_jobs, uploading
+from datasets import ecg, importing, ingest_sharing, label_jobs, uploading
 from datasets.collections.base import Collection
-from datasets.formats import archive
-from datasets.models import Ingest, Outcome
-from datasets.reading import Answer, FileTask, Spool, refused, row_of
-from datasets.reading_pool import Batch, ReadingPool, read_here
+from datasets.ingest_plan import PartLost, Plan, free_name
+from datasets.models import Ingest, IngestPart, Outcome, Stage
+from datasets.reading import Answer, Spool, row_of
+from datasets.reading_pool import Batch, ReadingPool, Task, read_here
 from datasets.reading_worker import identity_of, options_of
 from datasets.storing import Store
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import PortalError
-from ecgportal.jobs.models import TERMINAL
+from ecgportal.jobs.context import LeaseLost
+from ecgportal.jobs.models import TERMINAL, Job
 from ecgportal.projects.services import pseudonym_key
 
 if TYPE_CHECKING:
     from ecgportal.jobs.context import JobContext
 
-_TASK = 64
+_MADE_AT_A_TIME = 64
 # How far the job is when it begins and ends to read.
 _START, _END = 0.05, 0.94
-# Below this it takes longer to start other processes than to read the files.
-_FEW_FILES, _FEW_BYTES = 40, 40_000_000
-_LARGE_BYTES = 8_000_000
-
-
-@dataclass
-class Upload:
-    """The files of an upload after unpacking, by relative name."""
-
-    index: dict[str, Path] = field(default_factory=dict)
-    refused: list[Answer] = field(default_factory=list)
-
-
-def unpack(files: list[dict[str, str]], folder: Path) -> Upload:
-    """Open archives into ``folder`` and index all files by their names. An archive's members stand under its own name's
-    stem only where two archives hold the same names."""
-    upload = Upload()
-    inner_folder = folder / "members"
-    # What an attempt before this one unpacked.
-    shutil.rmtree(inner_folder, ignore_errors=True)
-    inner_folder.mkdir()
-    for entry in files:
-        path = folder / entry["path"]
-        with path.open("rb") as stream:
-            head = stream.read(4096)
-        if not archive.is_archive(head, entry["name"]):
-            upload.index[_free(entry["name"], upload.index)] = path
-            continue
-        try:
-            result = archive.unpack(path, entry["name"], inner_folder, archive.ArchiveLimits())
-        except PortalError as error:
-            upload.refused.append(refused(entry["name"], error.code, error.message))
-            continue
-        prefix = PurePosixPath(entry["name"]).stem
-        clash = any(name in upload.index for name, _ in result.files)
-        for name, member in result.files:
-            upload.index[f"{prefix}/{name}" if clash else name] = member
-        upload.refused += [refused(f"{entry['name']}: {name}", code, message) for name, code, message in result.refused]
-    return upload
-
-
-def _free(name: str, taken: dict[str, Path]) -> str:
-    candidate, number = name, 2
-    while candidate in taken:
-        path = PurePosixPath(name)
-        candidate, number = str(path.with_name(f"{path.stem}-{number}{path.suffix}")), number + 1
-    return candidate
-
-
-class Plan:
-    """Which files are read in which order: WFDB records of segments, other headers, and then what none of them names."""
-
-    def __init__(self, upload: Upload, done: set[str], shown: Callable[[str], str]):
-        self.index = upload.index
-        self.done = done
-        self._shown = shown
-        shown_as = {shown(name): name for name in self.index}
-        self.claimed: set[str] = set()
-        # The keys of records that an earlier attempt stored, by the file of many records that they came from.
-        self._parts: dict[str, list[str]] = {}
-        for name in done:
-            file, colon, key = name.partition(": ")
-            if colon and file in shown_as:
-                self._parts.setdefault(shown_as[file], []).append(key)
-
-    def phases(self) -> Iterator[Iterator[list[FileTask]]]:
-        """Yield the tasks phase by phase. What a phase claims must be known before the next one is begun."""
-        headers = sorted(name for name in self.index if name.lower().endswith(".hea"))
-        masters = [name for name in headers if _has_segments(self.index[name])]
-        segmented = set(masters)
-        yield self._tasks(masters)
-        yield self._tasks([name for name in headers if name not in segmented])
-        yield self._tasks(sorted(name for name in self.index if not name.lower().endswith(".hea")))
-
-    def _tasks(self, names: list[str]) -> Iterator[list[FileTask]]:
-        waiting: list[FileTask] = []
-        for name in names:
-            if name in self.claimed or self._shown(name) in self.done:
-                continue
-            task = FileTask(name, tuple(self._parts.get(name, ())))
-            if not name.lower().endswith(".hea") and self.index[name].stat().st_size > _LARGE_BYTES:
-                # Large files are read by themselves, collections of many records in parts.
-                task.may_split = True
-                if waiting:
-                    yield waiting
-                yield [task]
-                waiting = []
-                continue
-            waiting.append(task)
-            if len(waiting) == _TASK:
-                yield waiting
-                waiting = []
-        if waiting:
-            yield waiting
-
-    def claim(self, answers: list[Answer]) -> None:
-        """Note which files were read together with another one; each is named by the first that did."""
-        for answer in answers:
-            if answer["kind"] == "taken":
-                new = [name for name in answer["companions"] if name in self.index and name not in self.claimed]
-                self.claimed.update(new)
-                answer["claimed"] = new
-
-
-def _has_segments(header: Path) -> bool:
-    """Tell whether a WFDB header's record line names several segments (``name/segments``)."""
-    with header.open("rb") as stream:
-        head = stream.read(2048)
-    line = next((line for line in head.splitlines() if line.strip() and not line.lstrip().startswith(b"#")), b"")
-    return b"/" in line.split(b" ")[0]
+_LOOK_S = 0.3
+_TELL_S = 0.5
+# How long a job of another host waits for further parts.
+_IDLE_S = 10.0
 
 
 def _workers() -> int:
@@ -151,18 +48,18 @@ def _workers() -> int:
 
 
 def run(context: JobContext) -> dict[str, Any]:
-    """The job: everything of one upload becomes an answer per file."""
-    ingest = Ingest.objects.select_related("dataset__project", "created_by").get(pk=context.payload["ingest"])
+    """The job: everything of one upload becomes an answer per file. Other hosts that have workers share the reading."""
+    ingest = Ingest.objects.select_related("dataset__project", "created_by", "job").get(pk=context.payload["ingest"])
     _sweep()
     try:
-        collection = importing.bring(context, ingest) if ingest.source else None
-        counts = _run(context, ingest, collection)
+        collection = _find(context, ingest) if ingest.source else None
+        plan = Plan(ingest, collection[1] if collection else None)
+        counts = _read(context, plan, collection)
         label_jobs.again(ingest)
         tables = importing.read_tables(context, ingest, *collection) if collection else []
     except Exception:
         # The job has ended for good: nothing reads these files again.
-        storage.remove_area("uploads", ingest.pk)
-        Ingest.objects.filter(pk=ingest.pk).update(waiting=[])
+        _give_up(ingest)
         raise
     with transaction.atomic():
         audit(
@@ -173,61 +70,163 @@ def run(context: JobContext) -> dict[str, Any]:
     return {"ingest": str(ingest.pk), **counts, **({"tables": tables} if collection else {})}
 
 
-def _run(context: JobContext, ingest: Ingest, collection: tuple[Collection, Path] | None) -> dict[str, int]:
-    folder = storage.area("uploads", ingest.pk)
-    if collection is None:
-        context.progress(0.01, "Unpacking")
-        sent = [
-            entry for entry in _sent(context, ingest) if not context.is_resumed or (folder / entry["path"]).exists()
-        ]
-        upload, site_of = unpack(sent, folder), None
-    else:
-        upload, site_of = Upload(importing.files(*collection)), collection[0].site_of
-    context.progress(_START, f"{len(upload.index)} files")
-    store = Store(ingest, site_of)
-    store.write(Batch(upload.refused, None))
-    spool = folder / "spool"
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir()
-    plan = Plan(upload, store.done, store.shown)
-    total = max(len(upload.index), 1)
-    few = len(upload.index) <= _FEW_FILES and sum(path.stat().st_size for path in upload.index.values()) <= _FEW_BYTES
-    identity = {"key": pseudonym_key(ingest.dataset.project).hex(), "keeps": ingest.dataset.project.keeps_identifiers}
-    with ExitStack() as stack:
+def run_share(context: JobContext) -> dict[str, Any]:
+    """The job of another host: read parts of an upload as long as there are any, and leave the rest to the upload's own job."""
+    ingest = Ingest.objects.select_related("dataset__project", "job").filter(pk=context.payload["ingest"]).first()
+    if ingest is None:
+        return {"records": 0}
+    try:
+        collection = importing.place(ingest) if ingest.source else None
+    except PortalError:
+        return {"records": 0, "reason": f"The folder {ingest.source['folder']} is not on this host."}
+    plan = Plan(ingest, collection[1] if collection else None)
+    store = Store(ingest, collection[0].site_of if collection else None)
+    plan.release(context.job)
+    idle_since = time.monotonic()
+    try:
+        with Reading(context, plan, store) as reading:
+            while time.monotonic() - idle_since < _IDLE_S:
+                ingest.refresh_from_db(fields=["stage"])
+                if ingest.stage == Stage.READ or not Job.objects.unfinished().filter(pk=ingest.job_id).exists():
+                    break
+                if ingest.stage > Stage.NEW and reading.work():
+                    idle_since = time.monotonic()
+                context.progress(0.5, f"{store.n_new} records read")
+                time.sleep(_LOOK_S)
+    except PartLost:
+        # The upload was cancelled or has failed.
+        pass
+    return {"records": store.n_new}
+
+
+def _find(context: JobContext, ingest: Ingest) -> tuple[Collection, Path]:
+    """Return a collection and its folder; it is downloaded once."""
+    return importing.place(ingest) if ingest.stage > Stage.NEW else importing.bring(context, ingest)
+
+
+def _give_up(ingest: Ingest) -> None:
+    ingest_sharing.end(ingest)
+    Plan(ingest).close(Stage.READ)
+    Ingest.objects.filter(pk=ingest.pk).update(waiting=[])
+    storage.remove_area("uploads", ingest.pk)
+
+
+class Reading:
+    """How this process reads parts: by processes of its own, or itself where there is little to read. Use as a context."""
+
+    def __init__(self, context: JobContext, plan: Plan, store: Store, tell: Callable[[], None] = lambda: None):
+        self._context, self._plan, self._store, self._tell = context, plan, store, tell
+        project = plan.ingest.dataset.project
+        self._identity = {"key": pseudonym_key(project).hex(), "keeps": project.keeps_identifiers}
+        # Leftovers of an attempt before this one may still be referred to; they go with the upload.
+        self._spool = plan.folder / "spool" / f"{context.job.pk}-{context.attempt}"
+        self._pool: ReadingPool | None = None
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        if self._pool is not None:
+            self._pool.__exit__(*exc)
+
+    def work(self) -> int:
+        """Do parts of the present stage until none is free; returns how many it were. PartLost when the upload has ended."""
+        count = 0
+        self._spool.mkdir(parents=True, exist_ok=True)
+        for batch in self._batches():
+            self._store.write(batch, batch.key)
+            count += batch.is_last
+            self._tell()
+        return count
+
+    def _parts(self) -> Iterator[Task]:
+        while not self._context.must_give_way and (taken := self._plan.take(self._context.job)) is not None:
+            yield taken, taken.tasks()
+
+    def _batches(self) -> Iterator[Batch]:
+        check, plan = self._context.raise_if_stopping, self._plan
         # After a crash the files are read by processes that may die without harm.
-        pool = None
-        if not few or context.is_resumed:
-            pool = stack.enter_context(
-                ReadingPool(
-                    _workers(), upload.index, ingest.options, spool, settings.READER_MEMORY_BYTES, identity=identity
-                )
-            )
-        for phase in plan.phases():
-            if pool is not None:
-                batches = pool.run(phase, context.raise_if_stopping)
-            else:
-                batches = read_here(
-                    phase,
-                    upload.index,
-                    options_of(ingest.options),
-                    spool,
-                    context.raise_if_stopping,
-                    identity_of(identity),
-                )
-            for batch in batches:
-                plan.claim(batch.answers)
-                store.write(batch)
-                done = min(len(store.done), total)
-                context.progress(_START + (_END - _START) * done / total, f"{done} of {total} files")
+        if self._pool is None and not self._context.is_resumed and plan.is_small():
+            index, options = dict(plan.index().files()), options_of(plan.ingest.options)
+            return read_here(self._parts(), index, options, self._spool, check, identity_of(self._identity))
+        if self._pool is None:
+            self._pool = ReadingPool(
+                _workers(), plan.index(), plan.ingest.options, self._spool, settings.READER_MEMORY_BYTES,
+                identity=self._identity,
+            )  # fmt: skip
+        self._pool.index = plan.index()
+        return self._pool.run(self._parts(), check)
+
+
+def _read(context: JobContext, plan: Plan, collection: tuple[Collection, Path] | None) -> dict[str, Any]:
+    """Read all files, whoever does it, and return how many came to which outcome."""
+    ingest = plan.ingest
+    if ingest.stage == Stage.READ:
+        uploading.drop_read(ingest)
+        return outcome_counts(ingest)
+    store = Store(ingest, collection[0].site_of if collection else None)
+    plan.release(context.job)
+    if ingest.stage == Stage.NEW:
+        context.progress(0.01, "Looking at the files")
+        files = importing.files(*collection) if collection else _sent(context, ingest)
+        plan.begin(files, lambda answers: store.write(Batch(answers, None)))
+    _read_parts(context, plan, store)
+    shares = plan.shares()
+    ingest_sharing.end(ingest)
     if collection is None:
-        uploading.keep_waiting(ingest, upload.index, store.shown)
-    return outcome_counts(ingest)
+        store.learn(plan.told())
+        uploading.keep_waiting(plan, store.shown)
+    else:
+        plan.close(Stage.READ)
+    counts = outcome_counts(ingest)
+    return {**counts, **({"hosts": shares} if len(shares) > 1 else {})}
 
 
-def _sent(context: JobContext, ingest: Ingest) -> list[dict[str, Any]]:
-    """Return the files to read: all that were sent, or those that waited for an answer. What an attempt before this one had
-    finished with is not there any more."""
-    return ingest.waiting if context.payload.get("waiting") else ingest.files
+def _read_parts(context: JobContext, plan: Plan, store: Store) -> None:
+    """Go from stage to stage until all files are read, here or elsewhere."""
+    others = ingest_sharing.Others(context, plan)
+    told = 0.0
+
+    def tell() -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_S:
+            told = time.monotonic()
+            others.ask()
+            context.report(*_progress(plan))
+        context.raise_if_stopping()
+
+    with Reading(context, plan, store, tell) as reading:
+        while True:
+            try:
+                reading.work()
+            except PartLost:
+                raise LeaseLost from None
+            if context.must_give_way:
+                context.give_way()
+            if plan.is_whole():
+                if not plan.go_on():
+                    return
+                others.ask(is_new=True)
+            else:
+                # Another process holds the rest; should it die, its parts are free again.
+                tell()
+                context.stopping.wait(_LOOK_S)
+
+
+def _progress(plan: Plan) -> tuple[float, str]:
+    if plan.ingest.stage == Stage.ARCHIVES:
+        return _START / 2, "Unpacking"
+    total = max(len(plan.index()), 1)
+    done = min(plan.n_done(), total)
+    return _START + (_END - _START) * done / total, f"{done} of {total} files"
+
+
+def _sent(context: JobContext, ingest: Ingest) -> dict[str, Path]:
+    """Return the files to read by name: all that were sent, or those that waited for an answer."""
+    folder, files = storage.area("uploads", ingest.pk), {}
+    for entry in ingest.waiting if context.payload.get("waiting") else ingest.files:
+        files[free_name(entry["name"], files)] = folder / entry["path"]
+    return files
 
 
 def _sweep() -> None:
@@ -239,6 +238,7 @@ def _sweep() -> None:
     for path in folders:
         if path.name in names:
             storage.remove_area("uploads", path.name)
+    IngestPart.objects.filter(ingest__job__state__in=TERMINAL).delete()
 
 
 def add_records(ingest: Ingest, format_name: str, records: Iterator[tuple[str, ecg.Record]]) -> None:
@@ -259,7 +259,7 @@ def add_records(ingest: Ingest, format_name: str, records: Iterator[tuple[str, e
 
     for pair in records:
         waiting.append(pair)
-        if len(waiting) == _TASK:
+        if len(waiting) == _MADE_AT_A_TIME:
             write()
     if waiting:
         write()

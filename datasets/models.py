@@ -64,12 +64,23 @@ class Subject(UUIDModel):
         return self.key
 
 
+class Stage(models.IntegerChoices):
+    """What the parts of an upload are about (``datasets.ingest_plan``); each stage must be whole before the next one."""
+
+    NEW = 0, "nothing planned"
+    ARCHIVES = 1, "archives are unpacked"
+    MASTERS = 2, "headers of several segments are read"
+    HEADERS = 3, "other headers are read"
+    OTHERS = 4, "files that belong to no header are read"
+    READ = 5, "all files are read"
+
+
 class Ingest(UUIDModel):
     """One upload or import: its files, the answers given for files that do not say their rate or unit, and its job.
 
     source: empty for an upload; ``{"collection", "folder"}`` or ``{"collection", "download": true}`` for an import, whose files
     stay where they lie. is_open: files are still arriving (``ArrivingFile``), nothing is read yet. waiting: the kept files
-    that could not be taken without an answer, as in ``files``.
+    that could not be taken without an answer, as in ``files``. stage: how far the reading is.
     """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="ingests")
@@ -80,6 +91,7 @@ class Ingest(UUIDModel):
     source = models.JSONField(default=dict)
     waiting = models.JSONField(default=list)
     is_open = models.BooleanField(default=False)
+    stage = models.PositiveSmallIntegerField(choices=Stage.choices, default=Stage.NEW, editable=False)
 
     project_path = "dataset__project"
 
@@ -89,11 +101,45 @@ class Ingest(UUIDModel):
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(is_open=False) | models.Q(job__isnull=True), name="ingest_open_has_no_job"
-            )
+            ),
+            models.CheckConstraint(condition=models.Q(stage__in=Stage.values), name="ingest_stage_known"),
         ]
 
     def __str__(self) -> str:
         return f"{'import' if self.source else 'upload'} of {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class IngestPart(UUIDModel):
+    """A share of an upload's files, done whole by one process of any host; gone when the upload is read.
+
+    work: which files, as :class:`datasets.ingest_plan.Work` writes it. found: what the stages after it must know. n_files: how
+    many of the upload's files are dealt with once it is done. The part is held while the job ``taken_by`` runs with the
+    attempt ``taken_attempt``, on ``host``; when that process dies, any other may take it.
+    """
+
+    ingest = models.ForeignKey(Ingest, on_delete=models.CASCADE, related_name="parts")
+    number = models.PositiveIntegerField()
+    work = models.JSONField()
+    found = models.JSONField(default=dict)
+    n_files = models.PositiveIntegerField(default=0)
+    is_done = models.BooleanField(default=False)
+    taken_by = models.ForeignKey(Job, on_delete=models.SET_NULL, null=True, related_name="+")
+    taken_attempt = models.PositiveSmallIntegerField(default=0)
+    host = models.CharField(max_length=120, blank=True, default="")
+
+    project_path = "ingest__dataset__project"
+
+    class Meta:
+        ordering = ["number", "id"]
+        indexes = [
+            models.Index(fields=["ingest", "number"], condition=models.Q(is_done=False), name="part_not_done"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["ingest", "number"], name="part_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"part {self.number}"
 
 
 class ArrivingFile(UUIDModel):
@@ -296,6 +342,8 @@ class IngestItem(UUIDModel):
         indexes = [models.Index(fields=["ingest", "outcome", "position"], name="item_outcome")]
         constraints = [
             models.UniqueConstraint(fields=["ingest", "position"], name="item_once"),
+            # Processes on several hosts write the outcomes of one upload.
+            models.UniqueConstraint(fields=["ingest", "name"], name="item_name_once"),
             models.CheckConstraint(condition=models.Q(outcome__in=Outcome.values), name="item_outcome_known"),
             models.CheckConstraint(
                 condition=~models.Q(outcome="refused") | ~models.Q(code=""), name="item_refused_has_code"

@@ -3,9 +3,10 @@
 No database is known here, so this runs in processes of its own (:mod:`datasets.reading_pool`). All that passes between
 the processes is JSON; signals go into a spool file, float32 mV little-endian, row by row.
 
-An *answer* is what became of a file: ``{"kind": "taken" | "refused" | "split", "name", ...}``. ``taken`` carries
+An *answer* is what became of a file: ``{"kind": "taken" | "refused" | "split" | "unpacked", "name", ...}``. ``taken`` carries
 ``format``, ``many`` (the file holds several records), ``records``, ``originals`` and ``companions``; a file of many
 records may give several of them. ``split`` says how many records a collection holds, so that its parts are read apart.
+``unpacked`` says which files came out of an archive and where they lie.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from datasets import ecg
 from datasets.fingerprint import fingerprint
-from datasets.formats import registry
+from datasets.formats import archive, registry
 from datasets.formats.archive import FileSource
 from datasets.formats.base import Reader, ReadOptions, ReadResult
 from datasets.formats.wfdb import is_signal_file_name
@@ -48,26 +49,55 @@ _HEAD = 16 << 20
 
 @dataclass
 class FileTask:
-    """A file to read. skip: keys of its records that are stored already. part: the range of records to read.
+    """A file to read. part: the range of records to read.
 
-    originals: what was found out about its bytes when it was split, so that they are not read again.
+    originals: what was found out about its bytes when it was split, so that they are not read again. may_split: a collection of
+    many records is only counted. into: the folder that the file is unpacked into, as an archive; members: those of a zip's
+    (place in its directory, name) that are wanted, None for all of an archive.
     """
 
     name: str
-    skip: tuple[str, ...] = ()
     part: tuple[int, int] | None = None
     originals: list[dict[str, Any]] | None = None
     may_split: bool = False
+    into: str | None = None
+    members: list[tuple[int, str]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FileTask:
-        part = value["part"]
+        part, members = value["part"], value["members"]
         return cls(
-            value["name"], tuple(value["skip"]), tuple(part) if part else None, value["originals"], value["may_split"]
-        )
+            value["name"], tuple(part) if part else None, value["originals"], value["may_split"], value["into"],
+            None if members is None else [(place, name) for place, name in members],
+        )  # fmt: skip
+
+
+class Unpacker:
+    """Unpacks shares of archives; the zip it was last asked for stays open, as its directory may be long."""
+
+    def __init__(self) -> None:
+        self._open: archive.ZipPart | None = None
+
+    def unpack(self, task: FileTask, path: Path) -> Answer:
+        assert task.into is not None
+        into = Path(task.into)
+        if task.members is None:
+            result = archive.unpack(path, task.name, into)
+        else:
+            if self._open is None or self._open.source != path:
+                self.close()
+                self._open = archive.ZipPart(path, task.name)
+            result = self._open.unpack(task.members, into)
+        files = [(name, member.name) for name, member in result.files]
+        return {"kind": "unpacked", "name": task.name, "files": files, "refused": result.refused}
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
 
 class Spool:
@@ -96,10 +126,17 @@ class Spool:
 
 
 def read_file(
-    task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool, report: Report, identity: Identity | None = None
+    task: FileTask, index: Mapping[str, Path], options: ReadOptions, spool: Spool, report: Report, identity: Identity | None = None,
+    unpacker: Unpacker | None = None,
 ) -> Iterator[Answer]:  # fmt: skip
     """Yield the answers of one file. ``report(file name, trace)`` hears of errors that no reader should raise."""
     name = task.name
+    if task.into is not None:
+        try:
+            yield (unpacker or Unpacker()).unpack(task, index[name])
+        except PortalError as error:
+            yield refused(name, error.code, error.message)
+        return
     try:
         with warnings.catch_warnings():
             # Readers warn with the values they meet, which may be a person's.
@@ -172,7 +209,6 @@ def _read(
         if task.originals is not None
         else _originals(name, result, index, entry.name, identity, spool, held, shown)
     )
-    skip = frozenset(task.skip)
     wanted = result.records if task.part is None else result.records[task.part[0] : task.part[1]]
     records = iter(wanted)
     done = 0
@@ -181,7 +217,7 @@ def _read(
         yield {
             "kind": "taken", "name": name, "format": entry.name, "many": count > 1, "originals": originals,
             "companions": list(result.companions), "shown": shown,
-            "records": [_cleaned(row_of(key, record, spool), identity, terms, originals) for key, record in part if key not in skip],
+            "records": [_cleaned(row_of(key, record, spool), identity, terms, originals) for key, record in part],
         }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 A file that kills its process (or keeps silent for too long) is tried once more by itself and then refused; the others
 are read by a new process. At most a few tasks are under way, so memory stays bounded however large the upload is.
+
+A *task* is ``(key, files)``: some files to read one after another, under a key that comes back with their answers.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from datasets.file_index import FileIndex
 from datasets.formats.base import ReadOptions
 from datasets.identity import Identity
-from datasets.reading import SPLIT_PART, Answer, FileTask, Spool, read_file, refused
+from datasets.reading import Answer, FileTask, Spool, Unpacker, read_file, refused
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +35,27 @@ _SILENT_S = 900.0
 _AHEAD = 3
 
 
+Task = tuple[Any, list[FileTask]]
+
+
 @dataclass
 class Batch:
-    """Answers in order, and the file with their signals (None when there are none)."""
+    """Answers in order, and the file with their signals (None when there are none).
+
+    key: of the task. is_last: nothing else of the task follows.
+    """
 
     answers: list[Answer]
     spool: Path | None
+    key: Any = None
+    is_last: bool = True
 
 
 @dataclass
 class _Slot:
     files: list[FileTask]
+    key: Any = None
+    is_last: bool = True
     tries: int = 0
     answers: list[Answer] = field(default_factory=list)
     finished: int = 0
@@ -51,20 +64,22 @@ class _Slot:
 
 
 def read_here(
-    tasks: Iterable[list[FileTask]], index: Mapping[str, Path], options: ReadOptions, spool_folder: Path, check: Callable[[], None],
+    tasks: Iterable[Task], index: Mapping[str, Path], options: ReadOptions, spool_folder: Path, check: Callable[[], None],
     identity: Identity | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """Do the same in this process: for a handful of files, for which starting others takes longer than the work."""
-    for number, files in enumerate(tasks):
+    unpacker = Unpacker()
+    for number, (key, files) in enumerate(tasks):
         spool = Spool(spool_folder / f"here-{number}.f32")
         answers: list[Answer] = []
         for task in files:
             check()
             task.may_split = False
-            answers += read_file(task, index, options, spool, _trouble, identity)
+            answers += read_file(task, index, options, spool, _trouble, identity, unpacker)
         spool.close()
-        yield Batch(answers, spool.path if spool.path.exists() else None)
+        yield Batch(answers, spool.path if spool.path.exists() else None, key)
         spool.path.unlink(missing_ok=True)
+    unpacker.close()
 
 
 def _trouble(name: str, trace: str) -> None:
@@ -72,22 +87,17 @@ def _trouble(name: str, trace: str) -> None:
 
 
 class ReadingPool:
-    """Use as a context: leaving it ends the processes, whatever they do."""
+    """Use as a context: leaving it ends the processes, whatever they do. index: may be changed between two runs."""
 
     def __init__(
-        self, workers: int, index: Mapping[str, Path], options: dict[str, Any], spool_folder: Path, memory_bytes: int = 0,
+        self, workers: int, index: FileIndex, options: dict[str, Any], spool_folder: Path, memory_bytes: int = 0,
         silent_s: float = _SILENT_S, identity: dict[str, Any] | None = None,
     ):  # fmt: skip
         self._count = max(1, workers)
         self._folder = spool_folder
         self._silent_s = silent_s
-        self._places = _write_index(index, spool_folder / "index.jsonl")
-        self._setup = {
-            "index": str(spool_folder / "index.jsonl"),
-            "options": options,
-            "memory_bytes": memory_bytes,
-            "identity": identity,
-        }
+        self.index = index
+        self._setup = {"options": options, "memory_bytes": memory_bytes, "identity": identity}
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._spools = 0
@@ -106,25 +116,27 @@ class ReadingPool:
     def pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers]
 
-    def run(self, tasks: Iterable[list[FileTask]], check: Callable[[], None]) -> Iterator[Batch]:
-        """Yield one batch per task, in their order. ``check`` is called several times a second and may raise."""
+    def run(self, tasks: Iterable[Task], check: Callable[[], None]) -> Iterator[Batch]:
+        """Yield one batch per task (several where a process died), in their order. ``check`` is called several times a second
+        and may raise."""
         coming = iter(tasks)
         slots: deque[_Slot] = deque()
         exhausted = False
         while True:
             check()
             while not exhausted and len(slots) < _AHEAD * self._count:
-                files = next(coming, None)
-                exhausted = files is None
-                if files:
-                    slots.append(_Slot(files))
+                task = next(coming, None)
+                exhausted = task is None
+                if task is not None:
+                    slots.append(_Slot(task[1], task[0]))
             if not slots:
                 return
             self._assign(slots)
             self._listen(slots)
             while slots and slots[0].state == "done":
                 slot = slots.popleft()
-                yield Batch(slot.answers, slot.spool if slot.spool and slot.spool.exists() else None)
+                spool = slot.spool if slot.spool and slot.spool.exists() else None
+                yield Batch(slot.answers, spool, slot.key, slot.is_last)
                 if slot.spool:
                     slot.spool.unlink(missing_ok=True)
 
@@ -141,7 +153,7 @@ class ReadingPool:
             slot.spool = self._folder / f"task-{self._spools}.f32"
             slot.state = "running"
             worker.slot = slot
-            files = [{**task.to_json(), "place": self._places[_folder_of(task.name)]} for task in slot.files]
+            files = [{**task.to_json(), "place": self.index.place(task.name)} for task in slot.files]
             worker.send({"spool": str(slot.spool), "files": files})
 
     def _listen(self, slots: deque[_Slot]) -> None:
@@ -166,8 +178,6 @@ class ReadingPool:
             slot.finished += 1
         elif kind == "end":
             slot.state, worker.slot = "done", None
-            if slot.answers and slot.answers[0]["kind"] == "split":
-                self._replace(slots, slot, _parts(slot.files[0], slot.answers[0]))
         else:
             slot.answers.append(message)
 
@@ -182,18 +192,23 @@ class ReadingPool:
         done, rest = slot.files[: slot.finished], slot.files[slot.finished :]
         names = {task.name for task in done}
         answers = [answer for answer in slot.answers if answer["name"] in names]
-        new = [_Slot(done, answers=answers, spool=slot.spool, state="done")] if answers else []
+        key = slot.key
+        new = [_Slot(done, key, False, answers=answers, spool=slot.spool, state="done")] if answers else []
         if not answers and slot.spool:
             slot.spool.unlink(missing_ok=True)
         if rest:
             victim = rest[0]
             if len(slot.files) == 1 and slot.tries:
                 logger.error("a file ended its reader twice (%s)", code)
-                new.append(_Slot([victim], answers=[_fatal(victim.name, code)], state="done"))
+                new.append(_Slot([victim], key, False, answers=[_fatal(victim.name, code)], state="done"))
             else:
-                new.append(_Slot([victim], tries=1))
+                new.append(_Slot([victim], key, False, tries=1))
             if rest[1:]:
-                new.append(_Slot(rest[1:]))
+                new.append(_Slot(rest[1:], key, False))
+        if not new:
+            # Every file was done and gave nothing.
+            new.append(_Slot([], key, state="done"))
+        new[-1].is_last = slot.is_last
         self._replace(slots, slot, new)
 
     @staticmethod
@@ -204,37 +219,11 @@ class ReadingPool:
             slots.insert(place + offset, other)
 
 
-def _parts(task: FileTask, split: Answer) -> list[_Slot]:
-    starts = range(0, split["count"], SPLIT_PART)
-    return [
-        _Slot([FileTask(task.name, task.skip, (start, min(start + SPLIT_PART, split["count"])), split["originals"])])
-        for start in starts
-    ]
-
-
 def _fatal(name: str, code: str) -> Answer:
     what = "took too long to read" if code == "reader_timeout" else "ended the process that read it, twice"
     return refused(
         name, code, f"{name} {what}. It was left out; it is damaged or needs more memory than one file may take."
     )
-
-
-def _folder_of(name: str) -> str:
-    return name[: name.rfind("/") + 1]
-
-
-def _write_index(index: Mapping[str, Path], path: Path) -> dict[str, tuple[int, int]]:
-    """Write one line of JSON per folder; returns place and length of each."""
-    folders: dict[str, dict[str, str]] = {}
-    for name, file in index.items():
-        folders.setdefault(_folder_of(name), {})[name] = str(file)
-    places = {}
-    with path.open("wb") as stream:
-        for folder, files in folders.items():
-            line = json.dumps(files).encode() + b"\n"
-            places[folder] = (stream.tell(), len(line))
-            stream.write(line)
-    return places
 
 
 class _Worker:

@@ -18,28 +18,32 @@ from typing import Any, BinaryIO
 
 from datasets.formats.base import ReadOptions
 from datasets.identity import Identity
-from datasets.reading import FileTask, Spool, read_file
+from datasets.reading import FileTask, Spool, Unpacker, read_file
 
 
 class FolderIndex(Mapping[str, Path]):
-    """The files of one folder of an upload by name, loaded from the pool's list when the folder changes."""
+    """The files of one folder of an upload by name, loaded from the upload's list when the folder changes."""
 
-    def __init__(self, path: Path):
-        self._stream = path.open("rb")
-        self._place: tuple[int, int] | None = None
+    def __init__(self) -> None:
+        self._place: list[Any] | None = None
         self._paths: dict[str, str] = {}
+        self._base = Path()
 
-    def turn_to(self, place: tuple[int, int]) -> None:
+    def turn_to(self, place: list[Any]) -> None:
+        """Show another folder: ``[list, base, offset, length]`` (:class:`datasets.file_index.FileIndex`)."""
         if place != self._place:
-            self._stream.seek(place[0])
-            self._paths, self._place = json.loads(self._stream.read(place[1])), place
+            path, base, offset, length = place
+            with Path(path).open("rb") as stream:
+                stream.seek(offset)
+                self._paths = json.loads(stream.read(length))
+            self._place, self._base = place, Path(base)
 
     def __getitem__(self, name: str) -> Path:
-        return Path(self._paths[name])
+        return self._base / self._paths[name]
 
     def get(self, name: str, default: Any = None) -> Any:
         path = self._paths.get(name)
-        return default if path is None else Path(path)
+        return default if path is None else self._base / path
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -75,7 +79,7 @@ def main() -> None:
     limit = setup["memory_bytes"]
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    options, index = options_of(setup["options"]), FolderIndex(Path(setup["index"]))
+    options, index, unpacker = options_of(setup["options"]), FolderIndex(), Unpacker()
     identity = identity_of(setup["identity"])
     tasks: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, tasks), daemon=True).start()
@@ -89,7 +93,7 @@ def main() -> None:
         task = tasks.get()
         spool = Spool(Path(task["spool"]))
         for entry in task["files"]:
-            index.turn_to(tuple(entry["place"]))
+            index.turn_to(entry["place"])
             for answer in read_file(
                 FileTask.from_json(entry),
                 index,
@@ -97,6 +101,7 @@ def main() -> None:
                 spool,
                 lambda name, trace: say({"kind": "trouble", "name": name, "trace": trace}),
                 identity,
+                unpacker,
             ):
                 say(answer)
             say({"kind": "file_end"})

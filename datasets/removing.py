@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, TextField, Value
+from django.db.models.functions import Cast, Concat
 
 from datasets import labelling, selectors, signals
 from datasets.models import Dataset, Ingest, IngestItem, LabelImport, OriginalFile, Record, Subject
@@ -19,6 +20,8 @@ from ecgportal.errors import InvalidInput
 
 MAX_DECIDED = 2000
 _FORGOTTEN = "(deleted)"
+# Within one upload's report names differ.
+_FORGOTTEN_ITEM = Concat(Value("(deleted "), Cast("position", TextField()), Value(")"), output_field=TextField())
 
 
 def records_delete(records: Sequence[Record], write: Any) -> list[str]:
@@ -89,7 +92,7 @@ def _forget_names(dataset: Dataset, records: Sequence[Record]) -> None:
     bare = Q()
     for name in names:
         bare |= Q(name=name) | Q(name__endswith=f"/{name}")
-    items.filter(Q(record__in=records) | bare).update(name=_FORGOTTEN, message="", asks={})
+    items.filter(Q(record__in=records) | bare).update(name=_FORGOTTEN_ITEM, message="", asks={})
 
 
 def twins_decide(*, actor: Any, dataset: Dataset, drop: Iterable[Any] = (), keep: Iterable[Any] = ()) -> int:

@@ -15,6 +15,7 @@ from django.db.models import Max
 
 from datasets import fingerprint, signals
 from datasets.file_names import FileNames
+from datasets.ingest_plan import Taken
 from datasets.models import (
     Dataset,
     Ingest,
@@ -111,13 +112,19 @@ class Store:
 
     def __init__(self, ingest: Ingest, site_of: Callable[[str], str] | None = None):
         self.ingest = ingest
+        self.n_new = 0
         self._site_of = site_of
         self.dataset: Dataset = ingest.dataset
         project = self.dataset.project
         self._names = FileNames(pseudonym_key(project), project.keeps_identifiers)
+        # Of the batch that is being written: names that files themselves tell, outcomes stored already, the last position.
         self._told: dict[str, str] = {}
-        self.done = set(ingest.items.values_list("name", flat=True))
-        self.position = ingest.items.aggregate(last=Max("position"))["last"] or 0
+        self._done: set[str] = set()
+        self._position = 0
+
+    def learn(self, told: dict[str, str]) -> None:
+        """Take over what files have said of their names, wherever they were read."""
+        self._told = dict(told)
 
     def shown(self, name: str) -> str:
         """Return how a file's name is shown: as it is, unless it names a person."""
@@ -131,12 +138,12 @@ class Store:
         bare, said = PurePosixPath(name), PurePosixPath(shown)
         return text.replace(name, shown).replace(bare.name, said.name).replace(bare.stem, said.stem)
 
-    def write(self, batch: Batch) -> int:
-        """Store one batch whole or not at all; returns how many records are new."""
-        if not batch.answers:
+    def write(self, batch: Batch, taken: Taken | None = None) -> int:
+        """Store one batch whole or not at all; returns how many records are new. taken: the part that it belongs to, marked
+        as done in the same transaction; PartLost when another process has it now."""
+        if not batch.answers and taken is None:
             return 0
         pack: uuid.UUID | None = None
-        before = self.position, set(self.done)
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 # Two uploads to one dataset take turns here, so that the same file is stored once.
@@ -144,6 +151,8 @@ class Store:
                 # No file may be removed as unused between being stored and being referred to.
                 cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('blobs', 2))")
                 hold_blobs()
+                if taken is not None:
+                    taken.hold()
                 items, candidates = self._judge(batch.answers)
                 new = [c for c in candidates if c.record is not None]
                 if new:
@@ -151,24 +160,33 @@ class Store:
                     pack = self._pack(new, batch.spool)
                     self._insert(new, pack)
                 IngestItem.objects.bulk_create(items, batch_size=1000)
+                if taken is not None:
+                    taken.note(batch.answers, batch.is_last)
         except BaseException:
-            self.position, self.done = before
             if pack is not None:
                 signals.discard(self.dataset.pk, pack)
             drop_unused_blobs(x["sha256"] for answer in batch.answers for x in answer.get("originals", ()))
             raise
+        self.n_new += len(new)
         return len(new)
 
     def _judge(self, answers: list[Answer]) -> tuple[list[IngestItem], list[_Candidate]]:
         """Decide about every file and record in order; accepted candidates carry their new row."""
-        for answer in answers:
-            self._told |= answer.get("shown", {})
+        self._told = {raw: shown for answer in answers for raw, shown in answer.get("shown", {}).items()}
         candidates = [c for answer in answers if answer["kind"] == "taken" for c in self._candidates(answer)]
+        self._look_up(answers, candidates)
         known = Known(self.dataset, candidates)
         self._subjects(candidates, known)
         waiting = iter(candidates)
         items: list[IngestItem | None] = []
         for answer in answers:
+            if answer["kind"] == "unpacked":
+                items += [
+                    self._item(f"{self.shown(answer['name'])}: {name}", Outcome.REFUSED, code, sentence)
+                    for name, code, sentence in answer["refused"]
+                ]
+            if answer["kind"] in ("unpacked", "split"):
+                continue
             if answer["kind"] == "refused":
                 name = answer["name"]
                 message = self._without_name(answer["message"], name)
@@ -178,9 +196,23 @@ class Store:
             items += [self._decide(next(waiting), known) for _ in answer["records"]]
             items += [
                 self._item(self.shown(name), Outcome.COMPANION, "", "Read together with its header.")
-                for name in answer.get("claimed", ())
+                for name in answer["companions"]
             ]
         return [item for item in items if item is not None], candidates
+
+    def _look_up(self, answers: list[Answer], candidates: list[_Candidate]) -> None:
+        """Find which of the batch's outcomes are stored already, and at which position the next one stands."""
+        names = {item_name(c.name) for c in candidates}
+        for answer in answers:
+            if answer["kind"] == "refused":
+                names.add(item_name(self.shown(answer["name"])))
+            elif answer["kind"] == "unpacked":
+                names.update(item_name(f"{self.shown(answer['name'])}: {name}") for name, _, _ in answer["refused"])
+            else:
+                names.update(item_name(self.shown(name)) for name in answer.get("companions", ()))
+        items = self.ingest.items
+        self._done = set(items.filter(name__in=names).values_list("name", flat=True)) if names else set()
+        self._position = items.aggregate(last=Max("position"))["last"] or 0
 
     def _candidates(self, answer: Answer) -> list[_Candidate]:
         shas = [original["sent_sha256"] for original in answer["originals"]]
@@ -223,17 +255,17 @@ class Store:
         asks: dict[str, str] | None = None,
     ) -> IngestItem | None:
         shown = item_name(name)
-        if shown in self.done:
+        if shown in self._done:
             return None
-        self.done.add(shown)
-        self.position += 1
+        self._done.add(shown)
+        self._position += 1
         return IngestItem(
-            ingest=self.ingest, position=self.position, name=shown, outcome=outcome, code=code,
+            ingest=self.ingest, position=self._position, name=shown, outcome=outcome, code=code,
             message=message.replace("\x00", ""), record_id=record, asks=asks or {},
         )  # fmt: skip
 
     def _decide(self, found: _Candidate, known: Known) -> IngestItem | None:
-        if item_name(found.name) in self.done:
+        if item_name(found.name) in self._done:
             return None
         if found.digest in known.by_digest:
             pk, key = known.by_digest[found.digest]

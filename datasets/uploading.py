@@ -16,7 +16,8 @@ from django.db import transaction
 from django.db.models import Count, F, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
-from datasets.models import ArrivingFile, Dataset, Ingest, Outcome
+from datasets.ingest_plan import Plan
+from datasets.models import ArrivingFile, Dataset, Ingest, Outcome, Stage
 from datasets.services import MAX_UPLOAD_BYTES, clean_name, ingest_start
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
@@ -188,11 +189,12 @@ def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ing
     names = [entry["shown"] for entry in ingest.waiting]
     ingest.items.filter(name__in=names, outcome=Outcome.REFUSED).delete()
     ingest.options = {**ingest.options, **options}
+    ingest.stage = Stage.NEW
     ingest.job = enqueue(
         "ingest", actor=actor, project=ingest.dataset.project, payload={"ingest": str(ingest.pk), "waiting": True},
         title=f"Read {len(names)} files of {ingest.dataset.name} again",
     )  # fmt: skip
-    ingest.save(update_fields=["options", "job"])
+    ingest.save(update_fields=["options", "stage", "job"])
     audit(
         "upload.answered", ingest.dataset, actor=actor, project=ingest.dataset.project,
         changes={"files": len(names), **options},
@@ -200,11 +202,13 @@ def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ing
     return ingest
 
 
-def keep_waiting(ingest: Ingest, index: dict[str, Path], shown: Callable[[str], str]) -> None:
+def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
     """Keep those files of a read upload that need an answer, with the others of their record, and remove the rest.
 
     shown: how a name is shown in the upload's report; with the files their own names go, but for those that wait.
     """
+    ingest = plan.ingest
+    index = dict(plan.index().files())
     asked = ingest.items.filter(outcome=Outcome.REFUSED, code="needs_answer").values_list("name", flat=True)
     stems = {_stem(name) for name in asked}
     folder = storage.area("uploads", ingest.pk)
@@ -220,10 +224,18 @@ def keep_waiting(ingest: Ingest, index: dict[str, Path], shown: Callable[[str], 
             os.link(index[name], target)
         entry = {"name": name, "shown": shown(name), "path": f"waiting/{target.name}", "size": target.stat().st_size}
         waiting.append(entry)
-    ingest.waiting = waiting
-    ingest.files = [{**entry, "name": shown(entry["name"])} for entry in ingest.files]
-    ingest.save(update_fields=["waiting", "files"])
-    needed = {folder / entry["path"] for entry in waiting}
+    with transaction.atomic():
+        ingest.waiting = waiting
+        ingest.files = [{**entry, "name": shown(entry["name"])} for entry in ingest.files]
+        ingest.save(update_fields=["waiting", "files"])
+        plan.close(Stage.READ)
+    drop_read(ingest)
+
+
+def drop_read(ingest: Ingest) -> None:
+    """Remove the files of a read upload but for those that wait for an answer."""
+    folder = storage.area("uploads", ingest.pk)
+    needed = {folder / entry["path"] for entry in ingest.waiting}
     for path in [path for path in folder.rglob("*") if path.is_file() and path not in needed]:
         path.unlink(missing_ok=True)
 

@@ -15,7 +15,8 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -84,14 +85,73 @@ def unpack(source: Path | BinaryIO, name: str, into: Path, limits: ArchiveLimits
     Raises TooLarge (``archive_bomb``, ``too_many_files``, ``too_large``), UnsafeFile or UnreadableFile
     (``bad_archive``).
     """
-    limits = limits or ArchiveLimits()
-    stored = _Unpacking(name, into, limits)
-    try:
+    stored = _Unpacking(name, into, limits or ArchiveLimits())
+    with _told_apart(name, stored):
         if isinstance(source, Path):
             with source.open("rb") as stream:
                 stored.run(stream)
         else:
             stored.run(source)
+    return stored.result
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a zip holds. members: ``(place in its directory, relative name, size in bytes)``. refused: as in UnpackResult."""
+
+    members: list[tuple[int, str, int]]
+    refused: list[tuple[str, str, str]]
+
+
+def is_zip(head: bytes) -> bool:
+    return head.startswith(_ZIP)
+
+
+def list_zip(source: Path, name: str, limits: ArchiveLimits | None = None) -> Listing:
+    """Return the members of a zip that may be unpacked, checked like :func:`unpack` does, without reading their bytes.
+
+    What :func:`unpack_members` writes of them is never more than the sizes told here. Raises what ``unpack`` raises.
+    """
+    checks = _Unpacking(name, source.parent, limits or ArchiveLimits())
+    found = []
+    with _told_apart(name), source.open("rb") as stream:
+        checks.measure(stream)
+        for place, member in enumerate(checks.zip_members(stream)):
+            if (shown := checks.accept(member)) is not None:
+                checks.add(member.size)
+                found.append((place, shown, member.size))
+    return Listing(found, checks.result.refused)
+
+
+class ZipPart:
+    """An open zip of which some members are unpacked, and some again later. Its directory is read once."""
+
+    def __init__(self, source: Path, name: str):
+        self.source = source
+        self._name = name
+        with _told_apart(name):
+            self._archive = zipfile.ZipFile(source)
+            self._infos = self._archive.infolist()
+
+    def unpack(self, members: Iterable[tuple[int, str]], into: Path) -> UnpackResult:
+        """Unpack ``(place, relative name)`` of :func:`list_zip` into an existing folder; damaged ones are refused."""
+        run = _Unpacking(self._name, into, ArchiveLimits())
+        run.packed = max(self.source.stat().st_size, 1)
+        with _told_apart(self._name, run):
+            for place, name in members:
+                info = self._infos[place]
+                run.store(_Member(name, info.file_size, False, partial(self._archive.open, info)), name, place)
+        return run.result
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+@contextmanager
+def _told_apart(name: str, run: _Unpacking | None = None) -> Iterator[None]:
+    """Turn what a damaged archive raises into a refusal of it, and remove what a refused one has left."""
+    try:
+        yield
     except (
         zipfile.BadZipFile,
         tarfile.TarError,
@@ -102,7 +162,8 @@ def unpack(source: Path | BinaryIO, name: str, into: Path, limits: ArchiveLimits
         RuntimeError,
         NotImplementedError,
     ) as error:
-        stored.discard()
+        if run is not None:
+            run.discard()
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UnreadableFile(
@@ -110,9 +171,9 @@ def unpack(source: Path | BinaryIO, name: str, into: Path, limits: ArchiveLimits
             code="bad_archive",
         ) from error
     except PortalError:
-        stored.discard()
+        if run is not None:
+            run.discard()
         raise
-    return stored.result
 
 
 class _Unpacking:
@@ -129,10 +190,14 @@ class _Unpacking:
         self.packed = 0
         self.seen: dict[str, str] = {}
 
-    def run(self, stream: BinaryIO) -> None:
+    def measure(self, stream: BinaryIO) -> None:
+        """Note the archive's own size, which what it unpacks to is compared with."""
         stream.seek(0, 2)
         self.packed = max(stream.tell(), 1)
         stream.seek(0)
+
+    def run(self, stream: BinaryIO) -> None:
+        self.measure(stream)
         head = stream.read(512)
         stream.seek(0)
         for magic, title in _OTHER_KINDS:
@@ -141,21 +206,22 @@ class _Unpacking:
                     f"{self.name} is a {title} archive, which is not opened. Pack the folder as zip or tar.gz.",
                     code="archive_kind",
                 )
-        members = self._zip(stream) if head.startswith(_ZIP) else self._tar(stream)
+        members = self.zip_members(stream) if is_zip(head) else self._tar(stream)
         for count, member in enumerate(members, start=1):
             if count > self.limits.members:
                 raise TooLarge(
                     f"{self.name} has more than {self.limits.members} files. Split it into several archives.",
                     code="too_many_files",
                 )
-            self._take(member, count)
+            if (name := self.accept(member)) is not None:
+                self.store(member, name, count)
 
     def discard(self) -> None:
         for _, path in self.result.files:
             path.unlink(missing_ok=True)
         self.result.files.clear()
 
-    def _zip(self, stream: BinaryIO) -> Iterator[_Member]:
+    def zip_members(self, stream: BinaryIO) -> Iterator[_Member]:
         # The directory is parsed as a whole: its own length bounds the number of entries (46 bytes each).
         with zipfile.ZipFile(stream) as archive:
             infos = archive.infolist()
@@ -208,21 +274,26 @@ class _Unpacking:
                 # tarfile keeps every entry that it has seen; a million of them would fill the memory.
                 archive.members.clear()
 
-    def _take(self, member: _Member, number: int) -> None:
+    def add(self, size: int) -> None:
+        self.total += size
+        self._check_total(self.total)
+
+    def accept(self, member: _Member) -> str | None:
+        """Return the name under which a member is stored; None when it is refused or not worth a word."""
         bare = member.name.rpartition("/")[2]
         if member.refusal is None and (
             bare in _CLUTTER or bare.startswith("._") or member.name.startswith("__MACOSX/")
         ):
-            return
+            return None
         refusal = self._bad_name(member.name)
         if refusal is None and member.is_folder:
-            return
+            return None
         refusal = refusal or member.refusal
         if refusal is None and member.size > self.limits.member_bytes:
             refusal = ("too_large", f"is larger than {self.limits.member_bytes / 1e6:.0f} MB")
         if refusal is not None:
             self._refuse(member.name, *refusal)
-            return
+            return None
         # Direction marks and other invisible characters would let a name look like another one.
         visible = "".join(c for c in member.name if unicodedata.category(c) != "Cf")
         name = unicodedata.normalize("NFC", visible.replace("\\", "/").removeprefix("./"))
@@ -233,8 +304,12 @@ class _Unpacking:
                 "name_clash",
                 f"has the name of {_shown(self.seen[folded])!r}, but for capitals at most; rename one of them",
             )
-            return
+            return None
         self.seen[folded] = name
+        return name
+
+    def store(self, member: _Member, name: str, number: int) -> None:
+        """Write an accepted member under a number of ours."""
         path = self.into / f"{self.token}-{number:08d}"
         self._check_total(self.total + member.size)
         try:

@@ -17,8 +17,9 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 
 from datasets import ingest as ingesting
-from datasets import reading_pool, selectors, signals
+from datasets import ingest_plan, reading_pool, selectors, signals
 from datasets.ecg import Record
+from datasets.file_index import FileIndex
 from datasets.fingerprint import buckets
 from datasets.formats.base import ReadOptions
 from datasets.models import Ingest, IngestItem, Outcome
@@ -73,8 +74,8 @@ def dataset(db):
 @pytest.fixture
 def pooled(monkeypatch):
     """Read in processes of their own, as large uploads are."""
-    monkeypatch.setattr(ingesting, "_FEW_FILES", 0)
-    monkeypatch.setattr(ingesting, "_TASK", 8)
+    monkeypatch.setattr(ingest_plan, "_FEW_FILES", 0)
+    monkeypatch.setattr(ingest_plan, "FILES_PER_PART", 8)
     monkeypatch.setattr(ingesting, "_workers", lambda: 2)
 
 
@@ -84,7 +85,7 @@ class TestOutcome:
         first = upload(dataset, {"a.zip": zip_of(files)})
         (job,) = work_off()
         assert job.state == JobState.SUCCEEDED, job.error_message
-        monkeypatch.setattr(ingesting, "_FEW_FILES", 1000)
+        monkeypatch.setattr(ingest_plan, "_FEW_FILES", 1000)
         other = make_dataset(dataset.project)
         second = upload(other, {"a.zip": zip_of(files)})
         work_off()
@@ -135,7 +136,7 @@ class TestOutcome:
         assert outcomes(third)[0] == ("a/x.hea", "refused", "key_taken")
 
     def test_a_collection_is_read_in_parts(self, dataset, pooled, monkeypatch):
-        monkeypatch.setattr(ingesting, "_LARGE_BYTES", 1000)
+        monkeypatch.setattr(ingest_plan, "LARGE_BYTES", 1000)
         rng = np.random.default_rng(2)
         base = ecg(1).signal.T
         count = 700
@@ -205,9 +206,15 @@ class TestPool:
 
     def tasks(self, index, size=4):
         names = sorted(name for name in index if name.endswith(".hea"))
-        return [[FileTask(name) for name in names[i : i + size]] for i in range(0, len(names), size)]
+        return [(i, [FileTask(name) for name in names[i : i + size]]) for i in range(0, len(names), size)]
 
-    def test_a_file_that_kills_its_process_is_refused_and_the_others_are_read(self, index, tmp_path, monkeypatch):
+    @pytest.fixture
+    def listed(self, index, tmp_path):
+        return FileIndex.write(tmp_path / "files.jsonl", tmp_path, index)
+
+    def test_a_file_that_kills_its_process_is_refused_and_the_others_are_read(
+        self, index, listed, tmp_path, monkeypatch
+    ):
         worker = tmp_path / "worker.py"
         worker.write_text(
             "import os, sys\nfrom datasets import reading_worker as w\nread = w.read_file\n"
@@ -216,14 +223,18 @@ class TestPool:
         )
         self._use(monkeypatch, worker)
         plain = [a for b in read_here(self.tasks(index), index, ReadOptions(), tmp_path, _nothing) for a in b.answers]
-        with ReadingPool(2, index, {}, tmp_path) as pool:
-            answers = [answer for batch in pool.run(self.tasks(index), _nothing) for answer in batch.answers]
+        with ReadingPool(2, listed, {}, tmp_path) as pool:
+            batches = list(pool.run(self.tasks(index), _nothing))
+        answers = [answer for batch in batches for answer in batch.answers]
+        # However often a task was begun anew, its end is told once, and last.
+        assert [batch.key for batch in batches if batch.is_last] == [0, 4, 8]
+        assert [batch.key for batch in batches] == sorted(batch.key for batch in batches)
         assert [a["name"] for a in answers] == [a["name"] for a in plain]
         assert [(a["name"], a["code"]) for a in answers if a["kind"] == "refused"] == [
             ("part1/r0004.hea", "reader_died")
         ]
 
-    def test_a_file_that_hangs_is_refused(self, index, tmp_path, monkeypatch):
+    def test_a_file_that_hangs_is_refused(self, index, listed, tmp_path, monkeypatch):
         worker = tmp_path / "worker.py"
         worker.write_text(
             "import time\nfrom datasets import reading_worker as w\nread = w.read_file\n"
@@ -231,19 +242,19 @@ class TestPool:
             "w.read_file = slow\nw.main()\n"
         )
         self._use(monkeypatch, worker)
-        with ReadingPool(1, index, {}, tmp_path, silent_s=15.0) as pool:
+        with ReadingPool(1, listed, {}, tmp_path, silent_s=15.0) as pool:
             answers = [answer for batch in pool.run(self.tasks(index), _nothing) for answer in batch.answers]
         assert [(a["name"], a["code"]) for a in answers if a["kind"] == "refused"] == [
             ("part1/r0004.hea", "reader_timeout")
         ]
         assert len(answers) == 12
 
-    def test_leaving_ends_the_processes(self, index, tmp_path):
+    def test_leaving_ends_the_processes(self, index, listed, tmp_path):
         def stop():
             if pool.pids:
                 raise JobCancelled("stop")
 
-        with pytest.raises(JobCancelled), ReadingPool(2, index, {}, tmp_path) as pool:
+        with pytest.raises(JobCancelled), ReadingPool(2, listed, {}, tmp_path) as pool:
             pids: list[int] = []
             try:
                 list(pool.run(self.tasks(index), stop))
@@ -265,14 +276,15 @@ class TestPool:
 class TestRestart:
     def test_a_second_attempt_adds_only_what_is_missing(self, dataset, monkeypatch):
         ingest = upload(dataset, {"a.zip": zip_of(many(30))})
-        monkeypatch.setattr(ingesting, "_TASK", 8)
+        monkeypatch.setattr(ingest_plan, "FILES_PER_PART", 8)
         write, calls = ingesting.Store.write, []
 
-        def failing(self, batch):
-            calls.append(1)
-            if len(calls) == 4:
+        def failing(self, batch, taken=None):
+            if taken is not None and "unpacks" not in taken.part.work:
+                calls.append(1)
+            if len(calls) == 3:
                 raise KeyboardInterrupt
-            return write(self, batch)
+            return write(self, batch, taken)
 
         monkeypatch.setattr(ingesting.Store, "write", failing)
         job = job_services.claim(ingest.job.pk, host="here")
