@@ -101,6 +101,7 @@ class VersionSerializer(serializers.ModelSerializer):
     project = serializers.UUIDField(source="model.project_id")
     model_name = serializers.CharField(source="model.name")
     input = serializers.SerializerMethodField()
+    classes = serializers.SerializerMethodField()
     aliases = serializers.SerializerMethodField()
     questions = serializers.SerializerMethodField()
 
@@ -114,6 +115,10 @@ class VersionSerializer(serializers.ModelSerializer):
     @extend_schema_field({"type": "object"})
     def get_input(self, version: ModelVersion) -> dict[str, Any]:
         return {name: version.contract.get(name) for name in ("leads", "fs_hz", "n_samples", "unit", "normalisation")}
+
+    @extend_schema_field({"type": "array", "items": {"type": "string"}})
+    def get_classes(self, version: ModelVersion) -> list[str]:
+        return version.named_classes
 
     def get_aliases(self, version: ModelVersion) -> list[str]:
         return [row.name for row in version.aliases.all()]

@@ -105,6 +105,11 @@ def _input_rows(contract: ModelContract) -> list[tuple[str, str]]:
 
 
 def _output_rows(contract: ModelContract) -> list[tuple[str, str]]:
+    if contract.is_trunk:
+        return [
+            ("Task", "none: it learned from signals without labels, and is there to be fine-tuned"),
+            ("Classes", "none"),
+        ]
     rows = [("Task", contract.task), ("Activation", contract.activation)]
     for name in contract.classes:
         threshold = contract.thresholds.get(name)

@@ -47,7 +47,7 @@ class EntrySerializer(serializers.ModelSerializer):
     name = serializers.CharField(source="version.model.name")
     number = serializers.IntegerField(source="version.number")
     task = serializers.CharField(source="version.task")
-    classes = serializers.ListField(source="version.classes", child=serializers.CharField())
+    classes = serializers.ListField(source="version.named_classes", child=serializers.CharField())
     architecture = serializers.CharField(source="version.architecture")
     parameters = serializers.IntegerField(source="version.parameters")
     sha256 = serializers.CharField(source="version.sha256")

@@ -68,7 +68,7 @@ def _facts(entry: CatalogueEntry) -> dict[str, str]:
     facts = {
         "State": entry.get_state_display(),
         "Task": version.task,
-        "Classes": ", ".join(version.classes),
+        "Classes": ", ".join(version.named_classes) or "none",
         "Leads": ", ".join(contract.get("leads", [])),
         "Sampling rate": f"{contract.get('fs_hz', 0):g} Hz",
         "Length": f"{contract.get('n_samples')} samples",

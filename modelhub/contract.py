@@ -16,10 +16,12 @@ import numpy as np
 
 from ecgportal.errors import InvalidInput
 
-Task = Literal["multiclass", "multilabel", "binary", "regression"]
+Task = Literal["multiclass", "multilabel", "binary", "regression", "pretraining"]
 Output = Literal["logits", "probabilities"]
 
 TASKS: tuple[str, ...] = ("multiclass", "multilabel", "binary", "regression")
+#: The task of a trunk: a network that learned from signals without labels. It has no classes and answers nothing.
+PRETRAINING = "pretraining"
 UNITS: tuple[str, ...] = ("mV", "uV", "1")
 NORMALISATIONS: tuple[str, ...] = ("none", "lead_zscore", "record_zscore", "min_max", "mean_std")
 NEEDS: tuple[str, ...] = ("age", "sex")
@@ -37,7 +39,8 @@ class ModelContract:
     unit: of the input values, ``mV``, ``uV`` or ``1`` where the recipe takes the scale away. normalisation: the kind the
     recipe ends with, in the words of the ``normalise`` step.
     classes: names of the outputs in order; for ``binary`` either the positive class alone (one output, sigmoid) or
-    negative and positive (two outputs, softmax); for ``regression`` the names of the quantities.
+    negative and positive (two outputs, softmax); for ``regression`` the names of the quantities; none for a trunk
+    (``pretraining``), which is there to be fine-tuned.
     output: ``logits`` when the activation of the task has to follow, ``probabilities`` when the model applies it.
     recipe: the preprocessing recipe as JSON. thresholds: decision threshold per class, 0..1.
     fixed_length: the network accepts ``n_samples`` only. needs: what it takes beside the ECG (``age``, ``sex``); files of
@@ -85,13 +88,23 @@ class ModelContract:
         return len(self.classes)
 
     @property
+    def is_trunk(self) -> bool:
+        """Whether this is a network without classes, to fine-tune only."""
+        return self.task == PRETRAINING
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the network; a trunk keeps one that nothing reads, until fine-tuning replaces its head."""
+        return max(1, self.n_classes)
+
+    @property
     def duration_s(self) -> float:
         return self.n_samples / self.fs_hz
 
     @property
     def activation(self) -> Literal["softmax", "sigmoid", "identity"]:
         """What turns logits into the task's answer."""
-        if self.task == "regression":
+        if self.task == "regression" or self.is_trunk:
             return "identity"
         if self.task == "multilabel" or self.n_classes == 1:
             return "sigmoid"
@@ -209,7 +222,7 @@ def _problems(contract: ModelContract) -> dict[str, str]:
         found["unit"] = f"The unit must be one of {', '.join(UNITS)}, not {contract.unit!r}."
     if contract.normalisation not in NORMALISATIONS:
         found["normalisation"] = f"The normalisation must be one of {', '.join(NORMALISATIONS)}."
-    if contract.task not in TASKS:
+    if contract.task not in (*TASKS, PRETRAINING):
         found["task"] = f"The task must be one of {', '.join(TASKS)}, not {contract.task!r}."
     if contract.needs and set(contract.needs) != set(NEEDS):
         found["needs"] = f"Beside the ECG a network can take {' and '.join(NEEDS)} together, or nothing."
@@ -235,6 +248,8 @@ def _problems(contract: ModelContract) -> dict[str, str]:
 
 def _class_problem(contract: ModelContract) -> str | None:
     classes = cast("tuple[object, ...]", contract.classes)
+    if contract.is_trunk:
+        return "A trunk that learned without labels has no classes." if classes else None
     if not classes:
         return "At least one class must be named."
     if len(classes) > MAX_CLASSES:

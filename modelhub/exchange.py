@@ -118,7 +118,7 @@ def _manifest(version: ModelVersion, sha256: str, size: int) -> bytes:
     """Return what stands beside a published bundle: enough to choose by, written last, so that the bundle is whole."""
     facts = {
         "file": remote_name(version), "sha256": sha256, "bytes": size, "name": version.model.name, "number": version.number,
-        "task": version.task, "classes": version.classes, "architecture": version.architecture, "licence": version.card.get("licence", ""),
+        "task": version.task, "classes": version.named_classes, "architecture": version.architecture, "licence": version.card.get("licence", ""),
     }  # fmt: skip
     return json.dumps(facts, indent=1, ensure_ascii=False).encode()
 

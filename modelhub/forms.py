@@ -11,13 +11,18 @@ from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
 from modelhub.answers import ANSWERS
 from modelhub.architectures.catalog import catalog
-from modelhub.contract import TASKS
+from modelhub.contract import PRETRAINING, TASKS
 from modelhub.models import Exchange, ModelVersion, VersionState
 from modelhub.services import CARD_FIELDS
 
 
 def runnable_versions(project: Any) -> Any:
-    """Return the versions of a project that may be run."""
+    """Return the versions of a project that may be run; trunks have nothing to answer."""
+    return usable_versions(project).exclude(task=PRETRAINING)
+
+
+def usable_versions(project: Any) -> Any:
+    """Return the versions of a project that may be run or fine-tuned."""
     return (
         ModelVersion.objects.filter(model__project=project, state=VersionState.READY)
         .select_related("model")

@@ -14,7 +14,7 @@ from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.catalog import catalog
 from modelhub.architectures.registry import build
-from modelhub.contract import ModelContract
+from modelhub.contract import PRETRAINING, ModelContract
 from modelhub.weights import load_state
 
 _LEADS, _CLASSES, _SAMPLES = 12, 7, 1000
@@ -44,7 +44,8 @@ def from_weights(state: Mapping[str, Tensor], answers: Mapping[str, Any], archit
         known["needs"] = list(catalog()[name].needs)
     questions: dict[str, str] = {}
     classes = list(answers.get("classes") or [])
-    if len(classes) != n_classes:
+    is_trunk = answers.get("task") == PRETRAINING
+    if len(classes) != n_classes and not is_trunk:
         said = f"{len(classes)} classes are named; the" if classes else "The"
         questions["classes"] = f"{said} weights have {n_classes} outputs. Name them in order."
     leads = list(answers.get("leads") or (LEADS_12 if n_leads == len(LEADS_12) else []))

@@ -16,7 +16,7 @@ from datasets.preprocess.select_leads import SelectLeads
 from ecgportal import storage
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog
-from modelhub.contract import ModelContract
+from modelhub.contract import PRETRAINING, ModelContract
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a version. ``main`` is the ONNX file, or safetensors for a network that ONNX cannot hold."""
+    """The files of a version. ``main`` is the ONNX file, or safetensors for a trunk or a network that ONNX cannot hold."""
 
     main: bytes = field(repr=False)
     weights: bytes | None = field(repr=False)
@@ -70,7 +70,7 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
             n_leads=contract.n_leads,
             n_samples=contract.n_samples,
             fs_hz=contract.fs_hz,
-            n_classes=contract.n_classes,
+            n_classes=contract.n_outputs,
             seed=seed,
             **contract.config,
         )
@@ -82,10 +82,10 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
     members = contract.config.get("members", 1)
     if members > 1 and not isinstance(module, Ensemble):
         module = Ensemble.of(module, members)  # type: ignore[arg-type]
-    if tuple(base.classes) != contract.classes:
+    if tuple(base.classes) != contract.classes or base.task == PRETRAINING:
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
-            module.replace_head(contract.n_classes)  # type: ignore[operator]
+            module.replace_head(contract.n_outputs)  # type: ignore[operator]
     return module
 
 
@@ -108,7 +108,7 @@ def module_of(version: ModelVersion) -> nn.Module:
         n_leads=contract.n_leads,
         n_samples=contract.n_samples,
         fs_hz=contract.fs_hz,
-        n_classes=contract.n_classes,
+        n_classes=contract.n_outputs,
         **contract.config,
     )
     load_safetensors(module, storage.read_blob(version.weights_sha256))
@@ -131,7 +131,7 @@ def export(module: nn.Module, contract: ModelContract, check_signals: np.ndarray
 
     weights = save_safetensors(module, {"architecture": contract.architecture or "", "contract": contract.to_json()})
     facts = catalog().get(contract.architecture or "")
-    if facts is not None and not facts.exports_onnx:
+    if contract.is_trunk or (facts is not None and not facts.exports_onnx):
         return Files(weights, weights, parameter_count(module), {"format": "safetensors"})
     onnx = export_onnx(module, contract, check_signals=check_signals)
     difference = check_parity(module, onnx, contract, check_signals=check_signals)
@@ -158,6 +158,8 @@ class TorchPredictor:
 def predictor(version: ModelVersion, *, features: bool = False) -> Any:
     """Return what answers batches of prepared signals for a version; with ``features`` also what lies behind them."""
     contract = ModelContract.from_dict(version.contract)
+    if contract.is_trunk:
+        raise InvalidInput(f"{version} has no classes, so it cannot answer. Fine-tune it first.", code="no_classes")
     if version.checks.get("format", "onnx") == "safetensors":
         return TorchPredictor(module_of(version), contract)
     if not version.sha256:

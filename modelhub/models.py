@@ -11,6 +11,7 @@ from datasets.models import Dataset, LabelMap, Record
 from ecgportal.base_models import UUIDModel
 from ecgportal.jobs.models import Job
 from ecgportal.projects.models import Project, ProjectOwned
+from modelhub.contract import PRETRAINING
 
 
 class Model(ProjectOwned):
@@ -84,6 +85,16 @@ class ModelVersion(UUIDModel):
 
     def __str__(self) -> str:
         return f"{self.model.name} v{self.number}"
+
+    @property
+    def is_trunk(self) -> bool:
+        """Whether it learned without labels: it has no classes, cannot predict, and is there to be fine-tuned."""
+        return self.task == PRETRAINING
+
+    @property
+    def named_classes(self) -> list[str]:
+        """The classes in order; none of a trunk, for whose outputs a placeholder stands in ``classes``."""
+        return [] if self.is_trunk else self.classes
 
     @property
     def tone(self) -> str:

@@ -110,7 +110,7 @@ def bundle_of(version: ModelVersion) -> bytes:
     main = storage.read_blob(version.sha256)
     is_onnx = version.checks.get("format", "onnx") == "onnx"
     weights = storage.read_blob(version.weights_sha256) if version.weights_sha256 else None
-    sample_input, sample_output = sample_for(version, contract)
+    sample_input, sample_output = (None, None) if contract.is_trunk else sample_for(version, contract)
     private = base64.b64decode(secrets.decrypt(own_key().private_encrypted))
     return bundle.write_bundle(
         contract, card=card_markdown(version), onnx=main if is_onnx else None, weights=weights if not is_onnx else None,

@@ -32,6 +32,8 @@ from modelhub.models import (
 )
 
 CARD_FIELDS = tuple(PROSE)
+# What stands for the outputs of a trunk in the database, whose versions all have some.
+_OUTPUTS_OF_TRUNK = ["features"]
 
 
 def _clean(row: Any, sentence: str) -> None:
@@ -76,7 +78,8 @@ def version_add(
     """
     if contract is not None:
         described: dict[str, Any] = {
-            "contract": contract.to_dict(), "classes": list(contract.classes), "task": contract.task, "architecture": contract.architecture or "",
+            "contract": contract.to_dict(), "classes": list(contract.classes) or _OUTPUTS_OF_TRUNK, "task": contract.task,
+            "architecture": contract.architecture or "",
         }  # fmt: skip
     else:
         known = (checks or {}).get("known", {})
@@ -243,7 +246,20 @@ def import_start(*, actor: Any, project: Any, file: Any, name: str, contract: di
 
 
 def check_runnable(version: ModelVersion) -> ModelContract:
-    """Return the contract of a version that may be run; Conflict in quarantine, in retirement, or while it is open."""
+    """Return the contract of a version that may be run; Conflict in quarantine, in retirement, while it is open, and for
+    a trunk, which has no classes."""
+    contract = check_usable(version)
+    if contract.is_trunk:
+        raise Conflict(
+            f"{version} is a trunk that learned without labels: it has no classes and cannot predict. Fine-tune it first.",
+            code="no_classes",
+        )
+    return contract
+
+
+def check_usable(version: ModelVersion) -> ModelContract:
+    """Return the contract of a version that may be run or fine-tuned; Conflict in quarantine, in retirement, or while it
+    is open."""
     if version.state == VersionState.QUARANTINED:
         raise Conflict(f"{version} is in quarantine. An owner has to accept it first.", code="version_quarantined")
     if version.state == VersionState.RETIRED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,15 @@ _PT_MIN_MEMORY = 8 * 1024**3
 def save_safetensors(module: nn.Module, metadata: dict[str, str] | None = None) -> bytes:
     """Return a safetensors file of the module's state. The same state gives the same bytes."""
     state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    return safetensors.torch.save(state, metadata)
+    return _in_order(safetensors.torch.save(state, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """Return a safetensors file with the entries of its header sorted: the library writes metadata in any order."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def read_safetensors(data: bytes) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class TrainingRunSerializer(serializers.ModelSerializer):
         fields = [
             "id", "project", "name", "dataset", "datasets", "selection", "label_map", "classes", "task", "target", "architecture", "base_version",
             "mode", "settings", "members", "state", "progress", "message", "error", "job", "split", "split_settings", "learning_rate", "epochs",
-            "best_epoch", "produced_version", "report", "manifest", "warnings", "resumed", "repeats", "live", "created_at",
+            "best_epoch", "produced_version", "report", "manifest", "warnings", "resumed", "repeats", "live", "pretraining", "created_at",
         ]  # fmt: skip
 
     @extend_schema_field({"type": "array", "items": {"type": "string", "format": "uuid"}})
@@ -74,7 +74,12 @@ class TrainingRunCreateSerializer(serializers.Serializer):
     datasets = serializers.ListField(child=serializers.UUIDField(), required=False)
     label_map = serializers.UUIDField(required=False, allow_null=True)
     classes = serializers.ListField(child=serializers.CharField(), required=False)
-    task = serializers.ChoiceField(choices=["multiclass", "multilabel", "binary", "regression"], default="multilabel")
+    task = serializers.ChoiceField(
+        choices=["multiclass", "multilabel", "binary", "regression", "pretraining"],
+        default="multilabel",
+        help_text="pretraining learns without labels and gives a trunk to fine-tune; a label map then only says what a later "
+        "run will hold back",
+    )
     target = serializers.CharField(required=False, allow_blank=True, default="")
     architecture = serializers.CharField(required=False)
     base_version = serializers.UUIDField(required=False, allow_null=True)
@@ -93,6 +98,9 @@ class TrainingRunCreateSerializer(serializers.Serializer):
         required=False,
         default=dict,
         help_text="version and steps that prepare a record; the portal's own when left out",
+    )
+    pretraining = serializers.DictField(
+        required=False, default=dict, help_text="of the task pretraining: window_s (s) and ahead (windows)"
     )
     name = serializers.CharField(required=False, max_length=120, default="")
 
@@ -156,6 +164,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
             "classes": data.get("classes"), "task": data["task"], "target": data["target"], "architecture": data.get("architecture"),
             "base_version": base, "mode": data.get("mode"), "settings": data["settings"], "selection": data["selection"], "split": data["split"],
             "search": data["search"], "recipe": data["recipe"] or None, "name": data["name"],
+            "pretraining": data["pretraining"] or None,
         }  # fmt: skip
 
     @extend_schema(request=TrainingRunCreateSerializer, responses={202: TrainingRunSerializer})

@@ -19,13 +19,14 @@ from datasets.preprocess.recipe import Recipe
 from datasets.selectors import spec_of
 from ecgportal.errors import PortalError
 from ecgportal.jobs.models import JobState
+from modelhub.contract import PRETRAINING
 from training.choices import FEWEST_RECORDS, Choices, check_data, check_search, choose, too_few_patients
 from training.costs import Cost, cost_of
 from training.lineage import seen_by
 from training.models import PARTS, TrainingRun
 from training.problems.base import counted
 from training.problems.registry import get_problem
-from training.splitting import counts_of, deal, rounds
+from training.splitting import counts_of, deal_for, rounds
 from training.targets import Labelled, labels_of
 
 # Fewer patients of a class than this give figures with very wide intervals.
@@ -91,7 +92,7 @@ def check(**asked: Any) -> Checked:
     wish = asked.pop("search", None)
     try:
         choices = choose(**asked)
-        budget = check_search(wish, asked.get("architecture"), choices.split)
+        budget = check_search(wish, asked.get("architecture"), choices)
         check_data(choices)
         items = choices.items()
     except PortalError as error:
@@ -122,6 +123,17 @@ def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None
     """Say what the label map leaves out."""
     records = choices.selection.records(Record.objects.filter(dataset__in=[row.pk for row in choices.datasets]))
     total = records.count()
+    if choices.task == PRETRAINING:
+        known = sum(item.label is not None for item in items)
+        held = (
+            f"What a run with {choices.label_map}, this split and this seed holds back of {counted(known, 'labelled record')} is "
+            "left out of learning."
+            if choices.label_map is not None
+            else "All records are learned from. Choose the label map of a later run to leave out what that run will hold back "
+            "for its evaluation."
+        )
+        found.add("info", "without_labels", held, "label_map")
+        return
     if choices.task == "regression":
         missing = total - len(items)
         if missing and not (choices.selection.balanced or choices.selection.cap):
@@ -199,7 +211,7 @@ def _sources(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
         ("dataset", lambda item: names[item.dataset]),
     ):
         everywhere = {place_of(item) for item in items} - {""}
-        if len(everywhere) < 2 or choices.task == "regression":
+        if len(everywhere) < 2 or not choices.has_classes:
             continue
         for name in choices.outputs:
             places = {place_of(item) for item in items if name in item.classes} - {""}
@@ -215,7 +227,7 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
     """Divide the records as the run will, and judge the parts."""
     seed = choices.settings.seed
     try:
-        dealt = deal(items, choices.split, seed)
+        dealt = deal_for(choices.task, items, choices.split, seed)
         parts = rounds(items, dealt.parts, choices.split, seed)[0]
     except PortalError as error:
         found.take(error)
@@ -229,9 +241,12 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
         for name in item.classes:
             patients[name].add(item.group)
     if choices.task != "regression":
+        quiet = choices.task == PRETRAINING
         for name in choices.outputs:
             counts = {part: sum(name in item.classes for item in rows) for part, rows in by_part.items()}
             found.classes[name] = counts | {"patients": len(patients[name])}
+            if quiet:
+                continue
             if not patients[name]:
                 found.add("warning", "class_absent", f"No record has the class {name}.", "classes")
             elif 3 <= len(patients[name]) < FEW_PATIENTS:
@@ -239,7 +254,10 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
                     "warning", "few_patients",
                     f"The class {name} has {len(patients[name])} patients; its figures will have very wide intervals.", "classes",
                 )  # fmt: skip
-    if sentence := too_few_patients(found.subjects):
+    if choices.task == PRETRAINING:
+        if not by_part["train"]:
+            found.add("error", "empty_part", "Nothing would be left to learn from.", "split.method")
+    elif sentence := too_few_patients(found.subjects):
         found.add("error", "too_few_patients", sentence, "dataset")
     elif not by_part["train"] or not by_part["test"]:
         found.add("error", "empty_part", "The training or the test part would be empty.", "split.method")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog
-from modelhub.contract import ModelContract
+from modelhub.contract import PRETRAINING, ModelContract
 from modelhub.loading import recipe_of
 from modelhub.models import ModelVersion
-from modelhub.services import check_runnable
+from modelhub.services import check_usable
 from training.engine.settings import FitSettings
 from training.models import Mode, TrainingRun
 from training.problems.registry import get_problem
@@ -31,9 +31,50 @@ MOST_SEARCH_MIN = 7 * 24 * 60
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """How a network learns without labels: from each window of a record the next ones are to be told from those of other
+    records. window_s: length of a window in s; ahead: how many windows are predicted."""
+
+    window_s: float = 2.0
+    ahead: int = 2
+
+    def __post_init__(self) -> None:
+        problems = {}
+        if (
+            isinstance(self.window_s, bool)
+            or not isinstance(self.window_s, int | float)
+            or not 0.25 <= self.window_s <= 30
+        ):
+            problems["window_s"] = f"A window must last from 0.25 to 30 s, not {self.window_s!r}."
+        if isinstance(self.ahead, bool) or not isinstance(self.ahead, int) or not 1 <= self.ahead <= 10:
+            problems["ahead"] = f"The windows ahead must be a whole number from 1 to 10, not {self.ahead!r}."
+        _raise_for(problems)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Unlabelled:
+        """Build it from JSON; unknown names are named in one error."""
+        names = [f.name for f in fields(cls)]
+        _raise_for({name: f"It takes {' and '.join(names)} only." for name in values if name not in names})
+        return cls(**values)
+
+    def check_fits(self, duration_s: float) -> None:
+        """Raise InvalidInput when records of this length in s hold too few windows."""
+        count = int(duration_s / self.window_s + 1e-9)
+        if count < self.ahead + 1:
+            held = f"hold {count} windows of {self.window_s:g} s; predicting {self.ahead} ahead needs {self.ahead + 1}"
+            _raise_for({"window_s": f"Records of {duration_s:g} s {held}. Choose shorter windows."})
+
+
+def _raise_for(problems: Mapping[str, str]) -> None:
+    if problems:
+        sentences = {f"pretraining.{name}": sentence for name, sentence in problems.items()}
+        raise InvalidInput(" ".join(problems.values()), code="bad_pretraining", fields=sentences)
+
+
+@dataclass(frozen=True)
 class Choices:
     """The choices of a run. outputs: the classes, or the numeric target. members: how many trainings it takes, one for
-    each fold that is held out; each of them may train an ensemble (``settings.members``)."""
+    each fold that is held out; each of them may train an ensemble (``settings.members``). pretraining: None with labels."""
 
     project: Any
     datasets: tuple[Dataset, ...]
@@ -49,6 +90,12 @@ class Choices:
     split: SplitSettings
     members: int
     recipe: dict[str, Any]
+    pretraining: Unlabelled | None = None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the network learns to tell classes apart."""
+        return self.task not in ("regression", PRETRAINING)
 
     def items(self) -> list[Labelled]:
         """Return the records that take part."""
@@ -89,17 +136,53 @@ def choose(
     selection: Mapping[str, Any] | None = None,
     split: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
+    pretraining: Mapping[str, Any] | None = None,
 ) -> Choices:
-    """Return the checked choices. InvalidInput names each one that cannot be (``fields``)."""
+    """Return the checked choices. InvalidInput names each one that cannot be (``fields``).
+
+    Of the task ``pretraining`` the label map is optional: it says what a later run will hold back.
+    """
     rows = _datasets(project, datasets)
     outputs = _outputs(task, label_map, classes, target)
     network, mode = _network(architecture, base_version, mode, project)
-    fit_settings = FitSettings.from_dict({**(settings or {}), "mode": mode})
-    how = SplitSettings.from_dict(split or {})
-    return Choices(
+    asked = {**(settings or {}), "mode": mode}
+    if task == PRETRAINING:
+        asked["members"] = 1 if asked.get("members") is None else asked["members"]
+    elif pretraining:
+        _raise_for(dict.fromkeys(pretraining, "For learning without labels only: choose the task pretraining."))
+    fit_settings = FitSettings.from_dict(asked)
+    how, which = SplitSettings.from_dict(split or {}), Selection.from_dict(selection or {})
+    choices = Choices(
         project, rows, label_map, tuple(outputs), task, target if task == "regression" else "", network, base_version, mode, fit_settings,
-        Selection.from_dict(selection or {}), how, how.folds if how.holds_out_every_fold else 1, _recipe(recipe, base_version),
+        which, how, how.folds if how.holds_out_every_fold else 1, _recipe(recipe, base_version),
+        Unlabelled.from_dict(pretraining or {}) if task == PRETRAINING else None,
     )  # fmt: skip
+    if choices.pretraining is not None:
+        _check_pretraining(choices, choices.pretraining)
+    return choices
+
+
+def _check_pretraining(choices: Choices, how: Unlabelled) -> None:
+    """Raise InvalidInput for what learning without labels cannot be combined with."""
+    problems = {}
+    if choices.base_version is not None:
+        problems["base_version"] = (
+            "Learning without labels begins with fresh weights; the trunk is fine-tuned afterwards."
+        )
+    elif not catalog()[choices.architecture].dynamic_length:
+        problems["architecture"] = (
+            "This network takes one length only, so it cannot learn from windows. Choose another."
+        )
+    if choices.split.holds_out_every_fold:
+        problems["split.method"] = "A trunk is one network: choose one held-out fold, or another way."
+    if choices.settings.members != 1:
+        problems["members"] = "A trunk is one network."
+    if choices.selection.balanced:
+        problems["selection.balanced"] = "Without labels there are no classes to balance."
+    if problems:
+        raise InvalidInput(" ".join(problems.values()), code="bad_pretraining", fields=problems)
+    spec = Recipe.from_json(choices.recipe).output_spec()
+    how.check_fits((spec.n_samples or 0) / (spec.fs_hz or 1.0))
 
 
 def check_data(choices: Choices) -> None:
@@ -113,10 +196,12 @@ def check_data(choices: Choices) -> None:
             f"Only {count} records of {names} {which}; training needs at least {FEWEST_RECORDS}.",
             fields={"selection.filter" if choices.selection.filter else "dataset": "Too few records."},
         )
-    if choices.task != "regression" and not RecordLabel.objects.filter(record__in=records.values("pk")).exists():
+    if choices.has_classes and not RecordLabel.objects.filter(record__in=records.values("pk")).exists():
         raise InvalidInput(
             f"The records of {names} have no labels. Upload a label table first.", fields={"dataset": "No labels."}
         )
+    if choices.task == PRETRAINING and choices.label_map is None:
+        return
     known = records.order_by().values("subject__key").distinct().count()
     # Who is not known stands for himself.
     nobody = records.filter(subject=None).count()
@@ -134,10 +219,15 @@ def too_few_patients(count: int) -> str | None:
     )
 
 
-def check_search(search: Mapping[str, Any] | None, architecture: str | None, split: SplitSettings) -> dict[str, float]:
+def check_search(search: Mapping[str, Any] | None, architecture: str | None, choices: Choices) -> dict[str, float]:
     """Return the checked wish to have network and settings chosen; empty when it is not wished."""
     if not search:
         return {}
+    if choices.pretraining is not None:
+        raise InvalidInput(
+            "A search compares networks by labels; without labels choose the network.",
+            fields={"search.minutes": "Leave it out for learning without labels."},
+        )
     minutes = search.get("minutes")
     is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
     if not is_number or not 0 < minutes <= MOST_SEARCH_MIN or set(search) != {"minutes"}:
@@ -149,7 +239,7 @@ def check_search(search: Mapping[str, Any] | None, architecture: str | None, spl
         raise InvalidInput(
             "A search chooses the network itself.", fields={"architecture": "Leave it out, or leave the search out."}
         )
-    if split.holds_out_every_fold:
+    if choices.split.holds_out_every_fold:
         raise InvalidInput(
             "A search chooses on one development part; this split holds out every fold in turn.",
             fields={"split.method": "Choose one held-out fold, or another way."},
@@ -206,6 +296,8 @@ def _outputs(task: str, label_map: LabelMap | None, classes: Sequence[str] | Non
                 "A regression needs a numeric field.", fields={"target": f"Choose one of {', '.join(NUMERIC_TARGETS)}."}
             )
         return [target]
+    if task == PRETRAINING and label_map is None:
+        return []
     if label_map is None:
         raise InvalidInput("Say what the network shall tell apart.", fields={"label_map": "Choose a label map."})
     chosen = list(dict.fromkeys(classes or label_map.classes))
@@ -215,7 +307,8 @@ def _outputs(task: str, label_map: LabelMap | None, classes: Sequence[str] | Non
             f"{label_map} has no class {', '.join(unknown)}.",
             fields={"classes": f"It has {', '.join(label_map.classes)}."},
         )
-    get_problem(task).encode([], chosen)
+    if task != PRETRAINING:
+        get_problem(task).encode([], chosen)
     return chosen
 
 
@@ -236,7 +329,7 @@ def _network(architecture: str | None, base: ModelVersion | None, mode: str | No
                 fields={"architecture": "Choose a network that takes the ECG alone."},
             )
         return name, Mode.SCRATCH
-    check_runnable(base)
+    check_usable(base)
     if base.model.project_id != project.pk:
         raise InvalidInput(
             "The base model belongs to another project. Publish it and pull it into this one.",

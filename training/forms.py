@@ -16,9 +16,10 @@ from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
 from ecgportal.forms import FilterForm
 from modelhub.architectures.catalog import catalog
-from modelhub.forms import runnable_versions
+from modelhub.contract import PRETRAINING
+from modelhub.forms import runnable_versions, usable_versions
 from modelhub.models import ModelVersion
-from training.choices import DEFAULT_ARCHITECTURE, MOST_SEARCH_MIN
+from training.choices import DEFAULT_ARCHITECTURE, MOST_SEARCH_MIN, Unlabelled
 from training.engine.settings import settings_schema
 from training.models import Mode
 from training.problems.registry import get_problem, problem_names
@@ -48,6 +49,7 @@ class RunForm(forms.Form):
     RECIPE = (
         "recipe.fs_hz", "recipe.duration_s", "recipe.leads", "recipe.padding", "recipe.baseline", "recipe.normalisation",
     )  # fmt: skip
+    PRETRAINING = ("pretraining.window_s", "pretraining.ahead")
     OF_METHOD = {
         "fractions": ("split.test",),
         "k_fold": ("split.folds", "split.fold"),
@@ -94,12 +96,14 @@ class RunForm(forms.Form):
         )  # fmt: skip
         self.fields["task"] = forms.ChoiceField(
             choices=[
-                (name, get_problem(name).title) for name in sorted(problem_names(), key=lambda n: n != "multilabel")
+                *((name, get_problem(name).title) for name in sorted(problem_names(), key=lambda n: n != "multilabel")),
+                (PRETRAINING, "Without labels: a trunk to fine-tune"),
             ]
         )
         self.fields["label_map"] = forms.ModelChoiceField(
             label_maps_for(self.project), required=False, empty_label="Choose a label map",
-            help_text="Says which codes become which class. Its classes are the outputs.",
+            help_text="Says which codes become which class. Its classes are the outputs. Without labels: what a later run with it "
+            "will hold back is not learned from.",
         )  # fmt: skip
         self.fields["classes"] = ManyChoices(
             choices=[(name, name) for name in self._classes()], required=False,
@@ -110,6 +114,18 @@ class RunForm(forms.Form):
             choices=[("", "none"), *((name, name) for name in NUMERIC_TARGETS)], required=False, label="Numeric target",
             help_text="For a regression only.",
         )  # fmt: skip
+
+        default = Unlabelled()
+        self.fields |= {
+            "pretraining.window_s": forms.FloatField(
+                min_value=0.25, max_value=30, initial=default.window_s, required=False, label="Window (s)", widget=_ANY_NUMBER,
+                help_text="A record is cut into windows. Two seconds hold one to three beats.",
+            ),
+            "pretraining.ahead": forms.IntegerField(
+                min_value=1, max_value=10, initial=default.ahead, required=False, label="Windows ahead",
+                help_text="How many of the next windows are to be told from those of other records.",
+            ),
+        }  # fmt: skip
 
     def _classes(self) -> list[str]:
         given = self._given("label_map")
@@ -185,7 +201,7 @@ class RunForm(forms.Form):
     def _model_fields(self) -> None:
         self.fields |= {
             "base_version": forms.ModelChoiceField(
-                runnable_versions(self.project), required=False, label="Start from", empty_label="Fresh weights (from scratch)",
+                usable_versions(self.project), required=False, label="Start from", empty_label="Fresh weights (from scratch)",
                 help_text="Or a model of this project, to fine-tune it: its input and recipe are taken over, its head is made anew for other classes.",
             ),
             "mode": forms.ChoiceField(
@@ -267,12 +283,16 @@ class RunForm(forms.Form):
         base, minutes = data["base_version"], data["search.minutes"]
         found = {name: data[name] for name in self.SELECTION if name.startswith("selection.filter.")}
         takes = (*self.OF_METHOD[self.method], *(() if self.method == "given_folds" else ("split.validation",)))
+        windows = {
+            name.removeprefix("pretraining."): data[name] for name in self.PRETRAINING if data[name] not in (None, "")
+        }
         split = {name.removeprefix("split."): data[name] for name in takes if data[name] not in (None, "")}
         return {
             "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"], "classes": data["classes"] or None,
             "task": data["task"], "target": data["target"], "architecture": None if base or minutes else data["architecture"], "base_version": base,
             "mode": data["mode"] if base else None, "search": {"minutes": minutes} if minutes else None, "settings": self.settings(), "name": data["name"],
             "split": {"method": self.method} | split, "recipe": self.recipe,
+            "pretraining": windows if data["task"] == PRETRAINING else None,
             "selection": {
                 "filter": {name.removeprefix("selection.filter."): value for name, value in found.items() if value not in (None, "")},
                 "balanced": data["selection.balanced"], "cap": data["selection.cap"],
@@ -310,6 +330,10 @@ class RunForm(forms.Form):
     @property
     def selection_fields(self) -> list[forms.BoundField]:
         return self._bound(self.SELECTION)
+
+    @property
+    def pretraining_fields(self) -> list[forms.BoundField]:
+        return self._bound(self.PRETRAINING)
 
     @property
     def split_groups(self) -> list[tuple[str, str, list[forms.BoundField]]]:

@@ -15,6 +15,13 @@ def train(context: JobContext) -> dict[str, Any]:
     return running.run(context)
 
 
+@handler("pretrain", title="Learn without labels", queue="train", max_attempts=6)
+def pretrain(context: JobContext) -> dict[str, Any]:
+    from training import pretraining
+
+    return pretraining.run(context)
+
+
 @handler("evaluate", title="Evaluate a model")
 def evaluate(context: JobContext) -> dict[str, Any]:
     from training import evaluating

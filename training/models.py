@@ -9,6 +9,7 @@ from datasets.models import Dataset, LabelMap, Record
 from ecgportal.base_models import UUIDModel
 from ecgportal.jobs.models import Job
 from ecgportal.projects.models import ProjectOwned
+from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 
 PARTS = ("train", "validation", "test")
@@ -74,7 +75,9 @@ class TrainingRun(ProjectOwned):
 
     ``dataset`` is the first of ``datasets``, the only one of most runs. ``selection`` says which of their records take
     part (``training.selection``), ``split_settings`` how they are divided (``training.splitting``). ``members``: how many
-    networks are trained, one per seed or held-out fold; together they are the produced version.
+    networks are trained, one per seed or held-out fold; together they are the produced version. ``pretraining``: of a run
+    without labels, how it learns (``training.choices.Unlabelled``); it gives a trunk and no evaluation, and ``label_map``
+    then only says which records a later run will hold back.
     """
 
     name = models.CharField(max_length=120)
@@ -93,6 +96,7 @@ class TrainingRun(ProjectOwned):
     members = models.PositiveSmallIntegerField(default=1)
     repeats = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="repetitions")
     recipe = models.JSONField(default=dict)
+    pretraining = models.JSONField(default=dict)
     split = models.OneToOneField(Split, on_delete=models.PROTECT, null=True, related_name="training_run")
     job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="training_run")
     learning_rate = models.FloatField(null=True)
@@ -121,6 +125,11 @@ class TrainingRun(ProjectOwned):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether it learns from signals without labels."""
+        return self.task == PRETRAINING
 
 
 class RunDataset(models.Model):

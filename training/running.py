@@ -16,7 +16,6 @@ from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext, JobInterrupted
-from ecgportal.version import VERSION
 from modelhub import loading
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import ModelContract
@@ -29,10 +28,11 @@ from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
 from training.lineage import unseen
 from training.live import Report, add_warnings
+from training.manifests import manifest_of
 from training.models import PARTS, EpochMetrics, SplitMember, TrainingRun
 from training.problems.registry import get_problem
 from training.splitting import SplitSettings, make_split, rounds
-from training.targets import Labelled, data_digest
+from training.targets import Labelled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,13 +87,18 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
     """Read the labels, divide the records and prepare their signals."""
     context.progress(0.01, "Reading labels")
     items = records_of(row)
+    if len(items) < FEWEST_RECORDS and row.is_pretraining:
+        raise TrainingFailed(
+            f"Only {len(items)} records of {row.dataset.name} are left; learning needs at least {FEWEST_RECORDS}.",
+            code="too_few_records",
+        )
     if len(items) < FEWEST_RECORDS:
         raise TrainingFailed(
             f"Only {len(items)} records of {row.dataset.name} have a label that {row.label_map or 'the target'} knows; training needs at least {FEWEST_RECORDS}. "
             "Check the label map's coverage on the dataset's Labels page.",
             code="labels_unknown",
         )  # fmt: skip
-    if sentence := too_few_patients(len({item.group for item in items})):
+    if not row.is_pretraining and (sentence := too_few_patients(len({item.group for item in items}))):
         raise TrainingFailed(sentence, code="too_few_patients")
     parts, warnings = make_split(row, items)
     add_warnings(row, warnings)
@@ -236,22 +241,12 @@ def _as_one(members: list[Member], contract: ModelContract) -> tuple[nn.Module, 
 
 def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], settings: FitSettings, stopped: str) -> None:
     """Write what was trained, and on what, into the run and its manifest."""
-    from training.engine.manifest import environment
-
     first = members[0].result
     row.best_epoch, row.learning_rate, row.lr_finder = first.best_epoch, first.learning_rate, first.lr_finder or {}
     add_warnings(row, [note for member in members for note in member.result.notes])
-    row.manifest = {
-        "code_version": VERSION, "data_sha256": data_digest(data.items), "split_digest": row.split.digest if row.split else None,
-        "datasets": [row_.name for row_ in row.datasets.order_by("name", "pk")], "selection": row.selection, "split": row.split_settings,
-        "records": {part: len(rows) for part, rows in members[0].by_part.items()},
-        "subjects": {part: len({item.group for item in rows}) for part, rows in members[0].by_part.items()},
-        "subjects_on_two_sides": _on_two_sides(members[0].by_part),
-        "task": row.task, "outputs": row.classes, "label_map": str(row.label_map) if row.label_map else None,
-        "architecture": row.architecture, "base": row.base_version.sha256 if row.base_version else None,
-        "recipe_digest": data.recipe.digest, "settings": settings.to_dict(), "networks": len(members) * first.members,
-        "weights_hash": _hash_of([member.result.weights_hash for member in members]), "monitor": first.monitor,
-        "stopped_reason": stopped, "epochs": first.epochs, "environment": environment(),
+    row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings) | {
+        "networks": len(members) * first.members, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
+        "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs,
     }  # fmt: skip
     if len(members) > 1:
         row.manifest["members"] = [
@@ -268,15 +263,6 @@ def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], setti
         if first.cross_fitted:
             n_train, n_validation = (first.members - 1) * (n_train + n_validation), n_train + n_validation
         note_speed(row.architecture, seconds, n_train, n_validation, row.manifest["environment"]["device"])
-
-
-def _on_two_sides(by_part: Mapping[str, list[Labelled]]) -> int:
-    """Count the subjects that lie in more than one part, from the records themselves; 0 in every sound split."""
-    sides: dict[str, set[str]] = {}
-    for part, items in by_part.items():
-        for item in items:
-            sides.setdefault(item.group, set()).add(part)
-    return sum(len(found) > 1 for found in sides.values())
 
 
 def _hash_of(hashes: list[str]) -> str:

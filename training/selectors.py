@@ -91,7 +91,7 @@ def progression(run: TrainingRun) -> Progression:
     """Return where a run stands, from one query."""
     rows = epoch_rows(run)
     latest = rows[-1] if rows else {}
-    names = get_problem(run.task).metrics
+    names = ("accuracy", "chance") if run.is_pretraining else get_problem(run.task).metrics
     metrics = [(name, latest[name]) for name in names if isinstance(latest.get(name), float | int)]
     losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
     return Progression(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from django.db import transaction
@@ -14,6 +15,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import OPEN, TERMINAL, Job, JobState
 from ecgportal.jobs.services import enqueue
+from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
 from training.choices import check_data, check_search, choose
@@ -32,16 +34,24 @@ def run_start(
     try networks and settings for so long before the best of them is trained.
     """
     choices = choose(project=project, datasets=[*([dataset] if dataset else []), *datasets], **asked)
-    budget = check_search(search, asked.get("architecture"), choices.split)
+    budget = check_search(search, asked.get("architecture"), choices)
     check_data(choices)
     names = " and ".join(row.name for row in choices.datasets)
+    made = (
+        "chosen network"
+        if budget
+        else f"trunk of {choices.architecture}"
+        if choices.pretraining
+        else choices.architecture
+    )
     run = TrainingRun(
         project=project, created_by=actor, dataset=choices.datasets[0], label_map=choices.label_map, classes=list(choices.outputs), task=choices.task,
         target=choices.target, architecture=choices.architecture, base_version=choices.base_version, mode=choices.mode,
         settings=choices.settings.to_dict(), selection=choices.selection.to_dict(), split_settings=choices.split.to_dict(), members=choices.members,
-        recipe=choices.recipe, repeats=repeats, name=(name.strip() or f"{names}, {'chosen network' if budget else choices.architecture}")[:120],
+        recipe=choices.recipe, pretraining=asdict(choices.pretraining) if choices.pretraining else {}, repeats=repeats,
+        name=(name.strip() or f"{names}, {made}")[:120],
     )  # fmt: skip
-    run.job = _train_job(run, actor, "search" if budget else "train", "Train")
+    run.job = _train_job(run, actor, "search" if budget else _kind_of(run), "Train")
     run.save(force_insert=True)
     if budget:
         Study.objects.create(run=run, kind=StudyKind.SEARCH, job=run.job, settings=budget)
@@ -55,6 +65,11 @@ def run_start(
     return run
 
 
+def _kind_of(run: TrainingRun) -> str:
+    """Return the kind of job that does a run, once a network is chosen."""
+    return "pretrain" if run.is_pretraining else "train"
+
+
 def _train_job(run: TrainingRun, actor: Any, kind: str, verb: str) -> Job:
     return enqueue(kind, actor=actor, project=run.project, payload={"run": str(run.pk)}, title=f"{verb} {run.name}")
 
@@ -64,6 +79,8 @@ def learning_curve_start(*, actor: Any, run: TrainingRun, repeats: int = 1) -> S
     """Start, or go on with, the learning curve of a run that has ended well. repeats: trainings per size."""
     if not run.manifest or run.split_id is None or run.produced_version_id is None:
         raise Conflict("A learning curve needs a run that has produced a model.", code="not_finished")
+    if run.is_pretraining:
+        raise Conflict("A learning curve needs labels to judge by; this run learned without.", code="no_test_part")
     if SplitSettings.from_dict(run.split_settings).holds_out_every_fold:
         raise Conflict("A learning curve needs one held-back part; this run holds out every fold.", code="no_test_part")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= 10:
@@ -83,13 +100,14 @@ def learning_curve_start(*, actor: Any, run: TrainingRun, repeats: int = 1) -> S
 
 def run_again(*, actor: Any, run: TrainingRun) -> TrainingRun:
     """Start a run with the choices, seed and split settings of another; on a processor it gives the same weights."""
-    if run.label_map is None and run.task != "regression":
+    if run.label_map is None and run.task not in ("regression", PRETRAINING):
         raise Conflict("The label map of this run is gone, so it cannot be done again.", code="not_repeatable")
     return run_start(
         actor=actor, project=run.project, datasets=list(run.datasets.order_by("pk")), label_map=run.label_map, classes=run.classes,
         task=run.task, target=run.target, architecture=None if run.base_version else run.architecture, base_version=run.base_version,
         mode=run.mode if run.base_version else None, settings={k: v for k, v in run.settings.items() if k != "mode"},
         selection=run.selection, split=run.split_settings, recipe=None if run.base_version else run.recipe, name=run.name, repeats=run,
+        pretraining=run.pretraining or None,
     )  # fmt: skip
 
 
@@ -150,7 +168,7 @@ def run_resume(*, actor: Any, run: TrainingRun) -> TrainingRun:
     if run.produced_version_id:
         raise Conflict("The run has produced its model already; start a new one to train on.", code="not_resumable")
     searching = run.studies.filter(kind=StudyKind.SEARCH, result={}).first()  # type: ignore[attr-defined]
-    run.job = _train_job(run, actor, "search" if searching else "train", "Resume")
+    run.job = _train_job(run, actor, "search" if searching else _kind_of(run), "Resume")
     if searching:
         Study.objects.filter(pk=searching.pk).update(job=run.job)
     run.resumed += 1

@@ -17,9 +17,11 @@ from datasets.splits import (
     merged_groups,
     split,
     split_by_site,
+    split_digest,
     with_folds,
 )
 from ecgportal.errors import InvalidInput
+from modelhub.contract import PRETRAINING
 from training.models import PARTS, Split, SplitGroup, SplitMember, TrainingRun
 from training.targets import Labelled
 
@@ -164,6 +166,30 @@ def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt
     return split(entries, fractions=fractions, seed=seed)
 
 
+def deal_for(task: str, items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt:
+    """Return the part of every record as a run of this task divides them."""
+    return deal_unlabelled(items, settings, seed) if task == PRETRAINING else deal(items, settings, seed)
+
+
+def deal_unlabelled(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt:
+    """Divide records that are learned from without labels.
+
+    Those with a known label are dealt as a later run with the same map, split and seed deals them, so that what it holds
+    back is not learned from here either; the others are for training, unless a patient or signal ties them to a record
+    that is held back. Without any known label all are for training.
+    """
+    labelled = [item for item in items if item.label is not None]
+    dealt = deal(labelled, settings, seed) if labelled else None
+    known = dict(dealt.parts) if dealt else {}
+    parts: dict[str, str] = {}
+    for members in merged_groups(entries_of(items)):
+        found = {known[entry.key] for entry in members if entry.key in known}
+        part = next((name for name in ("test", "validation") if name in found), "train")
+        parts |= {entry.key: part for entry in members}
+    ordered = dict(sorted(parts.items()))
+    return Dealt(ordered, dealt.warnings if dealt else (), split_digest(ordered))
+
+
 def rounds(
     items: Sequence[Labelled], parts: Mapping[str, str], settings: SplitSettings, seed: int
 ) -> list[dict[str, str]]:
@@ -182,7 +208,7 @@ def make_split(run: TrainingRun, items: Sequence[Labelled]) -> tuple[dict[str, s
         rows = SplitMember.objects.filter(split=run.split_id).values_list("record_id", "group__part")
         return {str(record): part for record, part in rows}, []
     settings, seed = SplitSettings.from_dict(run.split_settings), run.settings["seed"]
-    result = deal(items, settings, seed)
+    result = deal_for(run.task, items, settings, seed)
     seen = [counts_of(items, parts) for parts in rounds(items, result.parts, settings, seed)]
     row = Split.objects.create(
         digest=result.digest, settings=settings.to_dict() | {"seed": seed}, counts=seen if len(seen) > 1 else []

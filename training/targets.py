@@ -15,6 +15,7 @@ from datasets.ecg import SourceLabel
 from datasets.labels.maps import apply_map
 from datasets.models import LabelMap, Record, RecordLabel
 from datasets.selectors import spec_of
+from modelhub.contract import PRETRAINING
 
 NUMERIC_TARGETS = ("age",)
 
@@ -24,7 +25,8 @@ class Labelled:
     """One record with a known truth.
 
     group: the subject's key, or the record's own id without one. The same key in two datasets of a project is taken for
-    the same person. content: digest of the original; label: as the problem encodes it.
+    the same person. content: digest of the original; label: as the problem encodes it, None where nothing is known of a
+    record that is learned from without labels.
     """
 
     record: uuid.UUID
@@ -55,12 +57,13 @@ def labelled_records(
 
     For classes a record counts when the whole map gives it at least one class: a record whose codes the map does not
     know says nothing, not "none of them". A multi-class or binary record with several classes counts for the first
-    class of the map's order that is among the outputs.
+    class of the map's order that is among the outputs. Without labels (``pretraining``) every record counts, and the map
+    only says which of them a later run would use.
     """
     rows = records.order_by("key", "id").values_list(
         "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "site", "content_sha256", *NUMERIC_TARGETS
     )
-    labels = labels_of(records) if task != "regression" else {}
+    labels = labels_of(records) if label_map is not None and task != "regression" else {}
     spec = spec_of(label_map) if label_map is not None else None
     found: list[Labelled] = []
     for pk, dataset, key, subject, fingerprint, fold, site, content, *numbers in rows:
@@ -70,13 +73,17 @@ def labelled_records(
             present: list[str] = []
             if label is None:
                 continue
+        elif spec is None:
+            label, present = None, []
         else:
-            assert spec is not None
             given = apply_map(labels.get(pk, []), spec).classes
             present = [name for name in outputs if name in given]
-            if not given or (task == "multiclass" and not present):
+            if task == PRETRAINING:
+                label = present if given else None
+            elif not given or (task == "multiclass" and not present):
                 continue
-            label = present = present[:1] if task == "multiclass" else present
+            else:
+                label = present = present[:1] if task == "multiclass" else present
         group = f"s:{subject}" if subject else f"r:{pk}"
         found.append(Labelled(pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site))
     return found

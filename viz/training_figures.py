@@ -13,7 +13,7 @@ FIGURES = {"loss": "Loss", "metrics": "Validation metrics", "rate": "Learning-ra
 # What an axis of shares shows, the higher the better.
 _SCORES = {
     "auroc_macro": "AUROC, mean over classes", "auprc_macro": "AUPRC, mean over classes", "f1_macro": "F1, mean over classes",
-    "f1_weighted": "F1, weighted", "accuracy": "accuracy", "r2": "R²",
+    "f1_weighted": "F1, weighted", "accuracy": "accuracy", "chance": "by guessing", "r2": "R²",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from datasets.selectors import label_maps_for
 from ecgportal.commands import PortalCommand
 from ecgportal.errors import InvalidInput, NotFound
 from ecgportal.projects.access import Action
+from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from modelhub.naming import version_lookup
 from training.checking import check
@@ -16,7 +17,7 @@ from training.choices import DEFAULT_ARCHITECTURE
 from training.models import TrainingRun
 from training.services import run_start
 
-TASKS = ("multilabel", "multiclass", "binary", "regression")
+TASKS = ("multilabel", "multiclass", "binary", "regression", PRETRAINING)
 
 
 def label_map_named(project: Any, text: str | None) -> LabelMap | None:
@@ -77,6 +78,10 @@ class Command(PortalCommand):
             "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, such as epochs=10"
         )
         parser.add_argument("--recipe", type=Path, help="a JSON file with the version and steps that prepare a record")
+        parser.add_argument(
+            "--pretraining", action="append", default=[], metavar="NAME=VALUE",
+            help="of the task pretraining, which learns without labels: window_s=2, ahead=2",
+        )  # fmt: skip
         parser.add_argument("--name", default="", help="of the model")
         parser.add_argument(
             "--search", type=float, metavar="MINUTES", help="try networks and settings for so long, then train the best"
@@ -101,6 +106,7 @@ class Command(PortalCommand):
             "selection": {"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, "name": options["name"],
             "search": {"minutes": options["search"]} if options["search"] is not None else None,
             "recipe": recipe_of(options["recipe"]) if options["recipe"] else None,
+            "pretraining": settings_of(options["pretraining"]) or None,
         }  # fmt: skip
         if options["check"]:
             return check(**asked).to_json()

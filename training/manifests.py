@@ -1,0 +1,53 @@
+"""What a run's manifest tells whatever was trained: on which data, divided how, prepared how, by which settings and code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets.fingerprint import same_signal
+from datasets.preprocess.recipe import Recipe
+from ecgportal.version import VERSION
+from training.engine.settings import FitSettings
+from training.models import TrainingRun
+from training.targets import Labelled, data_digest
+
+
+def manifest_of(
+    row: TrainingRun, recipe: Recipe, items: Sequence[Labelled], by_part: Mapping[str, Sequence[Labelled]], settings: FitSettings
+) -> dict[str, Any]:  # fmt: skip
+    """Return the part of a manifest that does not depend on how the training went."""
+    from training.engine.manifest import environment
+
+    return {
+        "code_version": VERSION, "data_sha256": data_digest(items), "split_digest": row.split.digest if row.split else None,
+        "datasets": [dataset.name for dataset in row.datasets.order_by("name", "pk")], "selection": row.selection,
+        "split": row.split_settings, "records": {part: len(rows) for part, rows in by_part.items()},
+        "subjects": {part: len({item.group for item in rows}) for part, rows in by_part.items()},
+        **on_two_sides(by_part), "task": row.task, "outputs": row.classes,
+        "label_map": str(row.label_map) if row.label_map else None, "architecture": row.architecture,
+        "base": row.base_version.sha256 if row.base_version else None, "recipe_digest": recipe.digest,
+        "settings": settings.to_dict(), "environment": environment(),
+    }  # fmt: skip
+
+
+def on_two_sides(by_part: Mapping[str, Sequence[Labelled]]) -> dict[str, int]:
+    """Count the subjects and the signals that lie in more than one part, from the records themselves; 0 in a sound split.
+
+    Subjects go by their keys and signals by their fingerprints, not by the groups that the split was dealt by.
+    """
+    subjects: dict[str, set[str]] = {}
+    parts: dict[str, str] = {}
+    fingerprints: dict[str, str | None] = {}
+    for part, items in by_part.items():
+        for item in items:
+            subjects.setdefault(item.group, set()).add(part)
+            parts[str(item.record)] = part
+            fingerprints[str(item.record)] = item.fingerprint or None
+    signals: dict[str, set[str]] = {}
+    for record, signal in same_signal(fingerprints).items():
+        signals.setdefault(signal, set()).add(parts[record])
+    return {
+        "subjects_on_two_sides": sum(len(found) > 1 for found in subjects.values()),
+        "signals_on_two_sides": sum(len(found) > 1 for found in signals.values()),
+    }
