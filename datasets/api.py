@@ -20,6 +20,8 @@ from rest_framework.response import Response
 from datasets import labelling, presenting, removing, selectors, services
 from datasets.api_annotations import MarkedByHand
 from datasets.api_ingests import options_in, started
+from datasets.api_insight import NEEDS as INSIGHT_NEEDS
+from datasets.api_insight import WithInsight
 from datasets.api_removing import WithTwins
 from datasets.models import Dataset, LabelMap, Record
 from ecgportal.api.pagination import Pages
@@ -75,7 +77,7 @@ class JobAnswerSerializer(serializers.Serializer):
     state = serializers.CharField()
 
 
-class DatasetViewSet(WithTwins, mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
+class DatasetViewSet(WithInsight, WithTwins, mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     queryset = Dataset.objects.all()
     serializer_class = DatasetSerializer
     filterset_fields = ["project", "name"]
@@ -83,7 +85,7 @@ class DatasetViewSet(WithTwins, mixins.ListModelMixin, mixins.RetrieveModelMixin
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "create": Action.DATA_EDIT, "destroy": Action.DATA_DELETE,
         "uploads": Action.DATA_EDIT, "labels": Action.DATA_VIEW, "labels_import": Action.DATA_EDIT,
-        "duplicates": Action.DATA_VIEW, "duplicates_decide": Action.DATA_DELETE,
+        "duplicates": Action.DATA_VIEW, "duplicates_decide": Action.DATA_DELETE, **INSIGHT_NEEDS,
     }  # fmt: skip
 
     def get_queryset(self):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
@@ -21,6 +23,9 @@ KIND = "features"
 _BATCH = 64
 # Rate and intervals of long recordings are those of their first minute.
 _LONGEST_S = 60.0
+# Processor time of reading and measuring ten seconds of twelve leads.
+_RECORD_S = 0.02
+_GIVES_WAY = 10
 
 
 def unmeasured(dataset: Dataset) -> QuerySet[Record]:
@@ -35,9 +40,31 @@ def open_job(dataset: Dataset) -> Job | None:
     ).first()
 
 
+def expected_s(records: int) -> float:
+    """Return about how long measuring takes, in s."""
+    return _RECORD_S * records
+
+
+def follow_upload(*, actor: Any, dataset: Dataset) -> Job | None:
+    """Measure what an upload brought, behind all other work; None where that is done already or would take too long.
+
+    Above ``settings.MEASURE_UP_TO`` unmeasured records a person decides when the machine is to be kept busy with it.
+    """
+    if not 0 < unmeasured(dataset).count() <= settings.MEASURE_UP_TO:
+        return None
+    try:
+        return measuring_start(actor=actor, dataset=dataset, in_background=True)
+    except Conflict:
+        # Started meanwhile; that job takes all that it finds.
+        return None
+
+
 @transaction.atomic
-def measuring_start(*, actor: Any, dataset: Dataset) -> Job:
-    """Start the job that measures what is not measured yet. Conflict while one is open or when there is nothing to do."""
+def measuring_start(*, actor: Any, dataset: Dataset, in_background: bool = False) -> Job:
+    """Start the job that measures what is not measured yet. Conflict while one is open or when there is nothing to do.
+
+    in_background: its process gives way to others.
+    """
     Dataset.objects.select_for_update().get(pk=dataset.pk)
     if open_job(dataset) is not None:
         raise Conflict("The records of this dataset are being measured already.", code="measuring")
@@ -47,7 +74,7 @@ def measuring_start(*, actor: Any, dataset: Dataset) -> Job:
         KIND,
         actor=actor,
         project=dataset.project,
-        payload={"dataset": str(dataset.pk)},
+        payload={"dataset": str(dataset.pk), "in_background": in_background},
         title=f"Measure {dataset.name}",
     )
     audit("dataset.measured", dataset, actor=actor, project=dataset.project)
@@ -57,6 +84,8 @@ def measuring_start(*, actor: Any, dataset: Dataset) -> Job:
 def run(context: JobContext) -> dict[str, Any]:
     """The job: measure in batches, each kept when it is done; a record that cannot be read is kept with the reason."""
     dataset = Dataset.objects.get(pk=context.payload["dataset"])
+    if context.payload.get("in_background"):
+        os.nice(_GIVES_WAY)
     total = unmeasured(dataset).count()
     done = without = 0
     while batch := list(unmeasured(dataset).select_related("subject").order_by("pk")[:_BATCH]):

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count
 
-from datasets import ecg, importing, ingest_sharing, label_jobs, uploading
+from datasets import ecg, featuring, importing, ingest_sharing, label_jobs, uploading
 from datasets.collections.base import Collection
 from datasets.ingest_plan import PartLost, Plan, free_name
 from datasets.models import Ingest, IngestPart, Outcome, Stage
@@ -67,6 +67,7 @@ def run(context: JobContext) -> dict[str, Any]:
         )
     if not Ingest.objects.filter(pk=ingest.pk).exclude(waiting=[]).exists():
         storage.remove_area("uploads", ingest.pk)
+    featuring.follow_upload(actor=ingest.created_by, dataset=ingest.dataset)
     return {"ingest": str(ingest.pk), **counts, **({"tables": tables} if collection else {})}
 
 

@@ -246,6 +246,9 @@ JOB_TURN_S = 60.0
 READERS = int(os.environ.get("PORTAL_READERS", "0"))
 READER_MEMORY_BYTES = int(float(os.environ.get("PORTAL_READER_MEMORY_GB", "12")) * 1024**3)
 
+# An upload is followed by measuring its dataset while no more records than these are unmeasured (0: never).
+MEASURE_UP_TO = int(os.environ.get("PORTAL_MEASURE_UP_TO", "5000"))
+
 # Folders of this machine from which known collections of ECGs may be imported, and where they are downloaded from ("": nowhere).
 IMPORT_ROOTS = [Path(folder) for folder in os.environ.get("PORTAL_IMPORT_ROOTS", "").split(os.pathsep) if folder]
 PHYSIONET_URL = os.environ.get("PORTAL_PHYSIONET_URL", "https://physionet.org/files/")

@@ -33,3 +33,5 @@ INSTALLED_APPS = [*INSTALLED_APPS, "tests.probe.apps.ProbeConfig"]  # noqa: F405
 DATABASES["default"]["OPTIONS"]["options"] = "-c portal.audit_truncate=on"  # noqa: F405
 # The middleware that serves files warns of a folder that is not there.
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # noqa: F405
+# The few tests of measuring after an upload switch it on; in all others a job more would be in the way.
+MEASURE_UP_TO = 0

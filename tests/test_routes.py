@@ -201,7 +201,7 @@ API_MODELS = {
     "datasets": Dataset, "ingests": Ingest, "imports": Ingest, "upload-files": ArrivingFile, "subjects": Subject, "records": Record, "annotations": RecordAnnotation,
     "record-labels": RecordLabel, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
     "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
-    "catalogue": CatalogueEntry,
+    "catalogue": CatalogueEntry, "dataset-maps": DatasetMap,
 }  # fmt: skip
 
 
@@ -293,7 +293,10 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
         ]
         inputs = [{"id": "address", "property": "search", "value": f"?id={record.pk}"}]
         inputs += [{"id": name, "property": "value", "value": value} for name, value in zip(names, values)]
-        inputs += [{"id": "scheme", "property": "data", "value": "light"}]
+        inputs += [
+            {"id": "scheme", "property": "data", "value": "light"},
+            {"id": "detail", "property": "data", "value": None},
+        ]
         outputs = [{"id": "ecg", "property": "figure"}, {"id": "told", "property": "children"}]
         return {
             "output": "..ecg.figure...told.children..",
@@ -305,7 +308,7 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
     rows = world.rows
     return {
         "project": str(world.own.pk), "version": str(rows[ModelVersion].pk), "dataset": str(rows[Dataset].pk), "label_map": str(rows[LabelMap].pk),
-        "name": "x", "system": "scp", "classes": ["NORM"], "reason": "r", "path": "m", "role": "viewer", "username": "nobody", "password": "x",
+        "name": "x", "system": "scp", "classes": ["NORM"], "reason": "r", "path": "m", "basis": "measures", "role": "viewer", "username": "nobody", "password": "x",
     }  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from django.db import transaction
-from django.db.models import BooleanField, F, Func, OuterRef, QuerySet, Subquery, TextField, Value
+from django.db.models import BooleanField, F, Func, QuerySet, TextField, Value
 
 from datasets.insight import FIELDS
 from datasets.measure.features import FEATURES, SHAPE_LEADS, SHAPE_POINTS
@@ -156,54 +158,61 @@ def methods_of(row: DatasetMap) -> dict[str, str]:
     return METHODS if row.with_umap else {"pca": METHODS["pca"]}
 
 
-def places(row: DatasetMap, method: str, colour: str) -> tuple[np.ndarray, list[str], list[str]]:
-    """Return the places ``(records, 2)``, the records' keys and their category under ``colour``, in two or three queries.
+@dataclass(frozen=True)
+class Places:
+    """xy ``(records, 2)``; the ids and keys of the records and their category, in the same order."""
+
+    xy: np.ndarray
+    records: list[Any]
+    keys: list[str]
+    groups: list[str]
+
+
+def places(row: DatasetMap, method: str, colour: str) -> Places:
+    """Return where the records of a map lie and what they are, in two or three queries.
 
     colour: a key of ``COLOURS``, or ``prediction:<id of a prediction run>``.
     """
-    points = row.points.order_by("record_id")
-    rows = list(points.values_list(f"{method}_x", f"{method}_y", "record__key"))
-    xy = np.array([[x, y] for x, y, _ in rows], dtype=np.float64).reshape(-1, 2)
-    return xy, [key for *_, key in rows], _categories(row, points, colour)
+    points = row.points.order_by("record_id").values_list("record_id", "record__key", f"{method}_x", f"{method}_y")
+    ids, keys, x, y = zip(*points, strict=True) if points else ((), (), (), ())
+    xy = np.array([x, y], dtype=np.float64).T.reshape(-1, 2)
+    named = _categories(row, colour)
+    return Places(xy, list(ids), list(keys), [named(pk) for pk in ids])
 
 
-def _categories(row: DatasetMap, points: QuerySet[MapPoint], colour: str) -> list[str]:
+def _categories(row: DatasetMap, colour: str) -> Callable[[Any], str]:
+    """Return what tells the category of a record by its id."""
     if colour.startswith("prediction:"):
-        run = PredictionRun.objects.filter(pk=colour.removeprefix("prediction:"), dataset=row.dataset_id).first()
-        answers = Prediction.objects.filter(run=run, record=OuterRef("record"))
-        return [", ".join(names) if names else "none" if names is not None else "not predicted"
-                for names in points.annotate(c=Subquery(answers.values("predicted")[:1])).values_list("c", flat=True)]  # fmt: skip
+        answers = Prediction.objects.filter(run=colour.removeprefix("prediction:"), run__dataset=row.dataset_id)
+        held = {pk: ", ".join(names) or "none" for pk, names in answers.values_list("record", "predicted")}
+        return lambda pk: held.get(pk, "not predicted")
     if colour == "labels":
-        return _labels(points, row)
+        return _labels(row)
+    records = Record.objects.filter(dataset=row.dataset_id)
     if colour == "quality":
-        scores = points.values_list("record__quality_score", flat=True)
-        return [
-            "not judged" if s is None else next((name for limit, name in _BANDS if s < limit), "good, 0.8 and over")
-            for s in scores
-        ]
+        scores = dict(records.values_list("pk", "quality_score"))
+        return lambda pk: _band(scores.get(pk))
     field = FIELDS[colour if colour in COLOURS else "sex"]
-    names: dict[Any, str] = {}
-    found = []
-    by_record = dict(Record.objects.filter(dataset=row.dataset_id).annotate(c=field.value()).values_list("pk", "c"))
-    for pk in points.values_list("record", flat=True):
-        value = by_record.get(pk)
-        if value not in names:
-            names[value] = "unknown" if value is None else field.named(value)[0]
-        found.append(names[value])
-    return found
+    values = dict(records.annotate(c=field.value()).values_list("pk", "c"))
+    names = {value: "unknown" if value is None else field.named(value)[0] for value in set(values.values())}
+    return lambda pk: names.get(values.get(pk), "unknown")
 
 
-def _labels(points: QuerySet[MapPoint], row: DatasetMap) -> list[str]:
-    """Return each record's label, of several the one that is most frequent in the dataset."""
-    counts: dict[str, int] = {}
-    held: dict[Any, list[str]] = {}
-    for pk, code in RecordLabel.objects.filter(record__dataset=row.dataset_id).values_list("record", "code"):
-        counts[code] = counts.get(code, 0) + 1
-        held.setdefault(pk, []).append(code)
-    return [
-        max(held[pk], key=lambda code: (counts[code], code)) if pk in held else "no label"
-        for pk in points.values_list("record", flat=True)
-    ]
+def _band(score: float | None) -> str:
+    if score is None:
+        return "not judged"
+    return next((name for limit, name in _BANDS if score < limit), "good, 0.8 and over")
+
+
+def _labels(row: DatasetMap) -> Callable[[Any], str]:
+    """Name each record by its label, of several by the one that is most frequent in the dataset."""
+    held = RecordLabel.objects.filter(record__dataset=row.dataset_id).values_list("record", "code").distinct()
+    counts = Counter(code for _, code in held)
+    best: dict[Any, str] = {}
+    for pk, code in held:
+        if pk not in best or (counts[code], code) > (counts[best[pk]], best[pk]):
+            best[pk] = code
+    return lambda pk: best.get(pk, "no label")
 
 
 def colours_of(row: DatasetMap) -> dict[str, str]:

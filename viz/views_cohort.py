@@ -7,7 +7,7 @@ import uuid
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from datasets import selectors, signals
+from datasets import featuring, selectors, signals
 from datasets.ecg import Record as EcgRecord
 from datasets.forms import RecordFilterForm
 from datasets.measure.features import FEATURES
@@ -82,6 +82,7 @@ class OutliersView(DatasetPage):
             page_obj=page,
             cards=[(row, *miniature(row), found.reason(row)) for row in page],
             measured=measured,
+            measuring=featuring.open_job(self.object),
             limit=LIMIT,
         )
 

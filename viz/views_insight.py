@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from typing import Any
 from urllib.parse import urlencode
@@ -77,8 +78,9 @@ class InsightView(DatasetPage):
         together = drawn(
             self._figure(found, "together"), "together", _files("together"), kind="matrix", width=760, height=520
         )
+        unmeasured = featuring.unmeasured(self.object).count()
         return self.page(
-            totals=found.totals, measured=found.measured, unmeasured=found.totals.records - found.measured,
+            totals=found.totals, measured=found.measured, unmeasured=unmeasured, minutes=math.ceil(featuring.expected_s(unmeasured) / 60),
             measuring=featuring.open_job(self.object), panels=[self._panel(found, name) for name in names],
             distributions=[self._panel(found, name) for name in found.measures if found.measures[name].counts],
             together=together if len(found.frequent) > 1 else None, grouping=self._grouping(request),

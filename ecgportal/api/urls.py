@@ -19,6 +19,7 @@ from ecgportal.projects.api import ProjectsViewSet
 from modelhub.api import ArchitectureView, ExchangeViewSet, ModelViewSet, PredictionViewSet, VersionViewSet
 from modelhub.catalogue_api import CatalogueViewSet
 from training.api import EvaluationViewSet, TrainingRunViewSet
+from viz.api import MapViewSet
 
 router = DefaultRouter()
 router.include_format_suffixes = False
@@ -43,6 +44,7 @@ for prefix, viewset in {
     "evaluations": EvaluationViewSet,
     "exchanges": ExchangeViewSet,
     "catalogue": CatalogueViewSet,
+    "dataset-maps": MapViewSet,
     "jobs": JobViewSet,
     "audit-events": AuditViewSet,
 }.items():

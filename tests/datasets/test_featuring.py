@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 from scipy import stats
@@ -17,10 +18,12 @@ from datasets.measure.features import FEATURES, SHAPE_LEADS, SHAPE_POINTS, VERSI
 from datasets.models import Dataset, Record, RecordFeatures, RecordLabel
 from datasets.outliers import outliers
 from datasets.selectors import filtered
+from datasets.services import upload_receive
 from datasets.shift import shift, summary
 from datasets.simulate import simulate
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict
+from tests.ecgfiles import make_cohort
 from tests.factories import LEADS, make_dataset, make_project, make_record, make_team
 from tests.working import work_off
 
@@ -109,6 +112,29 @@ class TestMeasuring:
             featuring.measuring_start(actor=team["editor"], dataset=dataset)
         RecordFeatures.objects.update(version=0)
         assert featuring.unmeasured(dataset).count() == 3
+
+    def test_an_upload_is_measured_by_itself_up_to_a_limit(
+        self, dataset: Dataset, team: dict[str, Any], settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given_way: list[int] = []
+        monkeypatch.setattr("os.nice", given_way.append)
+        files = [SimpleUploadedFile("study.zip", make_cohort(3, fs_hz=100.0, duration_s=5.0).zip())]
+        settings.MEASURE_UP_TO = 3
+        upload_receive(actor=team["editor"], dataset=dataset, files=files)
+        assert [job.kind for job in work_off()] == ["ingest", "features"]
+        assert not featuring.unmeasured(dataset).exists() and given_way == [10]
+        upload_receive(
+            actor=team["editor"],
+            dataset=dataset,
+            files=[SimpleUploadedFile("again.zip", make_cohort(3, fs_hz=100.0, duration_s=5.0).zip())],
+        )
+        assert [job.kind for job in work_off()] == ["ingest"]
+        make_record(dataset, "fourth")
+        settings.MEASURE_UP_TO = 0
+        assert featuring.follow_upload(actor=team["editor"], dataset=dataset) is None
+        settings.MEASURE_UP_TO = 1
+        assert featuring.follow_upload(actor=team["editor"], dataset=dataset).payload["in_background"]
+        assert featuring.follow_upload(actor=team["editor"], dataset=dataset) is None
 
     def test_only_an_editor_starts_it(self, client: Client, dataset: Dataset, team: dict[str, Any]) -> None:
         make_record(dataset)
@@ -237,3 +263,65 @@ class TestShift:
     def test_insight_counts_measures_only_when_there_are_some(self, dataset: Dataset) -> None:
         make_record(dataset)
         assert insight(dataset).measures == {}
+
+
+class TestRest:
+    @pytest.fixture
+    def viewer(self, client: Client, dataset: Dataset, team: dict[str, Any]) -> Client:
+        _fill(dataset, 120)
+        client.force_login(team["viewer"])
+        return client
+
+    def test_counts_and_distributions_are_those_of_the_page(
+        self, viewer: Client, dataset: Dataset, django_assert_max_num_queries: Any
+    ) -> None:
+        address = f"/api/v1/datasets/{dataset.pk}/"
+        with django_assert_max_num_queries(40):
+            found = viewer.get(address + "insight/").json()
+        assert found["records"] == found["measured"] == 120
+        assert sum(one["records"] for one in found["fields"]["sex"]) == 120
+        rate = found["measures"]["heart_rate_bpm"]
+        assert rate["unit"] == "bpm" and sum(bar["records"] for bar in rate["bars"]) == 120
+        bar = rate["bars"][3]
+        assert filtered(Record.objects.filter(dataset=dataset), bar["filter"]).count() == bar["records"]
+        groups = viewer.get(address + "insight/by/?what=qtc_ms&by=sex").json()["groups"]
+        assert {one["value"] for one in groups} == {"female", "male"} and all(
+            len(one["quartiles"]) == 3 for one in groups
+        )
+        table = viewer.get(address + "insight/by/?what=labels&by=sex").json()
+        assert sum(map(sum, table["counts"])) == RecordLabel.objects.filter(record__dataset=dataset).count()
+        for bad in ("what=x&by=sex", "what=sex&by=sex", "what=sex&by=heart_rate_bpm", ""):
+            assert viewer.get(address + "insight/by/?" + bad).status_code == 422
+
+    def test_measures_and_outliers(self, viewer: Client, dataset: Dataset, django_assert_max_num_queries: Any) -> None:
+        RecordFeatures.objects.filter(record__key="r00007").update(qtc_ms=900.0)
+        RecordFeatures.objects.filter(record__key="r00009").update(reason="No beat was found.")
+        with django_assert_max_num_queries(12):
+            page = viewer.get(f"/api/v1/datasets/{dataset.pk}/measures/?page_size=100").json()
+        assert page["count"] == 120 and page["results"][7]["key"] == "r00007" and page["results"][7]["qtc_ms"] == 900.0
+        with django_assert_max_num_queries(12):
+            first, second = viewer.get(f"/api/v1/datasets/{dataset.pk}/outliers/").json()["results"]
+        assert (first["key"], first["score"], first["reason"]) == ("r00009", None, "No beat was found.")
+        assert second["key"] == "r00007" and second["score"] > 20 and "QTc" in second["reason"]
+        assert second["measures"]["qtc_ms"] == 900.0
+
+    def test_measuring_is_started_by_an_editor(self, client: Client, dataset: Dataset, team: dict[str, Any]) -> None:
+        make_record(dataset)
+        address = f"/api/v1/datasets/{dataset.pk}/measures/"
+        for role, status in (("outsider", 404), ("viewer", 403), ("editor", 202), ("editor", 409)):
+            client.force_login(team[role])
+            answer = client.post(address)
+            assert answer.status_code == status, answer.content
+        work_off()
+        assert client.get(address).json()["count"] == 1
+        assert client.post(address).json()["error"]["code"] == "nothing_to_measure"
+
+    def test_shift_names_the_largest_difference_first(self, viewer: Client, dataset: Dataset) -> None:
+        other = make_dataset(dataset.project, "Second")
+        _fill(other, 120, rate=90.0, seed=4)
+        found = viewer.get(f"/api/v1/datasets/{dataset.pk}/shift/?other={other.pk}").json()
+        assert found["differences"][0]["field"] == "heart_rate_bpm" and found["differences"][0]["effect"] > 2
+        assert "higher in Second" in found["summary"] and 0.5 < found["differences"][0]["ks_distance"] <= 1
+        foreign = make_dataset(make_project(), "Theirs")
+        for bad in ("", f"?other={foreign.pk}", f"?other={dataset.pk}", "?other=x"):
+            assert viewer.get(f"/api/v1/datasets/{dataset.pk}/shift/{bad}").status_code in (400, 422), bad

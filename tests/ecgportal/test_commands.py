@@ -94,6 +94,9 @@ def test_the_main_job_in_the_shell(team, folder, in_this_process, dav_server):
     labels = ask("import_labels", folder / "labels.csv", "--dataset", "Ward", *editor)
     assert (labels["rows"], labels["taken"]) == (16, 16)
 
+    measured = [ask("measure", "--dataset", "Ward", *editor)["measured"] for _ in range(2)]
+    assert measured == [16, 0]
+
     fast = [part for pair in ("epochs=1", "batch_size=8", "threads=1") for part in ("--set", pair)]
     choice = [
         "--project",

@@ -144,17 +144,17 @@ class TestReading:
             ("quality", "not judged"),
             ("format", "wfdb"),
         ):
-            xy, keys, groups = mapping.places(made, "pca", colour)
-            assert len(xy) == len(keys) == len(groups) == 8
-            assert groups[keys.index("r0")] == expected
-        _, keys, groups = mapping.places(made, "pca", "labels")
-        assert groups[keys.index("r4")] == "NORM" and groups[keys.index("r5")] == "AFIB"
+            found = mapping.places(made, "pca", colour)
+            assert len(found.xy) == len(found.records) == len(found.keys) == len(found.groups) == 8
+            assert found.groups[found.keys.index("r0")] == expected
+        found = mapping.places(made, "pca", "labels")
+        assert found.groups[found.keys.index("r4")] == "NORM" and found.groups[found.keys.index("r5")] == "AFIB"
 
     def test_the_records_inside_a_line_are_those_inside(self, made: DatasetMap) -> None:
-        xy, keys, _ = mapping.places(made, "pca", "sex")
-        middle = float(np.median(xy[:, 0]))
+        found = mapping.places(made, "pca", "sex")
+        middle = float(np.median(found.xy[:, 0]))
         left = mapping.inside(made, "pca", [(-99.0, -99.0), (middle, -99.0), (middle, 99.0), (-99.0, 99.0)])
-        assert {row.key for row in left} == {key for key, (x, _) in zip(keys, xy) if x < middle}
+        assert {row.key for row in left} == {key for key, (x, _) in zip(found.keys, found.xy) if x < middle}
         assert sum(n for line in mapping.regions(made, "pca") for n, _ in line) == 8
         for line in mapping.regions(made, "pca"):
             for n, corners in line:
@@ -218,3 +218,39 @@ def test_a_map_of_a_failed_job_shows_why(client: Client, dataset: Dataset, team:
     )
     client.force_login(team["viewer"])
     assert "because the test wanted it" in client.get(reverse("viz:map", args=[row.pk])).content.decode()
+
+
+class TestRest:
+    def test_a_map_is_made_read_and_deleted(
+        self, client: Client, dataset: Dataset, team: dict[str, Any], django_assert_max_num_queries: Any
+    ) -> None:
+        body = {"dataset": str(dataset.pk), "basis": "measures", "with_umap": False}
+        for role, status in (("outsider", 404), ("viewer", 403), ("editor", 202)):
+            client.force_login(team[role])
+            answer = client.post("/api/v1/dataset-maps/", body, content_type="application/json")
+            assert answer.status_code == status, answer.content
+        assert answer.json()["state"] == "queued" and answer.json()["job"]
+        assert client.post("/api/v1/dataset-maps/", body, content_type="application/json").status_code == 409
+        assert (
+            client.post(
+                "/api/v1/dataset-maps/", {**body, "basis": "model"}, content_type="application/json"
+            ).status_code
+            == 422
+        )
+        assert work_off()[-1].state == "succeeded"
+        client.force_login(team["viewer"])
+        [row] = client.get(f"/api/v1/dataset-maps/?dataset={dataset.pk}").json()["results"]
+        assert row["state"] == "succeeded" and len(row["explained"]) == 2 and row["id"] == answer.json()["id"]
+        address = f"/api/v1/dataset-maps/{row['id']}/"
+        with django_assert_max_num_queries(12):
+            found = client.get(address + "points/?colour=labels").json()
+        assert (
+            len(found["record"]) == len(found["key"]) == len(found["x"]) == len(found["y"]) == len(found["group"]) == 8
+        )
+        assert dict(zip(found["key"], found["group"]))["r4"] == "NORM" and found["method"] == "pca"
+        inside = client.get(address + "records/?area=-99,-99;99,-99;99,99;-99,99").json()
+        assert inside["count"] == 8 and {one["id"] for one in inside["results"]} == set(found["record"])
+        for bad in ("points/?method=umap", "points/?colour=taste", "records/", "records/?area=1,2"):
+            assert client.get(address + bad).status_code == 422, bad
+        client.force_login(team["editor"])
+        assert client.delete(address).status_code == 204 and not DatasetMap.objects.exists()

@@ -68,11 +68,11 @@ def draw(row: DatasetMap, method: str, colour: str, scheme: str | None) -> list[
     method = _method(row, method)
     colours = mapping.colours_of(row)
     colour = colour if str(colour) in colours else "labels"
-    xy, keys, groups = mapping.places(row, method, colour)
+    found = mapping.places(row, method, colour)
     figure = embedding_map(
-        xy,
-        ids=keys,
-        groups=groups,
+        found.xy,
+        ids=found.keys,
+        groups=found.groups,
         dark=scheme == "dark",
         title=str(row),
         axes=axes_of(row, method),

@@ -12,6 +12,8 @@ from viz.figures.figure import Figure, figure, typed
 
 _MOST_BARS = 60
 _MOST_PLACES = 20_000
+# Names of more points than these would be most of what is sent, and nobody points at them one by one.
+_MOST_NAMED = 5_000
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "triangle-down")
 
 
@@ -240,38 +242,53 @@ def embedding_map(
 ) -> Figure:  # fmt: skip
     """Scatter of records in two dimensions (PCA, UMAP, a model's embedding), coloured by a category.
 
-    places: ``(records, 2)``; ids stand in ``customdata`` for a lasso; groups: one category a record. The eight most
-    frequent categories have colours and symbols, the rest is "other". Above 20 000 records an even part is drawn.
+    places: ``(records, 2)``; ids: what a point is called when it is pointed at, left out above 5000 points; groups: one
+    category a record. Up to eight categories have colours and symbols, of more the seven most frequent, and the rest is
+    "other". Above 20 000 records an even part is drawn.
     """
     heads: list[Any] = [coloured_by, "records (count)", f"mean {axes[0]}", f"mean {axes[1]}"]
     xy = np.asarray(places, dtype=float).reshape(-1, 2)
     fine = np.isfinite(xy).all(axis=1)
     if not fine.any():
         return charts.empty(title, axes[0], axes[1], dark, "map", heads, "No record has a place on the map.")
-    names = np.array([str(one) for one in groups] if len(groups) else ["all records"] * len(xy), dtype=object)
-    keys = list(ids) if len(ids) else list(range(len(xy)))
-    order = sorted(set(names[fine]), key=lambda name: (-int((names[fine] == name).sum()), name))
-    own = order[:7] if len(order) > 8 else order
-    label = np.array([name if name in own else "other" for name in names], dtype=object)
+    own, other, category = _categories(groups, fine)
     drawn = np.flatnonzero(fine)
     drawn = drawn[charts.thin(drawn.size, _MOST_PLACES)]
+    many = drawn.size > _MOST_NAMED
     data: list[dict[str, Any]] = []
     table: list[list[Any]] = [heads]
     told = [
-        f"{int(fine.sum())} records, {int((~fine).sum())} without a place, {len(order)} categories of {coloured_by}."
+        f"{int(fine.sum())} records, {int((~fine).sum())} without a place, {len(own) + other} categories of {coloured_by}."
     ]
-    for k, name in enumerate([*own, "other"] if len(own) < len(order) else own):
-        rows = drawn[label[drawn] == name]
+    for k, name in enumerate([*own, "other"] if other else own):
+        rows = drawn[category[drawn] == k]
+        plain = charts.plain(name, 40)
         data.append({
-            "type": "scatter" if drawn.size <= 5000 else "scattergl", "mode": "markers", "name": charts.plain(name, 40),
-            "x": typed(xy[rows, 0]), "y": typed(xy[rows, 1]), "customdata": [keys[r] for r in rows],
-            "marker": {"size": 6, "opacity": 0.75, "color": charts.colour(k, dark), "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
-            "hovertemplate": f"{charts.plain(name, 40)}: %{{customdata}}<extra></extra>",
+            "type": "scattergl" if many else "scatter", "mode": "markers", "name": plain, "x": typed(xy[rows, 0]), "y": typed(xy[rows, 1]),
+            **({} if many else {"customdata": [str(ids[r]) for r in rows] if len(ids) else rows.tolist()}),
+            "marker": {"size": 4 if many else 6, "opacity": 0.75, "color": charts.colour(k, dark), "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
+            "hovertemplate": f"{plain}<extra></extra>" if many else f"{plain}: %{{customdata}}<extra></extra>",
         })  # fmt: skip
-        every = np.flatnonzero(fine & (label == name))
+        every = np.flatnonzero(fine & (category == k))
         table.append([name, every.size, *charts.numbers(xy[every].mean(axis=0))])
         told.append(f"{name}: {every.size}.")
     if drawn.size < fine.sum():
         told.append(f"An even part of {drawn.size} records is drawn.")
     frame = charts.layout(title, axes[0], axes[1], dark, uirevision="map", dragmode="lasso")
     return Figure({"data": data, "layout": frame}, title, " ".join(told), table)
+
+
+def _categories(groups: Sequence[str], fine: np.ndarray) -> tuple[list[str], int, np.ndarray]:
+    """Return the categories that have a colour of their own, how many others there are, and the place of each record's.
+
+    Only records with a place (``fine``) count; the place after the last of its own stands for "other".
+    """
+    if not len(groups):
+        return ["all records"], 0, np.zeros(fine.size, dtype=int)
+    names, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    counts = np.bincount(inverse[fine], minlength=names.size)
+    order = [k for k in np.lexsort((names, -counts)).tolist() if counts[k]]
+    own = order[:7] if len(order) > 8 else order
+    place = np.full(names.size, len(own))
+    place[own] = np.arange(len(own))
+    return [str(names[k]) for k in own], len(order) - len(own), place[inverse]
