@@ -8,6 +8,7 @@ name is known.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -34,20 +35,31 @@ OTHER_LEADS: tuple[str, ...] = (
     "ES",
     "AS",
     "AI",
+    "-aVR",
 )
 
 OLDEST_YEARS = 130
 
 _KNOWN = {name.upper(): name for name in (*LEADS_12, *OTHER_LEADS)}
 _ALIASES = {
-    "DI": "I", "DII": "II", "DIII": "III", "L1": "I", "L2": "II", "L3": "III",
+    "DI": "I", "DII": "II", "DIII": "III", "D1": "I", "D2": "II", "D3": "III", "L1": "I", "L2": "II", "L3": "III",
     "AVR": "aVR", "AVL": "aVL", "AVF": "aVF", "LEAD1": "I", "LEAD2": "II", "LEAD3": "III",
+    "DAVR": "aVR", "DAVL": "aVL", "DAVF": "aVF",
     "VX": "X", "VY": "Y", "VZ": "Z", "C1": "V1", "C2": "V2", "C3": "V3", "C4": "V4", "C5": "V5", "C6": "V6",
 }  # fmt: skip
 _PREFIXES = (
-    "MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG", "EKG", "ABLEITUNG", "DERIVATION",
-    "DÉRIVATION", "DERIVAZIONE", "DERIVACION", "DERIVACIÓN",
+    "MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "NOM_ECG_LEAD_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG", "EKG", "FRANK", "EASI",
+    "ABLEITUNG", "DERIVATION", "DERIVAZIONE", "DERIVACION", "DERIVACAO", "ODPROWADZENIE", "AFLEIDING", "AVLEDNING",
+    "SVOD", "ОТВЕДЕНИЕ", "导联", "導程", "誘導",
 )  # fmt: skip
+_SUFFIXES = ("导联", "導聯", "誘導", " ОТВЕДЕНИЕ", " LEAD")
+_SEPARATORS = re.compile(r"[\s_\-:.]+")
+# Signs of a lead that was stored upside down, as -aVR is in the Cabrera order.
+_DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "－": "-"})
+_TURNED = re.compile(
+    r"^\s*\(?-\)?\s*(?=\w)|(?<=\s)-(?=\w)|-\s*$|\(\s*(-|NEG\w*|INV\w*)\s*\)|(?<![^\W_])(NEG|INV)\w*\s*$|(?<=AVR)NEG$|"
+    r"^(NEG|INV)\w*[\s_]+(?=\w)"
+)
 
 
 def canonical_lead(name: str) -> str | None:
@@ -55,20 +67,32 @@ def canonical_lead(name: str) -> str | None:
 
     Accepts vendor spellings: case, blanks, NUL padding, ``Lead I``, ``ECG V1``,
     ``MDC_ECG_LEAD_AVR``, ``aVR (augmented)``, ``DII``, ``C1``. A channel that is only numbered
-    (``Channel 1``, ``ECG_2``) is no lead: nobody knows which electrode it was.
+    (``Channel 1``, ``ECG_2``) is no lead: nobody knows which electrode it was. A lead named as stored upside down is
+    ``-aVR`` or none (``-V1``), never the upright one; so is the difference of two leads (``I-II``).
     """
-    text = name.replace("\x00", " ").strip()
-    text = re.sub(r"[\(\[].*?[\)\]]", "", text).strip().upper()
-    if (numbered := re.sub(r"[\s_\-:.]", "", text)) in _ALIASES:
+    text = name.replace("\x00", " ").translate(_DASHES).strip().upper()
+    if (turned := _TURNED.sub("", text)) != text:
+        return "-aVR" if _upright(turned) == "aVR" else None
+    return _upright(text)
+
+
+def _upright(text: str) -> str | None:
+    """Return the lead that an upper-case name means, whatever its sign."""
+    text = re.sub(r"[\(\[].*?[\)\]]", "", text).strip()
+    if (numbered := _SEPARATORS.sub("", text)) in _ALIASES:
         return _ALIASES[numbered]
+    text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
     # A prefix may itself be followed by another one ("ECG Lead I").
     for _ in range(3):
         for prefix in _PREFIXES:
             if text.startswith(prefix) and len(text) > len(prefix):
                 text = text[len(prefix) :].strip(" _-:.")
-    text = re.sub(r"[\s_\-:.]", "", text)
-    if text.startswith("+"):
-        text = text[1:]
+    for suffix in _SUFFIXES:
+        text = text.removesuffix(suffix)
+    words = [word for word in _SEPARATORS.split(text) if word]
+    if sum(word in _KNOWN for word in words) > 1:
+        return None
+    text = "".join(words).removeprefix("+")
     return _KNOWN.get(text) or _ALIASES.get(text)
 
 
@@ -185,6 +209,25 @@ def order_leads(record: Record) -> Record:
     return replace(record, signal=record.signal[rows], leads=tuple(order))
 
 
+def turn_upright(record: Record) -> Record:
+    """Return the record with a lead that was stored as -aVR turned over to aVR, which is said in its notes.
+
+    A record that holds aVR, too, is returned as it is.
+    """
+    if "-aVR" not in record.leads or "aVR" in record.leads:
+        return record
+    signal = record.signal.copy()
+    row = record.leads.index("-aVR")
+    np.negative(signal[row], out=signal[row])
+    note = "The file holds -aVR; it was turned over to aVR."
+    return replace(
+        record,
+        signal=signal,
+        leads=tuple("aVR" if name == "-aVR" else name for name in record.leads),
+        meta=replace(record.meta, notes=(*record.meta.notes, note)),
+    )
+
+
 def normalise(record: Record) -> Record:
-    """Return the canonical form: limb leads derived, standard order."""
-    return order_leads(derive_limb_leads(record))
+    """Return the canonical form: -aVR turned over, limb leads derived, standard order."""
+    return order_leads(derive_limb_leads(turn_upright(record)))

@@ -202,6 +202,30 @@ def timeline(
     return leads, joined
 
 
+def without_calibration(millivolt: np.ndarray, fs_hz: float, notes: list[str]) -> np.ndarray:
+    """Return the signal without the calibration pulse that Philips devices append, and say so in ``notes``.
+
+    The pulse is 1 mV high, and from some sample to the end all leads are the same, which no heart does. The whole
+    second in which that begins is cut off. millivolt: ``(leads, samples)``.
+    """
+    if millivolt.shape[0] < 3 or np.isnan(millivolt).any():
+        return millivolt
+    differing = np.flatnonzero(np.ptp(millivolt, axis=0) > 1e-6)
+    start = int(differing[-1]) + 1 if differing.size else 0
+    tail = millivolt[0, start:]
+    if not 0.1 * fs_hz <= tail.size <= 2 * fs_hz or not 0.95 <= np.ptp(tail) <= 1.05:
+        return millivolt
+    samples = millivolt.shape[1]
+    cut = int(start / fs_hz) * round(fs_hz) or start
+    if cut == 0:
+        return millivolt
+    notes.append(
+        f"From {cut / fs_hz:g} s on the file holds the device's 1 mV calibration pulse, the same in all leads; "
+        f"the last {(samples - cut) / fs_hz:g} s were cut off."
+    )
+    return millivolt[:, :cut]
+
+
 def age_between(birth: datetime | None, at: datetime | None) -> float | None:
     """Return the age in whole years at the time of the recording, or None."""
     if birth is None or at is None or birth > at:

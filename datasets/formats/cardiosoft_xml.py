@@ -37,6 +37,7 @@ _PRINTED = {
     "PAxis": "p_axis_deg", "RAxis": "qrs_axis_deg", "TAxis": "t_axis_deg", "QRSNum": "qrs_count",
 }  # fmt: skip
 _UNITS = {"uvperlsb": 1e-3, "nvperlsb": 1e-6, "mvperlsb": 1.0}
+_AGE = {"YEARS": 1.0, "MONTHS": 1 / 12, "WEEKS": 7 / 365.25, "DAYS": 1 / 365.25, "HOURS": 1 / 8766}
 _NAME_TAGS = ("FamilyName", "GivenName", "Facility", "LocationName", "City", "Name")
 
 
@@ -172,7 +173,9 @@ def _meta(root: Element, block: Element, notes: list[str]) -> RecordMeta:
     people = person_words(element.text for tag in _NAME_TAGS for element in root.iter(tag))
     labels, left_out = statement_labels(dict.fromkeys(text.strip() for text in statements), people)
     at = _date(root.find("ObservationDateTime"))
-    age = number(text_of(root, "PatientInfo/Age"))
+    stated = root.find("PatientInfo/Age")
+    age = number(stated.text) if stated is not None else None
+    unit = _AGE.get((stated.get("units") or "YEARS").strip().upper()) if stated is not None else None
     device = " ".join(
         filter(
             None, (text_of(root, "ClinicalInfo/DeviceInfo/Desc"), text_of(root, "ClinicalInfo/DeviceInfo/SoftwareVer"))
@@ -180,7 +183,9 @@ def _meta(root: Element, block: Element, notes: list[str]) -> RecordMeta:
     )
     return RecordMeta(
         subject=text_of(root, "PatientInfo/PID"),
-        age=age if age is not None else age_between(_date(root.find("PatientInfo/BirthDateTime")), at),
+        age=age * unit
+        if age is not None and unit is not None
+        else age_between(_date(root.find("PatientInfo/BirthDateTime")), at),
         sex=sex(text_of(root, "PatientInfo/Gender")),
         labels=labels,
         printed=printed,

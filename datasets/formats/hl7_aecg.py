@@ -5,6 +5,7 @@ Every rhythm series gives a record; representative beats (``derivedSeries``) are
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -30,19 +31,24 @@ from datasets.formats._clinical import (
     statement_labels,
     stem,
     timeline,
+    without_calibration,
 )
 from datasets.formats._xml import parse_xml, root_name, text_of
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, reader
 from ecgportal.errors import NeedsAnswer, UnreadableFile
 
-_SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0}
+_SECONDS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "usec": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6,
+    "ns": 1e-9, "min": 60.0,
+}  # fmt: skip
 _YEARS = {"a": 1.0, "y": 1.0, "yr": 1.0, "mo": 1 / 12, "wk": 7 / 365.25, "d": 1 / 365.25}
 _PRINTED = {
     "MDC_ECG_HEART_RATE": "heart_rate_bpm", "MDC_ECG_TIME_PD_RR": "rr_ms", "MDC_ECG_TIME_PD_PP": "pp_ms",
     "MDC_ECG_TIME_PD_PR": "pr_ms", "MDC_ECG_TIME_PD_PQ": "pr_ms", "MDC_ECG_TIME_PD_QRS": "qrs_ms",
     "MDC_ECG_TIME_PD_QT": "qt_ms", "MDC_ECG_TIME_PD_QTC": "qtc_ms", "MDC_ECG_TIME_PD_QTCB": "qtc_ms",
     "MDC_ECG_TIME_PD_P": "p_ms", "MDC_ECG_ANGLE_P_FRONT": "p_axis_deg", "MDC_ECG_ANGLE_QRS_FRONT": "qrs_axis_deg",
-    "MDC_ECG_ANGLE_T_FRONT": "t_axis_deg",
+    "MDC_ECG_ANGLE_T_FRONT": "t_axis_deg", "MINDRAY_ECG_P_AXIS": "p_axis_deg", "MINDRAY_ECG_QRS_AXIS": "qrs_axis_deg",
+    "MINDRAY_ECG_T_AXIS": "t_axis_deg",
 }  # fmt: skip
 _WAVES = {
     "PWAVE": "p",
@@ -54,6 +60,8 @@ _WAVES = {
     "RWAVE": "r",
     "SWAVE": "s",
 }
+# Numbers between blanks with one comma at most inside each of them.
+_DECIMAL_COMMAS = re.compile(r"(?:[-+]?\d+(?:,\d+)?[ \t]+)+")
 _TIMESTAMP = re.compile(r"(\d{4})(\d{2})(\d{2})(?:(\d{2})(\d{2})?(\d{2})?(?:\.(\d{1,9}))?)?")
 
 
@@ -92,6 +100,7 @@ class _Set:
         self.start: datetime | float | None = None
         self.dropped: list[str] = []
         self.notes: list[str] = []
+        self.step_unit = ""
         fs_hz: float | None = None
         rows: dict[str, np.ndarray] = {}
         leads: list[str] = []
@@ -117,8 +126,9 @@ class _Set:
         if fs_hz is None:
             fs_hz = options.fs_hz
         if fs_hz is None:
+            unknown = f" in a unit that is known (it says {self.step_unit[:20]!r})" if self.step_unit else ""
             raise NeedsAnswer(
-                f"{name} gives no time increment for its waveform. State the sampling rate.",
+                f"{name} gives no time increment for its waveform{unknown}. State the sampling rate.",
                 fields={"fs_hz": "Guess: 500. 500 Hz and 1000 Hz are the usual rates of annotated ECG files."},
             )
         self.fs_hz = check_rate(name, fs_hz)
@@ -130,8 +140,7 @@ class _Set:
             if rows[lead].size < length:
                 self.notes.append(f"Lead {lead} has {rows[lead].size} of {length} samples; the rest is a gap.")
 
-    @staticmethod
-    def _clock(value: Element) -> tuple[float | None, datetime | float | None]:
+    def _clock(self, value: Element) -> tuple[float | None, datetime | float | None]:
         increment, unit = _quantity(value.find("increment"))
         head = value.find("head")
         start: datetime | float | None = None
@@ -141,7 +150,11 @@ class _Set:
             start = absolute if absolute is not None else (relative or 0.0) * _SECONDS.get(head_unit, 1.0)
         if not increment or increment <= 0:
             return None, start
-        fs_hz = 1 / (increment * _SECONDS.get(unit or "s", 1.0))
+        step_s = _SECONDS.get(unit.lower() or "s")
+        if step_s is None:
+            self.step_unit = unit
+            return None, start
+        fs_hz = 1 / (increment * step_s)
         # The increment is printed with few digits; a rate within 0.001 % of a whole number is that number.
         return (float(round(fs_hz)) if abs(fs_hz - round(fs_hz)) < 1e-5 * fs_hz else fs_hz), start
 
@@ -170,8 +183,25 @@ class _Set:
         offset = (origin or 0.0) * (millivolts_per(origin_unit) or factor)
         per_digit = (1.0 if scale is None else scale) * factor
         # The schema wants blanks between the digits; some writers put commas.
-        text = (digits.text or "").replace(",", " ")
+        text = digits.text or ""
+        start = f"{text[:4000].strip()} " if len(text) <= 4000 else text[: text[:4000].rfind(" ") + 1].lstrip()
+        if "," in start and _DECIMAL_COMMAS.fullmatch(start):
+            raise UnreadableFile(
+                f"{name}: lead {lead} holds numbers like {text.split()[0][:20]!r}, in which the comma may divide two samples "
+                "or be a decimal comma. Export the recording again.",
+                code="not_a_number",
+            )
+        text = text.replace(",", " ")
         return parse_numbers(name, f"lead {lead}", text, None, per_digit, offset)
+
+
+def _printed(key: str, quantity: float, unit: str) -> float:
+    """Return a measurement in the unit that its key names; one without a known unit is taken to be in it."""
+    if key.endswith("_ms") and unit in _SECONDS:
+        return round(quantity * _SECONDS[unit] * 1000, 6)
+    if key.endswith("_bpm") and unit in ("hz", "/s", "1/s"):
+        return quantity * 60
+    return round(math.degrees(quantity), 6) if key.endswith("_deg") and unit == "rad" else quantity
 
 
 class _Annotations:
@@ -210,8 +240,7 @@ class _Annotations:
         if key is not None:
             quantity, unit = _quantity(value)
             if quantity is not None and lead is None and key not in self.printed and (quantity or key.endswith("_deg")):
-                timed = key.endswith("_ms") and unit in _SECONDS
-                self.printed[key] = round(quantity * _SECONDS[unit] * 1000, 6) if timed else quantity
+                self.printed[key] = _printed(key, quantity, unit.lower())
             return
         meant = (value.get("code") or "").upper()
         if code.startswith("MDC_ECG_RHY"):
@@ -224,7 +253,7 @@ class _Annotations:
         if not marks:
             return
         for low, high in self._times(annotation, start):
-            if code == "MDC_ECG_WAVC":
+            if code in ("MDC_ECG_WAVC", "MDC_ECG_WAVC_TYPE"):
                 wave = _WAVES.get(meant.removeprefix("MDC_ECG_WAVC_"))
                 if wave and low is not None:
                     self.marks.append((low, f"{wave}_onset", lead, ""))
@@ -286,7 +315,9 @@ def _recorded(root: Element, series: Element) -> datetime | None:
     return None
 
 
-def _meta(root: Element, series: Element, start: datetime | float | None, used: list[_Set]) -> RecordMeta:
+def _meta(
+    root: Element, series: Element, start: datetime | float | None, used: list[_Set], remarks: list[str]
+) -> RecordMeta:
     found = _Annotations()
     for annotation_set in series.iterfind("subjectOf/annotationSet"):
         found.walk(annotation_set, start, marks=True)
@@ -309,7 +340,7 @@ def _meta(root: Element, series: Element, start: datetime | float | None, used: 
             ),
         )
     )
-    notes = [text for entry in used for text in entry.notes]
+    notes = [*(text for entry in used for text in entry.notes), *remarks]
     if derived:
         kinds = ", ".join(sorted({_code(entry).replace("_", " ").lower() or "derived series" for entry in derived}))
         notes.append(f"The file also holds {len(derived)} derived series ({kinds}), not taken as the rhythm.")
@@ -338,9 +369,9 @@ def _series_records(name: str, root: Element, series: Element, options: ReadOpti
         order = sorted(range(len(used)), key=lambda i: -used[i].signal.shape[1])
         leads, signal = timeline(name, fs_hz, [(starts[i], used[i].leads, used[i].signal) for i in order])
         first = used[starts.index(min(starts))].start
-        records.append(
-            Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=_meta(root, series, first, used))
-        )
+        remarks: list[str] = []
+        signal = without_calibration(finite_signal(name, signal), fs_hz, remarks)
+        records.append(Record(signal, fs_hz, leads, meta=_meta(root, series, first, used, remarks)))
     return records
 
 

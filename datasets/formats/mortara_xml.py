@@ -35,9 +35,12 @@ from ecgportal.errors import NeedsAnswer, UnreadableFile
 
 _CYCLE = {
     "PR_DURATION": "pr_ms", "PR_INTERVAL": "pr_ms", "QRS_DURATION": "qrs_ms", "QT": "qt_ms", "QTC": "qtc_ms",
+    "QTB": "qtc_ms",
     "P_DURATION": "p_ms", "P_AXIS": "p_axis_deg", "QRS_AXIS": "qrs_axis_deg", "T_AXIS": "t_axis_deg",
 }  # fmt: skip
 _ROOT = {"VENT_RATE": "heart_rate_bpm", "AVERAGE_RR": "rr_ms", "NUM_QRS": "qrs_count"}
+# Codes of DEMOGRAPHIC_FIELD; its labels are words of the device's language and may carry a second name behind "&".
+_FIELD = {"1": "LAST", "2": "ID", "3": "AGE", "4": "SEX", "7": "FIRST", "16": "DOB"}
 _AGE = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -50,7 +53,7 @@ def _sniff(head: bytes, name: str) -> bool:
     )
 
 
-def _row(name: str, lead: str, channel: Element, options: ReadOptions) -> np.ndarray:
+def _row(name: str, lead: str, channel: Element, fs_hz: float, options: ReadOptions, notes: list[str]) -> np.ndarray:
     """Return one channel in millivolt."""
     bits, kind = channel.get("BITS", "16"), (channel.get("FORMAT") or "SIGNED").upper()
     if bits not in ("8", "16", "32") or kind != "SIGNED" or (channel.get("ENCODING") or "BASE64").upper() != "BASE64":
@@ -67,7 +70,7 @@ def _row(name: str, lead: str, channel: Element, options: ReadOptions) -> np.nda
     scale = option_unit_mv(options.unit or "") if per_mv is None else 1 / per_mv if per_mv else 0.0
     if scale == 0:
         raise UnreadableFile(f"{name}: lead {lead} states 0 digits per millivolt. Export it again.", code="bad_scale")
-    text = "".join((channel.get("DATA") or "").split())
+    text = "".join((channel.get("DATA") or channel.text or "").split())
     try:
         raw = base64.b64decode(text[: len(text) // 4 * 4], validate=True)
     except (binascii.Error, ValueError) as error:
@@ -79,6 +82,11 @@ def _row(name: str, lead: str, channel: Element, options: ReadOptions) -> np.nda
     held = len(raw) // width
     announced = number(channel.get("DURATION"))
     wanted = held if announced is None else int(announced)
+    if announced is not None and held != wanted and round(held * 1000 / fs_hz) == wanted:
+        # Some exports state the duration in milliseconds.
+        wanted = held
+    elif 0 < wanted < held:
+        notes.append(f"Lead {lead} holds {held} samples and announces {wanted}; the announced ones were taken.")
     if wanted <= 0 or held < wanted:
         raise UnreadableFile(
             f"{name}: lead {lead} announces {wanted} samples but holds {held}. The file was cut off; export it again.",
@@ -109,12 +117,16 @@ def _printed(root: Element) -> dict[str, float]:
     return printed
 
 
+def _field(field: Element) -> str:
+    """Return the upper-case key of a demographic field."""
+    label = field.get("LABEL", "").partition("&")[0].strip(" :").upper()
+    return _FIELD.get((field.get("ID") or "").strip(), {"FNAME": "FIRST", "LNAME": "LAST"}.get(label, label))
+
+
 def _meta(root: Element, notes: list[str]) -> RecordMeta:
     person = root.find("SUBJECT")
     subject = dict(person.attrib) if person is not None else {}
-    fields = {
-        field.get("LABEL", "").strip(" :").upper(): field.get("VALUE") for field in root.iter("DEMOGRAPHIC_FIELD")
-    }
+    fields = {_field(field): field.get("VALUE") for field in root.iter("DEMOGRAPHIC_FIELD")}
     at = _date(root.get("ACQUISITION_TIME_XML") or root.get("ACQUISITION_TIME"))
     age = number(root.get("AGE"))
     if age is None:
@@ -123,6 +135,7 @@ def _meta(root: Element, notes: list[str]) -> RecordMeta:
         subject.get("LAST_NAME"),
         subject.get("FIRST_NAME"),
         fields.get("LAST"),
+        fields.get("NAME"),
         fields.get("FIRST"),
         root.get("TECHNICIAN"),
     ]
@@ -134,7 +147,7 @@ def _meta(root: Element, notes: list[str]) -> RecordMeta:
         notes.append("The file also holds an averaged beat (TYPICAL_CYCLE), not taken as the rhythm.")
     born = _date(subject.get("DOB_XML") or subject.get("DOB") or fields.get("DOB"))
     return RecordMeta(
-        subject=subject.get("ID") or fields.get("ID") or None,
+        subject=subject.get("ID") or subject.get("LOCAL_ID") or fields.get("ID") or None,
         age=age * _AGE.get((root.get("AGE_UNITS") or "Y")[:1].upper(), 1.0)
         if age is not None
         else age_between(born, at),
@@ -169,11 +182,11 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             fields={"fs_hz": "Mortara electrocardiographs store 500 Hz or 1000 Hz; the file does not say which."},
         )
     fs_hz = check_rate(name, stated if stated is not None else options.fs_hz)
-    rows = [_row(name, lead, channel, options) for lead, channel in zip(leads, channels, strict=True)]
+    notes: list[str] = []
+    rows = [_row(name, lead, channel, fs_hz, options, notes) for lead, channel in zip(leads, channels, strict=True)]
     length = max(row.size for row in rows)
     check_size(name, len(rows), length)
     signal = np.full((len(rows), length), np.nan, np.float32)
-    notes = []
     for index, (lead, row, channel) in enumerate(zip(leads, rows, channels, strict=True)):
         signal[index, : row.size] = row
         if row.size < length:

@@ -10,12 +10,14 @@ import base64
 import binascii
 import re
 import zlib
+from datetime import datetime
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
+    age_between,
     check_leads,
     check_rate,
     check_size,
@@ -118,6 +120,9 @@ def _digits(name: str, lead: str, data: Element, notes: list[str]) -> np.ndarray
     offset = number(text_of(data, "LeadTimeOffset"))
     if offset:
         notes.append(f"Lead {lead} is stated to start {offset:g} later; the samples were not moved.")
+    for tag in ("LeadOffsetFirstSample", "FirstSampleBaseline"):
+        if number(text_of(data, tag)):
+            notes.append(f"Lead {lead} states a {tag} of {number(text_of(data, tag)):g}, which was not applied.")
     return np.frombuffer(raw, "<i2", wanted)
 
 
@@ -172,24 +177,55 @@ def _statements(root: Element) -> tuple[list[str], int]:
     return lines, 0
 
 
+def _date(text: str | None) -> datetime | None:
+    """Return a date that MUSE writes month first, or None."""
+    match = _DATE.fullmatch(text or "")
+    try:
+        return datetime(int(match[3]), int(match[1]), int(match[2])) if match else None
+    except ValueError:
+        return None
+
+
 def _recorded_at(root: Element) -> str | None:
-    match = _DATE.fullmatch(text_of(root, "TestDemographics/AcquisitionDate") or "")
-    if match is None:
+    at = _date(text_of(root, "TestDemographics/AcquisitionDate"))
+    if at is None:
         return None
     time = text_of(root, "TestDemographics/AcquisitionTime") or ""
-    date = f"{match[3]}-{int(match[1]):02d}-{int(match[2]):02d}"
+    date = at.date().isoformat()
     return f"{date}T{time}" if re.fullmatch(r"\d{2}:\d{2}:\d{2}", time) else date
 
 
-def _beats(root: Element, fs_hz: float, samples: int) -> list[tuple[float, str, str | None, str]]:
-    """Return the QRS marks; their times are samples of the rhythm."""
-    found: list[tuple[float, str, str | None, str]] = []
-    for qrs in root.iterfind("QRSTimesTypes/QRS"):
-        at = number(text_of(qrs, "Time"))
-        if at is not None and 0 <= at < samples:
-            kind = text_of(qrs, "Type")
-            found.append((at / fs_hz, "qrs", None, f"type {kind}" if kind and kind.isdigit() else ""))
-    return found
+def _beats(
+    root: Element, fs_hz: float, samples: int, rate_bpm: float | None, notes: list[str]
+) -> list[tuple[float, str, str | None, str]]:
+    """Return the QRS marks. Their times are milliseconds or samples of the rhythm, by version: the printed rate tells."""
+    marks = [
+        (at, kind)
+        for at, kind in (
+            (number(text_of(qrs, "Time")), text_of(qrs, "Type")) for qrs in root.iterfind("QRSTimesTypes/QRS")
+        )
+        if at is not None and at >= 0
+    ]
+    if len(marks) < 2:
+        return []
+    last, rr = marks[-1][0], (marks[-1][0] - marks[0][0]) / (len(marks) - 1)
+    # A unit under which the marks outlast the recording, or beat otherwise than is printed, is the wrong one.
+    fits = {
+        unit_s
+        for unit_s in (1e-3, 1 / fs_hz)
+        if last * unit_s <= samples / fs_hz
+        and rr > 0
+        and (not rate_bpm or abs(60 / (rr * unit_s) / rate_bpm - 1) < 0.2)
+    }
+    if len(fits) != 1:
+        notes.append(
+            "The QRS times of the file were left out: their unit is not stated, and its other values do not tell it."
+        )
+        return []
+    unit_s = fits.pop()
+    return [
+        (round(at * unit_s, 6), "qrs", None, f"type {kind}" if kind and kind.isdigit() else "") for at, kind in marks
+    ]
 
 
 def _meta(root: Element, fs_hz: float, samples: int, notes: list[str]) -> RecordMeta:
@@ -202,19 +238,23 @@ def _meta(root: Element, fs_hz: float, samples: int, notes: list[str]) -> Record
         # MUSE writes 0 for an interval or rate that was not measured.
         if value is not None and (value or key.endswith("_deg")):
             printed[key] = value
+    beats = _beats(root, fs_hz, samples, printed.get("heart_rate_bpm"), notes)
     age = number(text_of(root, "PatientDemographics/PatientAge"))
     unit = (text_of(root, "PatientDemographics/AgeUnits") or "YEARS").upper()
     lines, compared = _statements(root)
     people = person_words(element.text for element in root.iter() if _NAME_TAGS.search(element.tag))
     labels, left_out = statement_labels(lines, people)
     device = text_of(root, "TestDemographics/AcquisitionDevice")
+    born, at = (
+        _date(text_of(root, path)) for path in ("PatientDemographics/DateofBirth", "TestDemographics/AcquisitionDate")
+    )
     return RecordMeta(
         subject=text_of(root, "PatientDemographics/PatientID"),
-        age=age * _AGE[unit] if age is not None and unit in _AGE else None,
+        age=age * _AGE[unit] if age is not None and unit in _AGE else age_between(born, at),
         sex=sex(text_of(root, "PatientDemographics/Gender")),
         labels=labels,
         printed=printed,
-        annotations=tuple(_beats(root, fs_hz, samples)),
+        annotations=tuple(beats),
         device=f"GE {device}" if device else None,
         recorded_at=_recorded_at(root),
         notes=(*notes, *left_out_note(left_out + compared)),

@@ -25,10 +25,12 @@ from datasets.formats._clinical import (
     left_out_note,
     number,
     option_unit_mv,
+    parse_numbers,
     person_words,
     sex,
     statement_labels,
     stem,
+    without_calibration,
 )
 from datasets.formats._philips_xli import xli_decode
 from datasets.formats._xml import head_text, parse_xml, root_name, text_of
@@ -89,8 +91,10 @@ def _lead_names(name: str, root: Element, waveforms: Element) -> tuple[str, ...]
         leads = [lead_name(label) for label in labels[: int(announced) if announced else None]]
     else:
         block = root.find("dataacquisition/signalcharacteristics")
-        count = int(number(text_of(block, "numberchannelsallocated")) or 0)
-        standard = (text_of(block, "acquisitiontype") or "") in ("STD-12", "10-WIRE") and count >= 12
+        counts = [number(text_of(block, f"numberchannels{word}")) for word in ("allocated", "valid")]
+        count = int(next((value for value in counts if value), 0))
+        kinds = {(text_of(block, path) or "").upper() for path in ("acquisitiontype", "leadset")}
+        standard = bool(kinds & {"STD-12", "10-WIRE"}) and count >= 12
         leads = list(LEADS_12) if standard else [f"channel {index}" for index in range(1, min(count, 64) + 1)]
     check_leads(name, leads)
     if not leads:
@@ -98,36 +102,59 @@ def _lead_names(name: str, root: Element, waveforms: Element) -> tuple[str, ...]
     return tuple(leads)
 
 
-def _digits(name: str, waveforms: Element, leads: int, samples: int) -> tuple[np.ndarray, bool]:
-    """Return the stored integers ``(leads, samples)`` and whether they were XLI-compressed."""
-    if (waveforms.get("dataencoding") or "Base64") != "Base64":
+def _compression(waveforms: Element) -> str:
+    """Return the compression of the samples, upper case, empty for none."""
+    method = (waveforms.get("compressmethod") or waveforms.get("compression") or "").upper()
+    plain = (waveforms.get("compressflag") or "").lower() in ("false", "f", "no", "0")
+    return "" if plain or method in ("UNCOMPRESSED", "NONE") else method
+
+
+def _digits(name: str, root: Element, waveforms: Element, leads: int, samples: int) -> tuple[np.ndarray, bool]:
+    """Return the stored integers ``(leads, samples)``, one lead after the other, and whether they were XLI-compressed."""
+    encoding, method = (waveforms.get("dataencoding") or "Base64").lower(), _compression(waveforms)
+    if encoding not in ("base64", "plain") or (encoding == "plain" and method):
         raise UnreadableFile(
-            f"{name} encodes its samples as {waveforms.get('dataencoding', '')[:20]!r}; Base64 is read. Export it again.",
+            f"{name} encodes its samples as {waveforms.get('dataencoding', '')[:20]!r}{' compressed' if method else ''}; "
+            "Base64 and uncompressed Plain are read. Export it again.",
             code="unknown_encoding",
         )
-    text = "".join((waveforms.text or "").split())
+    if method not in ("", "XLI"):
+        raise UnreadableFile(
+            f"{name} compresses its samples with {method[:20]!r}; XLI is read.", code="unknown_compression"
+        )
+    bits = _characteristic(root, waveforms, ("nbitspersample", "bitspersample"), ("bitspersample",))
+    if bits not in (None, 0, 16):
+        raise UnreadableFile(
+            f"{name} packs its samples in {bits:g} bits, which is not published; 16 bits are read. Export it as 16 bits.",
+            code="unknown_sample_kind",
+        )
+    text = waveforms.text or ""
+    if encoding == "plain":
+        values = parse_numbers(name, "the waveform", text, None)
+        _check_count(name, leads, samples, values.size)
+        return values[: leads * samples].astype(np.int32).reshape(leads, samples), False
+    text = "".join(text.split())
     try:
         data = base64.b64decode(text[: len(text) // 4 * 4], validate=True)
     except (binascii.Error, ValueError) as error:
         raise UnreadableFile(
             f"{name}: the samples are not base64 ({error}). The file is damaged; export it again.", code="bad_base64"
         ) from error
-    method = waveforms.get("compressmethod") or waveforms.get("compression") or "Uncompressed"
-    if (waveforms.get("compressflag") or "").lower() == "false":
-        method = "Uncompressed"
     if method == "XLI":
         return xli_decode(name, data, leads, samples), True
-    if method.lower() not in ("uncompressed", "none"):
+    _check_count(name, leads, samples, len(data) // 2)
+    signed = waveforms.get("signalsigned") or text_of(root, "dataacquisition/signalcharacteristics/signalsigned") or ""
+    kind = "<u2" if signed.lower() in ("false", "f", "no", "0") else "<i2"
+    return np.frombuffer(data, kind, leads * samples).reshape(leads, samples), False
+
+
+def _check_count(name: str, leads: int, samples: int, held: int) -> None:
+    if held < leads * samples:
         raise UnreadableFile(
-            f"{name} compresses its samples with {method[:20]!r}; XLI is read.", code="unknown_compression"
-        )
-    if len(data) < 2 * leads * samples:
-        raise UnreadableFile(
-            f"{name} announces {leads} leads of {samples} samples but holds {len(data) // 2} values. "
+            f"{name} announces {leads} leads of {samples} samples but holds {held} values. "
             "The file was cut off; export it again.",
             code="short_waveform",
         )
-    return np.frombuffer(data, "<i2", leads * samples).reshape(leads, samples), False
 
 
 def _restore_limb_leads(digits: np.ndarray, leads: tuple[str, ...], compressed: bool) -> np.ndarray:
@@ -149,20 +176,6 @@ def _restore_limb_leads(digits: np.ndarray, leads: tuple[str, ...], compressed: 
     out[row["aVL"]] = (one - three) // 2 - out[row["aVL"]]
     out[row["aVF"]] = (two + three) // 2 - out[row["aVF"]]
     return out
-
-
-def _calibration_start(millivolt: np.ndarray, fs_hz: float) -> int | None:
-    """Return the first sample of the second in which the calibration pulse begins, or None without a pulse.
-
-    The pulse is 1 mV high, and from some sample to the end all leads are the same.
-    """
-    differing = np.flatnonzero(np.ptp(millivolt, axis=0) > 0)
-    start = int(differing[-1]) + 1 if differing.size else 0
-    tail = millivolt[0, start:]
-    if millivolt.shape[0] < 3 or tail.size < 0.1 * fs_hz or not 0.95 <= np.ptp(tail) <= 1.05:
-        return None
-    whole = int(start / fs_hz) * round(fs_hz)
-    return whole if whole > 0 else start
 
 
 def _signal(name: str, root: Element, options: ReadOptions) -> tuple[float, tuple[str, ...], np.ndarray, list[str]]:
@@ -197,19 +210,13 @@ def _signal(name: str, root: Element, options: ReadOptions) -> tuple[float, tupl
         )
     check_size(name, len(leads), samples)
     notes: list[str] = []
-    digits, compressed = _digits(name, waveforms, len(leads), samples)
+    digits, compressed = _digits(name, root, waveforms, len(leads), samples)
     whole = _restore_limb_leads(digits, leads, compressed)
     if not compressed and (whole != digits).any():
         notes.append("The limb leads III, aVR, aVL and aVF were stored as differences from I and II and were put back.")
     offset = _characteristic(root, waveforms, ("signaloffset",), ("signaloffset",)) or 0.0
     millivolt = ((whole - offset) * scale).astype(np.float32)
-    cut = _calibration_start(millivolt, fs_hz)
-    if cut is not None:
-        notes.append(
-            f"From {cut / fs_hz:g} s on the file holds the device's 1 mV calibration pulse, the same in all leads; "
-            f"the last {(samples - cut) / fs_hz:g} s were cut off."
-        )
-        millivolt = millivolt[:, :cut]
+    millivolt = without_calibration(millivolt, fs_hz, notes)
     return fs_hz, leads, millivolt, notes
 
 

@@ -1,6 +1,6 @@
 """Schiller SEMA XML (``SchillerEDI``), after published descriptions of the format.
 
-The wave data of type ECG_RHYTHMS is read; samples are comma-separated whole numbers.
+The wave data of type ECG_RHYTHMS (ECG_RHYTHM) is read; samples are comma-separated whole numbers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ from datasets.formats._xml import head_text, parse_xml, root_name, text_of
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, reader
 from ecgportal.errors import NeedsAnswer, UnreadableFile
 
+_RHYTHMS = ("ECG_RHYTHMS", "ECG_RHYTHM")
+_PRINTED = {"HR": "heart_rate_bpm", "RR": "rr_ms", "PR": "pr_ms", "QRS": "qrs_ms", "QT": "qt_ms", "QTC": "qtc_ms"}
+# Rates at which the exponent beside the rate can only be a formality.
+_USUAL_HZ = (100.0, 8000.0)
+
 
 def _sniff(head: bytes, name: str) -> bool:
     root = root_name(head) or ""
@@ -41,6 +46,7 @@ def _sniff(head: bytes, name: str) -> bool:
 
 def _rate(name: str, block: Element, options: ReadOptions) -> float:
     value = number(text_of(block, "resolution/samplerate/value"))
+    value = number(text_of(block, "resolution/samplerate")) if value is None else value
     exponent = number(text_of(block, "resolution/samplerate/exponent"))
     if value is None:
         if options.fs_hz is None:
@@ -49,7 +55,7 @@ def _rate(name: str, block: Element, options: ReadOptions) -> float:
                 fields={"fs_hz": "Schiller electrocardiographs store 500 Hz or 1000 Hz; the file does not say which."},
             )
         return check_rate(name, options.fs_hz)
-    if exponent not in (None, 1.0):
+    if exponent not in (None, 0.0, 1.0) or (exponent == 1.0 and not _USUAL_HZ[0] <= value <= _USUAL_HZ[1]):
         raise UnreadableFile(
             f"{name} states its sampling rate as {value:g} with the exponent {exponent:g}, whose meaning is not published. "
             "Export the recording in another format.",
@@ -84,16 +90,33 @@ def _date(text: str | None) -> datetime | None:
         return None
 
 
+def _printed(root: Element) -> dict[str, float]:
+    """Return the global measurements, which stand as pairs of a name and a value."""
+    printed: dict[str, float] = {}
+    for block in root.iter("annotation_global"):
+        for name, value in zip(block.findall("name"), block.findall("value"), strict=False):
+            key, stated = _PRINTED.get((name.text or "").strip().upper()), number(value.text)
+            if key and stated and key not in printed:
+                printed[key] = stated
+    return printed
+
+
 def _meta(root: Element, notes: list[str]) -> RecordMeta:
     person = root.find("patdata")
     at = _date(text_of(root, "examdescript/startdatetime/date"))
+    clock = re.match(r"(\d\d):?(\d\d):?(\d\d)", text_of(root, "examdescript/startdatetime/time") or "")
+    recorded = at.date().isoformat() if at else None
+    if recorded and clock:
+        recorded = f"{recorded}T{clock[1]}:{clock[2]}:{clock[3]}"
+    maker = text_of(root, "examdescript/aquiringdevice/hardware/model")
     age = number(text_of(person, "age"))
     return RecordMeta(
         subject=text_of(person, "id"),
         age=age if age is not None else age_between(_date(text_of(person, "birthdate")), at),
         sex=sex(text_of(person, "gender")),
-        device="Schiller",
-        recorded_at=at.date().isoformat() if at else None,
+        printed=_printed(root),
+        device=f"Schiller {maker}" if maker else "Schiller",
+        recorded_at=recorded,
         notes=tuple(notes),
     )
 
@@ -105,7 +128,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     others: set[str] = set()
     for block in root.iterfind("eventdata/event/wavedata"):
         kind = (text_of(block, "type") or "").upper()
-        if kind != "ECG_RHYTHMS":
+        if kind not in _RHYTHMS:
             others.add(kind or "wave data of no type")
             continue
         channels = block.findall("channel")
@@ -118,6 +141,13 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         fs_hz, scale = _rate(name, block, options), _scale(name, block, options)
         rows = []
         for lead, channel in zip(leads, channels, strict=True):
+            stored = (text_of(channel, "datatype") or text_of(channel, "datastype") or "COMMASEPARATE").upper()
+            if not stored.startswith("COMMA"):
+                raise UnreadableFile(
+                    f"{name}: lead {lead} stores its samples as {stored[:20]}; comma-separated numbers are read. "
+                    "Export the recording so.",
+                    code="unknown_sample_kind",
+                )
             text = (channel.findtext("data") or "").strip()
             rows.append(parse_numbers(name, f"lead {lead}", text, ",", scale))
         length = max(row.size for row in rows)

@@ -16,10 +16,36 @@ from ecgportal.errors import InvalidInput
     [
         ("i", "I"), ("AVR", "aVR"), ("Lead II", "II"), ("ECG V1", "V1"), ("MDC_ECG_LEAD_AVF", "aVF"), ("v6\x00\x00", "V6"),
         ("aVL (augmented)", "aVL"), ("DII", "II"), ("C3", "V3"), ("Lead 1", "I"), ("ECG Lead V4", "V4"), ("vx", "X"), ("MLII", "MLII"),
+        ("NOM_ECG_LEAD_V2", "V2"), ("D1", "I"), ("D aVF", "aVF"), ("Derivação V1", "V1"), ("отведение II", "II"), ("V1导联", "V1"),
+        ("Frank Y", "Y"), ("EKG-II", "II"), ("ECG-aVR", "aVR"), ("+I", "I"),
     ],
 )  # fmt: skip
 def test_vendor_spellings_are_known(spelling, lead):
     assert canonical_lead(spelling) == lead
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-aVR",
+        "aVR-",
+        "−aVR",
+        "(-)aVR",
+        "aVR (neg)",
+        "AVRNEG",
+        "MDC_ECG_LEAD_AVRNEG",
+        "aVR_inv",
+        "ECG -aVR",
+        "inverted aVR",
+    ],
+)
+def test_a_lead_stored_upside_down_is_never_the_upright_one(name):
+    assert canonical_lead(name) == "-aVR"
+
+
+@pytest.mark.parametrize("name", ["-V1", "V1-", "I (inverted)", "I-II", "II-III", "I II", "V1-V2", "VR", "Channel I"])
+def test_turned_leads_and_differences_of_leads_are_not_taken_for_a_lead(name):
+    assert canonical_lead(name) is None
 
 
 @pytest.mark.parametrize("name", ["PLETH", "Channel 1", "CH1", "ECG_2", "1", "R", "", "RESP", "V10", "EDF Annotations"])
@@ -48,6 +74,19 @@ def test_nothing_is_derived_without_both_sources_and_recorded_leads_stay():
     assert derive_limb_leads(_record(("I", "V1"))).leads == ("I", "V1")
     full = _record(LEADS_12)
     assert normalise(full).signal is full.signal
+
+
+def test_minus_avr_is_turned_over_and_said():
+    record = _record(("V1", "-aVR"))
+    made = normalise(record)
+    assert made.leads == ("aVR", "V1") and not made.computed
+    np.testing.assert_array_equal(made.lead("aVR"), -record.lead("-aVR"))
+    assert any("turned over" in note for note in made.meta.notes)
+
+
+def test_minus_avr_beside_avr_is_left_as_it_is():
+    record = _record(("aVR", "-aVR"))
+    assert normalise(record).leads == ("aVR", "-aVR")
 
 
 @given(st.permutations(LEADS_12))

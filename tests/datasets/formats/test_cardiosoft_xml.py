@@ -82,6 +82,12 @@ def test_missing_samples_are_named_by_lead_and_counts():
         read_one(document(strip(first="1,2")), "a.xml", "cardiosoft_xml")
 
 
+@pytest.mark.parametrize(("unit", "age"), [("YEARS", 6), ("MONTHS", 0.5), ("EONS", None)])
+def test_the_age_is_in_its_stated_unit(unit, age):
+    persons = f'<PatientInfo><Age units="{unit}">6</Age></PatientInfo>'
+    assert read_one(document(persons + strip()), "a.xml", "cardiosoft_xml").meta.age == age
+
+
 def test_two_strips_are_two_records():
     result = read_bytes_as(document(strip() + strip()), "a.xml", "cardiosoft_xml")
     assert [key for key, _ in result.records] == ["a_1", "a_2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import numpy as np
 import pytest
@@ -90,6 +91,35 @@ def test_mortara_asks_for_what_is_not_stated(missing, answer):
     assert record.lead("I")[0] == pytest.approx(-0.25) and record.fs_hz == 500
 
 
+def test_mortara_durations_in_milliseconds_and_samples_as_text():
+    # 200 samples at 500 Hz last 400 ms.
+    assert read_one(mortara(count="400"), "a.xml", "mortara_xml").n_samples == 200
+    text = base64.b64encode(RAMP.astype("<i2").tobytes()).decode()
+    data = mortara().replace(f' DATA="{text}"/>'.encode(), f">{text}</CHANNEL>".encode())
+    assert read_one(data, "a.xml", "mortara_xml").lead("I") == pytest.approx(RAMP / 400)
+
+
+def test_mortara_samples_beyond_the_announced_ones_are_said():
+    record = read_one(mortara(count="150"), "a.xml", "mortara_xml")
+    assert record.n_samples == 150 and any("holds 200 samples and announces 150" in note for note in record.meta.notes)
+
+
+def test_mortara_persons_in_localised_demographic_fields():
+    data = (
+        re.sub(rb"<SUBJECT[^>]*/>", b"", mortara())
+        .replace(b' AGE="61" AGE_UNITS="Y"', b"")
+        .replace(b"Doe was", b"Sinus")
+    )
+    fields = (
+        '<DEMOGRAPHIC_FIELDS><DEMOGRAPHIC_FIELD ID="1" LABEL="Nom:" VALUE="Sinus"/>'
+        '<DEMOGRAPHIC_FIELD ID="2" LABEL="Numéro" VALUE="P-9"/><DEMOGRAPHIC_FIELD ID="3" LABEL="Age&amp;an" VALUE="44"/>'
+        '<DEMOGRAPHIC_FIELD ID="4" LABEL="Sexe" VALUE="F"/><DEMOGRAPHIC_FIELD LABEL="FName:&amp;," VALUE="Rhythm"/></DEMOGRAPHIC_FIELDS>'
+    )
+    meta = read_one(data.replace(b"<SOURCE", fields.encode() + b"<SOURCE"), "a.xml", "mortara_xml").meta
+    assert (meta.subject, meta.age, meta.sex) == ("P-9", 44, "female")
+    assert not meta.labels
+
+
 @pytest.mark.parametrize(("unit", "first"), [("UV", -0.5), ("MV", -500.0), ("uV", -0.5)])
 def test_schiller(unit, first):
     record = read_one(schiller(unit), "a.xml", "schiller_xml")
@@ -99,6 +129,28 @@ def test_schiller(unit, first):
     assert (meta.subject, meta.sex, meta.age, meta.recorded_at) == ("P-2", "male", 61, "2021-03-04")
     assert "Doe" not in repr(meta) and "1960" not in repr(meta)
     assert any("ecg_averages" in note for note in meta.notes)
+
+
+def test_schiller_singular_rhythm_time_of_day_and_printed_values():
+    global_ = (
+        "<annotation_global><name>HR</name><value>62</value><name>QRS</name><value>94</value><name>Note</name><value>7</value>"
+        "</annotation_global></event>"
+    )
+    data = schiller(kind="ECG_RHYTHM", exponent="0").replace(b"</event>", global_.encode())
+    data = data.replace(b"</date>", b"</date><time>134501</time>")
+    record = read_one(data, "a.xml", "schiller_xml")
+    assert record.n_samples == 200 and record.meta.printed == {"heart_rate_bpm": 62, "qrs_ms": 94}
+    assert record.meta.recorded_at == "2021-03-04T13:45:01"
+
+
+def test_schiller_bare_rates_are_read_and_other_sample_kinds_refused():
+    bare = re.sub(rb"<samplerate>.*?</samplerate>", b"<samplerate>1000</samplerate>", schiller())
+    assert read_one(bare, "a.xml", "schiller_xml").fs_hz == 1000
+    with pytest.raises(UnreadableFile, match="as BASE64"):
+        read_one(schiller().replace(b"COMMASEPARATE", b"BASE64"), "a.xml", "schiller_xml")
+    # With an exponent of 1 a rate of 50 may be 50 Hz or 500 Hz.
+    with pytest.raises(UnreadableFile, match="exponent 1"):
+        read_one(schiller(rate="50"), "a.xml", "schiller_xml")
 
 
 def test_schiller_without_a_rhythm_or_with_an_unknown_exponent_is_refused():

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from datasets.ecg import normalise
 from datasets.formats import registry
 from datasets.formats.base import BytesSource, ReadOptions
 from ecgportal.errors import NeedsAnswer, UnreadableFile, UnsafeFile
@@ -128,6 +129,65 @@ def test_scale_and_origin_each_in_their_own_unit(scale, origin, first_mv):
 def test_the_rate_follows_from_the_increment(increment, fs_hz):
     body = sequence_set({"MDC_ECG_LEAD_II": DIGITS}, increment=increment)
     assert read_one(document(body), "a.xml", "hl7_aecg").fs_hz == fs_hz
+
+
+@pytest.mark.parametrize("unit", ["Hz", "ticks"])
+def test_an_increment_in_an_unknown_unit_is_asked_for(unit):
+    body = sequence_set({"MDC_ECG_LEAD_II": DIGITS}, increment=f'<increment value="500" unit="{unit}"/>')
+    with pytest.raises(NeedsAnswer, match=unit) as caught:
+        read_one(document(body), "a.xml", "hl7_aecg")
+    assert set(caught.value.fields) == {"fs_hz"}
+    assert read_one(document(body), "a.xml", "hl7_aecg", ReadOptions(fs_hz=500.0)).fs_hz == 500
+
+
+def test_codes_of_another_nomenclature_and_a_lead_stored_upside_down():
+    body = sequence_set({"NOM_ECG_LEAD_V2": DIGITS, "MDC_ECG_LEAD_AVRNEG": DIGITS})
+    record = read_one(document(body), "a.xml", "hl7_aecg")
+    assert record.leads == ("V2", "-aVR")
+    assert normalise(record).lead("aVR")[0] == pytest.approx(0.25)
+
+
+def test_the_calibration_pulse_at_the_end_is_cut_off():
+    # As Philips exports: ten seconds of ECG, then zeros and a pulse of 1 mV that are the same in every lead.
+    rng = np.random.default_rng(3)
+    tail = np.concatenate([np.zeros(300), np.full(100, 200), np.zeros(100)])
+    leads = {
+        f"MDC_ECG_LEAD_{lead}": " ".join(
+            str(int(value)) for value in np.concatenate([rng.normal(0, 40, 5000).round(), tail])
+        )
+        for lead in ("I", "II", "V1", "V2")
+    }
+    record = read_one(document(sequence_set(leads)), "a.xml", "hl7_aecg")
+    assert record.signal.shape == (4, 5000)
+    assert any("1 mV calibration pulse" in note for note in record.meta.notes)
+    same = dict.fromkeys(leads, leads["MDC_ECG_LEAD_I"])
+    assert read_one(document(sequence_set(same)), "a.xml", "hl7_aecg").n_samples == 5500
+
+
+def test_digits_with_a_decimal_comma_or_in_pairs_are_not_guessed():
+    for digits in ("1,5 2,5 -3,0 4", "1, 2, 3"):
+        body = sequence_set({"MDC_ECG_LEAD_I": digits})
+        if digits.startswith("1, "):
+            assert read_one(document(body), "a.xml", "hl7_aecg").n_samples == 3
+        else:
+            with pytest.raises(UnreadableFile, match="comma"):
+                read_one(document(body), "a.xml", "hl7_aecg")
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "unit", "key", "printed"),
+    [
+        ("MDC_ECG_HEART_RATE", "1.25", "Hz", "heart_rate_bpm", 75), ("MDC_ECG_HEART_RATE", "75", "bpm", "heart_rate_bpm", 75),
+        ("MDC_ECG_TIME_PD_QRS", "0.1", "s", "qrs_ms", 100), ("MINDRAY_ECG_QRS_AXIS", "30", "deg", "qrs_axis_deg", 30),
+    ],
+)  # fmt: skip
+def test_printed_values_are_in_the_unit_of_their_key(code, value, unit, key, printed):
+    mark = (
+        f'<subjectOf><annotationSet><component><annotation><code code="{code}"/><value value="{value}" unit="{unit}"/>'
+        "</annotation></component></annotationSet></subjectOf>"
+    )
+    meta = read_one(document(sequence_set({"MDC_ECG_LEAD_I": DIGITS}) + mark), "a.xml", "hl7_aecg").meta
+    assert meta.printed == {key: pytest.approx(printed)}
 
 
 def test_sets_at_different_times_go_on_one_timeline():

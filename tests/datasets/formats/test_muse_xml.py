@@ -164,6 +164,48 @@ def test_a_wrong_checksum_is_noted():
     assert any("checksum of lead I" in note for note in record.meta.notes)
 
 
+def beats(times: list[int], rate: int | None = None) -> str:
+    marks = "".join(f"<QRS><Number>{i}</Number><Type>0</Type><Time>{at}</Time></QRS>" for i, at in enumerate(times, 1))
+    printed = (
+        f"<RestingECGMeasurements><VentricularRate>{rate}</VentricularRate></RestingECGMeasurements>" if rate else ""
+    )
+    return f"{printed}<QRSTimesTypes>{marks}</QRSTimesTypes>"
+
+
+@pytest.mark.parametrize(
+    ("times", "rate", "seconds"),
+    [
+        # MUSE 9 writes milliseconds, version 8 samples; two beats a second are 120/min.
+        ([100, 600, 1100, 1600], 120, [0.1, 0.6, 1.1, 1.6]),
+        ([50, 300, 550, 800], 120, [0.1, 0.6, 1.1, 1.6]),
+        # Beyond the last of 1000 samples only milliseconds are possible.
+        ([100, 600, 1100, 1600], None, [0.1, 0.6, 1.1, 1.6]),
+        # Without a printed rate nothing tells.
+        ([50, 300, 550, 800], None, []),
+        # The printed rate fits neither.
+        ([50, 300, 550, 800], 60, []),
+    ],
+)
+def test_the_unit_of_the_qrs_times_is_told_by_the_printed_rate(times, rate, seconds):
+    meta = read_one(document(beats(times, rate) + waveform(lead("I", RAMP))), "a.xml", "muse_xml").meta
+    assert [mark[0] for mark in meta.annotations] == seconds
+    assert any("QRS times" in note for note in meta.notes) == (not seconds)
+
+
+def test_offsets_that_are_not_documented_are_said_and_not_applied():
+    body = waveform(lead("I", RAMP, FirstSampleBaseline="12", LeadOffsetFirstSample="0"))
+    record = read_one(document(body), "a.xml", "muse_xml")
+    assert record.lead("I")[0] == pytest.approx(-2.44)
+    assert any("FirstSampleBaseline of 12" in note for note in record.meta.notes)
+
+
+def test_the_age_follows_from_the_birth_date_where_none_is_stated():
+    persons = "<PatientDemographics><DateofBirth>06-30-1950</DateofBirth></PatientDemographics>"
+    test = "<TestDemographics><AcquisitionDate>06-29-2010</AcquisitionDate></TestDemographics>"
+    meta = read_one(document(persons + test + waveform(lead("I", RAMP))), "a.xml", "muse_xml").meta
+    assert meta.age == 59 and "1950" not in repr(meta)
+
+
 def test_a_file_with_a_median_only_is_refused():
     with pytest.raises(UnreadableFile, match="without a rhythm waveform") as caught:
         read_one(document(waveform(lead("I", RAMP), kind="Median")), "a.xml", "muse_xml")

@@ -194,6 +194,29 @@ def test_uncompressed_files_with_whole_limb_leads_or_remainders(full):
     assert record.signal == pytest.approx(twelve(True) * 0.005, abs=0.0051)
 
 
+def test_samples_written_as_plain_numbers():
+    numbers = "\n".join(" ".join(map(str, row)) for row in twelve(True).tolist())
+    labels = " ".join(LEADS_12)
+    data = document(b"", f'numberofleads="12" leadlabels="{labels}" samplespersecond="500" resolution="5"')
+    data = data.replace(b'"Base64"', b'"Plain"').replace(b"></parsed", f">{numbers}</parsed".encode())
+    assert read_one(data, "a.xml", "philips_xml").signal == pytest.approx(twelve(True) * 0.005, abs=1e-6)
+    with pytest.raises(UnreadableFile, match="holds 5999 values"):
+        read_one(data.replace(b" " + numbers.split()[-1].encode() + b"<", b"<"), "a.xml", "philips_xml")
+
+
+def test_unsigned_samples_have_their_zero_at_the_offset():
+    digits = (sine().astype(np.int64) + 40_000).astype("<u2")
+    stated = 'numberofleads="1" leadlabels="V1" samplespersecond="500" resolution="5" signalsigned="False" signaloffset="40000"'
+    record = read_one(document(digits.tobytes(), stated), "a.xml", "philips_xml")
+    assert record.signal[0] == pytest.approx(sine() * 0.005, abs=1e-6)
+
+
+def test_samples_in_14_bits_are_refused_with_the_reason():
+    data = document(xli_encode(sine()) * 2).replace(b'resolution="5"', b'resolution="5" bitspersample="14"')
+    with pytest.raises(UnreadableFile, match="14 bits"):
+        read_one(data, "a.xml", "philips_xml")
+
+
 @pytest.mark.parametrize(
     ("missing", "answer"), [("samplespersecond", {"fs_hz": 500.0}), ("resolution", {"unit": "200/mV"})]
 )
