@@ -187,6 +187,14 @@ def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
     ):
         if count := rows.filter(quality_flags__contains=[flag]).count():
             found.add("warning", flag, f"Records {words}: {count}. A quality filter can leave them out.")
+    if choices.needs:
+        unknown = sum(item.age is None or not item.sex for item in items)
+        if unknown:
+            found.add(
+                "warning" if unknown > len(items) / 5 else "info", "person_unknown",
+                f"The network takes age and sex beside the ECG; {unknown} of {counted(len(items), 'record')} lack one of them. "
+                "The means of large collections stand in for it, as in predictions.", "architecture",
+            )  # fmt: skip
     twins = Counter(same_signal({str(item.record): item.fingerprint or None for item in items}).values())
     if copies := sum(count for count in twins.values() if count > 1):
         found.add(

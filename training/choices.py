@@ -97,6 +97,11 @@ class Choices:
         """Whether the network learns to tell classes apart."""
         return self.task not in ("regression", PRETRAINING)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the network takes beside the ECG."""
+        return needs_of(self.architecture, self.base_version)
+
     def items(self) -> list[Labelled]:
         """Return the records that take part."""
         return chosen_records(
@@ -159,6 +164,12 @@ def choose(
     )  # fmt: skip
     if choices.pretraining is not None:
         _check_pretraining(choices, choices.pretraining)
+    if choices.target and choices.target in choices.needs:
+        about = "base_version" if base_version else "architecture"
+        raise InvalidInput(
+            f"The network takes {choices.target} beside the ECG, so it cannot learn to tell it from the ECG.",
+            fields={about: "Choose a network that takes the ECG alone."},
+        )
     return choices
 
 
@@ -183,6 +194,13 @@ def _check_pretraining(choices: Choices, how: Unlabelled) -> None:
         raise InvalidInput(" ".join(problems.values()), code="bad_pretraining", fields=problems)
     spec = Recipe.from_json(choices.recipe).output_spec()
     how.check_fits((spec.n_samples or 0) / (spec.fs_hz or 1.0))
+
+
+def needs_of(architecture: str, base: ModelVersion | None) -> tuple[str, ...]:
+    """Return what a network takes beside the ECG (``age``, ``sex``): as its base does, or as its kind does."""
+    if base is not None:
+        return tuple(base.contract.get("needs", ()))
+    return catalog()[architecture].needs
 
 
 def check_data(choices: Choices) -> None:
@@ -322,11 +340,6 @@ def _network(architecture: str | None, base: ModelVersion | None, mode: str | No
         if name not in catalog():
             raise InvalidInput(
                 f"There is no network {name!r}.", fields={"architecture": f"Choose one of {', '.join(catalog())}."}
-            )
-        if catalog()[name].needs:
-            raise InvalidInput(
-                f"{name} needs {', '.join(catalog()[name].needs)} beside the ECG.",
-                fields={"architecture": "Choose a network that takes the ECG alone."},
             )
         return name, Mode.SCRATCH
     check_usable(base)

@@ -92,10 +92,9 @@ class NetworkCost:
 
 
 def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int) -> list[NetworkCost]:
-    """Return every network that takes the ECG alone, the default first and then by arithmetic; with the memory and the time
+    """Return every network, the default first and then by arithmetic; with the memory and the time
     of the run that ``asked`` describes, where that is a whole one from scratch."""
-    usable = [facts for facts in catalog().values() if not facts.needs]
-    usable.sort(key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
+    usable = sorted(catalog().values(), key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
     known = speeds()
     settings = FitSettings()
     if asked:

@@ -12,6 +12,7 @@ from datasets.models import Dataset
 from datasets.prepared import PreparedStore
 from datasets.preparing import bring_up_to_date
 from datasets.preprocess.recipe import Recipe
+from modelhub.architectures.person import person_features
 from training.targets import Labelled
 
 Stores = dict[uuid.UUID, PreparedStore]
@@ -34,10 +35,14 @@ def prepare(
 
 
 class JointView:
-    """Some records of several stores, in a given order, as the training engine reads them."""
+    """Some records of several stores, in a given order, as the training engine reads them.
+
+    persons: float32 ``(records, 5)``, age and sex as networks take them (``modelhub.architectures.person``).
+    """
 
     def __init__(self, stores: Stores, items: Iterable[Labelled]):
-        ids = list(stores)
+        ids, items = list(stores), list(items)
+        self.persons, _ = person_features([item.age for item in items], [item.sex for item in items])
         self._stores = [stores[pk] for pk in ids]
         number = {pk: position for position, pk in enumerate(ids)}
         places = [(number[item.dataset], stores[item.dataset].index[str(item.record)]) for item in items]

@@ -36,7 +36,7 @@ def probabilities(version: ModelVersion, view: JointView, progress: Any = None) 
     parts = []
     for start in range(0, len(view), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(view)))
-        parts.append(predictor.predict(view.read(rows)))
+        parts.append(predictor.predict(view.read(rows), view.persons[rows]))
         if progress is not None:
             progress((rows[-1] + 1) / len(view), f"{rows[-1] + 1} of {len(view)} records")
     return np.concatenate(parts) if parts else np.zeros((0, len(version.classes)), np.float32)

@@ -214,7 +214,7 @@ class RunForm(forms.Form):
                 "trained in full and judged once. Empty: the network chosen below.",
             ),
             "architecture": forms.ChoiceField(
-                choices=[(facts.name, facts.title) for facts in catalog().values() if not facts.needs], required=False, initial=DEFAULT_ARCHITECTURE, label="Network",
+                choices=[(facts.name, facts.title) for facts in catalog().values()], required=False, initial=DEFAULT_ARCHITECTURE, label="Network",
             ),
         }  # fmt: skip
 

@@ -18,7 +18,7 @@ from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from training import running
-from training.choices import Unlabelled
+from training.choices import Unlabelled, needs_of
 from training.data import JointView
 from training.engine.settings import FitSettings
 from training.live import Report, add_warnings
@@ -95,6 +95,7 @@ def contract_of(row: TrainingRun) -> ModelContract:
     return ModelContract(
         leads=tuple(spec.leads), fs_hz=float(spec.fs_hz), n_samples=int(spec.n_samples), classes=(), task="pretraining", unit=spec.unit,
         normalisation=spec.normalisation, recipe=row.recipe, architecture=row.architecture,
+        needs=needs_of(row.architecture, None),
     )  # fmt: skip
 
 

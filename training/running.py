@@ -22,7 +22,7 @@ from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from training import evaluating
-from training.choices import FEWEST_RECORDS, records_of, too_few_patients
+from training.choices import FEWEST_RECORDS, needs_of, records_of, too_few_patients
 from training.costs import note_speed
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
@@ -180,7 +180,7 @@ def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelCon
         unit=spec.unit, normalisation=spec.normalisation, recipe=row.recipe,
         architecture=row.architecture if row.architecture in catalog() else None,
         parent=row.base_version.sha256 if row.base_version else None,
-        config=config,
+        config=config, needs=needs_of(row.architecture, row.base_version),
     )  # fmt: skip
 
 

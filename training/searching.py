@@ -194,7 +194,7 @@ def _contract(row: TrainingRun, data: Prepared, start: str) -> ModelContract:
     contract = running.contract_of(row, data.recipe)
     if start.startswith("base:"):
         return contract
-    return contract.with_changes(architecture=start, config={}, parent=None)
+    return contract.with_changes(architecture=start, config={}, parent=None, needs=catalog()[start].needs)
 
 
 def _best(study: Study) -> Trial | None:

@@ -25,7 +25,7 @@ class Labelled:
     """One record with a known truth.
 
     group: the subject's key, or the record's own id without one. The same key in two datasets of a project is taken for
-    the same person. content: digest of the original; label: as the problem encodes it, None where nothing is known of a
+    the same person. age in years, sex F or M, empty where unknown. content: digest of the original; label: as the problem encodes it, None where nothing is known of a
     record that is learned from without labels.
     """
 
@@ -39,6 +39,8 @@ class Labelled:
     label: Any
     classes: frozenset[str]
     site: str = ""
+    age: float | None = None
+    sex: str = ""
 
 
 def labels_of(records: QuerySet[Record]) -> dict[uuid.UUID, list[SourceLabel]]:
@@ -61,15 +63,15 @@ def labelled_records(
     only says which of them a later run would use.
     """
     rows = records.order_by("key", "id").values_list(
-        "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "site", "content_sha256", *NUMERIC_TARGETS
+        "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "site", "content_sha256", "sex", "age"
     )
     labels = labels_of(records) if label_map is not None and task != "regression" else {}
     spec = spec_of(label_map) if label_map is not None else None
     found: list[Labelled] = []
-    for pk, dataset, key, subject, fingerprint, fold, site, content, *numbers in rows:
+    for pk, dataset, key, subject, fingerprint, fold, site, content, sex, age in rows:
         label: Any
         if task == "regression":
-            label = dict(zip(NUMERIC_TARGETS, numbers))[target]
+            label = {"age": age}[target]
             present: list[str] = []
             if label is None:
                 continue
@@ -85,7 +87,9 @@ def labelled_records(
             else:
                 label = present = present[:1] if task == "multiclass" else present
         group = f"s:{subject}" if subject else f"r:{pk}"
-        found.append(Labelled(pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site))
+        found.append(
+            Labelled(pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site, age, sex)
+        )
     return found
 
 

@@ -30,6 +30,7 @@ class Ensemble(EcgNetwork):
         first = members[0]
         super().__init__(n_leads=first.n_leads, n_samples=first.n_samples, n_classes=first.n_classes)
         self.members = nn.ModuleList(members)
+        self.n_person_features = first.n_person_features
         self.has_2d_form = all(member.has_2d_form for member in members)
         self.dynamic_length = all(member.dynamic_length for member in members)
 

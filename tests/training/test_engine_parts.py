@@ -150,7 +150,7 @@ def test_noise_wander_and_hum_stay_within_their_amplitude_and_band():
 def test_mixup_mixes_signals_and_targets_alike_and_keeps_unknown_unknown():
     x = torch.arange(8, dtype=torch.float32)[:, None, None].expand(8, 1, 4)
     t = torch.arange(8, dtype=torch.float32)[:, None].clone()
-    mixed, targets = mixup(x, t, 0.4, generator())
+    mixed, targets, _ = mixup(x, t, 0.4, generator())
     torch.testing.assert_close(mixed[:, 0, 0], targets[:, 0])
     t[3] = float("nan")
     unknown = torch.isnan(mixup(x, t, 0.4, generator())[1][:, 0])

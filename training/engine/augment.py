@@ -90,12 +90,16 @@ def lead_dropout(x: Tensor, chance: float, generator: torch.Generator) -> Tensor
     return x * ~(lost & (rank < x.shape[1] // 2))[:, :, None]
 
 
-def mixup(x: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mix each record and its targets with another's (Zhang et al. 2018); an unknown target stays unknown."""
+def mixup(
+    x: Tensor, targets: Tensor, alpha: float, generator: torch.Generator, beside: tuple[Tensor, ...] = ()
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Mix each record, its targets and what goes beside it, ``(records, features)``, with another's (Zhang et al. 2018); an
+    unknown target stays unknown."""
     rng = np.random.default_rng(generator.initial_seed())
     share = torch.as_tensor(rng.beta(alpha, alpha, len(x)), device=x.device)
     share = torch.maximum(share, 1 - share)
     other = torch.randperm(len(x), device=x.device, generator=generator)
     wide = share[:, None, None].to(x.dtype)
     tall = share[:, None].to(targets.dtype)
-    return wide * x + (1 - wide) * x[other], tall * targets + (1 - tall) * targets[other]
+    mixed = tuple(tall * each + (1 - tall) * each[other] for each in beside)
+    return wide * x + (1 - wide) * x[other], tall * targets + (1 - tall) * targets[other], mixed

@@ -57,15 +57,17 @@ class Stepper:
         self.net, self.loss, self.autocast, self.piece, self.note = net, loss, autocast, piece, note
         self.may_halve = may_halve
 
-    def gradients(self, x: Tensor, targets: Tensor, whole: int | None = None) -> Tensor:
+    def gradients(
+        self, x: Tensor, targets: Tensor, whole: int | None = None, beside: tuple[Tensor, ...] = ()
+    ) -> Tensor:
         """Leave the batch's gradients in the parameters and return its mean loss, detached.
 
         whole: the number of records in the batch that ``x`` is a share of; loss and gradients are then the share's part
-        of the whole batch's mean.
+        of the whole batch's mean. beside: what the network takes beside ``x``, one row per record.
         """
         while True:
             try:
-                return self._attempt(x, targets, whole or len(x))
+                return self._attempt(x, targets, whole or len(x), beside)
             except torch.OutOfMemoryError:
                 self._halve(len(x))
             except ValueError as error:
@@ -82,14 +84,14 @@ class Stepper:
                     raise
                 self._halve(len(x))
 
-    def _attempt(self, x: Tensor, targets: Tensor, whole: int) -> Tensor:
+    def _attempt(self, x: Tensor, targets: Tensor, whole: int, beside: tuple[Tensor, ...]) -> Tensor:
         for p in self.net.parameters():
             p.grad = None
         total = torch.zeros((), device=x.device)
         pieces = -(-len(x) // self.piece)
-        for part, truth in zip(x.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
+        for part, truth, *others in zip(*(each.tensor_split(pieces) for each in (x, targets, *beside)), strict=True):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-                outputs = self.net(part)
+                outputs = self.net(part, *others)
             share = len(part) / whole
             value = self.loss(outputs, truth) * share
             value.backward()

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -46,7 +47,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from error
 
 
-def fingerprint(settings: FitSettings, data: Data, task: str, fs_hz: float, module: nn.Module) -> str:
+def fingerprint(
+    settings: FitSettings, data: Data, task: str, fs_hz: float, module: nn.Module, persons: np.ndarray | None = None
+) -> str:
     """Return a digest of everything that a resumed run must share with the one that was stopped.
 
     The number of threads is not part of it: a resumed run takes the stored one.
@@ -56,6 +59,7 @@ def fingerprint(settings: FitSettings, data: Data, task: str, fs_hz: float, modu
         repr(fs_hz), ",".join(data.names), hashlib.sha256(data.truth.tobytes()).hexdigest(),
         *(hashlib.sha256(rows.tobytes()).hexdigest() for part in data.parts for rows in (part.train, part.validation)),
     ]  # fmt: skip
+    parts += [] if persons is None else [hashlib.sha256(np.ascontiguousarray(persons).tobytes()).hexdigest()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -115,7 +115,7 @@ class _Run:
         self.monitor_name, sentence = choose_monitor(settings, problem, data.judged_truth, data.names)
         self.notes += [sentence] if sentence else []
         self.monitor = Monitor(settings, self.monitor_name, len(data.judged))
-        self.feed = Feed(data.source, device)
+        self.feed = Feed(data.source, device, module)
         self.plan = plan(settings)
         self._build(module)
         self.store: CheckpointStore | None = None
@@ -133,7 +133,7 @@ class _Run:
         first, shape = x.cpu(), (x.shape[1], x.shape[2])
         module = copy.deepcopy(module).cpu()
         first_forward(module, first, len(data.names))
-        self.fingerprint = fingerprint(s, data, self.problem.name, self.fs_hz, module)
+        self.fingerprint = fingerprint(s, data, self.problem.name, self.fs_hz, module, self.feed.persons)
         self.loss = self.problem.loss(
             data.targets[data.usable], LossOptions(s.class_weights, s.focal_gamma, s.label_smoothing)
         )

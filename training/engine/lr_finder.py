@@ -123,7 +123,8 @@ def sweep(
                 set_rate(optimiser, rate)
                 generator = torch.Generator(device=x.device).manual_seed(derive(settings.seed, "finder", number))
                 x = augment(x, settings.augmentation, fs_hz, generator)
-                value = float(stepper.gradients(x, torch.from_numpy(targets[rows]).to(x.device)))
+                truth = torch.from_numpy(targets[rows]).to(x.device)
+                value = float(stepper.gradients(x, truth, beside=feed.beside(rows)))
                 if not math.isfinite(value):
                     break
                 average = 0.9 * average + 0.1 * value
@@ -171,7 +172,7 @@ def find_learning_rate(
             np.float32
         )
     usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
-    feed = Feed(train, place)
+    feed = Feed(train, place, module)
     with kept_random_state(), deterministic(settings.threads):
         first = next(iter(feed.batches([usable[:1]])))
         form = Form(module, place, (first.shape[1], first.shape[2]))

@@ -84,12 +84,12 @@ class Member:
         assert optimiser is not None
         targets = torch.from_numpy(self.targets[rows]).to(device)
         generator = torch.Generator(device=device).manual_seed(derive(self.seed, "augment", epoch, number))
-        x = augment(x, s.augmentation, self.fs_hz, generator)
+        x, beside = augment(x, s.augmentation, self.fs_hz, generator), self.feed.beside(rows)
         if s.augmentation.mixup > 0:
-            x, targets = mixup(x, targets, s.augmentation.mixup, generator)
+            x, targets, beside = mixup(x, targets, s.augmentation.mixup, generator, beside)
         self.team.check_batch(len(x))
         own = self.team.own_rows(len(x))
-        value = self.team.sum(self.stepper.gradients(x[own], targets[own], len(x)))
+        value = self.team.sum(self.stepper.gradients(x[own], targets[own], len(x), tuple(each[own] for each in beside)))
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         self.team.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm if s.clip_norm is not None else math.inf)

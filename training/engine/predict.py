@@ -28,10 +28,10 @@ def outputs_of(
     parts = []
     try:
         with torch.inference_mode(), torch.autocast(feed.device.type, torch.bfloat16, enabled=autocast):
-            for x in feed.batches(orders):
+            for own, x in zip(orders, feed.batches(orders), strict=True):
                 if before_batch is not None:
                     before_batch()
-                parts.append(net(x).float().cpu())
+                parts.append(net(x, *feed.beside(own)).float().cpu())
     finally:
         for module, mode in zip(net.modules(), was_training, strict=True):
             module.training = mode
@@ -41,4 +41,4 @@ def outputs_of(
 def predict(module: nn.Module, source: SignalSource, *, device: str = "cpu", batch_size: int = 64) -> np.ndarray:
     """Return raw outputs float32 ``(records, outputs)`` of a network for every record of ``source``, in its order."""
     place = torch.device(device)
-    return outputs_of(module.to(place), Feed(source, place), batch_size=batch_size)
+    return outputs_of(module.to(place), Feed(source, place, module), batch_size=batch_size)

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import nn
 
 from ecgportal.errors import TrainingFailed
 from training.engine.seeding import derive
@@ -16,7 +17,11 @@ from training.engine.seeding import derive
 
 @runtime_checkable
 class SignalSource(Protocol):
-    """Records of one shape that can be read by number."""
+    """Records of one shape that can be read by number.
+
+    A source may also have ``persons``, float32 ``(records, features)``: what is known of each record's person, for networks
+    that take it beside the signal (``n_person_features``).
+    """
 
     def __len__(self) -> int: ...
 
@@ -37,12 +42,20 @@ class ArraySource:
         return np.asarray(self.signals[np.asarray(indices, dtype=np.intp)], np.float32)
 
 
+def persons_of(source: SignalSource) -> np.ndarray | None:
+    """Return what a source knows of its records' persons, ``(records, features)``, or None."""
+    found = getattr(source, "persons", None)
+    return None if found is None else np.asarray(found, np.float32)
+
+
 class Subset:
     """Some records of another source, in a given order."""
 
     def __init__(self, source: SignalSource, indices: Sequence[int] | np.ndarray):
         self.source = source
         self.indices = np.asarray(indices, dtype=np.intp)
+        persons = persons_of(source)
+        self.persons = None if persons is None else persons[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -57,6 +70,8 @@ class Joined:
     def __init__(self, sources: Sequence[SignalSource]):
         self.sources = tuple(sources)
         self.starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        persons = [found for source in self.sources if (found := persons_of(source)) is not None]
+        self.persons = np.concatenate(persons) if persons and len(persons) == len(self.sources) else None
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -80,16 +95,26 @@ class Feed:
     Missing samples (NaN, infinite) become 0 mV; ``records_with_gaps`` says in how many records.
     On an accelerator all signals are kept there when they take less than ``resident_share`` of
     its free memory; else batches come through pinned memory, copied while the batch before is computed.
+
+    net: the network that is fed; where it takes features of the person, ``beside`` has them.
     """
 
-    def __init__(self, source: SignalSource, device: torch.device, *, resident_share: float = 0.4):
+    def __init__(
+        self, source: SignalSource, device: torch.device, net: nn.Module | None = None, *, resident_share: float = 0.4
+    ):  # fmt: skip
         self.source, self.device = source, device
+        self.persons = persons_of(source) if getattr(net, "n_person_features", 0) else None
+        self._persons = None if self.persons is None else torch.from_numpy(self.persons).to(device)
         self._gaps: set[int] = set()
         self._resident = self._load(resident_share) if device.type == "cuda" else None
 
     def records_with_gaps(self, rows: np.ndarray) -> int:
         """Return how many of these records hold missing samples, among those that were read so far."""
         return len(self._gaps.intersection(rows.tolist()))
+
+    def beside(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """Return what the network takes beside the signals of these records; empty where it takes signals alone."""
+        return () if self._persons is None else (self._persons[torch.as_tensor(rows, device=self.device)],)
 
     def batches(self, orders: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         """Yield ``(records, leads, samples)`` for each array of record numbers, reading up to two batches ahead."""
