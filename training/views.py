@@ -139,22 +139,30 @@ class RunPage(RunView):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         run = self.object
         report = Evaluation.objects.filter(run=run).first()
-        shown = {
-            name.replace("_", " "): ("yes" if run.settings[name] else "no")
-            if isinstance(run.settings[name], bool)
-            else run.settings[name]
-            for name in settings_schema()["properties"]
-            if name in run.settings and not isinstance(run.settings[name], dict) and name != "mode"
-        }
         epochs, progress = selectors.epoch_rows(run), selectors.progression(run)
         table = [row | {"metrics": [row.get(name) for name, _ in progress.metrics]} for row in epochs]
         return self.page(
             run=run, datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report,
-            settings=shown, selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
+            settings=_settings_rows(run.settings), selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
             overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), rename=RenameForm(initial={"name": run.name}),
             resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id, progress=progress,
             search=shown_study(run, StudyKind.SEARCH), curve=shown_study(run, StudyKind.LEARNING_CURVE), may_grow=run.produced_version_id and run.split_id and run.members == 1,
         )  # fmt: skip
+
+
+def _settings_rows(used: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run as people call them, with the augmentations that were used in a row of their own."""
+    known = settings_schema()["properties"]
+    rows = {known[name]["title"]: used[name] for name in known if name in used and name not in ("mode", "augmentation")}
+    changes = known["augmentation"]["properties"]
+    on = [
+        f"{changes[name]['title'].lower()} {value:g}"
+        for name, value in (used.get("augmentation") or {}).items()
+        if name in changes and value
+    ]
+    rows[known["augmentation"]["title"]] = ", ".join(on) or "none"
+    words = {None: "by the portal", True: "yes", False: "no"}
+    return {title: words[value] if value is None or isinstance(value, bool) else value for title, value in rows.items()}
 
 
 def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
