@@ -145,11 +145,14 @@ def decode(name: str, what: str, data: bytes, tables: list[Table], count: int) -
 def undo_differences(values: np.ndarray, order: int) -> np.ndarray:
     """Return samples from first or second differences (order 1 or 2; 0 gives the values back).
 
-    Second differences: x[n] = d[n] + 2 x[n-1] - x[n-2], and the first two values are samples.
+    Second differences: x[n] = d[n] + 2 x[n-1] - x[n-2], and the first two values are samples. Samples have 16 bits:
+    sums wrap around as they did in the device.
     """
     if order == 1:
-        return np.cumsum(values)
-    if order == 2 and values.size > 2:
+        samples = np.cumsum(values)
+    elif order == 2 and values.size > 2:
         slope = np.concatenate([[values[1] - values[0]], values[2:]]).cumsum()
-        return np.concatenate([values[:1], values[0] + np.cumsum(slope)])
-    return values
+        samples = np.concatenate([values[:1], values[0] + np.cumsum(slope)])
+    else:
+        return values
+    return samples.astype(np.int16).astype(np.int64)

@@ -1,6 +1,6 @@
-"""SCP-ECG (EN 1064, ISO 11073-91064), sections 0 to 7.
+"""SCP-ECG (EN 1064, ISO 11073-91064), sections 0 to 7, versions 1.0 to 3.0.
 
-Check sums are checked. Rhythm data may be plain or Huffman-coded, with first or second differences, with the
+Check sums are checked where they are stated (not 0). Rhythm data may be plain or Huffman-coded, with first or second differences, with the
 reference beat subtracted, and with reduced rate outside the QRS (bimodal compression).
 """
 
@@ -27,6 +27,10 @@ _SECTIONS = {
     0: "pointers", 1: "patient data", 2: "Huffman tables", 3: "leads", 4: "QRS positions", 5: "reference beat",
     6: "rhythm data", 7: "global measurements",
 }  # fmt: skip
+# Sections behind these belong to manufacturers, whose heads differ.
+_LAST_STANDARD_SECTION = 11
+# From here on the byte that announced bimodal compression is reserved.
+_VERSION_WITHOUT_BIMODAL = 30
 
 
 def _sniff(head: bytes, name: str) -> bool:
@@ -86,7 +90,7 @@ def read_sections(name: str, data: bytes) -> dict[int, bytes]:
     checksum, size = struct.unpack_from("<HI", data)
     if size > len(data) or size < 142:
         raise _damaged(name, 0, f"announces a record of {size} bytes, but the file has {len(data)}")
-    if binascii.crc_hqx(data[2:size], 0xFFFF) != checksum:
+    if checksum and binascii.crc_hqx(data[2:size], 0xFFFF) != checksum:
         bad = _first_bad_section(name, data[:size])
         where = (
             f" Section {bad}{f' ({_SECTIONS[bad]})' if bad in _SECTIONS else ''} is the changed part."
@@ -109,7 +113,7 @@ def _walk(name: str, data: bytes) -> list[tuple[int, bytes, bool]]:
     seen: set[int] = set()
     for at in range(22, 6 + length - 9, 10):
         number, size, index = struct.unpack_from("<HII", data, at)
-        if size == 0 or number == 0 or number in seen:
+        if size == 0 or number == 0 or number > _LAST_STANDARD_SECTION or number in seen:
             continue
         seen.add(number)
         start = index - 1
@@ -121,7 +125,7 @@ def _walk(name: str, data: bytes) -> list[tuple[int, bytes, bool]]:
         if own_number != number or own_size != size:
             raise _damaged(name, number, f"says in its own head that it is section {own_number} of {own_size} bytes")
         body = data[start : start + size]
-        found.append((number, body[16:], binascii.crc_hqx(body[2:], 0xFFFF) == own_sum))
+        found.append((number, body[16:], own_sum in (0, binascii.crc_hqx(body[2:], 0xFFFF))))
     for number, _, fits in found:
         if not fits and number in _SECTIONS:
             raise _damaged(name, number, "does not fit its check sum", "wrong_checksum")
@@ -250,13 +254,46 @@ def stored_places(lead: Lead, factor: int, protected: tuple[tuple[int, int], ...
     return np.concatenate(centres), np.concatenate(widths)
 
 
-def _rhythm(name: str, sections: dict[int, bytes], notes: list[str]) -> tuple[float, tuple[str, ...], np.ndarray]:
+def _reduced(name: str, leads: list[Lead], block: Block, reference: bytes, tables: list[Table] | None) -> list[Lead]:
+    """Return the leads with their lengths at the rate of the rhythm data. reference: section 5.
+
+    Some devices count section 3 at the rate of the reference beat and keep the rhythm at half or a quarter of it
+    without any other sign; the amount of data tells.
+    """
+    beat_us = struct.unpack_from("<H", reference, 2)[0] if len(reference) >= 4 else 0
+    factor = block.interval_us // beat_us if beat_us and block.interval_us % beat_us == 0 else 1
+
+    def holds(count: int) -> bool:
+        try:
+            block.samples(name, 0, leads[0].name, tables, count)
+        except UnreadableFile:
+            return False
+        return True
+
+    stored = leads[0].samples // factor
+    # Bits that fill up the last word may read as values.
+    if factor not in (2, 3, 4) or holds(leads[0].samples) or not holds(stored) or holds(stored + 17):
+        return leads
+    starts = [(lead.start - 1) // factor + 1 for lead in leads]
+    return [
+        replace(lead, start=start, end=start + lead.samples // factor - 1)
+        for lead, start in zip(leads, starts, strict=True)
+    ]
+
+
+def _rhythm(
+    name: str, sections: dict[int, bytes], version: int, notes: list[str]
+) -> tuple[float, tuple[str, ...], np.ndarray]:
     """Return (rate, leads, signal in mV)."""
     leads, subtracts = read_leads(name, sections[3])
     tables = read_tables(name, sections[2]) if 2 in sections else None
     block = read_block(name, 6, sections[6], len(leads))
+    if version >= _VERSION_WITHOUT_BIMODAL:
+        block = replace(block, bimodal=False)
     beats = read_beats(name, sections[4]) if 4 in sections else Beats()
     reference = read_block(name, 5, sections[5], len(leads)) if 5 in sections and (subtracts or block.bimodal) else None
+    if reference is None:
+        leads = _reduced(name, leads, block, sections.get(5, b""), tables)
     factor = 1
     if block.bimodal:
         if reference is None or 4 not in sections or block.interval_us % reference.interval_us:
@@ -316,7 +353,8 @@ def _add_beats(row: np.ndarray, lead: Lead, beat: np.ndarray, beats: Beats) -> N
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:
     name = source.name
-    sections = read_sections(name, read_bytes(source, MAX_SCP_BYTES))
+    data = read_bytes(source, MAX_SCP_BYTES)
+    sections = read_sections(name, data)
     missing = [number for number in (3, 6) if number not in sections]
     if missing:
         raise UnreadableFile(
@@ -325,7 +363,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             code="no_waveform",
         )
     notes: list[str] = []
-    fs_hz, leads, signal = _rhythm(name, sections, notes)
+    fs_hz, leads, signal = _rhythm(name, sections, data[15], notes)
     meta = read_meta(sections.get(1, b""), sections.get(7, b""), notes)
     return ReadResult(((stem(name), Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=meta)),))
 

@@ -102,14 +102,14 @@ def patient_section(identity: str = "S-1", name: str = "Planted", age: int = 60,
     return b"".join(struct.pack("<BH", tag, len(value)) + value for tag, value in tags) + b"\xff\x00\x00"
 
 
-def scp_file(sections: dict[int, bytes]) -> bytes:
-    """Return a whole file with pointers and check sums."""
+def scp_file(sections: dict[int, bytes], version: int = 20) -> bytes:
+    """Return a whole file with pointers and check sums. version: ten times the protocol version."""
     count = 12
     own = 16 + 10 * count
     bodies: dict[int, bytes] = {}
     for number, data in sections.items():
         data += b"\x00" * (len(data) % 2)
-        head = struct.pack("<HIBB6s", number, 16 + len(data), 20, 20, b"")
+        head = struct.pack("<HIBB6s", number, 16 + len(data), version, version, b"")
         body = head + data
         bodies[number] = struct.pack("<H", binascii.crc_hqx(body, 0xFFFF)) + body
     at = 6 + own
@@ -118,7 +118,7 @@ def scp_file(sections: dict[int, bytes]) -> bytes:
         length = len(bodies.get(number, b""))
         pointers += struct.pack("<HII", number, length, at + 1 if length else 0)
         at += length
-    first = struct.pack("<HIBB6s", 0, own, 20, 20, b"SCPECG") + pointers
+    first = struct.pack("<HIBB6s", 0, own, version, version, b"SCPECG") + pointers
     first = struct.pack("<H", binascii.crc_hqx(first, 0xFFFF)) + first
     rest = first + b"".join(bodies[number] for number in sorted(bodies))
     whole = struct.pack("<I", 6 + len(rest)) + rest

@@ -209,6 +209,63 @@ def test_bimodal_compression_keeps_the_qrs_exactly_and_interpolates_between(fact
     assert any("interpolated" in note for note in record.meta.notes)
 
 
+@pytest.mark.parametrize("version", [10, 13, 20, 22, 30])
+def test_every_version_of_the_protocol(version):
+    row = signal(100)
+    # From version 3.0 on the byte behind the order of differences is reserved; before it announces bimodal data.
+    coded = bytearray(scp.block([scp.huffman(row.tolist())], bimodal=version == 30))
+    sections = {2: scp.DEFAULT_MARK, 3: scp.leads_section([("I", 1, 100)]), 6: bytes(coded)}
+    record = read_one(scp.scp_file(sections, version), "a.scp", "scp_ecg")
+    assert np.array_equal(np.round(record.lead("I") * 1000).astype(int), row)
+
+
+def test_a_check_sum_of_zero_is_none_and_sections_of_manufacturers_are_passed_over():
+    data = bytearray(simple({"I": signal()}))
+    at = 22 + 10 * 8
+    assert struct.unpack_from("<H", data, at)[0] == 8
+    # Section 200 with a head of its own kind, behind the standard ones.
+    struct.pack_into("<HII", data, at, 200, 20, len(data) + 1)
+    data += b"vendor content here."
+    struct.pack_into("<HI", data, 0, 0, len(data))
+    struct.pack_into("<H", data, 6, 0)
+    record = read_one(bytes(data), "a.scp", "scp_ecg")
+    assert record.n_samples == 600
+    # Any other wrong sum is one.
+    struct.pack_into("<H", data, 0, 1)
+    with pytest.raises(UnreadableFile, match="check sum"):
+        read_one(bytes(data), "a.scp", "scp_ecg")
+
+
+@pytest.mark.parametrize("huffman", [True, False])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_rhythm_kept_at_a_part_of_the_reference_beats_rate(huffman, factor):
+    row = signal(300)
+    part = scp.huffman(row.tolist()) if huffman else row.astype("<i2").tobytes()
+    sections = {
+        3: scp.leads_section([("I", 1, 300 * factor), ("V1", 1, 300 * factor)]),
+        5: scp.block([part, part], interval_us=2000),
+        6: scp.block([part, part], interval_us=2000 * factor),
+    }
+    if huffman:
+        sections[2] = scp.DEFAULT_MARK
+    record = read_one(scp.scp_file(sections), "a.scp", "scp_ecg")
+    assert (record.fs_hz, record.n_samples) == (500 / factor, 300)
+    assert np.array_equal(np.round(record.lead("V1") * 1000).astype(int), row)
+    # Samples that are really missing are not taken for that.
+    sections[3] = scp.leads_section([("I", 1, 900 * factor), ("V1", 1, 900 * factor)])
+    with pytest.raises(UnreadableFile, match="announces"):
+        read_one(scp.scp_file(sections), "a.scp", "scp_ecg")
+
+
+def test_differences_wrap_at_16_bits_as_in_the_device():
+    values = np.array([30000, -30000, 20000, -32768, 32767])
+    wrapped = (np.diff(values, prepend=0) + 32768) % 65536 - 32768
+    part = scp.huffman(wrapped.tolist())
+    data = scp.scp_file({2: scp.DEFAULT_MARK, 3: scp.leads_section([("I", 1, 5)]), 6: scp.block([part], order=1)})
+    record = read_one(data, "a.scp", "scp_ecg")
+    assert np.round(record.lead("I") * 1000).astype(int).tolist() == values.tolist()
+
+
 def test_leads_at_different_times_are_placed_on_one_timeline():
     row = signal(100)
     part = scp.huffman(row.tolist())
