@@ -57,8 +57,8 @@ _SEPARATORS = re.compile(r"[\s_\-:.]+")
 # Signs of a lead that was stored upside down, as -aVR is in the Cabrera order.
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "－": "-"})
 _TURNED = re.compile(
-    r"^\s*\(?-\)?\s*(?=\w)|(?<=\s)-(?=\w)|-\s*$|\(\s*(-|NEG\w*|INV\w*)\s*\)|(?<![^\W_])(NEG|INV)\w*\s*$|(?<=AVR)NEG$|"
-    r"^(NEG|INV)\w*[\s_]+(?=\w)"
+    r"^\s*\(?-\)?\s*(?=\w)|(?<=\s)-(?=\w)|-\s*$|\(\s*(-|NEG\w*|INV\w*|REV\w*)\s*\)|(?<![^\W_])(NEG|INV|REV)\w*\s*$|(?<=AVR)NEG$|"
+    r"^(NEG|INV|REV)\w*[\s_]+(?=\w)"
 )
 
 

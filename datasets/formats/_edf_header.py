@@ -67,6 +67,11 @@ def _text(raw: bytes) -> str:
     return raw.decode("latin-1").replace("\x00", " ").strip()
 
 
+def _number(raw: bytes) -> float | None:
+    """Return a number; software of some countries writes a decimal comma, which no field has for another purpose."""
+    return number(_text(raw).replace(",", ".", 1))
+
+
 def _whole(name: str, what: str, raw: bytes) -> int:
     text = _text(raw)
     if not re.fullmatch(r"[+-]?\d{1,8}", text):
@@ -82,7 +87,7 @@ def read_header(name: str, stream: BinaryIO, size: int) -> Header:
     bdf = fixed[:1] == b"\xff"
     count = _whole(name, "the number of signals", fixed[252:256])
     records = _whole(name, "the number of data records", fixed[236:244])
-    record_s = number(_text(fixed[244:252]))
+    record_s = _number(fixed[244:252])
     if not 0 <= count <= MAX_SIGNALS:
         raise _damaged(name, f"announces {count} signals; at most {MAX_SIGNALS} are read")
     if records < 0:
@@ -128,7 +133,7 @@ def _signals(name: str, raw: bytes, count: int) -> Iterator[Signal]:
         if samples < 0:
             raise _damaged(name, f"states {samples} samples of signal {label or index + 1}")
         low, high, digital_low, digital_high = (
-            number(_text(columns[key][index])) for key in ("physical_min", "physical_max", "digital_min", "digital_max")
+            _number(columns[key][index]) for key in ("physical_min", "physical_max", "digital_min", "digital_max")
         )
         yield Signal(label, _text(columns["unit"][index]), (low, high), (digital_low, digital_high), samples, offset)
         offset += samples

@@ -21,6 +21,7 @@ from datasets.formats._clinical import (
     sex,
     statement_labels,
     stem,
+    without_calibration,
 )
 from datasets.formats._dicom_annotations import annotations_of
 from datasets.formats._dicom_groups import Group, merge_groups, read_group
@@ -262,12 +263,10 @@ def _records(name: str, dataset: Dataset, options: ReadOptions) -> ReadResult:
     merged = merge_groups(name, rhythms)
     for position, group in enumerate(merged, start=1):
         key = stem(name) if len(merged) == 1 else f"{stem(name)}_{position}"
-        record = Record(
-            signal=finite_signal(name, group.signal_mv),
-            fs_hz=group.fs_hz,
-            leads=group.leads,
-            meta=_meta(dataset, groups, group, notes),
-        )
+        remarks: list[str] = []
+        signal = without_calibration(finite_signal(name, group.signal_mv), group.fs_hz, remarks)
+        meta = _meta(dataset, groups, group, (*notes, *remarks))
+        record = Record(signal=signal, fs_hz=group.fs_hz, leads=group.leads, meta=meta)
         records.append((key, record))
     return ReadResult(tuple(records))
 

@@ -71,9 +71,11 @@ def _leads(name: str, signals: list[Signal], options: ReadOptions) -> dict[int, 
     found: dict[int, str] = {}
     for index, signal in enumerate(signals):
         if _ECG_LABEL.match(signal.label):
-            rest = re.sub(r"^(ECG|EKG)[ _\-:]*|[ \-]+Ref$", "", signal.label, flags=re.IGNORECASE)
-            named = lead_name(rest) if known_lead(rest) and (ecg_file or not _DOUBTFUL.match(rest)) else signal.label
-            found[index] = named
+            # Whether a hyphen divides or turns the lead over ("ECG -aVR") is known to the dictionary of leads.
+            whole = re.sub(r"[ \-]+Ref$", "", signal.label, flags=re.IGNORECASE)
+            bare = re.sub(r"^(ECG|EKG)[ _\-:]*", "", whole, flags=re.IGNORECASE)
+            sure_of = ecg_file or not _DOUBTFUL.match(bare)
+            found[index] = lead_name(whole) if sure_of and known_lead(bare) and known_lead(whole) else signal.label
         elif known_lead(signal.label) and (ecg_file or not _DOUBTFUL.match(signal.label)):
             found[index] = lead_name(signal.label)
     return found

@@ -244,6 +244,22 @@ def test_skew_is_noted_and_not_applied():
     assert any("2 samples" in note for note in record.meta.notes)
 
 
+def test_the_calibration_pulse_that_a_device_appended_is_cut_off():
+    rng = np.random.default_rng(3)
+    tail = np.concatenate([np.zeros(300), np.full(100, 400), np.zeros(100)])[:, None].repeat(3, 1)
+    samples = np.concatenate([rng.integers(-80, 80, (5000, 3)), tail]).astype("<i2")
+    channels = [channel(f"5.6.3-9-{number}") for number in (1, 2, 3)]
+    record = read_one(document([group(samples, channels)]), "a.dcm", "dicom")
+    assert record.signal.shape == (3, 5000)
+    assert any("1 mV calibration pulse" in note for note in record.meta.notes)
+
+
+def test_a_lead_stored_upside_down_is_not_taken_for_the_upright_one():
+    for coded in (channel("5.6.3-9-65", "Lead -aVR"), channel("9", "Lead aVR, reversed")):
+        record = read_one(document([group(RAMP, [coded])]), "a.dcm", "dicom")
+        assert record.leads != ("aVR",)
+
+
 def test_a_page_of_short_groups_and_a_rhythm_strip_go_on_one_timeline():
     limb = [channel("5.6.3-9-1", "I"), channel("5.6.3-9-2", "II"), channel("5.6.3-9-61", "III")]
     chest = [channel("5.6.3-9-3", "V1"), channel("5.6.3-9-4", "V2"), channel("5.6.3-9-5", "V3")]

@@ -195,6 +195,26 @@ def test_a_file_without_ecg_is_refused_by_its_labels():
     assert caught.value.code == "no_ecg_channel"
 
 
+@pytest.mark.parametrize(
+    ("label", "lead"),
+    [("ECG-II", "II"), ("ECG II-Ref", "II"), ("EKG V1", "V1"), ("ECG -aVR", "-aVR"), ("ECG I-II", "ECG I-II"),
+     ("ECG LA-RA", "ECG LA-RA")],
+)  # fmt: skip
+def test_hyphens_divide_turn_over_or_subtract(label, lead):
+    assert read_one(build([(label, "mV", ramp())]), "a.edf", "edf").leads == (lead,)
+
+
+def test_decimal_commas_in_the_header():
+    record = read_one(build([("II", "mV", ramp())], physical=("-3,2768", "3,2767"), record_s="0,2"), "a.edf", "edf")
+    assert record.fs_hz == 500
+    assert record.signal[0] == pytest.approx(ramp().ravel() / 10000, abs=1e-6)
+
+
+def test_a_signal_with_turned_physical_limits_is_turned():
+    record = read_one(build([("II", "uV", ramp())], physical=(3276.7, -3276.8)), "a.edf", "edf")
+    assert record.signal[0] == pytest.approx(-(ramp().ravel() + 1) / 10000, abs=1e-6)
+
+
 def test_chest_leads_named_c_in_an_ecg_file():
     signals = [(label, "mV", ramp()) for label in ("I", "II", "C1", "C6")]
     assert read_one(build(signals), "a.edf", "edf").leads == ("I", "II", "V1", "V6")
