@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from django.db.models import Q
@@ -24,6 +24,8 @@ from datasets.api_insight import NEEDS as INSIGHT_NEEDS
 from datasets.api_insight import WithInsight
 from datasets.api_removing import WithTwins
 from datasets.models import Dataset, LabelMap, Record
+from datasets.record_filters import FILTERS
+from datasets.recording_time import text_of
 from ecgportal.api.pagination import Pages
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
@@ -155,26 +157,48 @@ class DatasetViewSet(WithInsight, WithTwins, mixins.ListModelMixin, mixins.Retri
         return Response({"id": row.pk, "job": row.job_id, "state": row.job.state}, status=status.HTTP_202_ACCEPTED)
 
 
-class RecordFilter(filters.FilterSet):
+class RecordFilters(filters.FilterSet):
+    """The filters of the record list, as the page has them, with the dataset, the whole key and the order."""
+
     dataset = filters.UUIDFilter(field_name="dataset_id")
-    search = filters.CharFilter(method="by_search")
-    label = filters.CharFilter(method="by_label")
-    subject = filters.CharFilter(field_name="subject__key")
+    key = filters.CharFilter(help_text="the record's key, whole")
+    sort = filters.CharFilter(
+        method="in_order",
+        help_text=f"one of {', '.join(selectors.SORTS)}; what is null comes last. By key when left out",
+    )
 
     class Meta:
         model = Record
-        fields = ["format", "sex", "key", "fold", "site"]
+        fields: ClassVar[list[str]] = []
 
-    def by_search(self, queryset, name, value):
-        return selectors.search(queryset, value)
+    def in_order(self, queryset, name, value):
+        if value not in selectors.SORTS:
+            raise InvalidInput(
+                f"Records cannot be sorted by {value[:40]!r}.",
+                fields={"sort": f"Choose one of {', '.join(selectors.SORTS)}."},
+            )
+        return selectors.sorted_records(queryset, value)[0]
 
-    def by_label(self, queryset, name, value):
-        return selectors.filtered(queryset, {"label": value})
+    def unchanged(self, queryset, name, value):
+        return queryset
+
+    def filter_queryset(self, queryset):
+        return selectors.filtered(super().filter_queryset(queryset), self.data)
+
+
+# The form behind checks numbers and names what is wrong; selectors.filtered says what each filter means.
+RecordFilters.base_filters |= {
+    entry.name: (filters.NumberFilter if entry.kind == "number" else filters.CharFilter)(
+        method="unchanged", help_text=entry.about
+    )
+    for entry in FILTERS.values()
+}
 
 
 class RecordSerializer(serializers.ModelSerializer):
     subject = serializers.CharField(source="subject.key", default=None)
     duration_s = serializers.FloatField()
+    recorded_at = serializers.SerializerMethodField()
     sex = serializers.SerializerMethodField()
     labels = serializers.SerializerMethodField()
 
@@ -182,12 +206,22 @@ class RecordSerializer(serializers.ModelSerializer):
         model = Record
         fields = [
             "id", "dataset", "key", "subject", "format", "fs_hz", "n_samples", "duration_s", "leads", "leads_computed",
-            "age", "sex", "fold", "site", "quality", "labels", "created_at",
+            "age", "sex", "fold", "site", "recorded_at", "has_shifted_time", "quality", "labels", "created_at",
         ]  # fmt: skip
 
     @extend_schema_field({"type": "string", "enum": ["F", "M"], "nullable": True})
     def get_sex(self, record: Record) -> str | None:
         return record.sex or None
+
+    @extend_schema_field(
+        {
+            "type": "string", "nullable": True,
+            "description": "Wall clock where it was recorded, without a zone; moved back by the project's secret number of whole days where "
+            "has_shifted_time says so: order, intervals and time of day are true, the date is not.",
+        }
+    )  # fmt: skip
+    def get_recorded_at(self, record: Record) -> str | None:
+        return text_of(record.recorded_at) if record.recorded_at else None
 
     @extend_schema_field({"type": "array", "items": {"type": "object"}})
     def get_labels(self, record: Record) -> list[dict[str, Any]]:
@@ -208,7 +242,7 @@ class RecordViewSet(MarkedByHand, mixins.ListModelMixin, mixins.RetrieveModelMix
     queryset = Record.objects.select_related("subject", "dataset__project").prefetch_related("labels")
     serializer_class = RecordSerializer
     pagination_class = RecordPages
-    filterset_class = RecordFilter
+    filterset_class = RecordFilters
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "destroy": Action.DATA_DELETE, "signal": Action.DATA_VIEW, "measurements": Action.DATA_VIEW,
         "annotations": Action.DATA_VIEW, "annotations_add": Action.DATA_EDIT, "labels_add": Action.DATA_EDIT,

@@ -8,12 +8,14 @@ from typing import Any
 
 from django import forms
 
+from datasets import record_filters
 from datasets.ecg import LEADS_12
 from datasets.labels import builtin
 from datasets.labels.maps import RELATIONS
 from datasets.labels.table import SYSTEMS
-from datasets.measure.features import FEATURES
 from datasets.models import Dataset, LabelMap, Outcome, Sex
+from datasets.record_filters import ANY_FLAG, FILTERS, NO_FLAG, RecordFilter
+from datasets.selectors import Totals
 from ecgportal.forms import FilterForm
 
 _DIGITS = "digits"
@@ -142,48 +144,53 @@ class ImportForm(forms.Form):
 
 
 MISSING = [
-    ("", "Nothing asked"), ("labels", "Labels"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject"), ("site", "Hospital"), ("device", "Device"),
+    ("", "Nothing asked"), ("labels", "Labels"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject"), ("site", "Hospital"), ("device", "Device"), ("time", "Time of recording"),
     *((f"lead:{name}", f"Lead {name}") for name in LEADS_12),
 ]  # fmt: skip
+_ANY_NUMBER = forms.NumberInput(attrs={"step": "any"})
+
+
+def _field_of(entry: RecordFilter) -> forms.Field:
+    if entry.kind == "number":
+        return forms.FloatField(label=entry.title, required=False, widget=_ANY_NUMBER)
+    if entry.kind == "time":
+        return forms.DateField(label=entry.title, required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    return forms.CharField(label=entry.title, required=False, max_length=200)
 
 
 class RecordFilterForm(FilterForm):
-    search = forms.CharField(max_length=120, label="Record or subject")
+    """The filters of a dataset's records. Those that links of other pages set are shown only while they are in force."""
+
+    search = forms.CharField(max_length=120, label=FILTERS["search"].title)
     label = forms.ChoiceField()
     format = forms.ChoiceField()
     sex = forms.ChoiceField(choices=[("", "All"), *((value, word.capitalize()) for value, word in Sex.choices)])
     quality = forms.ChoiceField(label="Quality")
-    age_min = forms.FloatField(
-        label="Age from", min_value=0, max_value=130, widget=forms.NumberInput(attrs={"step": "any"})
-    )
-    age_max = forms.FloatField(
-        label="Age to", min_value=0, max_value=130, widget=forms.NumberInput(attrs={"step": "any"})
-    )
-
+    age_min = forms.FloatField(label="Age from", min_value=0, max_value=130, widget=_ANY_NUMBER)
+    age_max = forms.FloatField(label="Age to", min_value=0, max_value=130, widget=_ANY_NUMBER)
     missing = forms.ChoiceField(choices=MISSING)
-    # Set by links of the insight page; shown only while they are in force.
-    site = forms.CharField(max_length=80, label="Hospital")
-    device = forms.CharField(max_length=200)
-    fs_hz = forms.FloatField(label="Rate (Hz)", widget=forms.NumberInput(attrs={"step": "any"}))
-    duration_min = forms.FloatField(label="Length from (s)", widget=forms.NumberInput(attrs={"step": "any"}))
-    duration_max = forms.FloatField(label="Length to (s)", widget=forms.NumberInput(attrs={"step": "any"}))
 
-    def __init__(self, *args, labels: dict[str, int], formats: dict[str, int], flags: dict[str, int], **kwargs):
+    def __init__(self, *args, totals: Totals, labels: dict[str, int], **kwargs):
         super().__init__(*args, **kwargs)
-        for name in ("site", "device", "fs_hz", "duration_min", "duration_max"):
-            if not self.data.get(name):
-                del self.fields[name]
-        for feature in FEATURES.values():
-            for end, word in (("min", "from"), ("max", "to")):
-                if self.data.get(f"{feature.name}_{end}"):
-                    widget = forms.NumberInput(attrs={"step": "any"})
-                    label = f"{feature.title} {word} ({feature.unit})"
-                    self.fields[f"{feature.name}_{end}"] = forms.FloatField(label=label, required=False, widget=widget)
-        spoken = {"label": _with_words, "quality": lambda flag: flag.replace("_", " ")}
-        for name, counts in (("label", labels), ("format", formats), ("quality", flags)):
-            say = spoken.get(name, str)
+        shown = {"recorded_from", "recorded_to"} if totals.timed else set()
+        for name, entry in FILTERS.items():
+            if name not in self.fields and (name in shown or self.data.get(name)):
+                self.fields[name] = _field_of(entry)
+        for name, counts, say in (("label", labels, _with_words), ("format", totals.formats, str)):
             choices = [(value, f"{say(value)} ({count})") for value, count in counts.items()]
             self.fields[name].choices = [("", "All"), *choices]
+        flags = [(flag, f"{flag.replace('_', ' ')} ({count})") for flag, count in totals.flags.items()]
+        of_leads = [
+            (f"lead:{flag}", f"some lead: {flag.replace('_', ' ')} ({count})")
+            for flag, count in totals.lead_flags.items()
+        ]
+        self.fields["quality"].choices = [("", "All"), (NO_FLAG, "no flag"), (ANY_FLAG, "any flag"), *flags, *of_leads]
+        asked = self.data.get("quality")
+        if asked and record_filters.usable({"quality": asked}):
+            # One lead's flag, which links set.
+            choices = self.fields["quality"].choices
+            if asked not in dict(choices):
+                self.fields["quality"].choices = [*choices, (asked, asked.replace("_", " "))]
 
 
 def _with_words(code: str) -> str:
@@ -213,6 +220,7 @@ SINGLE_ROLES = {
     "sex": "Sex",
     "fold": "Fold",
     "site": "Site",
+    "recorded_at": "Time of recording",
     "likelihood": "Likelihood",
 }
 COLUMN_ROLES = [

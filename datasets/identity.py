@@ -19,8 +19,11 @@ from typing import Any
 from datasets.ecg import canonical_lead
 from datasets.file_names import FileNames
 from datasets.formats._wfdb_notes import read_annotations
+from datasets.recording_time import parse, shifted, text_of
 
 AS_SENT, SCRUBBED, NOT_KEPT = "as sent", "scrubbed", "not kept"
+# Ages above 89 single people out (45 CFR 164.514); they are stored as this one.
+OLDEST_TOLD = 90.0
 
 _XML = frozenset(("muse_xml", "cardiosoft_xml", "philips_xml", "hl7_aecg", "mortara_xml", "schiller_xml"))
 _MARKED = re.compile(
@@ -84,12 +87,26 @@ class Identity:
     def names(self) -> FileNames:
         return FileNames(self.key, self.keeps)
 
+    def time(self, stated: str | None) -> str | None:
+        """Return a stated time of recording as it is stored, in ISO 8601; None for one that cannot be used."""
+        at = parse(stated)
+        if at is None:
+            return None
+        return text_of(at if self.keeps else shifted(at, self.key))
+
+    def age(self, years: float | None) -> float | None:
+        """Return an age as it is stored."""
+        return years if self.keeps or years is None else min(years, OLDEST_TOLD)
+
     def clean(self, row: dict[str, Any], terms: Iterable[str]) -> None:
-        """Put the pseudonym for the subject; without ``keeps`` also drop texts that can name a person.
+        """Put the pseudonym for the subject; without ``keeps`` also shift the time, cap the age, and drop texts that can name
+        a person.
 
         row: a record as :func:`datasets.reading.row_of` returns it, changed in place. terms: what the file says in
         its identifying fields.
         """
+        row["recorded_at"] = self.time(row["recorded_at"])
+        row["age"] = self.age(row["age"])
         identifier = row["subject"]
         row["identifier"] = identifier if self.keeps else None
         row["subject"] = pseudonym(self.key, identifier) if identifier else None

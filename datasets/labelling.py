@@ -11,9 +11,11 @@ from typing import Any
 from django.db import transaction
 
 from datasets.file_names import FileNames
-from datasets.identity import pseudonym, site_name
+from datasets.identity import OLDEST_TOLD, Identity, pseudonym, site_name
 from datasets.labels import table as tables
+from datasets.labels.cells import number_in
 from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex, Subject
+from datasets.recording_time import shifted
 from datasets.services import clean_name, drop_unused_blobs, hold_blobs
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
@@ -148,6 +150,7 @@ def read(
     match = tables.match_keys(list(ids), rows)
     wanted = {ids[key] for keys in match.matched.values() for key in keys}
     records = _records(wanted if only is None else wanted & only)
+    is_shifted = row.is_scrubbed or not row.dataset.project.keeps_identifiers
     labels: list[RecordLabel] = []
     changed: list[Record] = []
     for item in rows:
@@ -158,7 +161,7 @@ def read(
                 )
                 for x in item.labels
             ]
-            if _complete(record, item):
+            if _complete(record, item, is_shifted):
                 changed.append(record)
     tell(0.6, "Storing")
     with transaction.atomic():
@@ -190,7 +193,8 @@ def _store_changes(row: LabelImport, told: dict[str, str], changed: list[Record]
         if key := getattr(record, "subject_wanted", None):
             record.subject = subjects[key]
         record.search_text = f"{record.key} {record.subject.key if record.subject else ''}".lower()
-    Record.objects.bulk_update(changed, ["subject", "age", "sex", "fold", "site", "search_text"], batch_size=500)
+    fields = ["subject", "age", "sex", "fold", "site", "recorded_at", "has_shifted_time", "search_text"]
+    Record.objects.bulk_update(changed, fields, batch_size=500)
 
 
 def _report(
@@ -265,11 +269,14 @@ def _pseudonyms(
         return {}, rows
     subjects = {item.subject: pseudonym(key, item.subject) for item in rows if item.subject}
     told = {name: said for said, name in subjects.items()} if keeps else {}
+    identity = Identity(key, keeps)
     return told, [
         replace(
             item,
             subject=subjects[item.subject] if item.subject else None,
             site=site_name(key, item.site, keeps) if item.site else None,
+            age=identity.age(item.age),
+            recorded_at=item.recorded_at if keeps or item.recorded_at is None else shifted(item.recorded_at, key),
         )
         for item in rows
     ]
@@ -310,10 +317,11 @@ def _subjects(dataset: Dataset, told: dict[str, str], wanted: set[str]) -> dict[
 def _needed(
     table: tables.RawTable, mapping: tables.ColumnMapping, row: LabelImport, keys: Container[str]
 ) -> tables.RawTable:
-    """Return the columns from which something was taken, with pseudonyms for subjects and for names of files that name them."""
+    """Return the columns from which something was taken, with pseudonyms for subjects and for names of files that name them,
+    and shifted times."""
     places = [place for place, column in enumerate(table.columns) if column in mapping.used]
     key = pseudonym_key(row.dataset.project)
-    names = FileNames(key)
+    names, identity = FileNames(key), Identity(key)
 
     def cell(cells: Sequence[str], place: int) -> str:
         text = cells[place]
@@ -323,6 +331,11 @@ def _needed(
             return names.cell(text, keys)
         if table.columns[place] == mapping.site:
             return site_name(key, text)
+        if table.columns[place] == mapping.age:
+            years = number_in(text)
+            return text if years is None or years <= OLDEST_TOLD else f"{OLDEST_TOLD:g}"
+        if table.columns[place] == mapping.recorded_at:
+            return identity.time(text) or ""
         return pseudonym(key, text) if table.columns[place] == mapping.subject else text
 
     return tables.RawTable(
@@ -370,8 +383,8 @@ def _ignored(table: tables.RawTable, mapping: tables.ColumnMapping) -> list[str]
     return [column for column in table.columns if column not in mapping.used][:200]
 
 
-def _complete(record: Record, item: Any) -> bool:
-    """Take over what the table says about the person; returns whether anything changed."""
+def _complete(record: Record, item: Any, is_shifted: bool) -> bool:
+    """Take over what the table says about the person and the time; returns whether anything changed."""
     changed = False
     if item.subject and (record.subject is None or record.subject.key != item.subject):
         record.subject_wanted = item.subject  # type: ignore[attr-defined]
@@ -380,4 +393,8 @@ def _complete(record: Record, item: Any) -> bool:
         if value not in (None, "") and getattr(record, name) != value:
             setattr(record, name, value)
             changed = True
+    told = item.recorded_at, is_shifted
+    if item.recorded_at is not None and (record.recorded_at, record.has_shifted_time) != told:
+        record.recorded_at, record.has_shifted_time = told
+        changed = True
     return changed

@@ -21,8 +21,10 @@ _BUCKETS = (
 )
 
 
-# The words of quality->'flags' as an array; null without any. Words are letters and underscores only.
-_FLAGS = "string_to_array(nullif(translate((%(expressions)s) ->> 'flags', '[]\" ', ''), ''), ',')"
+# The words of a JSON array as an array of texts; null without any. Words are letters and underscores only.
+_LIST = "string_to_array(nullif(translate({words}, '[]\" ', ''), ''), ',')"
+_FLAGS = _LIST.format(words="(%(expressions)s) ->> 'flags'")
+_LEAD_FLAGS = _LIST.format(words="jsonb_path_query_array(%(expressions)s, '$.leads[*].flags[*]')::text")
 
 
 class Dataset(ProjectOwned):
@@ -190,8 +192,10 @@ class Record(UUIDModel):
     """One ECG. The native-rate signal (float32 mV, ``(leads, samples)``) lies in the pack file ``pack`` at byte ``offset``.
 
     fold: the fold that the source gives the record (PTB-XL ``strat_fold``). site: the hospital or source it comes from, as a
-    published code or, where its name could tell more, a pseudonym of the project; empty when unknown. is_kept_twin: somebody
-    decided to keep it beside another record of the same signal.
+    published code or, where its name could tell more, a pseudonym of the project; empty when unknown. recorded_at: wall clock
+    (marked UTC) where it was recorded; has_shifted_time: moved back by the project's secret number of days, as every time
+    is unless the project keeps identifiers (``datasets.recording_time``). is_kept_twin: somebody decided to keep it beside
+    another record of the same signal.
     """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="records")
@@ -206,10 +210,15 @@ class Record(UUIDModel):
     sex = models.CharField(max_length=1, blank=True, default="")
     fold = models.SmallIntegerField(null=True)
     site = models.CharField(max_length=80, blank=True, default="")
+    recorded_at = models.DateTimeField(null=True)
+    has_shifted_time = models.BooleanField(default=False)
     is_kept_twin = models.BooleanField(default=False)
     quality = models.JSONField(default=dict)
     quality_flags = models.GeneratedField(
         expression=Func(models.F("quality"), template=_FLAGS), output_field=ArrayField(models.TextField(), null=True), db_persist=True,
+    )  # fmt: skip
+    lead_flags = models.GeneratedField(
+        expression=Func(models.F("quality"), template=_LEAD_FLAGS), output_field=ArrayField(models.TextField(), null=True), db_persist=True,
     )  # fmt: skip
     quality_score = models.FloatField(null=True)
     content_sha256 = models.CharField(max_length=64)
@@ -242,10 +251,12 @@ class Record(UUIDModel):
                     "quality_score",
                     "quality_flags",
                     "search_text",
+                    "recorded_at",
                 ],
             ),
             models.Index(fields=["dataset", "fingerprint"], name="record_fingerprint"),
-            models.Index(fields=["subject"], name="record_subject"),
+            models.Index(fields=["subject", "recorded_at"], name="record_subject"),
+            models.Index(fields=["dataset", "recorded_at", "key"], name="record_time"),
             GinIndex(fields=["fingerprint_buckets"], name="record_signal_buckets"),
         ]
         constraints = [
@@ -255,6 +266,10 @@ class Record(UUIDModel):
             models.CheckConstraint(condition=models.Q(n_samples__gt=0), name="record_has_samples"),
             models.CheckConstraint(condition=models.Q(leads__len__gt=0), name="record_has_leads"),
             models.CheckConstraint(condition=models.Q(sex__in=["", "F", "M"]), name="record_sex_known"),
+            models.CheckConstraint(
+                condition=models.Q(has_shifted_time=False) | models.Q(recorded_at__isnull=False),
+                name="record_time_shifted",
+            ),
         ]
 
     def __str__(self) -> str:

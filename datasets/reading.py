@@ -326,7 +326,7 @@ def row_of(key: str, record: ecg.Record, spool: Spool) -> dict[str, Any]:
     meta, quality = record.meta, assess(record)
     row = {
         "key": plain(key), "fs_hz": float(record.fs_hz), "n_samples": record.n_samples, "leads": plain(record.leads),
-        "computed": plain(record.computed), "age": plain(meta.age), "sex": meta.sex, "subject": plain(meta.subject),
+        "computed": plain(record.computed), "age": plain(meta.age), "sex": meta.sex, "subject": plain(meta.subject), "recorded_at": meta.recorded_at,
         "labels": [[label.system, plain(label.code), label.likelihood] for label in meta.labels],
         "quality": quality.to_json(), "score": quality.score, "fingerprint": fingerprint(record) or "",
         "meta": plain({

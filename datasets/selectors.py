@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,14 @@ from django.db import connection
 from django.db.models import Count, Exists, F, FloatField, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Cast, Coalesce
 
+from datasets import record_filters
 from datasets.ecg import SourceLabel
 from datasets.fingerprint import same_signal
 from datasets.labels import builtin
 from datasets.labels.maps import Coverage, LabelMapSpec, apply_map, coverage
 from datasets.measure.features import FEATURES
 from datasets.models import Dataset, Ingest, LabelMap, Record, RecordLabel, Subject
+from datasets.record_filters import FILTERS
 from ecgportal.projects import access
 
 
@@ -71,53 +73,49 @@ def search(queryset: QuerySet[Record], text: str) -> QuerySet[Record]:
     return queryset.filter(search_text__contains=text.strip().lower()) if text.strip() else queryset
 
 
-def filtered(queryset: QuerySet[Record], params: Any) -> QuerySet[Record]:
-    """Apply the filters of the record list: search, label, format, sex, subject, site, device, quality flag, what is missing,
-    rate, and ranges of age, length and every measured feature (``qtc_ms_min``)."""
-    queryset = search(queryset, params.get("search", ""))
-    if label := params.get("label"):
+def filtered(queryset: QuerySet[Record], params: Mapping[str, Any]) -> QuerySet[Record]:
+    """Apply the filters of records (``datasets.record_filters``) that ``params`` names; what it does not know is left aside.
+
+    BadFilter names every filter whose value cannot be used.
+    """
+    values = record_filters.asked(params)
+    queryset = search(queryset, values.pop("search", ""))
+    if label := values.pop("label", None):
         queryset = queryset.filter(pk__in=RecordLabel.objects.filter(code=label).values("record"))
-    for name in ("format", "sex"):
-        if value := params.get(name):
-            queryset = queryset.filter(**{name: value})
-    if subject := params.get("subject"):
-        queryset = queryset.filter(subject__key=subject)
-    if flag := params.get("quality"):
-        queryset = queryset.filter(quality_flags__contains=[flag])
-    if site := params.get("site"):
-        queryset = queryset.filter(site=site)
-    if device := params.get("device"):
-        queryset = queryset.filter(meta__device=device)
-    queryset = _without(queryset, params.get("missing", ""))
-    if params.get("duration_min") or params.get("duration_max"):
+    for flag in values.pop("quality", ()):
+        queryset = _flagged(queryset, flag)
+    for what in values.pop("missing", ()):
+        queryset = _without(queryset, what)
+    if "duration_min" in values or "duration_max" in values:
         queryset = queryset.annotate(seconds=Cast("n_samples", FloatField()) / F("fs_hz"))
-    for name, lookup in _RANGES.items():
-        try:
-            queryset = queryset.filter(**{lookup: float(params[name])}) if params.get(name) else queryset
-        except ValueError:
-            queryset = queryset.none()
-    return queryset
+    return queryset.filter(**{FILTERS[name].lookup: value for name, value in values.items()})
 
 
-_RANGES = {
-    "age_min": "age__gte", "age_max": "age__lte", "duration_min": "seconds__gte", "duration_max": "seconds__lte", "fs_hz": "fs_hz",
-    **{f"{name}_{end}": f"features__{name}__{lookup}" for name in FEATURES for end, lookup in (("min", "gte"), ("max", "lte"))},
-}  # fmt: skip
+def _flagged(queryset: QuerySet[Record], flag: str) -> QuerySet[Record]:
+    """Narrow to records with a quality flag: of their own, of some lead (``lead:noisy``), of one lead, any, or none."""
+    lead, colon, name = flag.partition(":")
+    if flag in (record_filters.ANY_FLAG, record_filters.NO_FLAG):
+        free = Q(quality_flags__isnull=True, lead_flags__isnull=True)
+        return queryset.filter(free if flag == record_filters.NO_FLAG else ~free)
+    if not colon:
+        return queryset.filter(quality_flags__contains=[flag])
+    queryset = queryset.filter(lead_flags__contains=[name])
+    return queryset if lead == "lead" else queryset.filter(quality__leads__contains=[{"lead": lead, "flags": [name]}])
 
 
 def _without(queryset: QuerySet[Record], what: str) -> QuerySet[Record]:
-    """Narrow to records that lack something: ``labels``, ``age``, ``sex``, ``subject``, ``site``, ``device`` or ``lead:V1``."""
+    """Narrow to records that lack something, one of ``record_filters.LACKING`` or ``lead:V1``."""
     if what == "labels":
-        return queryset.exclude(pk__in=RecordLabel.objects.filter(record__in=queryset.order_by()).values("record"))
+        return queryset.exclude(Exists(RecordLabel.objects.filter(record=OuterRef("pk"))))
     if what in ("age", "subject"):
         return queryset.filter(**{f"{what}__isnull": True})
+    if what == "time":
+        return queryset.filter(recorded_at__isnull=True)
     if what in ("sex", "site"):
         return queryset.filter(**{what: ""})
     if what == "device":
         return queryset.filter(Q(meta__device__isnull=True) | Q(meta__device=None) | Q(meta__device=""))
-    if what.startswith("lead:"):
-        return queryset.exclude(leads__contains=[what.removeprefix("lead:")])
-    return queryset
+    return queryset.exclude(leads__contains=[what.removeprefix("lead:")])
 
 
 def neighbours(record: Record, queryset: QuerySet[Record]) -> tuple[Record | None, Record | None]:
@@ -204,7 +202,8 @@ def full_coverage(dataset: Dataset, label_map: LabelMap) -> Coverage:
 
 @dataclass(frozen=True)
 class Totals:
-    """Figures of a dataset. duration_h: recorded time in hours."""
+    """Figures of a dataset. duration_h: recorded time in hours. flags, lead_flags: records by quality flag of their own, and of
+    some lead. timed: records with a time of recording."""
 
     records: int
     subjects: int
@@ -213,6 +212,8 @@ class Totals:
     rates_hz: tuple[float, ...]
     formats: dict[str, int]
     flags: dict[str, int]
+    lead_flags: dict[str, int]
+    timed: int
 
     @property
     def duration_min(self) -> float:
@@ -244,7 +245,7 @@ def same_signal_clusters(dataset: Dataset) -> list[SameSignal]:
 
 
 def totals(dataset: Dataset) -> Totals:
-    """Return the figures of a dataset in four queries, which read indexes only."""
+    """Return the figures of a dataset in six queries."""
     records = Record.objects.filter(dataset=dataset).order_by()
     groups = list(
         records.values_list("format", "fs_hz")
@@ -254,6 +255,9 @@ def totals(dataset: Dataset) -> Totals:
     flags: Counter[str] = Counter()
     for held, count in records.filter(quality_flags__isnull=False).values_list("quality_flags").annotate(n=Count("pk")):
         flags.update(dict.fromkeys(held, count))
+    lead_flags: Counter[str] = Counter()
+    for held, count in records.filter(lead_flags__isnull=False).values_list("lead_flags").annotate(n=Count("pk")):
+        lead_flags.update(dict.fromkeys(held, count))
     formats: dict[str, int] = defaultdict(int)
     for name, _, count, _ in groups:
         formats[name] += count
@@ -262,8 +266,12 @@ def totals(dataset: Dataset) -> Totals:
         labelled=records.filter(Exists(RecordLabel.objects.filter(record=OuterRef("pk")))).count(),
         duration_h=sum(samples / fs_hz for _, fs_hz, _, samples in groups) / 3600,
         rates_hz=tuple(sorted({fs_hz for _, fs_hz, _, _ in groups})), formats=dict(formats),
-        flags=dict(sorted(flags.items(), key=lambda item: (-item[1], item[0]))),
+        flags=_by_count(flags), lead_flags=_by_count(lead_flags), timed=records.filter(recorded_at__isnull=False).count(),
     )  # fmt: skip
+
+
+def _by_count(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def open_questions(ingest: Ingest) -> list[tuple[str, str, int]]:
@@ -303,6 +311,7 @@ def _down(value: F) -> Any:
 SORTS = {
     "key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key"),
     "quality": (F("quality_score").asc(nulls_last=True), "key"), "-quality": (F("quality_score").desc(nulls_last=True), "key"),
+    "recorded_at": (_up(F("recorded_at")), "key", "id"), "-recorded_at": (_down(F("recorded_at")), "key", "id"),
     **{sign + name: (order(F(f"features__{name}")), "key") for name in FEATURES for sign, order in (("", _up), ("-", _down))},
 }  # fmt: skip
 

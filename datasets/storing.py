@@ -13,7 +13,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Max
 
-from datasets import fingerprint, signals
+from datasets import fingerprint, recording_time, signals
 from datasets.file_names import FileNames
 from datasets.ingest_plan import Taken
 from datasets.models import (
@@ -116,7 +116,8 @@ class Store:
         self._site_of = site_of
         self.dataset: Dataset = ingest.dataset
         project = self.dataset.project
-        self._names = FileNames(pseudonym_key(project), project.keeps_identifiers)
+        self._keeps = project.keeps_identifiers
+        self._names = FileNames(pseudonym_key(project), self._keeps)
         # Of the batch that is being written: names that files themselves tell, outcomes stored already, the last position.
         self._told: dict[str, str] = {}
         self._done: set[str] = set()
@@ -292,6 +293,7 @@ class Store:
     def _record(self, found: _Candidate, key: str, known: Known) -> Record:
         row = found.row
         subject = row["subject"][:120] if row["subject"] else None
+        at = recording_time.parse(row.get("recorded_at"))
         return Record(
             dataset=self.dataset, subject_id=known.subjects[subject] if subject else None, key=key,
             format=found.answer["format"], fs_hz=row["fs_hz"], n_samples=row["n_samples"], leads=row["leads"],
@@ -299,6 +301,7 @@ class Store:
             quality_score=row["score"], content_sha256=found.digest, fingerprint=row["fingerprint"], meta=row["meta"],
             search_text=f"{key} {subject or ''}".lower(),
             site=self._site_of(found.answer["name"])[:80] if self._site_of else "",
+            recorded_at=at, has_shifted_time=at is not None and not self._keeps,
         )  # fmt: skip
 
     def _pack(self, new: list[_Candidate], spool: Path) -> uuid.UUID:

@@ -74,7 +74,7 @@ class DatasetDetailView(DatasetView):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         totals = selectors.totals(self.object)
         labels = selectors.label_counts(self.object)
-        form = RecordFilterForm(request.GET, labels=labels, formats=totals.formats, flags=totals.flags)
+        form = RecordFilterForm(request.GET, totals=totals, labels=labels)
         records = selectors.filtered(Record.objects.filter(dataset=self.object), form.values)
         records, sort = selectors.sorted_records(records, request.GET.get("sort", "key"))
         rows = records.select_related("subject").prefetch_related("labels")

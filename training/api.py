@@ -89,7 +89,9 @@ class TrainingRunCreateSerializer(serializers.Serializer):
         required=False, default=dict, help_text="filter (as of the record list), balanced, cap"
     )
     split = serializers.DictField(
-        required=False, default=dict, help_text="method (fractions, k_fold, given_folds, site) and what it takes"
+        required=False,
+        default=dict,
+        help_text="method (fractions, k_fold, given_folds, site, time) and what it takes; time: test, a share, or since, a day",
     )
     search = serializers.DictField(
         required=False, default=dict, help_text="minutes for choosing network and settings, then without architecture"

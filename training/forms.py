@@ -4,6 +4,7 @@ reason; fields are named as the REST interface names them, so that an error of a
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any
 
 from django import forms
@@ -55,6 +56,7 @@ class RunForm(forms.Form):
         "k_fold": ("split.folds", "split.fold"),
         "given_folds": ("split.test_folds", "split.validation_folds"),
         "site": ("split.test_sites",),
+        "time": ("split.since",),
     }
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
@@ -196,6 +198,10 @@ class RunForm(forms.Form):
                 choices=[(site, f"{site} ({n} records)") for site, n in self._sites()], required=False, label="Hospitals held back",
                 help_text="Shows how the model does where it was not trained.",
             ),
+            "split.since": forms.DateField(
+                required=False, label="Held back from", widget=forms.DateInput(attrs={"type": "date"}),
+                help_text="The day as the record list shows it. Empty: the latest fifth. Shows how the model does on what comes later.",
+            ),
         }  # fmt: skip
 
     def _model_fields(self) -> None:
@@ -287,6 +293,7 @@ class RunForm(forms.Form):
             name.removeprefix("pretraining."): data[name] for name in self.PRETRAINING if data[name] not in (None, "")
         }
         split = {name.removeprefix("split."): data[name] for name in takes if data[name] not in (None, "")}
+        split = {name: value.isoformat() if isinstance(value, date) else value for name, value in split.items()}
         return {
             "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"], "classes": data["classes"] or None,
             "task": data["task"], "target": data["target"], "architecture": None if base or minutes else data["architecture"], "base_version": base,

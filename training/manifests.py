@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from datasets.fingerprint import same_signal
 from datasets.preprocess.recipe import Recipe
+from datasets.recording_time import text_of
 from ecgportal.version import VERSION
 from training.engine.settings import FitSettings
 from training.models import TrainingRun
@@ -22,12 +24,28 @@ def manifest_of(
     return {
         "code_version": VERSION, "data_sha256": data_digest(items), "split_digest": row.split.digest if row.split else None,
         "datasets": [dataset.name for dataset in row.datasets.order_by("name", "pk")], "selection": row.selection,
-        "split": row.split_settings, "records": {part: len(rows) for part, rows in by_part.items()},
+        "split": row.split_settings | cut_of(row, by_part), "records": {part: len(rows) for part, rows in by_part.items()},
         "subjects": {part: len({item.group for item in rows}) for part, rows in by_part.items()},
         **on_two_sides(by_part), "task": row.task, "outputs": row.classes,
         "label_map": str(row.label_map) if row.label_map else None, "architecture": row.architecture,
         "base": row.base_version.sha256 if row.base_version else None, "recipe_digest": recipe.digest,
         "settings": settings.to_dict(), "environment": environment(),
+    }  # fmt: skip
+
+
+def cut_of(row: TrainingRun, by_part: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:
+    """Return what is told of a split by time, nothing of other splits: from when on a patient's last record was held back,
+    the last time in the development part, and how many records have no time."""
+    if row.split_settings.get("method") != "time":
+        return {}
+    latest: dict[str, datetime] = {}
+    for item in by_part["test"]:
+        if item.recorded_at is not None:
+            latest[item.group] = max(latest.get(item.group, item.recorded_at), item.recorded_at)
+    rest = [item.recorded_at for part in ("train", "validation") for item in by_part[part] if item.recorded_at]
+    return {
+        "held_back_from": text_of(min(latest.values())) if latest else None, "developed_until": text_of(max(rest)) if rest else None,
+        "without_time": sum(item.recorded_at is None for items in by_part.values() for item in items),
     }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,19 +11,15 @@ from typing import Any
 from django.db.models import QuerySet
 
 from datasets.models import Record
+from datasets.record_filters import FILTERS, BadFilter, asked
 from datasets.selectors import filtered
 from ecgportal.errors import InvalidInput
 from training.targets import Labelled
 
-# The filters of the record list that say something about a record, and one for its quality score.
-TEXTS = ("search", "label", "format", "sex", "subject", "quality", "missing", "site")
-NUMBERS = ("age_min", "age_max", "duration_min", "duration_max", "fs_hz", "quality_min")
-_SEXES = ("F", "M")
-
 
 @dataclass(frozen=True)
 class Selection:
-    """filter: names of ``TEXTS`` and ``NUMBERS`` with their values; an empty one takes every record.
+    """filter: names of ``datasets.record_filters`` with their values; an empty one takes every record.
 
     balanced: equally many records of every class. cap: at most this many records. Both draw by the run's seed.
     """
@@ -66,13 +61,7 @@ class Selection:
 
     def records(self, queryset: QuerySet[Record]) -> QuerySet[Record]:
         """Narrow records to those that pass the filter."""
-        values = {name: str(value) for name, value in self.filter.items() if name not in ("quality_min", "site")}
-        queryset = filtered(queryset, values)
-        if "site" in self.filter:
-            queryset = queryset.filter(site=self.filter["site"])
-        if "quality_min" in self.filter:
-            queryset = queryset.filter(quality_score__gte=self.filter["quality_min"])
-        return queryset
+        return filtered(queryset, self.filter)
 
     def draw(self, items: Sequence[Labelled], outputs: Sequence[str], task: str, seed: int) -> list[Labelled]:
         """Return the balanced and capped part of ``items``, in their order; all of them when neither is asked for."""
@@ -95,16 +84,14 @@ class Selection:
 def _filter_problems(values: Mapping[str, Any]) -> dict[str, str]:
     problems = {}
     for name, value in values.items():
-        if name in TEXTS:
-            if not isinstance(value, str) or len(value) > 200:
-                problems[name] = f"The filter '{name}' must be a text of at most 200 characters."
-            elif name == "sex" and value not in _SEXES:
-                problems[name] = f"The filter 'sex' must be F or M, not {value!r}."
-        elif name in NUMBERS:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                problems[name] = f"The filter '{name}' must be a finite number, not {value!r}."
-        else:
-            problems[name] = f"There is no filter '{name}'; there are {', '.join((*TEXTS, *NUMBERS))}."
+        if name not in FILTERS:
+            problems[name] = f"There is no filter '{name}'; there are {', '.join(FILTERS)}."
+        elif isinstance(value, bool) or not isinstance(value, str | int | float):
+            problems[name] = f"The filter '{name}' must be a text or a number, not {value!r}."
+    try:
+        asked({name: value for name, value in values.items() if name not in problems})
+    except BadFilter as error:
+        problems |= error.fields
     return problems
 
 

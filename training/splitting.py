@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import transaction
@@ -17,6 +18,7 @@ from datasets.splits import (
     merged_groups,
     split,
     split_by_site,
+    split_by_time,
     split_digest,
     with_folds,
 )
@@ -30,14 +32,18 @@ METHODS = {
     "k_fold": "Into k folds by patient",
     "given_folds": "By the folds that the data brings along",
     "site": "By hospital",
+    "time": "By time: the latest are held back",
 }
 _OF_METHOD = {
     "fractions": ("test", "validation"),
     "k_fold": ("folds", "fold", "validation"),
     "given_folds": ("test_folds", "validation_folds"),
     "site": ("test_sites", "validation"),
+    "time": ("test", "since", "validation"),
 }
 _MOST_FOLDS = 20
+# A record without a time cannot be held back as late; with more of them the development part would hold later records.
+_MOST_UNTIMED = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class SplitSettings:
     test: share of all records that is held back. validation: share of the development part that chooses the epoch and the
     thresholds. test_sites: hospitals of ``site`` whose patients are held back. folds: k of ``k_fold``; fold: the one held
     out, or None for a network per fold, each judged on the fold that it has not seen. test_folds, validation_folds: of ``given_folds``.
+    since: of ``time``, a day or time from which on is held back, as the records show it; empty holds back the share ``test`` of
+    the latest.
     """
 
     method: str = "fractions"
@@ -57,6 +65,7 @@ class SplitSettings:
     test_folds: tuple[int, ...] = (10,)
     validation_folds: tuple[int, ...] = (9,)
     test_sites: tuple[str, ...] = ()
+    since: str = ""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -97,12 +106,16 @@ class SplitSettings:
         if self.method == "k_fold":
             which = "every fold held out in turn" if self.fold is None else f"fold {self.fold} held out"
             return f"{self.folds} folds by patient, {which}"
+        rest = f"{100 * self.validation:.0f} % of the rest for validation"
+        if self.method == "time":
+            late = f"recorded from {self.since} on" if self.since else f"the latest {100 * self.test:.0f} %"
+            return f"by time, {late} held back, {rest}"
+        if self.method == "site":
+            return f"by hospital, {', '.join(self.test_sites)} held back, {rest}"
         if self.method == "given_folds":
             test, validation = (", ".join(map(str, own)) for own in (self.test_folds, self.validation_folds))
             return f"the data's own folds: {test} held back, {validation} for validation"
-        return (
-            f"by patient, {100 * self.test:.0f} % held back, {100 * self.validation:.0f} % of the rest for validation"
-        )
+        return f"by patient, {100 * self.test:.0f} % held back, {rest}"
 
 
 def _bad(problems: dict[str, str]) -> InvalidInput:
@@ -122,6 +135,9 @@ def _problem(name: str, value: Any) -> str | None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _MOST_FOLDS:
             return f"The {'number of folds' if low == 3 else 'fold'} must be a whole number from {low} to {_MOST_FOLDS}, not {value!r}."
+    elif name == "since":
+        if not isinstance(value, str) or (value and _moment(value) is None):
+            return f"Since must be a day or a time such as 2019-01-01, not {value!r}."
     elif name == "test_sites":
         if not isinstance(value, tuple) or not value or not all(isinstance(x, str) and x for x in value):
             return "Name at least one hospital whose records are held back."
@@ -134,7 +150,15 @@ def entries_of(items: Sequence[Labelled]) -> list[SplitItem]:
     """Return the records as they are dealt out: twins of a signal, also across datasets, share a name."""
     twins = same_signal({str(item.record): item.fingerprint or None for item in items})
     return [
-        SplitItem(str(item.record), item.group, item.classes, item.fold, twins.get(str(item.record)), item.site or None)
+        SplitItem(
+            str(item.record),
+            item.group,
+            item.classes,
+            item.fold,
+            twins.get(str(item.record)),
+            item.site or None,
+            item.recorded_at,
+        )
         for item in items
     ]
 
@@ -157,6 +181,8 @@ def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt
             return split_by_site(entries, settings.test_sites, validation_share=share, seed=seed)
         except InvalidInput as error:
             raise _bad({"test_sites": error.message}) from error
+    if settings.method == "time":
+        return _by_time(entries, settings, seed)
     if settings.method == "k_fold":
         if settings.fold is None:
             return split(entries, k_folds=settings.folds, seed=seed)
@@ -188,6 +214,37 @@ def deal_unlabelled(items: Sequence[Labelled], settings: SplitSettings, seed: in
         parts |= {entry.key: part for entry in members}
     ordered = dict(sorted(parts.items()))
     return Dealt(ordered, dealt.warnings if dealt else (), split_digest(ordered))
+
+
+def _by_time(entries: Sequence[SplitItem], settings: SplitSettings, seed: int) -> Dealt:
+    """Hold back the latest. InvalidInput when more than a tenth of the records do not say when they were recorded."""
+    untimed = sum(entry.recorded_at is None for entry in entries)
+    if untimed > _MOST_UNTIMED * len(entries):
+        raise _bad(
+            {
+                "method": f"{untimed} of {len(entries)} records do not say when they were recorded, more than "
+                f"{100 * _MOST_UNTIMED:.0f} %: a split by time would not be one. Bring their times in with a label table, or choose "
+                "another way."
+            }
+        )
+    since = _moment(settings.since)
+    try:
+        return split_by_time(
+            entries,
+            share=None if since else settings.test,
+            since=since,
+            validation_share=settings.validation,
+            seed=seed,
+        )
+    except InvalidInput as error:
+        raise _bad({"since" if since else "test": error.message}) from error
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def rounds(

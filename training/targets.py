@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
@@ -14,7 +15,10 @@ from django.db.models import QuerySet
 from datasets.ecg import SourceLabel
 from datasets.labels.maps import apply_map
 from datasets.models import LabelMap, Record, RecordLabel
+from datasets.recording_time import shifted
 from datasets.selectors import spec_of
+from ecgportal.projects.models import Project
+from ecgportal.projects.services import pseudonym_key
 from modelhub.contract import PRETRAINING
 
 NUMERIC_TARGETS = ("age",)
@@ -25,8 +29,9 @@ class Labelled:
     """One record with a known truth.
 
     group: the subject's key, or the record's own id without one. The same key in two datasets of a project is taken for
-    the same person. age in years, sex F or M, empty where unknown. content: digest of the original; label: as the problem encodes it, None where nothing is known of a
-    record that is learned from without labels.
+    the same person. recorded_at: on one line of time for all records of a run. age in years, sex F or M, empty where unknown.
+    content: digest of the original; label: as the problem encodes it, None where nothing is known of a record that is learned
+    from without labels.
     """
 
     record: uuid.UUID
@@ -41,6 +46,7 @@ class Labelled:
     site: str = ""
     age: float | None = None
     sex: str = ""
+    recorded_at: datetime | None = None
 
 
 def labels_of(records: QuerySet[Record]) -> dict[uuid.UUID, list[SourceLabel]]:
@@ -63,12 +69,14 @@ def labelled_records(
     only says which of them a later run would use.
     """
     rows = records.order_by("key", "id").values_list(
-        "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "site", "content_sha256", "sex", "age"
-    )
+        "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "site", "content_sha256", "sex", "age", "recorded_at",
+        "has_shifted_time",
+    )  # fmt: skip
     labels = labels_of(records) if label_map is not None and task != "regression" else {}
     spec = spec_of(label_map) if label_map is not None else None
     found: list[Labelled] = []
-    for pk, dataset, key, subject, fingerprint, fold, site, content, sex, age in rows:
+    on_one_line = _time_line(records)
+    for pk, dataset, key, subject, fingerprint, fold, site, content, sex, age, at, is_shifted in rows:
         label: Any
         if task == "regression":
             label = {"age": age}[target]
@@ -87,10 +95,22 @@ def labelled_records(
             else:
                 label = present = present[:1] if task == "multiclass" else present
         group = f"s:{subject}" if subject else f"r:{pk}"
+        time = on_one_line(at, is_shifted)
         found.append(
-            Labelled(pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site, age, sex)
+            Labelled(
+                pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site, age, sex, time
+            )
         )
     return found
+
+
+def _time_line(records: QuerySet[Record]) -> Callable[[datetime | None, bool], datetime | None]:
+    """Return what brings times onto one line: where a project holds shifted and true times, the true ones are shifted, too."""
+    timed = records.filter(recorded_at__isnull=False).order_by()
+    if len(set(timed.values_list("has_shifted_time", flat=True).distinct())) < 2:
+        return lambda at, is_shifted: at
+    key = pseudonym_key(Project.objects.get(pk=timed.values_list("dataset__project", flat=True)[0]))
+    return lambda at, is_shifted: at if at is None or is_shifted else shifted(at, key)
 
 
 def data_digest(items: Iterable[Labelled]) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from django.db.models import QuerySet
 
-from datasets import signals
+from datasets import selectors, signals
 from datasets.ecg import Record as EcgRecord
 from datasets.measure.stretch import WHOLE_S, measure_at
 from datasets.models import Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
+from datasets.recording_time import apart, text_of
 from ecgportal.errors import InvalidInput
 from modelhub import loading
 from modelhub.contract import ModelContract
@@ -112,10 +113,10 @@ def at_stage(row: Record, original: EcgRecord, signal: str) -> tuple[EcgRecord, 
 
 
 def serial_of(row: Record) -> QuerySet[Record]:
-    """Return the other records of the same subject, in the order of their keys."""
+    """Return the other records of the same subject in the order of their times; those without one come last, by key."""
     if row.subject_id is None:
         return Record.objects.none()
-    return Record.objects.filter(subject=row.subject_id).exclude(pk=row.pk).order_by("key")
+    return Record.objects.filter(subject=row.subject_id).exclude(pk=row.pk).order_by(*selectors.SORTS["recorded_at"])
 
 
 def measurements(row: Record, original: EcgRecord, view: View) -> Mapping[str, Any]:
@@ -202,12 +203,27 @@ def header_of(row: Record, showing: Showing, found: Mapping[str, Any] | None) ->
     """Return the header of the paper: who, when, how recorded, measured, predicted."""
     flags = row.quality.get("flags", [])
     header: dict[str, Any] = {
-        "record": row.key, "subject": row.subject.key if row.subject else None, "age": row.age, "sex": row.sex or None, "format": row.format,
+        "record": row.key, "subject": row.subject.key if row.subject else None, "recorded_at": recorded_words(row), "age": row.age, "sex": row.sex or None, "format": row.format,
         "quality": [f"Quality: {', '.join(flags)}"] if flags else [],
     }  # fmt: skip
     if not showing.blind and found is not None:
         header["measurements"] = found
     return header
+
+
+def recorded_words(row: Record) -> str | None:
+    """Return when a record was made, or None; a shifted date says so."""
+    if row.recorded_at is None:
+        return None
+    return f"{text_of(row.recorded_at).replace('T', ' ')}{' (date shifted)' if row.has_shifted_time else ''}"
+
+
+def serial_rows(row: Record, most: int) -> list[tuple[Record, str]]:
+    """Return the other records of the subject in the order of their times, each with how long before or after it was made."""
+    return [
+        (each, apart(row.recorded_at, each.recorded_at) if row.recorded_at and each.recorded_at else "")
+        for each in serial_of(row)[:most]
+    ]
 
 
 def source_of(row: Record) -> EcgRecord:

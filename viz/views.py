@@ -7,7 +7,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from datasets import annotating, selectors
+from datasets import annotating, record_filters, selectors
 from datasets.forms_annotations import AnnotationForm, LabelForm
 from datasets.models import LabelSource, Record
 from ecgportal.projects.access import Action
@@ -43,7 +43,7 @@ class RecordPage(RecordView):
         """Render the page; ``forms`` may hold a filled ``annotation_form`` or ``label_form``."""
         row: Record = self.object
         query = self.request.GET
-        queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), query)
+        queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), record_filters.usable(query))
         before, after = selectors.neighbours(row, queryset)
         asked = showing.read(query)
         original = showing.source_of(row)
@@ -68,7 +68,7 @@ class RecordPage(RecordView):
             "record": row, "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
             "picture": SafeString(picture), "told": summary(shown, None if asked.blind else found, view=asked.view),
             "rows": measured.rows(found, row.meta.get("printed")), "found": found, "showing": asked, "blind_query": _with(query, "blind", "" if asked.blind else "1"),
-            "why_original": why, "kept": [(name, value) for name in query for value in query.getlist(name) if name != "model"], "serial": list(showing.serial_of(row)[:_MOST_SERIAL]),
+            "why_original": why, "kept": [(name, value) for name in query for value in query.getlist(name) if name != "model"], "serial": showing.serial_rows(row, _MOST_SERIAL), "recorded": showing.recorded_words(row),
             "predictions": predictions, "shown_predictions": [each for each in predictions if each.is_shown],
             "notes": notes, "labels": labels, "annotation_form": AnnotationForm(row, auto_id="annotation_%s"),
             "label_form": LabelForm(auto_id="label_%s"),

@@ -27,6 +27,7 @@ _SECONDS_SHOWN = 10.0
 SORTS = [
     ("key", "Record"), ("age", "Age, youngest first"), ("-age", "Age, oldest first"),
     ("quality", "Quality, worst first"), ("-quality", "Quality, best first"),
+    ("recorded_at", "Time of recording, first to last"), ("-recorded_at", "Time of recording, last to first"),
     *((sign + name, f"{one.title}, {word} first") for name, one in FEATURES.items() for sign, word in (("", "lowest"), ("-", "highest"))),
 ]  # fmt: skip
 
@@ -39,7 +40,7 @@ class GalleryView(DatasetPage):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         totals = selectors.totals(self.object)
         labels = selectors.label_counts(self.object)
-        form = RecordFilterForm(request.GET, labels=labels, formats=totals.formats, flags=totals.flags)
+        form = RecordFilterForm(request.GET, totals=totals, labels=labels)
         records = selectors.filtered(Record.objects.filter(dataset=self.object), form.values)
         records, sort = selectors.sorted_records(records, request.GET.get("sort", "key"))
         page = paginate(request, records.select_related("subject", "features").prefetch_related("labels"), GALLERY_SIZE)

@@ -28,8 +28,9 @@ collection(
         tables=(
             Table(
                 names=("record_list.csv",),
-                columns=("subject_id", "study_id"),
-                mapping={"record": "study_id", "subject": "subject_id", "labels": []},
+                columns=("subject_id", "study_id", "ecg_time"),
+                # The publishers moved the dates of each patient on their own: intervals within one patient are true.
+                mapping={"record": "study_id", "subject": "subject_id", "recorded_at": "ecg_time", "labels": []},
             ),
             Table(
                 names=("records_w_diag_icd10.csv", "mimic-iv-ecg-ext-icd/records_w_diag_icd10.csv"),

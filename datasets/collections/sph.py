@@ -31,13 +31,14 @@ collection(
         tables=(
             Table(
                 names=("metadata.csv",),
-                columns=("ECG_ID", "AHA_Code", "Patient_ID", "Age", "Sex"),
+                columns=("ECG_ID", "AHA_Code", "Patient_ID", "Age", "Sex", "Date"),
                 mapping={
                     "record": "ECG_ID",
                     "labels": [{"column": "AHA_Code", "kind": "codes", "system": "aha"}],
                     "subject": "Patient_ID",
                     "age": "Age",
                     "sex": "Sex",
+                    "recorded_at": "Date",
                 },
                 row=_with_primary,
             ),

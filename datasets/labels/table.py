@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
+from datasets import recording_time
 from datasets.ecg import SourceLabel
 from datasets.labels.cells import NOTHING, codes_in, key_of, number_in
 from datasets.labels.matching import Match, match_keys
@@ -31,6 +33,10 @@ _AGE = ("age", "ageyears", "patientage")
 _SEX = ("sex", "gender", "ismale", "isfemale", "patientsex")
 _FOLD = ("stratfold", "fold")
 _SITE = ("site", "siteid", "hospital", "hospitalid", "center", "centre", "institution")
+_RECORDED = (
+    "recordingdate", "recordedat", "ecgtime", "acquisitiondatetime", "recordingtime", "acquisitiontime", "acquisitiondate",
+    "recordeddate", "ecgdate", "ecgdatetime", "examdate", "datetime", "date",
+)  # fmt: skip
 _LIKELIHOOD = ("likelihood", "probability", "confidence")
 _LABELS: dict[str, str | None] = {
     "label": None, "labels": None, "class": None, "classes": None, "diagnosis": None, "diagnoses": None, "dx": None,
@@ -75,7 +81,7 @@ class ColumnMapping:
     """Which column of a table says what; columns are named as in ``RawTable.columns``.
 
     also_record: further columns that name the record. sex_codes: what the cells of ``sex`` mean. site: the hospital or
-    source of the record.
+    source of the record. recorded_at: when it was recorded.
     """
 
     record: str | None = None
@@ -88,11 +94,12 @@ class ColumnMapping:
     sex_codes: Mapping[str, str] = field(default_factory=dict)
     fold: str | None = None
     site: str | None = None
+    recorded_at: str | None = None
 
     @property
     def singles(self) -> tuple[str | None, ...]:
         """The columns that say something of the record or its person beside its labels."""
-        return self.subject, self.age, self.sex, self.fold, self.site
+        return self.subject, self.age, self.sex, self.fold, self.site, self.recorded_at
 
     @property
     def used(self) -> frozenset[str | None]:
@@ -108,7 +115,8 @@ class ColumnMapping:
 
 @dataclass(frozen=True)
 class RowLabels:
-    """What one row states. row_number counts from 1 below the header; problems are sentences for the user."""
+    """What one row states. row_number counts from 1 below the header; problems are sentences for the user. recorded_at: wall
+    clock, marked UTC."""
 
     row_number: int
     record_key: str
@@ -118,6 +126,7 @@ class RowLabels:
     sex: str | None = None
     fold: int | None = None
     site: str | None = None
+    recorded_at: datetime | None = None
     problems: tuple[str, ...] = ()
     also_keys: tuple[str, ...] = ()
 
@@ -143,6 +152,7 @@ def guess_mapping(table: RawTable, *, overrides: Mapping[str, Any] | None = None
         sex=first(_SEX),
         fold=first(_FOLD),
         site=first(_SITE),
+        recorded_at=first(_RECORDED),
     )
     values = {column: [row[i] for row in rows] for i, column in enumerate(table.columns)}
     mapping = replace(
@@ -232,7 +242,7 @@ def _sex_codes(column: str | None, values: Mapping[str, Sequence[str]], is_ptbxl
 def _overridden(mapping: ColumnMapping, overrides: Mapping[str, Any], columns: Sequence[str]) -> ColumnMapping:
     changes: dict[str, Any] = {}
     for entry, value in overrides.items():
-        if entry in ("record", "likelihood", "subject", "age", "sex", "fold", "site"):
+        if entry in ("record", "likelihood", "subject", "age", "sex", "fold", "site", "recorded_at"):
             changes[entry] = _column(entry, value, columns) if value else None
         elif entry == "also_record":
             changes[entry] = tuple(_column(entry, v, columns) for v in value or ())
@@ -314,6 +324,7 @@ def apply(table: RawTable, mapping: ColumnMapping) -> list[RowLabels]:
                 sex=_sex(cells[mapping.sex](row), mapping.sex_codes, problems) if mapping.sex else None,
                 fold=_fold(cells[mapping.fold](row), problems) if mapping.fold else None,
                 site=_site(cells[mapping.site](row)) if mapping.site else None,
+                recorded_at=_time(cells[mapping.recorded_at](row), problems) if mapping.recorded_at else None,
                 problems=tuple(problems),
                 also_keys=tuple(value for c in mapping.also_record if (value := row[position[c]])),
             )
@@ -356,6 +367,16 @@ def _subject(cell: str) -> str | None:
 def _site(cell: str) -> str | None:
     text = re.sub(r"^(\d+)\.0$", r"\1", " ".join(cell.split()))
     return None if text.casefold() in NOTHING else text[:80]
+
+
+def _time(cell: str, problems: list[str]) -> datetime | None:
+    if cell.strip().casefold() in NOTHING:
+        return None
+    found = recording_time.parse(cell)
+    if found is None:
+        # The cell is not quoted: a date may tell who it was.
+        problems.append("The recording time could not be read and was left out; write it as 1999-12-24 12:30.")
+    return found
 
 
 def _age(cell: str, problems: list[str]) -> float | None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from datasets.models import Record
 from datasets.preprocess.recipe import Recipe, plain_recipe
+from datasets.recording_time import shifted
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import JobState
+from ecgportal.projects.services import pseudonym_key
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.working import work_off
 from training import selectors
+from training.checking import check
 from training.engine.settings import FitSettings
 from training.models import SplitMember, TrainingRun
 from training.selection import Selection
 from training.services import run_again, run_rename, run_start
 from training.splitting import SplitSettings, deal
-from training.targets import Labelled, data_digest
+from training.targets import Labelled, data_digest, labelled_records
 
 FAST = {"epochs": 1, "threads": 1, "batch_size": 8}
 
@@ -135,6 +140,8 @@ def test_a_selection_that_cannot_be_is_named(values, field):
         ({"method": "given_folds", "test_folds": "10"}, "test_folds"),
         ({"method": "given_folds", "test_folds": [9], "validation_folds": [9]}, "validation_folds"),
         ({"method": "site"}, "test_sites"),
+        ({"method": "time", "since": "soon"}, "since"),
+        ({"method": "time", "test": 0.9}, "test"),
         ({"method": []}, "method"),
     ],
 )
@@ -150,6 +157,8 @@ def test_settings_of_a_split_survive_storage():
         {"method": "k_fold", "folds": 4},
         {"method": "given_folds"},
         {"method": "site", "test_sites": ["B"]},
+        {"method": "time", "test": 0.3},
+        {"method": "time", "since": "2001-01-05"},
     ):
         settings = SplitSettings.from_dict(values)
         assert SplitSettings.from_dict(settings.to_dict()) == settings
@@ -373,3 +382,60 @@ def test_a_recipe_that_cannot_be_is_refused_with_its_field(ward, recipe, word):
     with pytest.raises(InvalidInput, match=word) as error:
         ward.start(recipe=recipe)
     assert "recipe" in error.value.fields and error.value.code == "invalid_recipe"
+
+
+def _recorded(ward: Ward, skip: int = 0) -> None:
+    """Let the n-th record be of the n-th day, but for the first ``skip``."""
+    for number, record in enumerate(Record.objects.filter(dataset__project=ward.project).order_by("age")):
+        at = None if number < skip else datetime(2001, 1, 1, 8, tzinfo=UTC) + timedelta(days=number)
+        Record.objects.filter(pk=record.pk).update(recorded_at=at)
+
+
+def test_the_latest_are_held_back_and_the_manifest_says_from_when(ward):
+    _recorded(ward)
+    run = ward.train(split={"method": "time", "since": "2001-01-19"})
+    rows = SplitMember.objects.filter(split=run.split).select_related("group", "record__subject")
+    late = {member.record.recorded_at for member in rows if member.group.part == "test"}
+    rest = {member.record.recorded_at for member in rows if member.group.part != "test"}
+    assert len(late) == 6 and min(late) > max(rest)
+    told = run.manifest["split"]
+    assert (told["held_back_from"], told["developed_until"], told["without_time"]) == (
+        "2001-01-19T08:00:00", "2001-01-18T08:00:00", 0,
+    )  # fmt: skip
+    assert run.manifest["subjects_on_two_sides"] == 0
+
+
+def test_a_patient_goes_by_the_latest_record(ward):
+    _recorded(ward)
+    Record.objects.filter(subject__key="shared", age=34).update(recorded_at=datetime(2001, 3, 1, tzinfo=UTC))
+    items = labelled_records(
+        Record.objects.filter(dataset__project=ward.project), "multilabel", ["NORM", "MI"], ward.label_map
+    )
+    parts = deal(items, SplitSettings.from_dict({"method": "time", "since": "2001-02-01"}), 0).parts
+    assert {item.group for item in items if parts[str(item.record)] == "test"} == {"s:shared"}
+
+
+def test_shifted_and_true_times_are_brought_onto_one_line(ward):
+    _recorded(ward)
+    key = pseudonym_key(ward.project)
+    for record in Record.objects.filter(dataset=ward.first):
+        Record.objects.filter(pk=record.pk).update(recorded_at=shifted(record.recorded_at, key), has_shifted_time=True)
+    items = labelled_records(
+        Record.objects.filter(dataset__project=ward.project), "multilabel", ["NORM", "MI"], ward.label_map
+    )
+    ages = dict(Record.objects.values_list("pk", "age"))
+    times = [item.recorded_at for item in sorted(items, key=lambda item: ages[item.record])]
+    assert times == sorted(times) and times[-1] - times[0] == timedelta(days=23)
+
+
+def test_too_many_records_without_a_time_refuse_a_split_by_time(ward):
+    _recorded(ward, skip=2)
+    asked = {
+        "project": ward.project, "datasets": [ward.first, ward.second], "label_map": ward.label_map, "split": {"method": "time"},
+        "architecture": "xresnet1d18", "settings": FAST,
+    }  # fmt: skip
+    found = check(**asked)
+    assert found.ok and any("2 records do not say when" in finding.message for finding in found.findings)
+    _recorded(ward, skip=5)
+    (finding,) = [each for each in check(**asked).findings if each.level == "error"]
+    assert finding.field == "split.method" and "5 of 24 records do not say when" in finding.message
