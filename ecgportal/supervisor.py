@@ -81,6 +81,8 @@ def portal_children(role: str, bind: str, port: int) -> list[Child]:
             # Large uploads and exports stream for longer than the default allows.
             "timeout": "300",
             "graceful-timeout": "10",
+            # A script that asks every few seconds must not find its connection closed while it writes.
+            "keep-alive": "75",
         }
         if os.access("/dev/shm", os.W_OK):  # noqa: S108
             options["worker-tmp-dir"] = "/dev/shm"  # noqa: S108

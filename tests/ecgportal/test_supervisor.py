@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -334,6 +335,30 @@ def test_port_of_a_server_that_just_ended_is_free(monkeypatch):
     with pytest.raises(StartError):
         web_address()
     assert health("127.0.0.1", port) is None
+
+
+def test_a_connection_that_rests_between_two_questions_stays_open(tmp_path):
+    (tmp_path / "tiny.py").write_text(
+        "def application(environ, start):\n    start('200 OK', [('Content-Length', '2')])\n    return [b'ok']\n"
+    )
+    port = free_port()
+    (web,) = (child.command for child in portal_children("web", "127.0.0.1", port))
+    left_out = ("--preload", "--config=python:ecgportal.web_server", "ecgportal.wsgi:application")
+    server = subprocess.Popen(
+        [*(part for part in web if part not in left_out), "tiny:application"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "the server listens")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"ok"
+        first = connection.sock.getsockname()
+        time.sleep(4)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"ok" and connection.sock.getsockname() == first
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def test_roles_divide_the_children():
