@@ -9,7 +9,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +24,12 @@ _GAPS = frozenset(("", "nan", "na", "n/a", "null", "none", "-"))
 TIME_UNITS = {
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "sekunden": 1.0, "ms": 1e-3, "msec": 1e-3,
     "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6,
+    "ns": 1e-9,
 }  # fmt: skip
 _VOLTAGE = r"nv|uv|µv|μv|mv|volts?|millivolts?|microvolts?"
 _UNIT = re.compile(
     r"^(.*?)[\s_]*[\(\[]\s*([^\)\]]+?)\s*[\)\]]\s*$"
-    rf"|^(.*?)[\s_\-/,]+(?:in\s+)?({_VOLTAGE}|s|ms|us|sec)$",
+    rf"|^(.*?)[\s_\-/,]+(?:in\s+)?({_VOLTAGE}|s|ms|us|ns|sec)$",
     re.IGNORECASE,
 )
 # A time of day or an elapsed time: hours, minutes and seconds with a fraction, or minutes and seconds.
@@ -46,7 +47,7 @@ class Layout:
 
     start: number of the first line with samples. width: columns, row names not counted. header: column names with
     the unit that a row of its own states, or None. preamble: the lines above. moment: the column that holds times of
-    day. named: rows begin with the name of their lead.
+    day. named: rows begin with the name of their lead. texts: columns of words, which are passed over.
     """
 
     delimiter: str | None
@@ -57,6 +58,7 @@ class Layout:
     preamble: tuple[str, ...]
     moment: int | None = None
     named: bool = False
+    texts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def _utf_16_order(head: bytes) -> str | None:
 def cells_of(line: str, delimiter: str | None) -> list[str]:
     if delimiter is not None and '"' in line:
         return next(csv.reader([line], delimiter=delimiter), [])
+    if delimiter is None and line.strip()[:1] == '"' == line.strip()[-1:]:
+        return [line.strip().strip('"')]
     if "'" in line:
         return [cell.strip().strip("'") for cell in line.split(delimiter)]
     return line.split(delimiter)
@@ -167,6 +171,34 @@ def find_layout(lines: Sequence[str], *, one_row: bool) -> Layout | None:
                 found = _numeric_rows(lines, start, delimiter, comma, one_row)
                 if found is not None:
                     return _with_header(lines, start, found, delimiter, comma)
+    return _with_texts(lines)
+
+
+def _with_texts(lines: Sequence[str]) -> Layout | None:
+    """Find a table in which some columns hold words (labels of beats, a name), by a header that names a lead.
+
+    The lead's own column holds numbers.
+    """
+    for start in range(1, min(len(lines), _PREAMBLE_LINES)):
+        for delimiter in (d for d in _DELIMITERS if d is not None and d in lines[start]):
+            try:
+                rows = [cells_of(line, delimiter) for line in lines[start : start + 5] if line.strip()]
+                width = len(rows[0]) if rows else 0
+                header = _header_cells(lines, start - 1, start, width, delimiter)
+            except csv.Error:
+                continue
+            if header is None or width < 2 or len(rows) < 2 or any(len(row) != width for row in rows):
+                continue
+            comma = delimiter != "," and any(re.fullmatch(r"\s*-?\d+,\d+\s*", cell) for cell in rows[0])
+            numbers = [all(_is_number(row[at], comma) for row in rows) for at in range(width)]
+            leads = [at for at, name in enumerate(header) if canonical_lead(split_unit(name)[0]) is not None]
+            if not leads or not all(numbers[at] for at in leads):
+                continue
+            odd = [at for at in range(width) if not numbers[at]]
+            moment = next((at for at in odd if all(_is_moment(row[at]) for row in rows)), None)
+            texts = tuple(at for at in odd if at != moment)
+            found = _with_header(lines, start, (width, moment, False), delimiter, comma)
+            return replace(found, texts=texts) if found.header is not None and found.start == start else None
     return None
 
 
@@ -296,6 +328,8 @@ def _chunks(name: str, lines: Sequence[str], layout: Layout, names: list[str], c
                     row = row[1:]
                 if len(row) != layout.width:
                     raise _ragged(name, len(row), first + offset, len(lines), layout)
+                for text in layout.texts:
+                    row[text] = "nan"
                 if layout.moment is not None:
                     row[layout.moment] = clock.seconds(name, row[layout.moment], first + offset)
                 cells += row

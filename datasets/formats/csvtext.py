@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from datasets.ecg import Record, canonical_lead
+from datasets.ecg import LEADS_12, Record, canonical_lead
 from datasets.formats._arrays import Told, record_of
 from datasets.formats._clinical import check_size, lead_name, millivolts_per, number, stem
 from datasets.formats._texttable import (
@@ -35,9 +35,11 @@ _TIME = re.compile(
     r"milliseconds?|elapsed)(?![a-z0-9])",
     re.IGNORECASE,
 )
+_UNIT_WORDS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
 _INDEX = re.compile(r"(|index|idx|samples?|samples?[\s_]*(number|no|nr|index|#)\.?|nr|n|#|unnamed.*)$", re.IGNORECASE)
 _RATE = re.compile(
-    r"(sampl\w*[\s_]*(rate|freq\w*)|\bfs\b|\bsfreq\b|abtast(rate|frequenz)|frequency|fr[ée]quence)[^0-9]*?(\d+(?:[.,]\d+)?)",
+    r"(sampl\w*[\s_]*(rate|freq\w*)|\bfs\b|\bsfreq\b|abtast(rate|frequenz)|frequency|fr[ée]quence|"
+    r"frequenza|frecuencia|frequ[êe]ncia|frekvens|frequentie|taxa de amostragem|частота)[^0-9]*?(\d+(?:[.,]\d+)?)",
     re.IGNORECASE,
 )
 _INTERVAL = re.compile(
@@ -53,9 +55,15 @@ _STEP = re.compile(
     re.IGNORECASE,
 )
 _UNIT_LINE = re.compile(
-    r"\b(?:units?|einheit|unit[ée]|unidad)\b\W+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b", re.IGNORECASE
+    r"\b(?:units?|einheit|unit[éeà]|unidade?|eenheid|enhe[td]|единица)\b\W+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b",
+    re.IGNORECASE,
 )
-_LEAD_LINE = re.compile(r"\W*(?:lead|ableitung|derivation|channel)\s*[,;:=\t]\s*(.{1,40})$", re.IGNORECASE)
+_ECG_WORD = re.compile(r"ecg|ekg|lead|mlii|av[rlf]|ableitung|d[ée]riva|отведение|导联", re.IGNORECASE)
+_CLOCK_TITLE = re.compile(r"time[\s_]*stamp|\btime\b", re.IGNORECASE)
+_LEAD_LINE = re.compile(
+    r"\W*(?:lead|ableitung|d[ée]rivation|derivazione|derivaci[óo]n|deriva[çc][ãa]o|afleiding|avledning|отведение|channel)\s*[,;:=\t]\s*(.{1,40})$",
+    re.IGNORECASE,
+)
 
 
 def _sniff(head: bytes, name: str) -> bool:
@@ -77,9 +85,20 @@ def _sniff(head: bytes, name: str) -> bool:
         # Numbers alone may be anything; the name has to say that they are a table.
         return has_suffix and (layout.width > 1 or len(lines) - layout.start > 2)
     names = [split_unit(column)[0] for column in layout.header]
+    if layout.texts:
+        # Tables of labels have columns of words, too, and findings are named like leads (AS, AI).
+        return any(map(_is_surely_ecg, layout.header)) or sum(canonical_lead(n) in LEADS_12 for n in names) > 1
     known = sum(is_channel(column) for column in names)
     others = sum(not (is_channel(column) or _TIME.match(column) or _INDEX.match(column)) for column in names)
-    return known > 0 and known >= others
+    return known > 0 and (known >= others or (has_suffix and any(map(_is_surely_ecg, layout.header))))
+
+
+def _is_surely_ecg(column: str) -> bool:
+    """Tell whether a column can be nothing but an ECG: a channel in a unit of voltage, or a lead by a word for it."""
+    title, unit = split_unit(column)
+    if unit is not None and millivolts_per(unit) is not None:
+        return is_channel(title)
+    return canonical_lead(title) is not None and _ECG_WORD.search(title) is not None
 
 
 def _has_long_named_rows(text: str) -> bool:
@@ -134,7 +153,8 @@ def _record(name: str, table: Table, layout: Layout, options: ReadOptions) -> Re
     for index, column in enumerate(layout.header):
         title, unit = split_unit(column)
         known = canonical_lead(title) is not None
-        if not known and (index == layout.moment or _TIME.match(title) or _INDEX.match(title)):
+        is_clock = (unit or "").lower() in TIME_UNITS and _CLOCK_TITLE.search(title) is not None
+        if not known and (index == layout.moment or is_clock or _TIME.match(title) or _INDEX.match(title)):
             continue
         factor = None if unit is None else millivolts_per(unit)
         if not known and (not is_channel(title) or (unit is not None and factor is None)):
@@ -202,8 +222,18 @@ def _clocked(
 ) -> tuple[np.ndarray, Told, list[str]]:
     """Return the table in even steps, and the sampling rate by its time column where nothing above the table states one."""
     index, unit = layout.moment, "s"
+    titles = [split_unit(column) for column in layout.header or ()]
+    if index is not None:
+        # A clock of the sensor in a stated unit is more even than times of day.
+        index, unit = next(
+            (
+                (i, u)
+                for i, (title, u) in enumerate(titles)
+                if u is not None and u.lower() in TIME_UNITS and _CLOCK_TITLE.search(title) and i != layout.moment
+            ),
+            (index, unit),
+        )
     if index is None:
-        titles = [split_unit(column) for column in layout.header or ()]
         index, unit = next(
             (
                 (i, u or "")
@@ -214,7 +244,7 @@ def _clocked(
         )
     if index is None or told.fs_hz is not None:
         return table.values, told, []
-    if table.is_coarse:
+    if table.is_coarse and index == layout.moment:
         if options.fs_hz is None:
             raise NeedsAnswer(
                 f"{name} gives its times in whole seconds, which do not tell the sampling rate.",
@@ -299,7 +329,7 @@ def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[
         step = float((time[-1] - time[0]) / (len(time) - 1))
     seconds = TIME_UNITS.get((unit or "").lower())
     if seconds is None:
-        fits = [factor for factor in (1.0, 1e-3, 1e-6) if 20 <= 1 / (step * factor) <= 20_000]
+        fits = [factor for factor in (1.0, 1e-3, 1e-6, 1e-9) if 20 <= 1 / (step * factor) <= 20_000]
         if len(fits) != 1:
             raise NeedsAnswer(
                 f"{name} does not say the unit of its time column.",
@@ -309,7 +339,7 @@ def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[
             )
         seconds = fits[0]
         notes.append(
-            f"The time column was taken in {dict(zip((1.0, 1e-3, 1e-6), ('seconds', 'milliseconds', 'microseconds')))[seconds]}: no other unit gives a sampling rate of an ECG."
+            f"The time column was taken in {_UNIT_WORDS[seconds]}: no other unit gives a sampling rate of an ECG."
         )
     fs_hz = 1 / (step * seconds)
     if abs(fs_hz - round(fs_hz)) < 2e-3 * fs_hz and round(fs_hz) > 0:

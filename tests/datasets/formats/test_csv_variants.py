@@ -195,3 +195,64 @@ def test_a_time_of_day_that_cannot_be_read_is_named() -> None:
     with pytest.raises(UnreadableFile) as caught:
         read("\n".join(lines))
     assert caught.value.code == "bad_time" and "301" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("rate", "lead", "unit"),
+    [
+        ("Sample Rate", "Lead,Lead I", "Unit"), ("Abtastrate", "Ableitung,Ableitung I", "Einheit"),
+        ("Fréquence d’échantillonnage", "Dérivation,Dérivation I", "Unité"), ("Frecuencia de muestreo", "Derivación,Derivación I", "Unidad"),
+        ("Frequenza di campionamento", "Derivazione,Derivazione I", "Unità"), ("Частота", "Отведение,Отведение I", "Единица"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_the_single_lead_of_a_watch_in_other_languages(rate: str, lead: str, unit: str, decimal: str) -> None:
+    cells = [f"{value * 1000:.3f}".replace(".", decimal) for value in SIGNAL[0]]
+    cells = [f'"{cell}"' for cell in cells] if decimal == "," else cells
+    record = read(f"Name,Sinus\n{rate},500 hertz\n\n\n{lead}\n{unit},µV\n\n" + "\n".join(cells) + "\n")
+    assert (record.leads, record.fs_hz) == (("I",), 500)
+    assert record.signal[0] == pytest.approx(SIGNAL[0], abs=1e-5)
+
+
+def test_a_chest_belt_with_three_clocks_takes_the_one_with_a_unit() -> None:
+    head = "Phone timestamp;sensor timestamp [ns];timestamp [ms];ecg [uV]\n"
+    rows = [
+        # The phone's clock comes in packets; the sensor's is even.
+        f"2022-01-01T10:00:0{i // 73 % 10}.{i // 73 % 10:03d};{600_000_000_000_000_000 + i * 7_692_308};{i / 0.13:.3f};{value:.0f}"
+        for i, value in enumerate(SIGNAL[0] * 1000)
+    ]
+    record = read(head + "\n".join(rows))
+    assert (record.leads, record.fs_hz) == (("ecg",), 130)
+    assert record.signal[0] == pytest.approx(SIGNAL[0], abs=1e-3)
+    assert not record.meta.dropped_channels
+
+
+def test_columns_of_words_and_of_other_signals_are_dropped_and_named() -> None:
+    lines = ["time (s),II (mV),HR (bpm),SpO2,resp,beat,comment"]
+    lines += [
+        f"{at:.3f},{value},60,98,{i},{'N' if i % 50 else 'V'},{'' if i else 'start'}"
+        for i, (at, value) in enumerate(zip(TIMES_S, SIGNAL[1], strict=True))
+    ]
+    record = read("\n".join(lines))
+    assert (record.leads, record.fs_hz, record.n_samples) == (("II",), FS_HZ, N)
+    assert record.signal[0] == pytest.approx(SIGNAL[1], abs=1e-6)
+    assert record.meta.dropped_channels == ("HR (bpm)", "SpO2", "resp", "beat", "comment")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ecg,age,sex,label\n1,50,0,1\n2,51,1,0\n3,52,1,0\n",
+        "record,rhythm,AS,AI\na,SR,0,1\nb,AF,1,0\nc,SR,0,0\n",
+        "ecg_id,report,V1\nx,sinus rhythm,high\ny,af,low\nz,af,low\n",
+    ],
+)
+def test_tables_of_labels_are_no_ecgs(text: str) -> None:
+    with pytest.raises(UnreadableFile) as caught:
+        read(text)
+    assert caught.value.code == "not_an_ecg"
+
+
+def test_times_in_nanoseconds_since_1970() -> None:
+    first = [str(1_600_000_000_000_000_000 + i * 2_000_000) for i in range(N)]
+    assert_is_signal(read(text_of(["timestamp", *MV_NAMES], first)))
