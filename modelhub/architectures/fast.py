@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import EcgNetwork
+from modelhub.architectures.long_filters import LongFilterConv2d, is_long
 
 
 def as_2d(module: EcgNetwork) -> nn.Module:
@@ -116,7 +117,8 @@ def _converted(layer: nn.Module) -> nn.Module | None:
 def _convolution(layer: nn.Conv1d) -> nn.Conv2d:
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise InvalidInput(f"A convolution with {layer.padding_mode} padding has no fast form.", code="no_fast_form")
-    wide = nn.Conv2d(
+    kind = LongFilterConv2d if is_long(layer) else nn.Conv2d
+    wide = kind(
         layer.in_channels,
         layer.out_channels,
         _pair(layer.kernel_size, 1),
