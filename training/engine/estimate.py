@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.engine.batches import Stepper, first_forward
 from training.engine.device import resolve_device
 from training.engine.lr_finder import STEPS
+from training.engine.memory import kept_memory
 from training.engine.network import Form, freeze_for, rate_factors, train_mode
 from training.engine.optim import build_optimiser
 from training.engine.seeding import deterministic, kept_random_state
@@ -70,7 +71,7 @@ def estimate(
     Raises TrainingFailed (``network_does_not_fit``) when the network does not take signals of this shape.
     """
     place = resolve_device(device)
-    with kept_random_state(), deterministic(settings.threads):
+    with kept_random_state(), deterministic(settings.threads), kept_memory():
         x = torch.randn(2, n_leads, n_samples, generator=torch.Generator().manual_seed(0)) * 0.2
         module = copy.deepcopy(module).cpu().eval()
         first_forward(module, x)

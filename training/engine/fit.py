@@ -22,6 +22,7 @@ from training.engine.data import Data, check_data
 from training.engine.device import held, resolve_device
 from training.engine.lr_finder import sweep
 from training.engine.member import Member, networks_of
+from training.engine.memory import kept_memory
 from training.engine.monitor import Monitor, choose_monitor, metrics_over_parts
 from training.engine.network import check_target_units, weights_hash
 from training.engine.result import FitResult
@@ -94,7 +95,7 @@ def fit(
     with held(torch.device("cpu") if Team().comes_second else place, waiting), kept_random_state():
         run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place)
         threads = run.open(checkpoint_dir, resume)
-        with deterministic(threads):
+        with deterministic(threads), kept_memory():
             try:
                 return run.train()
             finally:

@@ -18,6 +18,7 @@ from torch import nn
 from ecgportal.errors import TrainingFailed
 from training.engine.augment import augment
 from training.engine.batches import Stepper
+from training.engine.memory import kept_memory
 from training.engine.network import Form, freeze_for, rate_factors, train_mode
 from training.engine.optim import build_optimiser, set_rate
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
@@ -173,7 +174,7 @@ def find_learning_rate(
         )
     usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
     feed = Feed(train, place, module)
-    with kept_random_state(), deterministic(settings.threads):
+    with kept_random_state(), deterministic(settings.threads), kept_memory():
         first = next(iter(feed.batches([usable[:1]])))
         form = Form(module, place, (first.shape[1], first.shape[2]))
         loss = problem.loss(

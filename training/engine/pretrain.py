@@ -30,6 +30,7 @@ from training.engine.batches import not_finite
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore
 from training.engine.device import resolve_device
+from training.engine.memory import kept_memory
 from training.engine.network import Form, State, head_layers, weights_hash
 from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
 from training.engine.schedule import SCHEDULES
@@ -96,7 +97,7 @@ def pretrain(
             f"There are {len(source)} records; learning without labels needs at least {FEWEST_RECORDS} to tell apart.",
             code="too_few_records",
         )
-    with kept_random_state(), deterministic(settings.threads):
+    with kept_random_state(), deterministic(settings.threads), kept_memory():
         run = _Pretraining(
             module, source, settings, fs_hz, window_s, ahead, Callbacks(callbacks), resolve_device(device)
         )

@@ -45,18 +45,24 @@ def kept_random_state() -> Iterator[None]:
 
 @contextmanager
 def deterministic(threads: int | None) -> Iterator[None]:
-    """Choose deterministic kernels and the number of threads, and put both back on leaving."""
+    """Choose deterministic kernels and the number of threads, and put both back on leaving.
+
+    New tensors are not filled first, which PyTorch does in this mode to show reads of memory that nobody wrote.
+    """
     before, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     count, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(not torch.cuda.is_available(), warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.set_num_threads(count)
         torch.backends.cudnn.benchmark = benchmark
