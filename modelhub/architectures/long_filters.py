@@ -22,7 +22,7 @@ class LongFilterConv2d(nn.Conv2d):
     """A ``(1, k)`` convolution in channels-last memory; values and gradients are those of ``Conv2d``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        answer: Tensor = _LongFilters.apply(input, self.weight, self.groups)  # type: ignore[no-untyped-call]
+        answer: Tensor = _LongFilters.apply(input, self.weight, self.groups)
         return answer
 
 

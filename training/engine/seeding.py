@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,15 +55,16 @@ def deterministic(threads: int | None) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     count, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    mode: Any = torch.utils.deterministic
+    filled = mode.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(not torch.cuda.is_available(), warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        mode.fill_uninitialized_memory = False
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        mode.fill_uninitialized_memory = filled
         torch.set_num_threads(count)
         torch.backends.cudnn.benchmark = benchmark
