@@ -348,6 +348,11 @@ def _network(architecture: str | None, base: ModelVersion | None, mode: str | No
             "The base model belongs to another project. Publish it and pull it into this one.",
             fields={"base_version": "Another project's."},
         )
+    if reason := base.checks.get("prediction_only"):
+        raise InvalidInput(
+            f"{base} can predict but not be trained further. {reason}", code="prediction_only",
+            fields={"base_version": "Choose a model that can be trained."},
+        )  # fmt: skip
     if mode == Mode.SCRATCH or (mode and mode not in Mode.values):
         raise InvalidInput(
             "With a base model, choose what is fine-tuned.", fields={"mode": "head, full or head_then_full."}
