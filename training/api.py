@@ -134,7 +134,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL,
         "resume": Action.MODEL_EDIT, "metrics": Action.MODEL_VIEW, "lr_finder": Action.MODEL_VIEW, "destroy": Action.MODEL_DELETE,
-        "partial_update": Action.MODEL_EDIT, "again": Action.MODEL_EDIT, "check": Action.MODEL_EDIT,
+        "partial_update": Action.MODEL_EDIT, "again": Action.MODEL_EDIT, "check": Action.MODEL_EDIT, "find_rate": Action.MODEL_EDIT,
         "measure": Action.MODEL_EDIT, "search": Action.MODEL_VIEW, "learning_curve": Action.MODEL_VIEW, "learning_curve_start": Action.MODEL_EDIT,
     }  # fmt: skip
 
@@ -179,6 +179,14 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     def check(self, request: Request) -> Response:
         """What is wrong or risky about a run, and what it will cost; takes what a create takes and starts nothing."""
         return Response(check(**self._asked(request)).to_json())
+
+    @extend_schema(request=TrainingRunCreateSerializer, responses={202: OpenApiTypes.OBJECT})
+    @action(detail=False, methods=["post"], url_path="find-rate")
+    def find_rate(self, request: Request) -> Response:
+        """Find a learning rate for a run before it starts; takes what a create takes. The job's ``result`` has rates, losses,
+        ``valley``, ``steepest`` and ``suggestion``."""
+        job = services.rate_start(actor=request.user, **self._asked(request))
+        return Response({"job": str(job.pk), "state": job.state}, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=MeasureSerializer, responses={202: OpenApiTypes.OBJECT})
     @action(detail=False, methods=["post"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
@@ -171,6 +171,16 @@ def choose(
             fields={about: "Choose a network that takes the ECG alone."},
         )
     return choices
+
+
+def unsaved_run(choices: Choices, **fields: Any) -> TrainingRun:
+    """Return a run with these choices, which is not stored; ``fields``: what else it holds."""
+    return TrainingRun(
+        project=choices.project, dataset=choices.datasets[0], label_map=choices.label_map, classes=list(choices.outputs), task=choices.task,
+        target=choices.target, architecture=choices.architecture, base_version=choices.base_version, mode=choices.mode,
+        settings=choices.settings.to_dict(), selection=choices.selection.to_dict(), split_settings=choices.split.to_dict(),
+        members=choices.members, recipe=choices.recipe, pretraining=asdict(choices.pretraining) if choices.pretraining else {}, **fields,
+    )  # fmt: skip
 
 
 def _check_pretraining(choices: Choices, how: Unlabelled) -> None:

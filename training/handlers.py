@@ -22,6 +22,13 @@ def pretrain(context: JobContext) -> dict[str, Any]:
     return pretraining.run(context)
 
 
+@handler("find_rate", title="Find a learning rate", queue="train")
+def find_rate(context: JobContext) -> dict[str, Any]:
+    from training import rating
+
+    return rating.run(context)
+
+
 @handler("evaluate", title="Evaluate a model")
 def evaluate(context: JobContext) -> dict[str, Any]:
     from training import evaluating

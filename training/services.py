@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from django.db import transaction
@@ -18,7 +17,8 @@ from ecgportal.jobs.services import enqueue
 from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
-from training.choices import check_data, check_search, choose
+from training import rating
+from training.choices import check_data, check_search, choose, unsaved_run
 from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun
 from training.splitting import SplitSettings
 
@@ -44,13 +44,7 @@ def run_start(
         if choices.pretraining
         else choices.architecture
     )
-    run = TrainingRun(
-        project=project, created_by=actor, dataset=choices.datasets[0], label_map=choices.label_map, classes=list(choices.outputs), task=choices.task,
-        target=choices.target, architecture=choices.architecture, base_version=choices.base_version, mode=choices.mode,
-        settings=choices.settings.to_dict(), selection=choices.selection.to_dict(), split_settings=choices.split.to_dict(), members=choices.members,
-        recipe=choices.recipe, pretraining=asdict(choices.pretraining) if choices.pretraining else {}, repeats=repeats,
-        name=(name.strip() or f"{names}, {made}")[:120],
-    )  # fmt: skip
+    run = unsaved_run(choices, created_by=actor, repeats=repeats, name=(name.strip() or f"{names}, {made}")[:120])
     run.job = _train_job(run, actor, "search" if budget else _kind_of(run), "Train")
     run.save(force_insert=True)
     if budget:
@@ -199,6 +193,29 @@ def measure_start(*, actor: Any, project: Any) -> Job:
     """Start the job that measures what each network costs on the machine that trains; the open one if there is one."""
     known = Job.objects.filter(kind="measure_speeds", state__in=OPEN, project=project).first()
     return known or enqueue("measure_speeds", actor=actor, project=project, payload={}, title="Measure this machine")
+
+
+@transaction.atomic
+def rate_start(
+    *, actor: Any, project: Any, search: Mapping[str, Any] | None = None, name: str = "", **asked: Any
+) -> Job:
+    """Start the job that finds a learning rate for a run as it is asked for (as ``run_start``); no run is made.
+
+    search, name: not used; they are part of what a run is asked for.
+    """
+    choices = choose(project=project, **asked)
+    if choices.pretraining is not None:
+        raise InvalidInput(
+            "The finder needs labels; learning without them takes 3e-3 where no rate is given.",
+            fields={"learning_rate": "Give a rate, or leave it empty."},
+        )
+    check_data(choices)
+    names = " and ".join(row.name for row in choices.datasets)
+    payload = {"asked": rating.to_payload(choices, asked)}
+    title = f"Find a learning rate for {choices.architecture} on {names}"
+    job = enqueue(rating.KIND, actor=actor, project=project, payload=payload, title=title)
+    audit("run.rate_sought", title, actor=actor, project=project, changes={"job": str(job.pk)})
+    return job
 
 
 @transaction.atomic

@@ -13,10 +13,10 @@ from django.urls import reverse
 from datasets.models import Dataset
 from ecgportal.errors import PortalError
 from ecgportal.forms import take_error
-from ecgportal.jobs.models import JobState
+from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
-from training import reports, selectors, services, study_figures
+from training import rating, reports, selectors, services, study_figures
 from training.checking import check
 from training.costs import costs_of_networks
 from training.engine.settings import settings_schema
@@ -25,6 +25,7 @@ from training.models import Evaluation, StudyKind, TrainingRun
 from training.selection import Selection
 from training.splitting import SplitSettings
 from viz.drawn import drawn
+from viz.figures.progress import lr_finder
 
 
 class RunListPage(ProjectView):
@@ -48,6 +49,14 @@ class RunFormView(ProjectView):
 
     nav_active = "training"
 
+    def rate_job(self, sent: Any) -> Job | None:
+        """Return the finder that the page shows, by the id that it sent."""
+        try:
+            asked = uuid.UUID(sent.get("rate_job", ""))
+        except ValueError:
+            return None
+        return Job.objects.filter(project=self.project, kind=rating.KIND, pk=asked).first()
+
     def checked(self, form: RunForm) -> dict[str, Any]:
         """Return what the check's part of the page shows; for a form that is not complete only what is missing."""
         is_ready = form.is_bound and form.is_valid()
@@ -65,15 +74,20 @@ class RunCreatePage(RunFormView):
         return self.page(form=form, **self.checked(form))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        form = RunForm(request.POST, project=self.project)
-        if form.is_valid() and request.POST.get("action") != "check":
+        sent = request.POST.copy()
+        if rate := sent.get("take_rate"):
+            sent["learning_rate"] = rate
+        form = RunForm(sent, project=self.project)
+        if form.is_valid() and not rate and sent.get("action") != "check":
             try:
                 run = services.run_start(actor=request.user, **form.asked)
             except PortalError as error:
                 take_error(form, error)
             else:
                 return redirect("training:detail", pk=run.pk)
-        return self.page(form=form, status=422 if form.errors else 200, **self.checked(form))
+        return self.page(
+            form=form, status=422 if form.errors else 200, **self.checked(form), **shown_rate(self.rate_job(sent))
+        )
 
 
 class RunCheckPart(RunFormView):
@@ -84,6 +98,49 @@ class RunCheckPart(RunFormView):
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = RunForm(request.POST, project=self.project)
         return self.page("training/_check.html", form=form, is_part=True, **self.checked(form))
+
+
+class RateStart(RunFormView):
+    """Start the job that finds a learning rate for the form as it stands; the page then shows it beside the field."""
+
+    needs = {"post": Action.MODEL_EDIT}
+    template = "training/create.html"
+
+    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        form, job = RunForm(request.POST, project=self.project), None
+        if form.is_valid():
+            try:
+                job = services.rate_start(actor=request.user, **form.asked)
+            except PortalError as error:
+                take_error(form, error)
+        return self.page(form=form, status=422 if form.errors else 200, **self.checked(form), **shown_rate(job))
+
+
+def shown_rate(job: Job | None) -> dict[str, Any]:
+    """Return what the part of a page about a learning-rate finder shows; empty without one."""
+    if job is None or job.kind != rating.KIND:
+        return {}
+    figure = None
+    if job.result:
+        named = dict(rating.suggestions(job))
+        figure = lr_finder(job.result["rates"], job.result["losses"], suggested=named)
+    return {
+        "rate_job": job, "rate_figure": drawn(figure, "rate-curve") if figure else None,
+        "rates": rating.suggestions(job) if job.result else [],
+    }  # fmt: skip
+
+
+class RatePart(ProjectView):
+    """The learning-rate finder of the form, asked again until it has ended."""
+
+    model = Job
+    needs = {"get": Action.MODEL_VIEW}
+
+    def rows(self) -> Any:
+        return Job.objects.select_related("project")
+
+    def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        return self.page("training/_rate.html", **shown_rate(self.object))
 
 
 class MeasureMachine(ProjectView):

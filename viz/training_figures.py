@@ -22,7 +22,8 @@ def figure_of(run: TrainingRun, kind: str, dark: bool = False, rows: list[dict[s
     if kind == "rate":
         found = run.lr_finder or {}
         return lr_finder(
-            found.get("rates", []), found.get("losses", []), chosen=run.learning_rate, smoothed=found.get("smoothed", []), dark=dark
+            found.get("rates", []), found.get("losses", []), chosen=run.learning_rate, smoothed=found.get("smoothed", []), dark=dark,
+            suggested={title: found[name] for name, title in (("valley", "valley"), ("steepest", "steepest fall")) if found.get(name)},
         )  # fmt: skip
     rows = selectors.epoch_rows(run) if rows is None else rows
     more: dict[str, Any] = {"best_epoch": run.best_epoch, "run": str(run.pk), "dark": dark}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,9 @@ def _course(name: str, epochs: list[float], values: list[float], lower_is_better
 @figure("lr_finder")
 def lr_finder(
     rates: Sequence[float], losses: Sequence[float], *, chosen: float | None = None, smoothed: Sequence[float] = (),
-    dark: bool = False, title: str = "Learning-rate finder",
+    suggested: Mapping[str, float] = MappingProxyType({}), dark: bool = False, title: str = "Learning-rate finder",
 ) -> Figure:  # fmt: skip
-    """Loss against learning rate on a logarithmic axis, with the chosen rate marked."""
+    """Loss against learning rate on a logarithmic axis, with the chosen rate and the suggested ones, by name, marked."""
     x_title, y_title = "learning rate (1/step)", "loss (no unit)"
     heads = [x_title, y_title, "smoothed loss (no unit)"]
     if not len(rates):
@@ -97,8 +98,16 @@ def lr_finder(
         data[0]["opacity"] = 0.5
         data.append(charts.curve("smoothed loss", rates, smoothed, 1, dark, hovertemplate=hover))
     told = [f"Learning rates from {min(rates):.2g} to {max(rates):.2g} were tried."]
+    level = smoothed if len(smoothed) else losses
+    for k, (name, rate) in enumerate(suggested.items(), start=2):
+        near = int(np.argmin(np.abs(np.log(np.asarray(rates, dtype=float)) - np.log(rate))))
+        data.append({
+            "type": "scatter", "mode": "markers", "name": f"{name} {rate:.2g}", "x": [rate], "y": [charts.number(level[near])],
+            "marker": {"symbol": "circle-open", "size": 12, "color": charts.colour(k, dark), "line": {"width": 2, "color": charts.colour(k, dark)}},
+            "hovertemplate": f"{charts.plain(name)} %{{x:.3g}}<extra></extra>",
+        })  # fmt: skip
+        told.append(f"{name.capitalize()}: {rate:.2g}.")
     if chosen is not None:
-        level = smoothed if len(smoothed) else losses
         near = int(np.argmin(np.abs(np.log(np.asarray(rates, dtype=float)) - np.log(chosen))))
         data.append({
             "type": "scatter", "mode": "markers", "name": f"chosen {chosen:.2g}", "x": [chosen], "y": [charts.number(level[near])],
