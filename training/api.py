@@ -23,6 +23,7 @@ from ecgportal.projects.access import Action
 from modelhub.models import ModelVersion
 from training import kept, reports, selectors, services
 from training.checking import check
+from training.costs import costs_of_networks
 from training.metrics.base import Figure
 from training.models import Evaluation, Mode, StudyKind, TrainingRun
 
@@ -177,8 +178,13 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @extend_schema(request=TrainingRunCreateSerializer, responses={200: OpenApiTypes.OBJECT})
     @action(detail=False, methods=["post"])
     def check(self, request: Request) -> Response:
-        """What is wrong or risky about a run, and what it will cost; takes what a create takes and starts nothing."""
-        return Response(check(**self._asked(request)).to_json())
+        """What is wrong or risky about a run, what it will cost, and what it would cost with each network from scratch
+        (``networks``); takes what a create takes and starts nothing."""
+        asked = self._asked(request)
+        found = check(**asked)
+        counts = (found.split.get(part, {}).get("records", 0) for part in ("train", "validation"))
+        networks = [row.to_json() for row in costs_of_networks(asked, *counts)]
+        return Response(found.to_json() | {"networks": networks})
 
     @extend_schema(request=TrainingRunCreateSerializer, responses={202: OpenApiTypes.OBJECT})
     @action(detail=False, methods=["post"], url_path="find-rate")

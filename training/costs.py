@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from datasets.preprocess.recipe import Recipe
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import ArchitectureFacts, catalog
+from modelhub.models import ModelVersion
 from training.choices import DEFAULT_ARCHITECTURE, Choices
 from training.engine.settings import FitSettings
 from training.live import duration
@@ -19,7 +21,7 @@ from training.models import Mode, Speed
 _MACS_PER_S = 5e9
 # A forward pass takes about a third of a training step; a frozen trunk spares its backward pass.
 _FORWARD, _HEAD_ONLY = 1 / 3, 0.4
-_MEASURED_SAMPLES = 1000
+MEASURED_SAMPLES = 1000
 # Beside the networks: reading, exporting, evaluating.
 _AROUND_S = 10.0
 # Bytes of weights, gradients, two moments and the running average per parameter.
@@ -51,6 +53,11 @@ class Cost:
         return duration(self.seconds) if self.seconds is not None else "not known"
 
 
+def speed_key(architecture: str, base: ModelVersion | None) -> str:
+    """Return the name under which a network's speed is kept."""
+    return f"sha256:{base.sha256[:50]}" if base is not None and architecture not in catalog() else architecture
+
+
 def speeds() -> dict[str, Speed]:
     return {row.architecture: row for row in Speed.objects.all()}
 
@@ -58,30 +65,39 @@ def speeds() -> dict[str, Speed]:
 def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[str, Speed] | None = None) -> Cost:
     """Return the cost of a run on ``n_train`` and ``n_validation`` records."""
     known = speeds() if known is None else known
-    facts = catalog().get(choices.architecture)
-    step_s, measured, basis = _step_s(choices.architecture, facts, known)
-    base = choices.base_version
+    facts, base = catalog().get(choices.architecture), choices.base_version
+    key = speed_key(choices.architecture, base)
+    step_s, measured, basis = _step_s(key, facts, known)
+    size = _size(choices.recipe)
     # Of an ensemble each network learns from all but its own fold; the networks of one run are trained in step.
     alike = choices.settings.n_members(n_train + n_validation) if choices.members == 1 else 1
     networks = choices.members * alike
     parameters = facts.parameters if facts else (base.parameters if base else None)
-    memory = _memory(facts, known.get(choices.architecture), choices.settings.batch_size, parameters)
+    memory = _memory(facts, known.get(key), choices.settings.batch_size, parameters, size)
     memory = memory * alike if memory is not None else None
     epoch_s = None
     if step_s is not None:
-        n_samples = choices.base_version.contract.get("n_samples", _MEASURED_SAMPLES) if base else _MEASURED_SAMPLES
-        step_s *= n_samples / _MEASURED_SAMPLES * _share_of_step(choices)
+        step_s *= size * _share_of_step(choices)
         epoch_s = step_s * (n_train + n_validation * _FORWARD)
     seconds = epoch_s * choices.settings.epochs * networks + _AROUND_S if epoch_s is not None else None
-    macs = facts.million_macs if facts else None
+    macs = facts.million_macs if facts else (known[key].million_macs if key in known else None)
+    macs = round(macs * size, 1) if macs is not None else None
     return Cost(parameters, macs, memory, seconds, epoch_s, networks, measured, basis)
+
+
+def _size(recipe: Mapping[str, Any] | None) -> float:
+    """Return how long the network's input is, as a share of the 1000 samples that are measured with."""
+    n_samples = Recipe.from_json(recipe).output_spec().n_samples if recipe else None
+    return (n_samples or MEASURED_SAMPLES) / MEASURED_SAMPLES
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """One network to choose: what it is, and what it would cost with the other choices as they stand."""
+    """One network to choose: what it is, and what it would cost with the other choices as they stand. million_macs: of one
+    record as long as the recipe makes it."""
 
     facts: ArchitectureFacts
+    million_macs: float
     memory_mib: int | None
     seconds: float | None
     measured: bool
@@ -90,25 +106,32 @@ class NetworkCost:
     def time(self) -> str:
         return duration(self.seconds) if self.seconds is not None else ""
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.facts.name, "title": self.facts.title, "parameters": self.facts.parameters,
+            "million_macs": self.million_macs, "memory_mib": self.memory_mib, "seconds": self.seconds, "measured": self.measured,
+        }  # fmt: skip
+
 
 def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int) -> list[NetworkCost]:
     """Return every network, the default first and then by arithmetic; with the memory and the time
     of the run that ``asked`` describes, where that is a whole one from scratch."""
     usable = sorted(catalog().values(), key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
     known = speeds()
-    settings = FitSettings()
+    settings, size = FitSettings(), 1.0
     if asked:
         with suppress(InvalidInput):
-            settings = FitSettings.from_dict(asked["settings"])
+            settings, size = FitSettings.from_dict(asked["settings"]), _size(asked.get("recipe"))
     found = []
     for facts in usable:
         step_s, measured, _ = _step_s(facts.name, facts, known)
         alike = settings.n_members(n_train + n_validation)
-        memory = _memory(facts, known.get(facts.name), settings.batch_size, facts.parameters)
+        memory = _memory(facts, known.get(facts.name), settings.batch_size, facts.parameters, size)
         seconds = None
         if step_s is not None and n_train:
-            seconds = step_s * (n_train + n_validation * _FORWARD) * settings.epochs * alike + _AROUND_S
-        found.append(NetworkCost(facts, memory and memory * alike, seconds, measured))
+            seconds = step_s * size * (n_train + n_validation * _FORWARD) * settings.epochs * alike + _AROUND_S
+        macs = round(facts.million_macs * size, 1)
+        found.append(NetworkCost(facts, macs, memory and memory * alike, seconds, measured))
     return found
 
 
@@ -142,18 +165,28 @@ def _step_s(name: str, facts: ArchitectureFacts | None, known: Mapping[str, Spee
     return step_s, False, "from the arithmetic alone; this machine's speed was not measured yet"
 
 
-def _memory(facts: ArchitectureFacts | None, speed: Speed | None, batch: int, parameters: int | None) -> int | None:
+def _memory(
+    facts: ArchitectureFacts | None, speed: Speed | None, batch: int, parameters: int | None, size: float
+) -> int | None:
     if speed is not None and speed.memory_base is not None and speed.memory_per_record is not None:
-        return round((speed.memory_base + batch * speed.memory_per_record) / 2**20)
+        return round((speed.memory_base + batch * size * speed.memory_per_record) / 2**20)
     if facts is None or parameters is None:
         return None
-    return round((parameters * _BYTES_PER_PARAMETER + batch * facts.million_macs * 1e6 * _BYTES_PER_MAC) / 2**20)
+    return round((parameters * _BYTES_PER_PARAMETER + batch * size * facts.million_macs * 1e6 * _BYTES_PER_MAC) / 2**20)
 
 
-def note_speed(architecture: str, seconds: float, n_train: int, n_validation: int, device: str) -> None:
-    """Remember the speed of a training that was done: seconds of one epoch over the given records."""
-    records = n_train + n_validation * _FORWARD
-    if architecture in catalog() and seconds > 0 and records > 0:
+def note_speed(
+    architecture: str,
+    seconds: float,
+    n_train: int,
+    n_validation: int,
+    device: str,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Remember the speed of a training that was done: seconds of one epoch over the given records, prepared by ``recipe``.
+    architecture: as ``speed_key`` gives it."""
+    records = (n_train + n_validation * _FORWARD) * _size(recipe)
+    if (architecture in catalog() or architecture.startswith("sha256:")) and seconds > 0 and records > 0:
         Speed.objects.update_or_create(
             architecture=architecture, defaults={"step_s": seconds / records, "device": device}
         )

@@ -190,10 +190,13 @@ class Evaluation(ProjectOwned):
 class Speed(models.Model):
     """What training a network costs on the machine that trains, for one record of 12 leads and 1000 samples.
 
-    step_s: seconds of one training step per record; memory_base, memory_per_record: bytes beside and per record of a batch.
+    architecture: the network's name, or of a foreign network ``sha256:`` and the beginning of its file's digest. step_s:
+    seconds of one training step per record; memory_base, memory_per_record: bytes beside and per record of a batch;
+    million_macs: of one record, where the network's own facts do not tell it.
     """
 
     architecture = models.CharField(max_length=60, unique=True)
+    million_macs = models.FloatField(null=True)
     step_s = models.FloatField()
     memory_base = models.BigIntegerField(null=True)
     memory_per_record = models.BigIntegerField(null=True)

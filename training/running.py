@@ -23,7 +23,7 @@ from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from training import evaluating
 from training.choices import FEWEST_RECORDS, needs_of, records_of, too_few_patients
-from training.costs import note_speed
+from training.costs import note_speed, speed_key
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
 from training.lineage import unseen
@@ -262,7 +262,8 @@ def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], setti
         n_train, n_validation = row.manifest["records"]["train"], row.manifest["records"]["validation"]
         if first.cross_fitted:
             n_train, n_validation = (first.members - 1) * (n_train + n_validation), n_train + n_validation
-        note_speed(row.architecture, seconds, n_train, n_validation, row.manifest["environment"]["device"])
+        key = speed_key(row.architecture, row.base_version)
+        note_speed(key, seconds, n_train, n_validation, row.manifest["environment"]["device"], row.recipe)
 
 
 def _hash_of(hashes: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ecgportal.jobs.models import Job, JobState
@@ -248,3 +250,40 @@ def test_measuring_is_one_job_that_notes_every_network(sound, few_threads, monke
     assert set(speeds()) == set(small)
     cost = sound.check().cost
     assert cost.measured and cost.memory_mib > 1
+
+
+def test_a_longer_recipe_costs_more(sound):
+    from datasets.preprocess.recipe import plain_recipe
+
+    short, long = (
+        sound.check(recipe=json.loads(plain_recipe(duration_s=duration_s).to_json())).cost for duration_s in (5, 10)
+    )
+    assert long.million_macs == pytest.approx(2 * short.million_macs, rel=0.01)
+    assert long.epoch_seconds == pytest.approx(2 * short.epoch_seconds) and long.memory_mib > short.memory_mib
+
+
+def test_every_network_is_weighed_with_its_size_arithmetic_memory_and_time(sound):
+    body = {"project": str(sound.project.pk), "dataset": str(sound.dataset.pk), "label_map": str(sound.label_map.pk)}
+    rows = Api(session=sound.user).post("training-runs/check/", body, status=200)["networks"]
+    from modelhub.architectures.catalog import catalog
+
+    assert {row["architecture"] for row in rows} == set(catalog())
+    assert all(row["parameters"] and row["million_macs"] and row["memory_mib"] and row["seconds"] > 0 for row in rows)
+    small, large = (
+        next(row for row in rows if row["architecture"] == name) for name in ("xresnet1d18", "xresnet1d101")
+    )
+    assert small["parameters"] < large["parameters"] and small["seconds"] < large["seconds"]
+
+
+def test_a_foreign_network_is_measured_as_the_others_are(sound, few_threads, monkeypatch):
+    from tests.training.test_fine_tuning import foreign
+
+    base = foreign(sound)
+    asked = {"base_version": base, "architecture": None, "mode": "full", "settings": {"epochs": 2}}
+    before = sound.check(**asked).cost
+    assert before.parameters == base.parameters and before.seconds is None and before.million_macs is None
+    monkeypatch.setattr("training.measuring.catalog", dict)
+    Api(session=sound.user).post("training-runs/measure/", {"project": str(sound.project.pk)}, status=202)
+    work_off()
+    cost = sound.check(**asked).cost
+    assert cost.measured and cost.seconds > 10 and cost.memory_mib > 1 and cost.million_macs > 1
