@@ -17,6 +17,8 @@ from viz.figures.render import figure_svg
 _TYPES = {"csv": "text/csv; charset=utf-8", "svg": "image/svg+xml"}
 # The page shows the beginning of a long table, the CSV file holds all.
 _MOST_ROWS = 400
+# What a screen of 390 px leaves to a figure.
+_NARROW_PX = 330
 
 
 def drawn(
@@ -30,7 +32,7 @@ def drawn(
     head, *rows = figure.table or [[]]
     cut = len(rows) > _MOST_ROWS
     return {
-        "id": name, "title": figure.title, "kind": kind, "body": SafeString(figure_svg(figure, width, height)),
+        "id": name, "title": figure.title, "kind": kind, "body": at_every_width(figure, width, height),
         "summary": figure.summary, "png": name, "wide": is_wide(figure),
         "table": {
             "columns": head, "rows": [[_cell(cell) for cell in row] for row in rows[:_MOST_ROWS]],
@@ -43,6 +45,20 @@ def drawn(
 def is_wide(figure: Figure) -> bool:
     """Tell whether a figure needs the whole width of a page."""
     return bool(figure.plotly["layout"].get("meta", {}).get("wide"))
+
+
+def at_every_width(figure: Figure, width: float, height: float | None = None) -> SafeString:
+    """Return a figure drawn twice, for wide screens and for telephones; the style sheet shows the one that fits.
+
+    Many panels side by side have no narrow form; they are moved sideways.
+    """
+    wide = figure_svg(figure, width, height)
+    if is_wide(figure):
+        return SafeString(wide)
+    narrow = figure_svg(figure, _NARROW_PX)
+    return SafeString(
+        wide.replace("<svg", '<svg class="is-wide"', 1) + narrow.replace("<svg", '<svg class="is-narrow"', 1)
+    )
 
 
 def _inline(figure: Figure, name: str) -> list[dict[str, str]]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.utils.safestring import SafeString
 
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
 from viz import showing
+from viz.drawn import at_every_width
 from viz.figures.beats import aligned_beats_figure, median_beats_figure
 from viz.figures.figure import Figure
-from viz.figures.render import figure_svg
 from viz.views import RecordView
 
 KINDS = ("aligned", "median")
@@ -39,9 +38,7 @@ class RecordBeats(RecordView):
         wanted = request.GET.get("csv")
         if wanted is not None:
             return self._csv(figures, wanted)
-        parts = [
-            {"name": name, "figure": each, "svg": SafeString(figure_svg(each, 760))} for name, each in figures.items()
-        ]
+        parts = [{"name": name, "figure": each, "svg": at_every_width(each, 760)} for name, each in figures.items()]
         return self.page(
             "viz/beats.html" if request.htmx else self.template,
             record=self.object,

@@ -12,7 +12,6 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils.safestring import SafeString
 
 from datasets import featuring
 from datasets.insight import ALL, FIELDS, MEASURES, Counts, Insight, cross, insight, measure_by
@@ -21,11 +20,10 @@ from datasets.models import Dataset
 from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
-from viz.drawn import drawn, file_of
+from viz.drawn import at_every_width, drawn, file_of
 from viz.figures.cohort import binned_bars, count_bars, group_ranges
 from viz.figures.figure import Figure
 from viz.figures.matrices import co_occurrence, cross_table
-from viz.figures.render import figure_svg
 from viz.forms_insight import GroupForm
 
 _WIDTH_PX = 560
@@ -126,7 +124,7 @@ class InsightView(DatasetPage):
         return {
             "name": name, "title": title, "noun": noun.capitalize() if name in _FIELDS else noun, "rows": rows, "nothing": "" if rows else nothing,
             "summary": summary, "kind": "plot" if name in found.measures else "counts",
-            "svg": SafeString(figure_svg(figure, _WIDTH_PX, height or 340)) if rows else "",
+            "svg": at_every_width(figure, _WIDTH_PX, height or 340) if rows else "",
         }  # fmt: skip
 
     def _grouping(self, request: HttpRequest) -> dict[str, Any]:

@@ -125,6 +125,25 @@ def test_figure_is_drawn_without_script(name: str, n: int, dark: bool) -> None:
         assert len([one for one in root.iter() if one.tag.split("}")[1] in ("path", "rect", "circle")]) > 2
 
 
+@pytest.mark.parametrize("n", [1, 12])
+@pytest.mark.parametrize("name", CASES)
+def test_a_figure_for_a_telephone_keeps_its_words_inside_and_its_letters_large(name: str, n: int) -> None:
+    made = CASES[name](n, False)
+    root = ElementTree.fromstring(r.figure_svg(made, 330))
+    assert root.get("viewBox").startswith("0 0 330 ")
+    height = float(root.get("height"))
+    for one in root:
+        if not one.tag.endswith("}text") or one.get("transform"):
+            continue
+        words, x, y = "".join(one.itertext()), float(one.get("x")), float(one.get("y"))
+        assert float(one.get("font-size")) >= 11 and 0 < y <= height
+        # Letters are 6 px wide in the mean; an average may be off by a fifth.
+        long = 5 * len(words)
+        left = {"middle": x - long / 2, "end": x - long}.get(one.get("text-anchor", "start"), x)
+        if "wide" not in made.plotly["layout"].get("meta", {}):
+            assert left >= -6 and left + long <= 336, (words, left, left + long)
+
+
 def test_numeric_axes_have_units_in_their_titles() -> None:
     for name, make in CASES.items():
         layout = make(12, False).plotly["layout"]

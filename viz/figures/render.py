@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape, unescape
 from typing import Any
 
@@ -21,6 +22,9 @@ from viz.figures.palette import contrast
 _LEFT, _RIGHT, _TOP, _BOTTOM = 84.0, 20.0, 44.0, 60.0
 # Mean width of a letter of 11 px.
 _LETTER, _WIDEST_NAMES, _LONGEST_UPRIGHT = 6.0, 270.0, 120.0
+# Drawn narrower than this, as for a telephone, a figure is laid out anew: names stand above their rows, the legend in one column.
+NARROW = 460.0
+_NARROW_LEFT, _NARROW_TOP, _NARROW_NAMES, _NARROW_ROW = 58.0, 22.0, 104.0, 42.0
 _DASHES = {"dash": "8 5", "dot": "2 4", "dashdot": "8 4 2 4", "longdash": "14 6", "longdashdot": "14 5 2 5"}
 
 
@@ -35,6 +39,8 @@ class _Axis:
     names: tuple[str, ...] = ()
     log: bool = False
     ticks: tuple[tuple[float, str], ...] = ()
+    # Names stand above what they name, inside the plot.
+    above: bool = False
 
     def px(self, value: Any) -> float:
         at = float(self.names.index(value)) if self.names and isinstance(value, str) else float(value)
@@ -49,20 +55,27 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
     names = [
         str(one["name"]) for one in data if one.get("showlegend", True) and one.get("name") and one["type"] != "heatmap"
     ]
-    legend_rows = math.ceil(len(names) / 2)
+    narrow = width < NARROW
+    columns = 1 if narrow else 2
+    legend_rows = math.ceil(len(names) / columns)
     # What is inside role img cannot be reached; a figure with links is a group.
     linked = any(one["type"] == "bar" and any(_links(one)) for one in data)
-    left = _left(layout["yaxis"], data)
+    left = _left(layout["yaxis"], data, narrow)
     upright = _upright_px(data, width - _RIGHT - left)
-    height = height or float(layout.get("height", 420)) + 18 * legend_rows + upright
-    bottom = height - _BOTTOM - 18 * legend_rows - upright
     x = _axis(layout["xaxis"], data, "x", left, width - _RIGHT, layout)
-    y = _axis(layout["yaxis"], data, "y", bottom, _TOP, layout)
+    y = _axis(layout["yaxis"], data, "y", 0.0, 1.0, layout)
+    y = replace(y, above=narrow and _has_names(layout["yaxis"], y) and not _is_matrix(data))
+    height = (
+        height or (_narrow_height(y, data) if narrow else float(layout.get("height", 420))) + 18 * legend_rows + upright
+    )
+    bottom = height - _BOTTOM - 18 * legend_rows - upright
+    y = replace(y, start_px=bottom, end_px=_NARROW_TOP if narrow else _TOP)
     ink, quiet = layout["font"]["color"], layout["yaxis"]["linecolor"]
     body = [
         svg.el("title", escape(svg.clean(figure.title))), svg.el("desc", escape(svg.clean(figure.summary, 4000))),
         svg.el("rect", width=width, height=height, fill=layout["paper_bgcolor"]),
-        svg.text(left, 24, _words(layout["title"]["text"]), 16, ink, font_weight="bold"),
+        # A narrow figure stands on a page under a heading of its own.
+        "" if narrow else svg.text(left, 24, _words(layout["title"]["text"]), 16, ink, font_weight="bold"),
         _frame(x, y, layout, ink, quiet, upright),
     ]  # fmt: skip
     marks = [_trace(one, x, y, ink) for one in data] + [_line_shape(one, x, y, ink) for one in layout.get("shapes", [])]
@@ -71,19 +84,40 @@ def figure_svg(figure: Figure, width: float = 720, height: float | None = None) 
     body.append(
         svg.el("svg", inner, x=x.start_px, y=y.end_px, width=x.end_px - x.start_px, height=y.start_px - y.end_px)
     )
+    body += [_line_name(one, x, y, ink) for one in layout.get("shapes", []) if y.above]
     body += [_note(one, x, y, ink) for one in layout.get("annotations", [])]
-    body.append(_legend(data, left, bottom + 52 + upright, width, ink))
+    body.append(_legend(data, left, bottom + 52 + upright, width, ink, columns))
     return svg.el(
         "svg", "".join(body), xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width:g} {height:g}", width=width, height=height,
         role="group" if linked else "img", aria_label=svg.clean(figure.title), font_family=svg.FONT,
     )  # fmt: skip
 
 
-def _left(spec: dict[str, Any], data: list[dict[str, Any]]) -> float:
+def _is_matrix(data: list[dict[str, Any]]) -> bool:
+    return any(one["type"] == "heatmap" for one in data)
+
+
+def _has_names(spec: dict[str, Any], axis: _Axis) -> bool:
+    return bool(axis.names) or spec.get("ticktext") is not None
+
+
+def _narrow_height(y: _Axis, data: list[dict[str, Any]]) -> float:
+    """Return the height of a narrow figure without its legend."""
+    if y.above:
+        return _NARROW_TOP + _BOTTOM + _NARROW_ROW * max(len(y.ticks), 1)
+    return _NARROW_TOP + _BOTTOM + 34 * max(len(y.ticks), 3) if _is_matrix(data) else 340.0
+
+
+def _left(spec: dict[str, Any], data: list[dict[str, Any]], narrow: bool) -> float:
     """Return the room left of the plot that the names along the vertical axis need, within limits."""
     names = spec.get("ticktext") or [one for each in data for one in _values(each, "y") if isinstance(one, str)]
     longest = max((len(_words(name)) for name in names), default=0)
-    return min(max(_LEFT, 36 + _LETTER * longest), _WIDEST_NAMES)
+    if not narrow:
+        return min(max(_LEFT, 36 + _LETTER * longest), _WIDEST_NAMES)
+    if not names:
+        return _NARROW_LEFT
+    # Above their rows names need no room beside them.
+    return min(36 + _LETTER * longest, _NARROW_NAMES) if _is_matrix(data) else 28.0
 
 
 def _words(text: Any) -> str:
@@ -187,20 +221,23 @@ def _frame(x: _Axis, y: _Axis, layout: dict[str, Any], ink: str, quiet: str, upr
         px = y.px(value)
         if not y.names:
             out.append(svg.el("path", d=f"M{x.start_px:.1f} {px:.1f}H{x.end_px:.1f}", stroke=grid, stroke_width=1))
+        if y.above:
+            room = int((x.end_px - x.start_px) / _LETTER)
+            out.append(svg.text(x.start_px + 4, px - 0.24 * abs(y.px(1) - y.px(0)), _words(name), 12, ink, limit=room))
+            continue
         room = int((x.start_px - 30) / _LETTER)
         out.append(svg.text(x.start_px - 6, px + 4, _words(name), 11, ink, limit=room, text_anchor="end"))
     corner = f"M{x.start_px:.1f} {y.end_px:.1f}V{y.start_px:.1f}H{x.end_px:.1f}"
     out.append(svg.el("path", d=corner, fill="none", stroke=quiet, stroke_width=1))
     middle_x, middle_y = (x.start_px + x.end_px) / 2, (y.start_px + y.end_px) / 2
-    out.append(
-        svg.text(
-            middle_x, y.start_px + 36 + upright, _words(layout["xaxis"]["title"]["text"]), 12, ink, text_anchor="middle"
-        )
-    )
-    turn = f"rotate(-90 16 {middle_y:.1f})"
-    out.append(
-        svg.text(16, middle_y, _words(layout["yaxis"]["title"]["text"]), 12, ink, text_anchor="middle", transform=turn)
-    )
+    letters = int(2 * (x.end_px + _RIGHT - middle_x) / _LETTER)
+    lines = textwrap.wrap(_words(layout["xaxis"]["title"]["text"]), max(letters, 8))[:2]
+    for k, words in enumerate(lines):
+        below = y.start_px + 36 + upright + 13 * k - (6 if len(lines) > 1 else 0)
+        out.append(svg.text(middle_x, below, words, 12, ink, text_anchor="middle"))
+    turn, most = f"rotate(-90 16 {middle_y:.1f})", int((y.start_px - y.end_px + 60) / _LETTER)
+    title = _words(layout["yaxis"]["title"]["text"])
+    out.append(svg.text(16, middle_y, title, 12, ink, limit=most, text_anchor="middle", transform=turn))
     return "".join(out)
 
 
@@ -312,13 +349,15 @@ def _bars(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     flat = one.get("orientation") == "h"
     # A width is that of the whole bar; without one, bars leave room between each other.
     size = 0.92 * one["width"] if one.get("width") else 0.7
-    size *= abs((y.px(1) - y.px(0)) if flat else (x.px(1) - x.px(0)))
+    pitch = abs((y.px(1) - y.px(0)) if flat else (x.px(1) - x.px(0)))
+    size *= pitch * (0.6 if flat and y.above else 1.0)
+    lower = 0.1 * pitch if flat and y.above else 0.0
     notes, links, names = list(one.get("text") or []), _links(one), list(one.get("hovertext") or [])
     for k, (a, b) in enumerate(zip(_values(one, "x"), _values(one, "y"), strict=True)):
         if a is None or b is None:
             points.append((math.nan, math.nan))
             continue
-        px, py = x.px(a), y.px(b)
+        px, py = x.px(a), y.px(b) + lower
         points.append((px, py))
         zero = x.px(0.0) if flat else y.px(0.0)
         box = (
@@ -348,6 +387,8 @@ def _heatmap(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
             shade = _shade(one["colorscale"], value, one.get("zmin", 0), one.get("zmax", 1))
             out.append(svg.el("rect", x=left + 0.5, y=top + 0.5, width=max(0, w - 1), height=max(0, h - 1), fill=shade))
             lines = str(one["text"][r][c]).split("<br>") if one.get("text") else []
+            if w < _LETTER * max((len(words) for words in lines), default=0):
+                lines = lines[:1]
             for k, words in enumerate(lines):
                 at = top + h / 2 + 4 + 13 * (k - (len(lines) - 1) / 2)
                 out.append(svg.text(left + w / 2, at, words, 11, _readable(shade), text_anchor="middle"))
@@ -376,11 +417,19 @@ def _line_shape(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
         "path", d=f"M{px:.2f} {low:.2f}V{top:.2f}", stroke=one["line"]["color"], stroke_width=one["line"].get("width", 1),
         stroke_dasharray=_DASHES.get(one["line"].get("dash", "solid")),
     )  # fmt: skip
+    return drawn if y.above else drawn + _line_name(one, x, y, ink)
+
+
+def _line_name(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
+    """Name a marked line: beside it on the side that has room, over the plot where names fill the rows."""
     words = _words(one.get("label", {}).get("text", ""))
-    # Beside the line, on the side that has room.
+    if one.get("type") != "line" or not words:
+        return ""
+    px, top = x.px(one["x0"]), y.end_px if one.get("yref") == "paper" else y.px(one["y1"])
+    if y.above:
+        return svg.text(px, y.end_px - 5, words, 11, ink, text_anchor="middle")
     right = px < (x.start_px + x.end_px) / 2
-    name = svg.text(px + (5 if right else -5), top + 12, words, 11, ink, text_anchor="start" if right else "end")
-    return drawn + (name if words else "")
+    return svg.text(px + (5 if right else -5), top + 12, words, 11, ink, text_anchor="start" if right else "end")
 
 
 def _note(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
@@ -400,11 +449,11 @@ def _note(one: dict[str, Any], x: _Axis, y: _Axis, ink: str) -> str:
     )
 
 
-def _legend(data: list[dict[str, Any]], left: float, top: float, width: float, ink: str) -> str:
+def _legend(data: list[dict[str, Any]], left: float, top: float, width: float, ink: str, columns: int) -> str:
     out = []
     entries = [one for one in data if one.get("showlegend", True) and one.get("name") and one["type"] != "heatmap"]
     for k, one in enumerate(entries):
-        px, py = left + (k % 2) * (width - left) / 2, top + 18 * (k // 2)
+        px, py = left + (k % columns) * (width - left) / columns, top + 18 * (k // columns)
         line, marker = one.get("line", {}), one.get("marker", {})
         if "lines" in one.get("mode", "") or not marker:
             out.append(svg.el("path", d=f"M{px:.1f} {py:.1f}h24", stroke=line.get("color", ink), stroke_width=2,
