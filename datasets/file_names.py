@@ -17,11 +17,18 @@ from dataclasses import dataclass
 _SUFFIX = re.compile(r"(\.tar\.gz|\.[A-Za-z][A-Za-z0-9]{0,5})$")
 _TITLE = r"[A-ZÀ-ÖØ-ÞĀ-Ž][a-zß-öø-ÿā-ž'’]+(?:[A-Z][a-zß-öø-ÿā-ž]+)?"
 _CAPITALS = r"[A-ZÀ-ÖØ-Þ]{3,}"
-# Capitals joined by underscores are codes as often as names; with a comma, a caret or a blank between them they are names.
+# With a comma, a caret or a blank between them capitals are names. Joined by underscores they are codes as often: a name then
+# is two words of four letters that can be spoken, or any two with a year behind or before them.
 _PAIRS = (
     re.compile(rf"(?<![A-Za-z0-9])({_TITLE})[_ ,.^~-]{{1,3}}({_TITLE})(?![A-Za-z])"),
     re.compile(rf"(?<![A-Za-z0-9])({_CAPITALS})[ ,^]{{1,3}}({_CAPITALS})(?![A-Za-z])"),
 )
+_JOINED = re.compile(rf"(?<![A-Za-z0-9])({_CAPITALS})[_.~-]{{1,2}}({_CAPITALS})(?![A-Za-z])")
+_LOWER_PAIR = re.compile(r"(?<![A-Za-z0-9])([a-zß-öø-ÿ]{3,})[_ ,.^~-]{1,3}([a-zß-öø-ÿ]{3,})(?![A-Za-z])")
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
+# DICOM and its relatives write names as Family^Given.
+_CARET = re.compile(r"[^\W\d_]{2,}\^[^\W\d_]+")
+_VOWEL = re.compile(r"[aeiouyà-åè-ïò-öù-ý]", re.IGNORECASE)
 _DATE = re.compile(
     r"(?<!\d)(?:(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])|(?:0?[1-9]|[12]\d|3[01])([-_.])(?:0?[1-9]|1[0-2])\2(?:19|20)\d\d)(?!\d)"
 )
@@ -38,6 +45,8 @@ _TRADE = frozenset(
     premature complex contraction elevation depression interval long short first second third degree control controls group
     cohort part set site center centre hospital clinic ward database physionet challenge january february march april may june
     july august september october november december monday tuesday wednesday thursday friday saturday sunday male female unknown
+    rec run lab pat vis seq img dev log out raw norm stemi nstemi afib aflt lvh rvh lbbb rbbb mono mitral aortic valve heart
+    cardiac electrocardiogram converted annotated annotation annotations label labels result results table page sheet
     device version model alpha beta gamma batch final chapman shaoxing ningbo georgia petersburg my
     anonymous anonymized anonymised deidentified scrubbed baseline follow followup day night hour minute week month year
     """.split()
@@ -104,9 +113,29 @@ def _holds(stem: str, said: list[str]) -> bool:
 
 def reads_as_person(stem: str) -> bool:
     """Tell whether a bare name reads like a person's: two capitalised words in a row, or one with a date, none of the trade."""
-    for first, second in (found for pair in _PAIRS for found in pair.findall(stem)):
-        if first.casefold() not in _TRADE and second.casefold() not in _TRADE:
-            return True
-    if _DATE.search(stem) is None:
+    if _CARET.search(stem) or any(_are_names(*found) for pair in _PAIRS for found in pair.findall(stem)):
+        return True
+    dated = _DATE.search(stem) is not None
+    least = 3 if dated or _YEAR.search(stem) else 4
+    if any(_are_names(*found, least=least) for found in _JOINED.findall(stem)):
+        return True
+    if not dated:
         return False
-    return any(word.casefold() not in _TRADE and len(word) >= 4 for word in _CAPITALISED.findall(stem))
+    if any(_are_names(*found, least=3) for found in _LOWER_PAIR.findall(stem)):
+        return True
+    return any(word.casefold() not in _TRADE for word in _CAPITALISED.findall(stem))
+
+
+def _are_names(first: str, second: str, least: int = 0) -> bool:
+    """Tell whether two words are none of the trade; least: letters that each must have, which must be speakable then."""
+    words = (first, second)
+    return all(word.casefold() not in _TRADE and len(word) >= least for word in words) and (
+        not least or all(_VOWEL.search(word) for word in words)
+    )
+
+
+def names_somebody(text: str) -> bool:
+    """Tell whether a text holds a name in the form that devices and tables write it: Family^Given, or FAMILY_GIVEN with a year."""
+    if _CARET.search(text):
+        return True
+    return _YEAR.search(text) is not None and any(_are_names(*found, least=3) for found in _JOINED.findall(text))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.ecg import canonical_lead
-from datasets.file_names import FileNames
+from datasets.file_names import FileNames, names_somebody
 from datasets.formats._wfdb_notes import read_annotations
 from datasets.recording_time import parse, shifted, text_of
 
@@ -136,9 +136,11 @@ class Named:
         self._terms = sorted({term.casefold() for term in terms if len(term) >= 3}, key=len, reverse=True)
 
     def in_text(self, text: str, strict: bool = False) -> bool:
-        """Tell whether a text holds one of the words; ``strict``: or speaks of a person at all."""
+        """Tell whether a text holds one of the words, or a name by its form; ``strict``: or speaks of a person at all."""
         folded = text.casefold()
-        return any(term in folded for term in self._terms) or (strict and _PERSONAL.search(text) is not None)
+        if any(term in folded for term in self._terms) or names_somebody(text):
+            return True
+        return strict and _PERSONAL.search(text) is not None
 
     def mask(self, text: str) -> str:
         for term in self._terms:

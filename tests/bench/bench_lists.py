@@ -29,12 +29,12 @@ SELECT gen_random_uuid(), now(), %(dataset)s, 'S' || upper(substr(md5('s' || n),
 """
 _RECORDS = """
 INSERT INTO datasets_record (id, created_at, dataset_id, subject_id, key, format, fs_hz, n_samples, leads, leads_computed,
-  age, sex, site, quality, quality_score, content_sha256, fingerprint, meta, pack, "offset", search_text{columns})
+  age, sex, site, recorded_at, has_shifted_time, quality, quality_score, content_sha256, fingerprint, meta, pack, "offset", search_text{columns})
 SELECT gen_random_uuid(), now(), %(dataset)s, s.id, k.key, (ARRAY['wfdb', 'dicom', 'muse_xml', 'csv'])[1 + n %% 4],
   (ARRAY[500, 400, 1000, 240])[1 + n %% 4], 5000, string_to_array('I II III aVR aVL aVF V1 V2 V3 V4 V5 V6', ' '), ARRAY[]::varchar[],
-  18 + n %% 70, (ARRAY['F', 'M', ''])[1 + n %% 3], '',
+  18 + n %% 70, (ARRAY['F', 'M', ''])[1 + n %% 3], '', timestamptz '1990-01-01 08:00Z' + (n * 7919::bigint %% 7300) * interval '1 day', true,
   jsonb_build_object('flags', CASE WHEN n %% 11 = 0 THEN '["pacing_spikes"]'::jsonb WHEN n %% 7 = 0 THEN '["missing_leads"]'::jsonb ELSE '[]'::jsonb END,
-    'leads', (SELECT jsonb_agg(jsonb_build_object('lead', l, 'flags', '[]'::jsonb, 'sqi', 0.9, 'noise_mv', 0.01, 'missing', 0))
+    'leads', (SELECT jsonb_agg(jsonb_build_object('lead', l, 'flags', CASE WHEN n %% 9 = 0 AND l IN ('V1', 'V4') THEN '["noisy"]'::jsonb ELSE '[]'::jsonb END, 'sqi', 0.9, 'noise_mv', 0.01, 'missing', 0))
       FROM unnest(string_to_array('I II III aVR aVL aVF V1 V2 V3 V4 V5 V6', ' ')) l), 'score', 0.9),
   (n %% 100) / 100.0, md5(%(dataset)s::text || n) || md5('b' || n), md5('f' || n) || md5('g' || n),
   '{{"notes": [], "printed": {{}}, "annotations": [], "dropped_channels": []}}'::jsonb, gen_random_uuid(), 0, lower(k.key || ' ' || s.key){defaults}
@@ -89,10 +89,22 @@ def requests_of(dataset: Any, records: int) -> dict[str, str]:
         "page: search, found": f"{page}?search=017345",
         "page: search, not found": f"{page}?search=nowhere",
         "page: sorted by quality": f"{page}?sort=quality",
+        "page: sorted by time": f"{page}?sort=recorded_at",
+        "page: a year": f"{page}?recorded_from=2001-01-01&recorded_to=2001-12-31",
+        "page: some lead noisy": f"{page}?quality=lead:noisy",
+        "page: without labels": f"{page}?missing=labels",
+        "page: label coverage by every map": f"{page}labels/",
+        "page: duplicates": f"{page}duplicates/",
         "REST: first records": rest,
         "REST: records in the middle": f"{rest}&page={max(1, records // 100)}",
         "REST: by label": f"{rest}&label=C07",
         "REST: search": f"{rest}&search=017345",
+        "REST: last records": f"{rest}&page={max(1, records // 50)}",
+        "REST: sorted by time, middle": f"{rest}&sort=recorded_at&page={max(1, records // 100)}",
+        "REST: noisy, without V1": f"{rest}&quality=lead:noisy&missing=lead:V1",
+        "REST: label table, middle": f"/api/v1/datasets/{dataset.pk}/labels/?page={max(1, records // 100)}",
+        "REST: subjects": f"/api/v1/subjects/?dataset={dataset.pk}",
+        "REST: duplicates": f"/api/v1/datasets/{dataset.pk}/duplicates/",
         "REST: dataset with label counts": f"/api/v1/datasets/{dataset.pk}/",
     }
 
@@ -114,6 +126,13 @@ def queries_of(dataset: Any) -> dict[str, Any]:
         "by quality flag": narrowed(quality="pacing_spikes").order_by("key", "id")[:50],
         "search": narrowed(search="017345").order_by("key", "id")[:50],
         "sorted by quality": selectors.sorted_records(records, "quality")[0][:50],
+        "sorted by time": selectors.sorted_records(records, "recorded_at")[0][:50],
+        "sorted by time, latest first": selectors.sorted_records(records, "-recorded_at")[0][:50],
+        "a year": narrowed(recorded_from="2001-01-01", recorded_to="2001-12-31").order_by("key", "id")[:50],
+        "some lead noisy": narrowed(quality="lead:noisy").order_by("key", "id")[:50],
+        "one subject by time": selectors.sorted_records(narrowed(subject="S000000000000"), "recorded_at")[0],
+        "without labels": narrowed(missing="labels").order_by("key", "id")[:50],
+        "ids of a deep page": records.order_by("key", "id").values_list("pk", flat=True)[9950:10000],
         "label counts": counted.annotate(n=Count("record", distinct=True)).order_by("-n", "code"),
     }
 

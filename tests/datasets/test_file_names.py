@@ -17,6 +17,8 @@ NAMES = FileNames(b"key of a project")
     [
         "Mueller_Hans.xml", "Müller, Hans.dcm", "MUELLER^HANS.dcm", "O'Brien Mary 2.edf", "Quixworth-Zebulona_ECG.xml",
         "Mueller_1954-03-12.xml", "20190411_Mueller.xml", "MUELLER 12.03.1954.scp", "Smith_John_A_001.hea",
+        "MUELLER_HANS_1950.xml", "MUELLER_HANS.xml", "SMITH^JOHN.dcm", "Smith^J.dcm", "Doe_John_19500101.edf", "DOE_JIM_1950.hea",
+        "1950_DOE_JIM.csv", "MUELLER19500101.xml", "mueller_hans_19500101.xml", "DOE_19500101.mat", "GARCIA-LOPEZ_ANA_2.hea",
     ],
 )  # fmt: skip
 def test_names_of_persons_become_pseudonyms(name: str) -> None:
@@ -36,6 +38,8 @@ def test_names_of_persons_become_pseudonyms(name: str) -> None:
         "100_3chan", "patient_17", "Patient_017", "ECG_20190411_0001", "ecg-2019-04-11", "Atrial_Fibrillation_3", "Normal_Sinus",
         "Study_Alpha", "E-07", "V1_V2", "b7f3c1de-1111-4c1e-9a5e-0a1b2c3d4e5f", "p10/s22/ecg", "Holter Recording", "I_II_III", "r0001",
         "LBBB_001", "STEMI_ANT_1", "Chapman_Shaoxing_2", "MUSE_Export_2019-04-11", "x.tar.gz", "test01_00s_frame", "silent", "F-ABCDEFGHIJKL",
+        "MIT_BIH_100", "CPSC_EXTRA_1", "PTB_XL_2019", "ECG_REST_2020", "LBBB_LVH_1999", "AFIB_LVH_2001", "STUDY_BASELINE_2020",
+        "rest_morning_12", "recording_20190411", "LAB_20190411", "ICU_WARD_3",
     ],
 )  # fmt: skip
 def test_other_names_stay(name: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
+from django.test import Client
 
 from datasets import labelling, uploading
 from datasets.file_names import FileNames
@@ -21,6 +22,8 @@ from datasets.models import LabelImport, Record, Subject
 from datasets.services import upload_receive
 from datasets.simulate import simulate
 from ecgportal import storage
+from ecgportal.audit.export import as_csv, as_fhir, as_json
+from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import decrypt
@@ -144,6 +147,43 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
     assert {key: record.meta["original"] for key, record in records.items()} == {
         "ecg": SCRUBBED, "a": SCRUBBED, "b": NOT_KEPT, "c": SCRUBBED,
     }  # fmt: skip
+
+
+def test_names_in_capitals_are_nowhere_and_in_no_export(db, caplog, capfd, django_capture_on_commit_callbacks):
+    """Names as devices write them, in file names and texts of files that have no identifying field of their own."""
+    stem = f"{NAME}_{FIRST}_1937".upper()
+    pair = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, stem)
+    header = pair[f"{stem}.hea"].decode() + f"#Dx: {NAME.upper()}^{FIRST.upper()}\n#{NAME}^{FIRST} {BIRTH}\n"
+    lone = wfdb_pair(simulate("SNR", 4, fs_hz=250).record, f"{NAME.lower()}_{FIRST.lower()}_{BIRTH}")
+    owner = make_user()
+    project = make_project({owner: "owner"})
+    with django_capture_on_commit_callbacks(execute=True):
+        dataset, _ = take_in(
+            project, {**pair, f"{stem}.hea": header.encode(), **lone, f"{NAME}^{FIRST}.txt": b"nothing"}
+        )
+    assert Record.objects.filter(dataset=dataset, key__startswith="F-").count() == 2
+    table = f"file,label\n{stem},NORM\n{stem}_2,NORM\n"
+    labelling.import_start(
+        actor=owner, dataset=dataset, file=SimpleUploadedFile(f"{NAME}^{FIRST}.csv", table.encode()), mapping={"labels": ["label"]}
+    )  # fmt: skip
+    with django_capture_on_commit_callbacks(execute=True):
+        (job,) = work_off()
+    assert job.result["taken"] == 1, job.result
+    assert {where: words for where, data in everything_stored().items() if (words := hits(data))} == {}
+    assert not hits(caplog.text.encode()) and not hits("".join(capfd.readouterr()).encode())
+    events = AuditEvent.objects.filter(project_id=project.pk).order_by("id")
+    told = "".join("".join(form(events)) for form in (as_csv, as_json, as_fhir))
+    assert len(told) > 1000 and not hits(told.encode())
+    client = Client()
+    client.force_login(owner)
+    record = Record.objects.filter(dataset=dataset).first()
+    for path in (
+        f"/api/v1/records/?dataset={dataset.pk}", f"/api/v1/records/{record.pk}/", f"/api/v1/datasets/{dataset.pk}/labels/",
+        f"/api/v1/records/{record.pk}/signal/?format=csv", f"/datasets/{dataset.pk}/", f"/records/{record.pk}/", f"/records/{record.pk}/ecg.svg",
+    ):  # fmt: skip
+        answer = client.get(path)
+        assert answer.status_code == 200 and not hits(answer.content), path
+        assert not hits(str(answer.headers).encode())
 
 
 @needs_shared
