@@ -41,6 +41,14 @@ _IDENTITY_TAG = (
 _LONG_TEXT = re.compile(r">[^<]{4000,}<")
 _ELEMENT = re.compile(rf"<({_IDENTITY_TAG})\b([^<>]*)>([^<]*)<", re.IGNORECASE)
 _ATTRIBUTE = re.compile(rf"\b({_IDENTITY_TAG}|extension)\s*=\s*\"([^\"]*)\"", re.IGNORECASE)
+# FHIR: what names people, places and numbers; a quantity's value is no text.
+_JSON_WORDS = re.compile(
+    r"\"(?:family|given|birthDate|line|city|postalCode|value)\"\s*:\s*(\"[^\"]{1,200}\"|\[[^\[\]{}]{1,800}\])"
+)
+_JSON_PERSON = re.compile(
+    r"\"(?:subject|performer|encounter|patient|practitioner|managingOrganization|generalPractitioner|note)\"\s*:\s*\[?\s*\{[^{}]*?"
+    r"\"(?:display|text)\"\s*:\s*\"([^\"]{1,200})\""
+)
 _COMMENT = re.compile(
     r"#\s*(<?(age|sex|gender)>?\s*:\s*<?[\w.]{0,8}>?\s*)+$|#\s*dx\s*:\s*[\d\s,]*$|#\s*(rx|hx|sx)\s*:\s*(unknown)?\s*$",
     re.IGNORECASE,
@@ -156,6 +164,10 @@ def terms_of(format_name: str | None, data: bytes) -> list[str]:
         text = _LONG_TEXT.sub("><", data.decode(encoding, "replace"))
         found = [match[3] for match in _ELEMENT.finditer(text)] + [m[2] for m in _ATTRIBUTE.finditer(text)]
         found += [a for m in _ELEMENT.finditer(text) for a in re.findall(r"\"([^\"]*)\"", m[2])]
+    elif format_name == "fhir_observation" or (format_name is None and b'"resourceType"' in data[:4096]):
+        text = data.decode("utf-8", "replace")
+        found = [cell for match in _JSON_WORDS.finditer(text) for cell in re.findall(r"\"([^\"]*)\"", match[1])]
+        found += [match[1] for match in _JSON_PERSON.finditer(text)]
     elif format_name == "edf":
         found = re.split(r"[\s_]+", data[8:168].decode("latin-1"))
     elif format_name == "dicom" or data[128:132] == b"DICM":

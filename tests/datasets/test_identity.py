@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import numpy as np
@@ -27,6 +28,7 @@ from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import decrypt
+from tests.datasets.formats.test_fhir_observation import observation
 from tests.ecgfiles import wfdb_pair, zip_of
 from tests.factories import make_dataset, make_project, make_user
 from tests.shared import needs_shared, shared_path
@@ -89,6 +91,16 @@ def planted_edf(note: bool = False) -> bytes:
     return bytes(data).replace(b"\x14QRS", b"\x14" + NAME[:3].encode(), 1) if note else bytes(data)
 
 
+def planted_fhir() -> bytes:
+    content = observation(
+        subject={"reference": f"Patient/{NUMBER}", "display": f"{FIRST} {NAME}", "identifier": {"value": NUMBER}},
+        performer=[{"display": f"Dr {NAME}, {PLACE}"}], note=[{"text": f"the {FREE}"}], device={"display": f"ECG of {PLACE}"},
+        contained=[{"resourceType": "Patient", "id": NUMBER, "name": [{"family": NAME, "given": [FIRST]}], "birthDate": "1937-04-11"}],
+    )  # fmt: skip
+    content["component"][0]["valueSampledData"]["data"] = " ".join(str(n * n % 97) for n in range(1000))
+    return json.dumps(content).encode()
+
+
 def everything_stored() -> dict[str, bytes]:
     """Return all tables as text, and all files of the portal's home."""
     found = {}
@@ -126,11 +138,12 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
         "b.xml": planted_muse(),
         "c.edf": planted_edf(),
         "d.xml": f"<x>{NAME}</x>".encode(),
+        "e.json": planted_fhir(),
     }
     assert all(hits(data) for name, data in files.items() if name != "ecg.dat")
     dataset, ingest = take_in(make_project(), files)
     records = {record.key: record for record in Record.objects.filter(dataset=dataset)}
-    assert set(records) == {"ecg", "a", "b", "c"}, list(ingest.items.values_list("name", "message"))
+    assert set(records) == {"ecg", "a", "b", "c", "e"}, list(ingest.items.values_list("name", "message"))
     table = f"file,patient_id,name,remark,label\na,{NUMBER},{NAME},{FREE},NORM\nc,{NUMBER},{FIRST},{PLACE},AFIB\n"
     labelling.import_start(
         actor=make_user(),
@@ -145,7 +158,7 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
     assert found == {}
     assert not hits(caplog.text.encode()) and not hits("".join(capfd.readouterr()).encode())
     assert {key: record.meta["original"] for key, record in records.items()} == {
-        "ecg": SCRUBBED, "a": SCRUBBED, "b": NOT_KEPT, "c": SCRUBBED,
+        "ecg": SCRUBBED, "a": SCRUBBED, "b": NOT_KEPT, "c": SCRUBBED, "e": NOT_KEPT,
     }  # fmt: skip
 
 
