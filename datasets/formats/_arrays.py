@@ -15,7 +15,16 @@ import numpy as np
 
 from datasets.ecg import LEADS_12, Record, RecordMeta
 from datasets.formats._choosing import MAX_LEADS, is_signal_shape, last_of, pick, rate_by_time, squeezed
-from datasets.formats._clinical import check_leads, check_size, lead_name, millivolts_per, number, option_unit_mv, stem
+from datasets.formats._clinical import (
+    check_leads,
+    check_size,
+    known_lead,
+    lead_name,
+    millivolts_per,
+    number,
+    option_unit_mv,
+    stem,
+)
 from datasets.formats.base import ReadOptions, ReadResult
 from ecgportal.errors import InvalidInput, NeedsAnswer, UnreadableFile
 
@@ -31,6 +40,7 @@ _GAIN_KEY = re.compile(
 )
 _UNIT_KEY = re.compile(r"(unit|units|signal_units?)$", re.IGNORECASE)
 _LEADS_KEY = re.compile(r"(leads?|lead_?names?|sig_?names?|channels?|channel_?names?|lead_?order)$", re.IGNORECASE)
+_LABELS_KEY = re.compile(r"(labels?|names?|columns?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,19 @@ def told_by(statements: dict[str, object]) -> Told:
         if fs_hz is None and _RATE_KEY.match(key):
             rate = number(re.sub(r"\s*hz$", "", value, flags=re.IGNORECASE) if isinstance(value, str) else value)
             fs_hz = rate if rate is not None and 1 <= rate <= 100_000 else None
-        elif unit_mv is None and _UNIT_KEY.match(key) and isinstance(value, str):
-            unit_mv = millivolts_per(value)
+        elif unit_mv is None and _UNIT_KEY.match(key):
+            # One unit for all leads, or a list that names the same one for each.
+            units = {value} if isinstance(value, str) else set(value) if isinstance(value, list | tuple) else set()
+            unit = units.pop() if len(units) == 1 else None
+            unit_mv = millivolts_per(unit) if isinstance(unit, str) else None
         elif leads is None and _LEADS_KEY.match(key):
             words = re.split(r"[,;\s]+", value) if isinstance(value, str) else value
             if isinstance(words, list | tuple) and words and all(isinstance(word, str) for word in words):
                 leads = tuple(lead_name(word) for word in words)
+        elif leads is None and _LABELS_KEY.match(key) and isinstance(value, list | tuple) and len(value) > 1:
+            # The labels of an array may be those of its beats: only leads are believed.
+            if all(isinstance(word, str) and known_lead(word) is not None for word in value):
+                leads = tuple(lead_name(word) for word in value)
         elif gain is None and _GAIN_KEY.match(key) and (factor := number(value)) not in (None, 0.0, 1.0):
             gain = (key, factor or 1.0)
     return Told(fs_hz, unit_mv, leads, gain)

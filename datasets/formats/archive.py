@@ -262,6 +262,16 @@ class _Unpacking:
     def _tar(self, stream: BinaryIO) -> Iterator[_Member]:
         packed = stream.read(2) == _GZIP
         stream.seek(0)
+        if packed and not self.name.lower().endswith((".tar.gz", ".tgz")):
+            # A tar header names itself at byte 257; anything else in gzip is one file packed by itself.
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                head = unpacked.read(512)
+            if head[257:262] != b"ustar":
+                raise UnreadableFile(
+                    f"{self.name} is one file packed with gzip, which is not opened. Unpack it, or pack it as zip or tar.gz.",
+                    code="archive_kind",
+                )
+            stream.seek(0)
         forward = ForwardReader(gzip.GzipFile(fileobj=stream) if packed else stream, self._check_total)
         with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]
             for info in archive:

@@ -31,7 +31,10 @@ def _sniff(head: bytes, name: str) -> bool:
 def _read(source: Source, options: ReadOptions) -> ReadResult:
     data, name = read_bytes(source), source.name
     if data.startswith(_MAGIC):
-        return records_of(name, {"array": _array(data, name)}, {}, options)
+        array = _array(data, name)
+        # A table with named columns: one array a column.
+        columns = {key: array[key] for key in array.dtype.names} if array.dtype.names else {"array": array}
+        return records_of(name, columns, {}, options)
     arrays = _members(data, name)
     beside: dict[str, object] = {
         key: _plain(value) for key, value in arrays.items() if value.size <= 64 and value.dtype.kind in "iufbUS"
@@ -61,7 +64,10 @@ def _array(data: bytes, name: str) -> np.ndarray:
         fortran = bool(header["fortran_order"])
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
         raise _damaged(name, "its header cannot be parsed") from error
-    if dtype.hasobject or dtype.kind not in "iufbUS" or dtype.itemsize == 0:
+    if dtype.kind == "c":
+        raise UnreadableFile(f"{name} holds complex numbers; an ECG is real. Save its real part.", code="not_an_ecg")
+    plain = [dtype] if dtype.names is None else [dtype[key] for key in dtype.names]
+    if dtype.hasobject or dtype.itemsize == 0 or any(part.kind not in "iufbUS" for part in plain):
         raise UnsafeFile(
             f"{name} holds values of type {dtype}. Python objects are not loaded, since loading them can run code; "
             "save the samples as a plain numeric array.",

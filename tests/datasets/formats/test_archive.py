@@ -226,6 +226,13 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(data: bytes, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_file_in_gzip_is_told_from_a_damaged_archive(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match="one file packed with gzip") as caught:
+        unpack(io.BytesIO(gzip.compress(b"I,II\n1,2\n" * 100)), "x.csv.gz", tmp_path)
+    assert caught.value.code == "archive_kind"
+    assert unpack(io.BytesIO(make_tar(PLAIN, "w:gz")), "x.gz", tmp_path).files
+
+
 def test_archives_are_told_by_content() -> None:
     assert is_archive(make_zip(PLAIN)[:512], "x.bin")
     assert is_archive(make_tar(PLAIN)[:512], "x.bin")

@@ -209,3 +209,28 @@ def test_values_beyond_single_precision_are_refused() -> None:
         with pytest.raises(UnreadableFile) as caught:
             read(data, "x.npy", ReadOptions(500, unit, LEADS_12))
         assert caught.value.code == "not_a_number"
+
+
+def test_labels_that_are_leads_name_them_and_a_unit_for_each_lead_is_one_unit() -> None:
+    inside = {
+        "ecg": SIGNAL.T, "fs": 500.0, "labels": np.array(LEADS_12, dtype=object), "units": np.array(["uV"] * 12, dtype=object),
+    }  # fmt: skip
+    result = registry.read(BytesSource("a.mat", mat({"data": inside})))[1]
+    ((_, record),) = result.records
+    assert record.leads == LEADS_12 and record.fs_hz == 500
+    assert record.signal == pytest.approx(SIGNAL / 1000, abs=1e-7)
+    # The labels of beats are none, and units that differ are no common one.
+    inside |= {"labels": np.array(["N", "V"], dtype=object), "units": np.array(["uV"] * 11 + ["mV"], dtype=object)}
+    with pytest.raises(NeedsAnswer) as caught:
+        registry.read(BytesSource("a.mat", mat({"data": inside})))
+    assert set(caught.value.fields) == {"lead_order", "unit"}
+
+
+def test_a_numpy_table_with_named_columns_and_complex_numbers() -> None:
+    table = np.zeros(N, dtype=[(lead, "<f4") for lead in LEADS_12])
+    for lead, row in BY_LEAD.items():
+        table[lead] = row
+    ((_, record),) = registry.read(BytesSource("a.npy", npy(table)), ReadOptions(500, "mV"))[1].records
+    assert record.leads == LEADS_12 and np.array_equal(record.signal, SIGNAL)
+    with pytest.raises(UnreadableFile, match="complex"):
+        registry.read(BytesSource("a.npy", npy(SIGNAL.astype(complex))), ANSWERS)
