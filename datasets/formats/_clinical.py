@@ -77,6 +77,19 @@ def number(text: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def decimal(text: object) -> float | None:
+    """Return a finite number that may be written with a decimal comma (``4,88``), or None.
+
+    ``4,880`` may be a thousand times as much and gives None, unless a zero leads (``0,005``).
+    """
+    value = number(text)
+    if value is None and isinstance(text, str):
+        match = re.fullmatch(r"\s*([+-]?\d+),(\d+)\s*", text)
+        if match and (len(match[2]) != 3 or match[1].lstrip("+-").strip("0") == ""):
+            return number(f"{match[1]}.{match[2]}")
+    return value
+
+
 def stem(name: str) -> str:
     """Return the key of a file's only record: its name without folder and last suffix."""
     return PurePosixPath(name).stem or "record"

@@ -34,6 +34,18 @@ _DECLARED = re.compile(r"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9.
 _NAME = re.compile(r"[A-Za-z_][\w.\-]*(?::([A-Za-z_][\w.\-]*))?")
 
 
+_LATIN = "ecg-latin"
+
+
+def _as_latin(error: UnicodeError) -> tuple[str, int]:
+    """Read bytes that are no UTF-8 as Windows-1252; none of them is markup."""
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error(_LATIN, _as_latin)
+
+
 def _byte_order(head: bytes) -> str | None:
     """Return the Unicode encoding that the first bytes show, or None."""
     for mark, encoding in (
@@ -167,18 +179,26 @@ def _encoding(name: str, head: bytes) -> str | None:
 def _pieces(source: Source) -> Iterator[bytes]:
     """Yield the document as UTF-8 (or as it is where the parser can tell), in pieces."""
     with source.open() as stream:
-        first = stream.read(_CHUNK)
-        encoding = _encoding(source.name, first[:4096])
-        decoder = codecs.getincrementaldecoder(encoding)("strict") if encoding else None
-        total, piece = 0, first
+        piece = stream.read(_CHUNK)
+        encoding = _encoding(source.name, piece[:4096])
+        narrow = encoding is None or not encoding.startswith("utf-16")
+        if narrow:
+            # Line ends that an export put before the declaration.
+            piece = piece.lstrip(b" \t\r\n")
+        # Names of people are written in Latin letters by some devices that declare UTF-8.
+        decoder = codecs.getincrementaldecoder(encoding or "utf-8")("strict" if encoding else _LATIN)
+        total = 0
         while piece:
             total += len(piece)
             if total > MAX_XML_BYTES:
                 raise _too_large(source.name, total)
-            yield decoder.decode(piece).encode("utf-8", "surrogatepass") if decoder else piece
-            piece = stream.read(_CHUNK)
-        if decoder:
-            yield decoder.decode(b"", True).encode("utf-8")
+            following = stream.read(_CHUNK)
+            if not following and narrow:
+                # Blocks of fixed length are filled up behind the document.
+                piece = piece.rstrip(b"\x00\x1a \t\r\n")
+            yield decoder.decode(piece).encode("utf-8", "surrogatepass")
+            piece = following
+        yield decoder.decode(b"", True).encode("utf-8")
 
 
 def _too_large(name: str, size: int) -> TooLarge:

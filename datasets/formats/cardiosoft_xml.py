@@ -16,6 +16,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    decimal,
     finite_signal,
     lead_name,
     left_out_note,
@@ -48,7 +49,7 @@ def _sniff(head: bytes, name: str) -> bool:
 def _scale(name: str, block: Element, options: ReadOptions) -> float:
     """Return millivolt per digit."""
     resolution = block.find("Resolution")
-    value = number(resolution.text) if resolution is not None else None
+    value = decimal(resolution.text) if resolution is not None else None
     factor = _UNITS.get((resolution.get("units") or "").strip().lower()) if resolution is not None else None
     if value is None or factor is None:
         if options.unit is None:
@@ -63,7 +64,7 @@ def _scale(name: str, block: Element, options: ReadOptions) -> float:
 
 
 def _rate(name: str, block: Element, options: ReadOptions) -> float:
-    fs_hz = number(text_of(block, "SampleRate"))
+    fs_hz = decimal(text_of(block, "SampleRate"))
     if fs_hz is None:
         fs_hz = options.fs_hz
     if fs_hz is None:

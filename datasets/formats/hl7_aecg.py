@@ -19,6 +19,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    decimal,
     finite_signal,
     lead_name,
     left_out_note,
@@ -90,7 +91,7 @@ def _code(element: Element) -> str:
 def _quantity(element: Element | None) -> tuple[float | None, str]:
     if element is None:
         return None, ""
-    return number(element.get("value")), (element.get("unit") or "").strip()
+    return decimal(element.get("value")), (element.get("unit") or "").strip()
 
 
 class _Set:

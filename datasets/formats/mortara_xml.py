@@ -19,6 +19,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    decimal,
     finite_signal,
     lead_name,
     left_out_note,
@@ -61,7 +62,7 @@ def _row(name: str, lead: str, channel: Element, fs_hz: float, options: ReadOpti
             f"{name}: lead {lead} stores {bits[:8]} bits, {kind[:16]}; signed numbers of 8, 16 or 32 bits in base64 are read.",
             code="unknown_sample_kind",
         )
-    per_mv = number(channel.get("UNITS_PER_MV"))
+    per_mv = decimal(channel.get("UNITS_PER_MV"))
     if per_mv is None and options.unit is None:
         raise NeedsAnswer(
             f"{name}: lead {lead} does not say how many digits one millivolt is. State it.",
@@ -170,7 +171,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         )
     leads = [lead_name(channel.get("NAME") or f"channel {index}") for index, channel in enumerate(channels, start=1)]
     check_leads(name, leads)
-    rates = {number(channel.get("SAMPLE_FREQ")) for channel in channels}
+    rates = {decimal(channel.get("SAMPLE_FREQ")) for channel in channels}
     if len(rates) > 1:
         raise UnreadableFile(
             f"{name} states different sampling rates for its leads. Export it at one rate.", code="bad_rate"

@@ -21,6 +21,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    decimal,
     finite_signal,
     lead_name,
     left_out_note,
@@ -52,7 +53,7 @@ def _sniff(head: bytes, name: str) -> bool:
 
 
 def _rate(name: str, waveform: Element, options: ReadOptions) -> float:
-    base = number(text_of(waveform, "SampleBase"))
+    base = decimal(text_of(waveform, "SampleBase"))
     if base is None:
         if options.fs_hz is None:
             raise NeedsAnswer(
@@ -66,7 +67,7 @@ def _rate(name: str, waveform: Element, options: ReadOptions) -> float:
 
 def _scale(name: str, lead: str, data: Element, options: ReadOptions) -> float:
     """Return millivolt per digit."""
-    per_bit = number(text_of(data, "LeadAmplitudeUnitsPerBit"))
+    per_bit = decimal(text_of(data, "LeadAmplitudeUnitsPerBit"))
     unit = text_of(data, "LeadAmplitudeUnits")
     factor = millivolts_per(unit) if unit else None
     if factor is None or per_bit is None:

@@ -20,6 +20,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    decimal,
     finite_signal,
     lead_name,
     left_out_note,
@@ -81,7 +82,7 @@ def _characteristic(
     """Return a number from the waveform's own attributes, or from the signal characteristics."""
     block = root.find("dataacquisition/signalcharacteristics")
     stated = [waveforms.get(key) for key in attributes] + [text_of(block, path) for path in paths]
-    return next((value for value in map(number, stated) if value is not None), None)
+    return next((value for value in map(decimal, stated) if value is not None), None)
 
 
 def _lead_names(name: str, root: Element, waveforms: Element) -> tuple[str, ...]:

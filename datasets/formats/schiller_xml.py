@@ -17,6 +17,7 @@ from datasets.formats._clinical import (
     check_leads,
     check_rate,
     check_size,
+    decimal,
     finite_signal,
     lead_name,
     millivolts_per,
@@ -45,7 +46,7 @@ def _sniff(head: bytes, name: str) -> bool:
 
 
 def _rate(name: str, block: Element, options: ReadOptions) -> float:
-    value = number(text_of(block, "resolution/samplerate/value"))
+    value = decimal(text_of(block, "resolution/samplerate/value"))
     value = number(text_of(block, "resolution/samplerate")) if value is None else value
     exponent = number(text_of(block, "resolution/samplerate/exponent"))
     if value is None:
@@ -66,7 +67,7 @@ def _rate(name: str, block: Element, options: ReadOptions) -> float:
 
 def _scale(name: str, block: Element, options: ReadOptions) -> float:
     """Return millivolt per digit."""
-    value, unit = number(text_of(block, "resolution/yres/unitperbit")), text_of(block, "resolution/yres/units")
+    value, unit = decimal(text_of(block, "resolution/yres/unitperbit")), text_of(block, "resolution/yres/units")
     factor = millivolts_per(unit) if unit else None
     if factor is None or value is None:
         if options.unit is None:

@@ -13,6 +13,7 @@ from datasets.formats import registry
 from datasets.formats._clinical import (
     age_between,
     check_rate,
+    decimal,
     distinct_leads,
     lead_name,
     millivolts_per,
@@ -28,6 +29,22 @@ from ecgportal.errors import InvalidInput, TooLarge, UnreadableFile
 MINE = (
     "dicom", "hl7_aecg", "muse_xml", "cardiosoft_xml", "philips_xml", "scp_ecg", "edf", "mortara_xml", "schiller_xml",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4.88", 4.88),
+        ("4,88", 4.88),
+        (" -0,005 ", -0.005),
+        ("4,880", None),
+        ("1,000", None),
+        ("1,2,3", None),
+        ("", None),
+    ],
+)
+def test_decimal_commas_are_read_where_they_cannot_divide_thousands(text, value):
+    assert decimal(text) == value
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,10 @@ def test_several_rhythms_of_other_leads_are_joined_and_of_the_same_leads_kept_ap
     assert [key for key, _ in apart.records] == ["a_1", "a_2"]
 
 
-@pytest.mark.parametrize(("unit", "per_bit", "first"), [("MICROVOLTS", "4.88", -2.44), ("MILLIVOLTS", "0.005", -2.5)])
+@pytest.mark.parametrize(
+    ("unit", "per_bit", "first"),
+    [("MICROVOLTS", "4.88", -2.44), ("MICROVOLTS", "4,88", -2.44), ("MILLIVOLTS", "0.005", -2.5)],
+)
 def test_units(unit, per_bit, first):
     data = document(waveform(lead("I", RAMP, LeadAmplitudeUnits=unit, LeadAmplitudeUnitsPerBit=per_bit)))
     assert read_one(data, "a.xml", "muse_xml").lead("I")[0] == pytest.approx(first)

@@ -90,6 +90,20 @@ def test_encodings_of_devices_are_read(encoding):
     assert (root.tag, root.get("k"), root.text) == ("a", "é", "Größe µV")
 
 
+def test_latin_letters_in_a_file_that_declares_utf_8():
+    root = parse('<?xml version="1.0" encoding="UTF-8"?><a k="Zürich">Müller µV</a>'.encode("latin-1"))
+    assert (root.get("k"), root.text) == ("Zürich", "Müller µV")
+    # A letter that the end of a piece of 1 MB cuts in two is one letter.
+    assert parse(b"<a>" + b"x" * (2**20 - 4) + "µ".encode() + b"</a>").text.endswith("xµ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1"])
+def test_blank_lines_before_the_declaration_and_filling_behind_the_document(encoding):
+    text = f'\r\n <?xml version="1.0" encoding="{encoding}"?><a>é</a>'.encode(encoding)
+    assert parse(text + b"\x00" * 300).text == "é"
+    assert root_name(text) == "a"
+
+
 def test_chinese_encodings_are_read():
     assert parse('<?xml version="1.0" encoding="GB2312"?><a>心电图</a>'.encode("gb2312")).text == "心电图"
 
