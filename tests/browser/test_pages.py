@@ -13,7 +13,7 @@ from tests.browser.world import World
 from tests.test_routes import required, routes
 
 # Parts that a page loads after itself.
-FRAGMENTS = {"jobs:fragment", "training:live", "training:search", "training:curve"}
+FRAGMENTS = {"jobs:fragment", "training:live", "training:search", "training:curve", "training:rate"}
 # The reader of the API's description comes with its own looks; it must only work and ask nobody else.
 NOT_OURS = {"docs"}
 VARIANTS = ((1280, "light"), (1280, "dark"), (390, "dark"), (390, "light"))

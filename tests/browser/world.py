@@ -23,7 +23,8 @@ from tests import factories
 from tests.ecgfiles import make_cohort
 from tests.working import work_off
 from training import services as training
-from training.models import Evaluation
+from training.forecast import Point, forecast
+from training.models import Evaluation, Study, Trial
 from viz.mapping import map_start
 
 FAST = {"epochs": 2, "batch_size": 8, "threads": 1, "seed": 3}
@@ -112,6 +113,34 @@ class World:
         )
         work_off()
 
+        self._study()
+
+    def _study(self) -> None:
+        """A trunk that learned without labels, a learning rate found, a search and a learning curve."""
+        rest = {"actor": self.user, "project": self.project, "architecture": "xresnet1d18", "settings": FAST}
+        self.trunk_run = training.run_start(**rest, dataset=self.dataset, label_map=self.superclass, task="pretraining")
+        self.rate_job = training.rate_start(**rest, datasets=[self.dataset], label_map=self.superclass)
+        work_off()
+        self.trunk_run.refresh_from_db()
+        search = Study.objects.create(
+            run=self.run, kind="search", job=self.run.job, settings={"minutes": 5}, result={"trial": 1}
+        )
+        choices = {"learning_rate": 0.003, "augmentation": "strong", "class_weights": "none", "weight_decay": 0.01}
+        for number, (start, state) in enumerate((("xresnet1d18", "done"), ("inception_time", "stopped")), start=1):
+            Trial.objects.create(
+                study=search, number=number, choices=choices | {"start": start}, state=state, score=0.8, low=0.7, high=0.9, seconds=40
+            )  # fmt: skip
+        points = [Point(size, 0.95 - 1.2 * size**-0.5, 0.7, 0.9) for size in (40, 80, 160, 320)]
+        curve = Study.objects.create(
+            run=self.run, kind="learning_curve", job=self.run.job, settings={"repeats": 1},
+            result={"metric": "auroc_macro", **forecast(points).to_json()},
+        )  # fmt: skip
+        for number, point in enumerate(points, start=1):
+            Trial.objects.create(
+                study=curve, number=number, choices={"records": point.records, "subjects": point.records, "share": 1, "repeat": 0},
+                state="done", score=point.score, low=point.low, high=point.high, seconds=9,
+            )  # fmt: skip
+
     def _share(self, dav: Any) -> None:
         self.tried = try_start(actor=self.user, version=self.version, record=self.record)
         work_off()
@@ -126,7 +155,8 @@ class World:
             actor=self.user, exchange=self.exchange, project=self.empty_project, remote_path=push.remote_path
         )
         work_off()
-        self.pulled = ModelVersion.objects.exclude(pk=self.version.pk).get()
+        own = [self.version.pk, self.trunk_run.produced_version_id]
+        self.pulled = ModelVersion.objects.exclude(pk__in=own).get()
         second = ModelVersion.objects.get(pk=self.version.pk)
         second.pk, second.number, second._state.adding = uuid4(), 2, True
         second.save(force_insert=True)
@@ -140,7 +170,7 @@ class World:
             "datasets:labels": self.dataset, "datasets:label_import": self.label_import, "datasets:label_map": self.label_map,
             "datasets:label_map_export": self.label_map, "jobs:detail": self.run.job, "jobs:fragment": self.run.job, "modelhub:version": self.version,
             "modelhub:download": self.version, "modelhub:card": self.version, "modelhub:delete": self.version, "modelhub:prediction": self.prediction,
-            "modelhub:prediction_file": self.prediction, "modelhub:card_read": self.version, "modelhub:tried": self.tried, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:search": self.run, "training:curve": self.run, "training:delete": self.run,
+            "modelhub:prediction_file": self.prediction, "modelhub:card_read": self.version, "modelhub:tried": self.tried, "modelhub:exchange_edit": self.exchange, "training:detail": self.run, "training:live": self.run, "training:search": self.run, "training:curve": self.run, "training:rate": self.rate_job, "training:delete": self.run,
             "training:evaluation": self.evaluation, "training:report": self.evaluation, "training:report_pdf": self.evaluation, "training:validation": self.version, "viz:insight": self.dataset, "viz:gallery": self.dataset, "viz:outliers": self.dataset, "viz:maps": self.dataset, "viz:training_csv": self.run, "viz:training_svg": self.run, "viz:map": self.map, "viz:map_delete": self.map, "viz:dataset_compare": self.dataset, "catalogue_entry": self.entry, "catalogue_propose": self.version, "viz:record": self.record, "viz:record_svg": self.record,
             "viz:record_pdf": self.record, "viz:beats": self.record, "viz:compare": self.record, "viz:evaluation_csv": self.evaluation, "viz:evaluation_svg": self.evaluation,
         }  # fmt: skip
@@ -184,6 +214,10 @@ class World:
             "an open job": reverse("jobs:detail", args=[self.open_job.pk]),
             "a failed job": reverse("jobs:detail", args=[self.failed_job.pk]),
             "a pulled model": reverse("modelhub:version", args=[self.pulled.pk]),
+            "a run without labels": reverse("training:detail", args=[self.trunk_run.pk]),
+            "a trunk": reverse("modelhub:version", args=[self.trunk_run.produced_version_id]),
+            "fine-tuning a trunk": reverse("training:create", args=[self.project.pk])
+            + f"?base={self.trunk_run.produced_version_id}&dataset={self.dataset.pk}",
             "an unfinished evaluation": reverse("training:evaluation", args=[self.unfinished.pk]),
             "labels by sex": reverse("viz:insight", args=[self.dataset.pk]) + "?what=labels&by=sex",
             "an interval by age": reverse("viz:insight", args=[self.dataset.pk]) + "?what=qtc_ms&by=age",
