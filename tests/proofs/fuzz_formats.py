@@ -1,8 +1,8 @@
 """Read millions of damaged files: never a crash, never more than 2 s of processor time or 512 MB, always an answer.
 
-Run: ``python -m tests.proofs.fuzz_formats [--minutes M] [--seed N] [format ...]``. Every format that has real files in
-the shared material is read by a process of its own, which mutates these files (bytes, numbers, lengths, whole parts;
-header and signal file alike) and reads what came out. A process that crashes, hangs or breaks a limit names the case;
+Run: ``python -m tests.proofs.fuzz_formats [--minutes M] [--seed N] [format ...]``. Every format is read by a process of its own, which mutates these files (bytes, numbers, lengths, whole parts;
+header and signal file alike) and reads what came out. Formats without a real file, and what no real file shows, are
+mutated from files that the tests build. A process that crashes, hangs or breaks a limit names the case;
 the file is kept in the folder that is printed, and the exit status is 1.
 """
 
@@ -25,7 +25,14 @@ from datasets.formats import registry
 from datasets.formats.base import BytesSource
 from ecgportal.errors import PortalError
 from tests.datasets.formats.clinical_tools import KINDS, Mutation, mutate
+from tests.datasets.formats.scp_writer import scp_file
 from tests.datasets.formats.test_contract import ANSWERS, check_record, samples_of, source
+from tests.datasets.formats.test_described_xml import mortara, schiller
+from tests.datasets.formats.test_edf import build, ramp, tal
+from tests.datasets.formats.test_fhir_observation import encoded, observation
+from tests.datasets.formats.test_philips_xml import document as philips
+from tests.datasets.formats.test_philips_xml import twelve
+from tests.datasets.formats.test_scp_ecg import sections_of, simple, with_reference_beat
 
 MOST_S, MOST_MB = 2.0, 512
 _HANGS_S = 60.0
@@ -33,10 +40,43 @@ _HANGS_S = 60.0
 _MOST_BYTES = 1_500_000
 
 
-def case(seeds: list[str], seed: int) -> BytesSource:
+def _tables() -> list[bytes]:
+    rows = [f"{i / 500:.3f},{i % 7 - 3},{'N' if i % 50 else 'V'},60" for i in range(300)]
+    belt = [f"2022-01-01T10:00:00.{i:03d};{600_000_000_000 + i * 7_692_308};{i % 9}" for i in range(300)]
+    watch = [f'"{i % 11 - 5},{i % 1000:03d}"' for i in range(300)]
+    return [
+        "\n".join(["time (s),II (mV),beat,HR (bpm)", *rows]).encode(),
+        "\n".join(["Phone timestamp;sensor timestamp [ns];ecg [uV]", *belt]).encode(),
+        "\n".join(["Abtastrate,512 Hertz", "Ableitung,Ableitung I", "Einheit,µV", "", *watch]).encode(),
+    ]
+
+
+def built(reader_name: str) -> list[BytesSource]:
+    """Return files that the tests build, of formats and variants that no shared file shows."""
+    bimodal, _ = with_reference_beat(bimodal=True)
+    rows = {"I": ramp().ravel(), "V1": ramp().ravel()}
+    plain = (
+        'numberofleads="12" leadlabels="I II III aVR aVL aVF V1 V2 V3 V4 V5 V6" samplespersecond="500" resolution="5"'
+    )
+    gaps = build([("ECG II", "mV", ramp())], kind="EDF+D", annotations=[tal(3 * i, (3 * i, "QRS")) for i in range(4)])
+    files = {
+        "mortara_xml": [mortara(), mortara(bits=8)], "schiller_xml": [schiller()], "fhir_observation": [encoded(observation())],
+        "scp_ecg": [bimodal, simple(rows, 2), scp_file(sections_of(bimodal), 30)], "csv": _tables(), "edf": [gaps],
+        "philips_xml": [philips(twelve(True).tobytes(), plain)],
+    }  # fmt: skip
+    suffix = next(iter(registry.readers()[reader_name].suffixes), "")
+    return [BytesSource(f"built{suffix}", data) for data in files.get(reader_name, [])]
+
+
+def seeds_of(reader_name: str) -> list[BytesSource]:
+    real = [source(name) for name in samples_of(reader_name) if source(name).size <= _MOST_BYTES]
+    return [*real, *built(reader_name)]
+
+
+def case(seeds: list[BytesSource], seed: int) -> BytesSource:
     """Return the damaged file of one seed; the same for the same seed and files."""
     rng = random.Random(seed)
-    whole = source(rng.choice(seeds))
+    whole = rng.choice(seeds)
     head = rng.choice((None, 400, 4000))
 
     def steps() -> list[Mutation]:
@@ -59,11 +99,11 @@ def work(reader_name: str, first: int, seconds: float) -> None:
     """Read cases from seed ``first`` on for some seconds; one line of JSON before each and one at the end."""
     warnings.simplefilter("ignore")
     reader = registry.readers()[reader_name]
-    seeds = [name for name in samples_of(reader_name) if source(name).size <= _MOST_BYTES]
-    for name in seeds[:1]:
+    seeds = seeds_of(reader_name)
+    for first_file in seeds[:1]:
         # What is loaded at the first file is no file's memory.
         try:
-            reader.read(source(name), ANSWERS)
+            reader.read(first_file, ANSWERS)
         except PortalError:
             pass
     answers, refusals, slowest, end = 0, 0, 0.0, time.monotonic() + seconds
@@ -140,8 +180,7 @@ def watch(reader_name: str, seed: int, seconds: float, folder: Path) -> tuple[in
 
 
 def _keep(reader_name: str, seed: int, folder: Path) -> None:
-    seeds = [name for name in samples_of(reader_name) if source(name).size <= _MOST_BYTES]
-    damaged = case(seeds, seed)
+    damaged = case(seeds_of(reader_name), seed)
     place = folder / f"{reader_name}-{seed}"
     place.mkdir()
     for name, data in {damaged.name: damaged.data, **damaged.neighbours}.items():
@@ -160,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         work(given.work, given.seed, given.seconds)
         return 0
     folder = Path(tempfile.mkdtemp(prefix="fuzz-formats-"))
-    names = [name for name in registry.readers() if samples_of(name) and (not given.formats or name in given.formats)]
+    names = [name for name in registry.readers() if seeds_of(name) and (not given.formats or name in given.formats)]
     results = [watch(name, given.seed, 60 * given.minutes, folder) for name in names]
     found = [line for _, lines in results for line in lines]
     print(
