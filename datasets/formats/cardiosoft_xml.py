@@ -78,6 +78,8 @@ def _rate(name: str, block: Element, options: ReadOptions) -> float:
 def _one_line(text: str) -> str:
     """Return the values of several lines as one; lines end with a separator or without one, depending on the version."""
     text = text.strip().replace("\r", "")
+    if "," not in text:
+        return ",".join(text.split())
     return text.replace(",\n", "\n").replace("\n", ",") if "\n" in text else text
 
 

@@ -15,12 +15,14 @@ import numpy as np
 
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
+    CODED_LEADS,
     age_between,
     check_leads,
     check_rate,
     check_size,
     decimal,
     finite_signal,
+    known_lead,
     lead_name,
     left_out_note,
     millivolts_per,
@@ -34,7 +36,7 @@ from datasets.formats._clinical import (
     timeline,
     without_calibration,
 )
-from datasets.formats._xml import parse_xml, root_name, text_of
+from datasets.formats._xml import head_text, parse_xml, root_name, text_of
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, reader
 from ecgportal.errors import NeedsAnswer, UnreadableFile
 
@@ -42,6 +44,8 @@ _SECONDS = {
     "s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "usec": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6,
     "ns": 1e-9, "min": 60.0,
 }  # fmt: skip
+# A step without a unit is in seconds by the guide; above this it is no rate of an ECG then.
+_MOST_STEP_S = 0.1
 _YEARS = {"a": 1.0, "y": 1.0, "yr": 1.0, "mo": 1 / 12, "wk": 7 / 365.25, "d": 1 / 365.25}
 _PRINTED = {
     "MDC_ECG_HEART_RATE": "heart_rate_bpm", "MDC_ECG_TIME_PD_RR": "rr_ms", "MDC_ECG_TIME_PD_PP": "pp_ms",
@@ -61,13 +65,28 @@ _WAVES = {
     "RWAVE": "r",
     "SWAVE": "s",
 }
+_ROOT = "annotatedecg"
+# ISO/IEEE 11073-10101: a lead's potential is this plus the lead's number.
+_MDC_POTENTIAL = 131_328
+# Series that hold one averaged beat, whatever nomenclature names them.
+_BEAT = re.compile(r"REPRESENTATIVE|MEDIAN|AVERAGE|TEMPLATE|(?<![A-Z])BEAT")
 # Numbers between blanks with one comma at most inside each of them.
 _DECIMAL_COMMAS = re.compile(r"(?:[-+]?\d+(?:,\d+)?[ \t]+)+")
 _TIMESTAMP = re.compile(r"(\d{4})(\d{2})(\d{2})(?:(\d{2})(\d{2})?(\d{2})?(?:\.(\d{1,9}))?)?")
 
 
 def _sniff(head: bytes, name: str) -> bool:
-    return root_name(head) == "AnnotatedECG"
+    root = root_name(head) or ""
+    # A message of HL7 version 3 carries the document inside.
+    return root.lower() == _ROOT or (root.startswith("PORT_") and f"<{_ROOT}" in head_text(head).lower())
+
+
+def _lead(code: Element) -> str:
+    """Return the lead that a sequence's code names: in letters, by its number in the MDC nomenclature, or in words."""
+    value, words = (code.get("code") or "").strip(), (code.get("displayName") or "").strip()
+    if value.isdecimal() and len(value) < 9:
+        value = CODED_LEADS.get(int(value) - _MDC_POTENTIAL, value)
+    return lead_name(words) if known_lead(value) is None and known_lead(words) is not None else lead_name(value)
 
 
 def _time(text: str | None) -> datetime | None:
@@ -113,8 +132,10 @@ class _Set:
             if code.startswith("TIME_"):
                 fs_hz, self.start = self._clock(value)
                 continue
-            lead = lead_name(code)
+            lead = _lead(found) if (found := sequence.find("code")) is not None else lead_name(code)
             row = self._samples(name, lead, value, options)
+            if row is None and lead not in self.dropped:
+                self.notes.append(f"Lead {lead} holds no samples.")
             if row is not None:
                 leads.append(lead)
                 rows[lead] = row
@@ -127,7 +148,7 @@ class _Set:
         if fs_hz is None:
             fs_hz = options.fs_hz
         if fs_hz is None:
-            unknown = f" in a unit that is known (it says {self.step_unit[:20]!r})" if self.step_unit else ""
+            unknown = f" in a known unit (stated: {self.step_unit[:20]})" if self.step_unit else ""
             raise NeedsAnswer(
                 f"{name} gives no time increment for its waveform{unknown}. State the sampling rate.",
                 fields={"fs_hz": "Guess: 500. 500 Hz and 1000 Hz are the usual rates of annotated ECG files."},
@@ -152,8 +173,8 @@ class _Set:
         if not increment or increment <= 0:
             return None, start
         step_s = _SECONDS.get(unit.lower() or "s")
-        if step_s is None:
-            self.step_unit = unit
+        if step_s is None or (not unit and increment > _MOST_STEP_S):
+            self.step_unit = unit or "none"
             return None, start
         fs_hz = 1 / (increment * step_s)
         # The increment is printed with few digits; a rate within 0.001 % of a whole number is that number.
@@ -171,9 +192,17 @@ class _Set:
             )
         if unit:
             factor = millivolts_per(unit)
-            if factor is None:
+            if factor is None and known_lead(lead) is None:
                 self.dropped.append(lead)
                 return None
+            if factor is None and options.unit is None:
+                raise NeedsAnswer(
+                    f"{name} gives lead {lead} in {unit[:20]!r}, which is not a voltage. State the unit.",
+                    fields={
+                        "unit": f"Guess: uV. The file says {unit[:20]!r}; uV is the usual unit of annotated ECG files."
+                    },
+                )
+            factor = option_unit_mv(options.unit or "uV") if factor is None else factor
         elif options.unit is not None:
             factor = option_unit_mv(options.unit)
         else:
@@ -384,11 +413,13 @@ def _offset(start: datetime | float | None, clock: datetime | float | None) -> f
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:
     root = parse_xml(source)
-    if root.tag != "AnnotatedECG":
+    inner = next((element for element in root.iter() if element.tag.lower() == _ROOT), None)
+    if inner is None:
         raise UnreadableFile(f"{source.name} is not an HL7 annotated ECG.", code="not_an_ecg")
+    root = inner
     records: list[Record] = []
     for series in root.iter("series"):
-        if not _code(series).upper().startswith("REPRESENTATIVE"):
+        if not _BEAT.search(_code(series).upper()):
             records += _series_records(source.name, root, series, options)
     if not records:
         raise UnreadableFile(

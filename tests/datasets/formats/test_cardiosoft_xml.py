@@ -72,6 +72,11 @@ def test_digits_to_millivolt_and_a_separator_at_the_end():
     assert record.signal == pytest.approx(np.array([[0.005, 0.01, 0.015], [0.02, 0.025, 0.03]]))
 
 
+def test_numbers_between_blanks():
+    record = read_one(document(strip(first="1 2\n3")), "a.xml", "cardiosoft_xml")
+    assert record.lead("aVR") == pytest.approx([0.005, 0.01, 0.015])
+
+
 def test_an_empty_place_is_a_gap():
     record = read_one(document(strip(first="1,,3")), "a.xml", "cardiosoft_xml")
     assert np.isnan(record.lead("aVR")[1]) and record.lead("aVR")[2] == pytest.approx(0.015)

@@ -131,10 +131,11 @@ def test_the_rate_follows_from_the_increment(increment, fs_hz):
     assert read_one(document(body), "a.xml", "hl7_aecg").fs_hz == fs_hz
 
 
-@pytest.mark.parametrize("unit", ["Hz", "ticks"])
+@pytest.mark.parametrize("unit", ["Hz", "ticks", ""])
 def test_an_increment_in_an_unknown_unit_is_asked_for(unit):
-    body = sequence_set({"MDC_ECG_LEAD_II": DIGITS}, increment=f'<increment value="500" unit="{unit}"/>')
-    with pytest.raises(NeedsAnswer, match=unit) as caught:
+    stated = f'unit="{unit}"' if unit else ""
+    body = sequence_set({"MDC_ECG_LEAD_II": DIGITS}, increment=f'<increment value="2" {stated}/>')
+    with pytest.raises(NeedsAnswer, match=unit or "none") as caught:
         read_one(document(body), "a.xml", "hl7_aecg")
     assert set(caught.value.fields) == {"fs_hz"}
     assert read_one(document(body), "a.xml", "hl7_aecg", ReadOptions(fs_hz=500.0)).fs_hz == 500
@@ -203,6 +204,42 @@ def test_sets_at_different_times_go_on_one_timeline():
 def test_a_representative_beat_given_as_series_is_no_rhythm():
     with pytest.raises(UnreadableFile, match="without a rhythm"):
         read_one(document(sequence_set({"MDC_ECG_LEAD_I": DIGITS}), code="REPRESENTATIVE_BEAT"), "a.xml", "hl7_aecg")
+
+
+@pytest.mark.parametrize("code", ["MEDIAN_BEAT", "AVERAGE_BEAT", "MDC_ECG_REPRESENTATIVE_BEAT", "Template"])
+def test_averaged_beats_under_other_names_are_no_rhythm(code):
+    beat = f'<component><series><code code="{code}"/>{sequence_set({"MDC_ECG_LEAD_II": "1 2 3"})}</series></component>'
+    data = document(sequence_set({"MDC_ECG_LEAD_I": DIGITS}))
+    both = data.replace(b"</AnnotatedECG>", beat.encode() + b"</AnnotatedECG>")
+    assert read_one(both, "a.xml", "hl7_aecg").leads == ("I",)
+    with pytest.raises(UnreadableFile, match="without a rhythm"):
+        read_one(data.replace(b'code="RHYTHM"', f'code="{code}"'.encode()), "a.xml", "hl7_aecg")
+
+
+def test_leads_by_number_and_by_words():
+    body = sequence_set({"131329": DIGITS, "131390": DIGITS, "131393": DIGITS, "LOCAL_7": DIGITS})
+    body = body.replace('code="LOCAL_7"', 'code="LOCAL_7" displayName="Lead V5"')
+    record = read_one(document(body), "a.xml", "hl7_aecg")
+    assert record.leads == ("I", "aVR", "-aVR", "V5")
+
+
+def test_a_document_inside_a_message():
+    inner = document(sequence_set({"MDC_ECG_LEAD_I": DIGITS})).split(b"?>", 1)[1]
+    inner = inner.replace(b"AnnotatedECG", b"annotatedECG")
+    message = b'<PORT_IN020001 xmlns="urn:hl7-org:v3"><controlActProcess><subject>' + inner
+    message += b"</subject></controlActProcess></PORT_IN020001>"
+    assert read_one(message, "a.xml", "hl7_aecg").n_samples == 100
+
+
+def test_a_lead_in_no_voltage_is_a_question_and_one_without_samples_is_named():
+    body = sequence_set(
+        {"MDC_ECG_LEAD_I": DIGITS, "MDC_ECG_LEAD_II": ""}, scale='<scale value="5" unit="1"/>', origin=""
+    )
+    with pytest.raises(NeedsAnswer) as caught:
+        read_one(document(body), "a.xml", "hl7_aecg")
+    assert set(caught.value.fields) == {"unit"}
+    record = read_one(document(body), "a.xml", "hl7_aecg", ReadOptions(unit="uV"))
+    assert record.lead("I")[0] == pytest.approx(-0.25) and "Lead II holds no samples." in record.meta.notes
 
 
 def test_two_rhythm_series_are_two_records():
