@@ -32,7 +32,10 @@ from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transf
 
 
 class ArchitectureView(APIView):
-    """The networks that can be trained from scratch."""
+    """The networks that can be trained from scratch.
+
+    ``definition`` is the SHA-256 of the file that an administrator of the server installed, null for the portal's own.
+    """
 
     permission_classes = [IsAuthenticated]
 
@@ -42,6 +45,7 @@ class ArchitectureView(APIView):
             {
                 "name": facts.name, "title": facts.title, "parameters": facts.parameters, "million_macs": facts.million_macs,
                 "needs": list(facts.needs), "varies": list(facts.varies), "paper": facts.paper, "advice": facts.advice,
+                "definition": facts.definition or None,
             }
             for facts in catalog().values()
         ]  # fmt: skip

@@ -44,7 +44,8 @@ class ModelContract:
     output: ``logits`` when the activation of the task has to follow, ``probabilities`` when the model applies it.
     recipe: the preprocessing recipe as JSON. thresholds: decision threshold per class, 0..1.
     fixed_length: the network accepts ``n_samples`` only. needs: what it takes beside the ECG (``age``, ``sex``); files of
-    such networks have a second input (modelhub.architectures.person). parent: digest of the version this one was trained from.
+    such networks have a second input (modelhub.architectures.person). definition: SHA-256 of the file that defines the
+    network where an administrator installed it (modelhub.architectures.installed). parent: digest of the version this one was trained from.
     """
 
     leads: tuple[str, ...]
@@ -62,6 +63,7 @@ class ModelContract:
     fixed_length: bool = False
     needs: tuple[str, ...] = ()
     parent: str | None = None
+    definition: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "leads", tuple(self.leads))
@@ -148,9 +150,9 @@ class ModelContract:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, with the format's number under ``format``."""
         values = {"format": FORMAT, **asdict(self), "leads": list(self.leads), "classes": list(self.classes)}
-        # Left out where it says nothing, so that contracts of networks on the ECG alone read as they always did.
-        needs = values.pop("needs")
-        return {**values, "needs": list(needs)} if needs else values
+        # Left out where they say nothing, so that contracts of the portal's own networks read as they always did.
+        rare = {"needs": list(values.pop("needs")), "definition": values.pop("definition")}
+        return values | {name: value for name, value in rare.items() if value}
 
     def to_json(self) -> str:
         """Return canonical JSON: sorted keys, no blanks, no NaN. Equal contracts give equal text."""
@@ -239,6 +241,8 @@ def _problems(contract: ModelContract) -> dict[str, str]:
         found["architecture"] = "The architecture must be a name of small letters, digits and underscores."
     if contract.parent is not None and not re.fullmatch(r"[0-9a-f]{64}", str(contract.parent)):
         found["parent"] = "The parent must be a SHA-256 digest: 64 small hexadecimal digits."
+    if contract.definition is not None and not re.fullmatch(r"[0-9a-f]{64}", str(contract.definition)):
+        found["definition"] = "The definition must be a SHA-256 digest: 64 small hexadecimal digits."
     try:
         json.dumps([contract.config, contract.recipe], allow_nan=False)
     except (TypeError, ValueError):

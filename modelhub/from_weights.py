@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datasets.ecg import LEADS_12
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import EcgNetwork
-from modelhub.architectures.catalog import catalog
+from modelhub.architectures.catalog import catalog, definition_of, require_definition
 from modelhub.architectures.registry import build
 from modelhub.contract import PRETRAINING, ModelContract
 from modelhub.weights import load_state
@@ -38,8 +38,13 @@ def from_weights(state: Mapping[str, Tensor], answers: Mapping[str, Any], archit
     answers: fields of a contract as people give them. architecture: what the file itself says. InvalidInput
     (``weights_do_not_fit``) when the named network has other tensors, or when no registered network has these.
     """
-    name, n_leads, n_classes = _find(state, answers.get("architecture") or architecture, answers)
+    named = answers.get("architecture") or architecture
+    if answers.get("definition"):
+        require_definition(named, answers["definition"])
+    name, n_leads, n_classes = _find(state, named, answers)
     known: dict[str, Any] = {"architecture": name}
+    if definition := definition_of(name):
+        known["definition"] = definition
     if catalog()[name].needs:
         known["needs"] = list(catalog()[name].needs)
     questions: dict[str, str] = {}

@@ -15,7 +15,7 @@ from datasets.preprocess.resample import Resample
 from datasets.preprocess.select_leads import SelectLeads
 from ecgportal import storage
 from ecgportal.errors import InvalidInput
-from modelhub.architectures.catalog import catalog
+from modelhub.architectures.catalog import catalog, require_definition
 from modelhub.contract import PRETRAINING, ModelContract
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def module_of(version: ModelVersion) -> nn.Module:
     from modelhub.weights import load_safetensors
 
     contract = ModelContract.from_dict(version.contract)
+    require_definition(contract.architecture, contract.definition)
     if contract.architecture is None or contract.architecture not in catalog():
         from modelhub.onnx.foreign import trainable_module
 

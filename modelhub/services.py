@@ -18,6 +18,7 @@ from ecgportal.errors import Conflict, InvalidInput, NotFound
 from ecgportal.jobs.models import JobState
 from ecgportal.jobs.services import enqueue
 from modelhub import agreement
+from modelhub.architectures.catalog import require_definition
 from modelhub.card import PROSE
 from modelhub.contract import ModelContract
 from modelhub.models import (
@@ -265,6 +266,20 @@ def check_usable(version: ModelVersion) -> ModelContract:
     if version.state == VersionState.RETIRED:
         raise Conflict(f"{version} is retired. Use a newer version, or take it back first.", code="version_retired")
     return contract_of(version)
+
+
+def check_trainable(version: ModelVersion) -> ModelContract:
+    """Return the contract of a version that a training can start from; InvalidInput (``prediction_only``) names the
+    operator for which that cannot be, Conflict says what else stands in the way."""
+    contract = check_usable(version)
+    if reason := version.checks.get("prediction_only"):
+        raise InvalidInput(
+            f"{version} can predict but not be trained further. {reason}",
+            code="prediction_only",
+            fields={"base_version": "Choose a model that can be trained."},
+        )
+    require_definition(contract.architecture, contract.definition)
+    return contract
 
 
 def contract_of(version: ModelVersion) -> ModelContract:

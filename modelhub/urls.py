@@ -25,6 +25,7 @@ urlpatterns = [
     path("projects/<uuid:project>/exchanges/", views.ExchangePage.as_view(), name="exchanges"),
     path("exchanges/", views.ExchangeAdminPage.as_view(), name="exchange_admin"),
     path("exchanges/keys/", views.KeysPage.as_view(), name="keys"),
+    path("networks/", views.NetworksPage.as_view(), name="networks"),
     path("exchanges/<uuid:pk>/", views.ExchangeEditPage.as_view(), name="exchange_edit"),
     path("exchanges/<uuid:pk>/delete/", views.ExchangeDelete.as_view(), name="exchange_delete"),
 ]

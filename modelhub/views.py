@@ -20,6 +20,8 @@ from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
 from modelhub import agreement, downloads, exchange, keys, packaging, services, trying
 from modelhub.answers import read_answers
+from modelhub.architectures import installed
+from modelhub.architectures.catalog import built_in
 from modelhub.forms import AnswersForm, CardForm, ExchangeForm, ImportForm, KeyForm, PredictForm, PushForm, TryForm
 from modelhub.lineage import lineage
 from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
@@ -464,6 +466,18 @@ class KeysPage(AdministratorView):
                 messages.success(request, f"The key of {row} is trusted.")
                 return redirect("modelhub:keys")
         return self.page(form=form, keys=keys.listing(), status=422)
+
+
+class NetworksPage(AdministratorView):
+    """The definitions of networks that somebody put on this machine, with their digests."""
+
+    template = "modelhub/networks.html"
+    nav_active = "exchanges"
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return self.page(
+            definitions=installed.definitions(tuple(built_in())), folders=installed.folders(), own=built_in().values()
+        )
 
 
 class ExchangeDelete(AdministratorView):

@@ -14,7 +14,7 @@ from modelhub.architectures.catalog import catalog
 from modelhub.contract import PRETRAINING, ModelContract
 from modelhub.loading import recipe_of
 from modelhub.models import ModelVersion
-from modelhub.services import check_usable
+from modelhub.services import check_trainable
 from training.engine.settings import FitSettings
 from training.models import Mode, TrainingRun
 from training.problems.registry import get_problem
@@ -352,17 +352,12 @@ def _network(architecture: str | None, base: ModelVersion | None, mode: str | No
                 f"There is no network {name!r}.", fields={"architecture": f"Choose one of {', '.join(catalog())}."}
             )
         return name, Mode.SCRATCH
-    check_usable(base)
+    check_trainable(base)
     if base.model.project_id != project.pk:
         raise InvalidInput(
             "The base model belongs to another project. Publish it and pull it into this one.",
             fields={"base_version": "Another project's."},
         )
-    if reason := base.checks.get("prediction_only"):
-        raise InvalidInput(
-            f"{base} can predict but not be trained further. {reason}", code="prediction_only",
-            fields={"base_version": "Choose a model that can be trained."},
-        )  # fmt: skip
     if mode == Mode.SCRATCH or (mode and mode not in Mode.values):
         raise InvalidInput(
             "With a base model, choose what is fine-tuned.", fields={"mode": "head, full or head_then_full."}

@@ -17,7 +17,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext, JobInterrupted
 from modelhub import loading
-from modelhub.architectures.catalog import catalog
+from modelhub.architectures.catalog import catalog, definition_of
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
@@ -180,7 +180,7 @@ def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelCon
         unit=spec.unit, normalisation=spec.normalisation, recipe=row.recipe,
         architecture=row.architecture if row.architecture in catalog() else None,
         parent=row.base_version.sha256 if row.base_version else None,
-        config=config, needs=needs_of(row.architecture, row.base_version),
+        config=config, needs=needs_of(row.architecture, row.base_version), definition=definition_of(row.architecture),
     )  # fmt: skip
 
 

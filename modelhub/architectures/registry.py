@@ -6,21 +6,24 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ecgportal.errors import InvalidInput, NotFound
-from modelhub.architectures import catalog
+from ecgportal.errors import InvalidInput
+from modelhub.architectures import catalog, installed
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.catalog import ArchitectureFacts
 from modelhub.architectures.ensemble import MAX_MEMBERS, Ensemble
 
 _COMMON = ("n_leads", "n_samples", "fs_hz", "n_classes")
 _BUILDERS: dict[str, Architecture] = {}
+# Where the decorator puts what it sees; an installed file gets a register of its own while it runs.
+_REGISTERS = [_BUILDERS]
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,46 @@ def architecture(**facts: Any) -> Callable[[Callable[..., EcgNetwork]], Callable
     """Register a build function. The arguments are the fields of ``ArchitectureFacts`` and must be literals."""
     known = ArchitectureFacts(**facts)
 
-    def register(function: Callable[..., EcgNetwork]) -> Callable[..., EcgNetwork]:
-        if known.name in _BUILDERS:
+    def mark(function: Callable[..., EcgNetwork]) -> Callable[..., EcgNetwork]:
+        register = _REGISTERS[-1]
+        if known.name in register:
             raise ValueError(f"Two networks are called {known.name!r}.")
-        _BUILDERS[known.name] = Architecture(known, function)
+        register[known.name] = Architecture(known, function)
         return function
 
-    return register
+    return mark
 
 
 @cache
 def architectures() -> dict[str, Architecture]:
-    """Return every registered network by name."""
+    """Return every network of the portal itself by name."""
     for module in catalog.modules():
         importlib.import_module(f"modelhub.architectures.{module}")
     return dict(sorted(_BUILDERS.items()))
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return a network of the portal, or one that an administrator installed; NotFound names those that exist."""
+    own = architectures().get(name)
+    if own is not None:
+        return own
+    digest = catalog.facts_of(name).definition
+    path = next(row.path for row in installed.definitions(tuple(architectures())) if row.sha256 == digest)
+    networks = _run(path, digest)
+    if name not in networks:
+        raise InvalidInput(f"{path.name} does not register {name} when it runs.", code="definition_broken")
+    return Architecture(replace(networks[name].facts, definition=digest), networks[name].build)
+
+
+@cache
+def _run(path: Path, digest: str) -> dict[str, Architecture]:
+    architectures()
+    _REGISTERS.append({})
+    try:
+        installed.run_definition(path, digest)
+    finally:
+        found = _REGISTERS.pop()
+    return found
 
 
 def build(
@@ -82,12 +110,7 @@ def build(
     The same seed gives the same weights bit for bit on the CPU; the caller's random state is not touched when a seed
     is given. NotFound for an unknown name, InvalidInput for settings the network does not have or sizes it refuses.
     """
-    entry = architectures().get(name)
-    if entry is None:
-        raise NotFound(
-            f"There is no network called {name!r}. Choose one of: {', '.join(architectures())}.",
-            code="unknown_architecture",
-        )
+    entry = find_architecture(name)
     unknown = sorted(set(config) - set(entry.options))
     if unknown:
         offered = ", ".join(entry.options) or "none"

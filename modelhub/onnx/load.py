@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ecgportal.errors import InvalidInput, UnsafeFile
 from modelhub.architectures.base import EcgNetwork
+from modelhub.architectures.catalog import require_definition
 from modelhub.architectures.registry import build
 from modelhub.contract import ModelContract
 from modelhub.onnx.metadata import contract_in
@@ -44,6 +45,7 @@ def load_own(data: bytes, *, name: str = "The file") -> OwnModel:
         raise InvalidInput(
             f"{name} does not name a network of the portal; import it as a foreign file.", code="not_own_file"
         )
+    require_definition(contract.architecture, contract.definition)
     module = build(
         contract.architecture,
         n_leads=contract.n_leads,

@@ -5,19 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ecgportal.errors import InvalidInput, NotFound
+from modelhub.architecture_checks import CHECKS, Subject, lowest_loss
 from modelhub.architectures.catalog import catalog
-from modelhub.architectures.fast import FastForm, as_2d
 from modelhub.architectures.person import UNKNOWN
-from modelhub.architectures.registry import architectures, build, mac_count, parameter_count
-from modelhub.onnx.export import export_onnx
-from modelhub.weights import load_safetensors, save_safetensors
-from tests.modelhub.conftest import beats, make_contract
+from modelhub.architectures.registry import architectures, build, parameter_count
+from tests.modelhub.conftest import beats
 
 NAMES = sorted(catalog())
 
@@ -56,8 +52,8 @@ def small(name: str, *, n_leads: int = 3, n_samples: int = 200, n_classes: int =
 
 
 @pytest.fixture(scope="module")
-def networks():
-    return {name: small(name) for name in NAMES}
+def subjects():
+    return {name: Subject(entry) for name, entry in architectures().items()}
 
 
 def test_catalogue_and_registry_agree():
@@ -87,197 +83,42 @@ def test_the_published_head_of_xception_time_has_its_parameters(n_classes, total
     assert parameter_count(module) == total
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_arithmetic_is_as_stated(name):
-    module = build(name, n_leads=12, n_samples=1000, fs_hz=100, n_classes=5)
-    million = mac_count(module, 12, 1000) / 1e6
-    assert million == pytest.approx(catalog()[name].million_macs, abs=0.051)
-    if name in MILLION_MACS:
-        assert million == pytest.approx(MILLION_MACS[name], rel=0.02)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_output_shape(networks, name):
-    module = networks[name].eval()
-    for batch in (1, 2, 7):
-        assert module(torch.from_numpy(beats(batch, 3, 200))).shape == (batch, 4)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("sizes", [{"n_leads": 1}, {"n_leads": 8, "n_samples": 500}, {"n_samples": 350}])
-def test_sizes_are_arguments(name, sizes):
-    if name == "net1d" and "n_leads" not in sizes:
-        pytest.skip("the widest network is tried in two sizes only")
-    module = small(name, **sizes).eval()
-    signal = torch.from_numpy(beats(2, sizes.get("n_leads", 3), sizes.get("n_samples", 200)))
-    assert torch.isfinite(module(signal)).all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_other_lengths_work_or_are_refused_as_promised(networks, name):
-    module = networks[name].eval()
-    signal = torch.from_numpy(beats(2, 3, 251))
-    if catalog()[name].dynamic_length:
-        assert module(signal).shape == (2, 4)
-    else:
-        with pytest.raises(InvalidInput, match="200 samples"):
-            module(signal)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_gradient_reaches_every_parameter(name):
-    module = small(name).train()
-    module(torch.from_numpy(beats(4, 3, 200))).square().sum().backward()
-    idle = module.idle_tensors()
-    without = {key for key, value in module.named_parameters() if value.grad is None}
-    assert without == {key for key, _ in module.named_parameters() if key in idle}
-    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
-    if not name.startswith("net1d"):
-        assert not idle
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_one_record_does_not_depend_on_the_rest_of_the_batch(networks, name):
-    module = networks[name].eval()
-    signals = torch.from_numpy(beats(5, 3, 200))
-    with torch.no_grad():
-        together = module(signals)
-        alone = torch.cat([module(signals[i : i + 1]) for i in range(5)])
-    assert (together - alone).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_flat_leads_give_finite_logits(networks, name):
-    module = networks[name]
-    zeroed = beats(2, 3, 200)
-    zeroed[:, 1] = 0
-    constant = np.full((2, 3, 200), 0.3, dtype=np.float32)
-    for signals in (zeroed, constant, np.zeros_like(constant)):
-        for mode in (True, False):
-            module.train(mode)
-            assert torch.isfinite(module(torch.from_numpy(signals))).all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_the_weights(name):
-    torch.manual_seed(3)
-    before = torch.random.get_rng_state()
-    first, second, other = small(name, seed=7), small(name, seed=7), small(name, seed=8)
-    assert torch.equal(before, torch.random.get_rng_state())
-    pairs = zip(first.state_dict().values(), second.state_dict().values())
-    assert all(torch.equal(a, b) for a, b in pairs)
-    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters()))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_safetensors_reload_to_identical_outputs(networks, name):
-    module = networks[name].eval()
-    fresh = small(name, seed=99).eval()
-    load_safetensors(fresh, save_safetensors(module))
-    signals = torch.from_numpy(beats(2, 3, 200))
-    with torch.no_grad():
-        assert torch.equal(module(signals), fresh(signals))
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if catalog()[name].exports_onnx])
-def test_onnx_round_trip(networks, name):
-    # export_onnx itself compares with onnxruntime at two batch sizes and refuses above 1e-4.
-    contract = make_contract(
-        leads=("I", "II", "V2"),
-        n_samples=200,
-        classes=("a", "b", "c", "d"),
-        architecture=name,
-    )
-    assert len(export_onnx(networks[name], contract, check_signals=beats(5, 3, 200))) > 1000
-
-
-def test_multilabel_xception_time_can_say_no(networks):
-    signals = torch.from_numpy(beats(16, 3, 200))
-    with torch.no_grad():
-        plain = torch.sigmoid(networks["xception_time"].eval()(signals))
-        published = torch.sigmoid(small("xception_time", rectified=True).eval()(signals))
-    assert plain.min() < 0.5
-    assert published.min() >= 0.5
-
-
 # These take most of the time of all and share their code with a smaller one; `make proofs` runs them.
 SLOW_TO_LEARN = {"s4d_256", "net1d", "xresnet1d101"}
+
+
+@pytest.mark.parametrize("check", [name for name in CHECKS if name != "learning"])
+@pytest.mark.parametrize("name", NAMES)
+def test_keeps_its_promise(subjects, name, check):
+    CHECKS[check](subjects[name])
+
+
+@pytest.mark.parametrize("name,million", MILLION_MACS.items())
+def test_arithmetic_is_the_published_one(name, million):
+    assert catalog()[name].million_macs == pytest.approx(million, rel=0.02)
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_LEARN else name for name in NAMES]
 )
-def test_overfits_32_records(name):
+def test_overfits_32_records(subjects, name):
     # The two slowest families are tried on shorter records.
     n_samples = 50 if name.startswith(("s4d", "net1d")) else 100
-    module = as_2d(small(name, n_leads=2, n_samples=n_samples, n_classes=1, seed=1))
-    for layer in module.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
-    signals = torch.from_numpy(beats(32, 2, n_samples, seed=5))
-    target = (torch.arange(32) % 2).float()[:, None]
-    slow = module.slow_parameters() if hasattr(module, "slow_parameters") else []
-    fast = [p for p in module.parameters() if not any(p is other for other in slow)]
-    optimiser = torch.optim.Adam([{"params": fast, "lr": 3e-3}, {"params": slow, "lr": 1e-3}])
-    loss = torch.tensor(9.0)
-    module.train()
-    for _ in range(200):
-        optimiser.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(module(signals), target)
-        loss.backward()
-        optimiser.step()
-        if loss < 0.05:
-            break
-    assert loss < 0.05
+    assert lowest_loss(subjects[name], n_leads=2, n_samples=n_samples) < 0.05
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_fast_form_has_equal_outputs_gradients_and_names(name):
-    module = small(name).eval()
-    fast = as_2d(module)
-    assert isinstance(fast, FastForm) == module.has_2d_form
-    if not module.has_2d_form:
-        assert fast is module
-        return
-    # In float64: rounding at the kink of a ReLU would turn single gradients over.
-    module.double(), fast.double()
-    # Running statistics of a fresh network are 0 and 1; move them so that the comparison means something.
-    for layer in (*module.modules(),):
-        if isinstance(layer, nn.BatchNorm1d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.uniform_(layer.running_mean, -0.1, 0.1)
-            nn.init.uniform_(layer.running_var, 0.8, 1.2)
-    fast.load_state_dict_1d(module.state_dict())
-    fast.eval()
-    signals = torch.from_numpy(beats(3, 3, 200)).double()
-    expected = module(signals).detach()
-    assert (expected - fast(signals)).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
-    module(signals).sum().backward()
-    fast(signals).sum().backward()
-    theirs = dict(fast.net.named_parameters())
-    for key, value in module.named_parameters():
-        if value.grad is not None:
-            scale = max(1.0, float(value.grad.abs().max()))
-            assert (value.grad - theirs[key].grad.reshape(value.shape)).abs().max() < 1e-4 * scale, key
-    state = fast.state_dict_1d()
-    assert list(state) == list(module.state_dict())
-    assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+def test_only_the_net1d_family_has_idle_tensors(subjects):
+    idle = {name for name, subject in subjects.items() if subject.network.idle_tensors()}
+    assert idle == {"net1d", "net1d_s"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_head_can_be_replaced_and_is_all_that_head_training_touches(name):
-    module = small(name)
-    trunk = {key for key, _ in module.named_parameters()}
-    head = {id(p) for layer in module.head_modules() for p in layer.parameters()}
-    assert head
-    assert head < {id(p) for p in module.parameters()}
-    module.replace_head(9)
-    assert module.n_classes == 9
-    assert module.eval()(torch.from_numpy(beats(2, 3, 200))).shape == (2, 9)
-    assert trunk == {key for key, _ in module.named_parameters()}
-    fast = as_2d(small(name))
-    fast.replace_head(6)
-    assert fast.eval()(torch.from_numpy(beats(2, 3, 200))).shape == (2, 6)
+def test_multilabel_xception_time_can_say_no(subjects):
+    signals = torch.from_numpy(beats(16, 3, 200))
+    with torch.no_grad():
+        plain = torch.sigmoid(subjects["xception_time"].network.eval()(signals))
+        published = torch.sigmoid(small("xception_time", rectified=True).eval()(signals))
+    assert plain.min() < 0.5
+    assert published.min() >= 0.5
 
 
 def test_age_and_sex_change_the_answer_and_unknown_means_the_training_means():

@@ -1,0 +1,51 @@
+"""The facts of a network, and how they are read from the source of its file without running it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ArchitectureFacts:
+    """Static facts of one network.
+
+    name: identifier used in files, settings and the API.
+    paper: where the network is described.
+    varies: which of ``n_leads``, ``n_samples``, ``fs_hz``, ``n_classes`` the network accepts freely.
+    parameters: trainable parameters for 12 leads, 1000 samples, 5 classes.
+    million_macs: million multiply-accumulates for one such ECG (convolutions and linear layers).
+    dynamic_length: whether one set of weights accepts other lengths than it was built for.
+    needs: what the network takes beside the signal (``age``, ``sex``), and nothing when empty.
+    exports_onnx: whether an ONNX file of it is offered.
+    advice: one sentence that helps to choose.
+    definition: SHA-256 of the file that defines it where an administrator installed that file; empty for networks of
+    the portal. It is never stated in the file itself.
+    """
+
+    name: str
+    title: str
+    paper: str
+    varies: tuple[str, ...]
+    parameters: int
+    million_macs: float
+    dynamic_length: bool = True
+    needs: tuple[str, ...] = ()
+    exports_onnx: bool = True
+    advice: str = ""
+    definition: str = ""
+
+
+def facts_in(source: str) -> list[ArchitectureFacts]:
+    """Return the facts of every function marked ``@architecture(...)``; the source is parsed, not run.
+
+    ValueError, TypeError or SyntaxError when the arguments are not literals that fit.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for call in node.decorator_list:
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "architecture":
+                found.append(ArchitectureFacts(**{str(w.arg): ast.literal_eval(w.value) for w in call.keywords}))
+    return found
