@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import curve_fit
+import scipy  # Its parts are slow to import and load when they are first used.
 
 _DRAWS = 300
 _FEWEST_SIZES = 4
@@ -103,7 +103,7 @@ def _fit(n: np.ndarray, y: np.ndarray, errors: np.ndarray, ceiling: float) -> np
     start = [first, max(first - float(y.min()), 1e-3) * float(n.min()) ** 0.5, 0.5]
     bounds = ([-np.inf, 0.0, 0.05], [max(ceiling, first) if np.isfinite(ceiling) else np.inf, np.inf, 2.0])
     try:
-        found, _ = curve_fit(_law, n, y, p0=start, sigma=errors, bounds=bounds, maxfev=5000)
+        found, _ = scipy.optimize.curve_fit(_law, n, y, p0=start, sigma=errors, bounds=bounds, maxfev=5000)
     except RuntimeError:
         return None
     return found

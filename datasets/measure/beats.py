@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from datasets.measure.delineate import Beat
 
@@ -121,7 +121,7 @@ def p_evidence(x: np.ndarray, fs_hz: float, beats: list[Beat]) -> PEvidence:
     rows = [k for k, b in enumerate(beats) if b.qrs and b.qrs[0] - skip - span >= 0]
     if len(rows) < 2:
         return nothing
-    smooth = ndimage.gaussian_filter1d(x, 0.006 * fs_hz, axis=1, mode="nearest")
+    smooth = scipy.ndimage.gaussian_filter1d(x, 0.006 * fs_hz, axis=1, mode="nearest")
     cut = np.stack([smooth[:, beats[k].qrs[0] - skip - span : beats[k].qrs[0] - skip] for k in rows])  # type: ignore[index]
     edge = max(2, int(0.010 * fs_hz))
     left, right = cut[:, :, :edge].mean(axis=2), cut[:, :, -edge:].mean(axis=2)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from datasets.measure.spikes import pacing_spikes, without_spikes
 
@@ -73,7 +73,7 @@ def delineate(signal_mv: np.ndarray, fs_hz: float, r_peaks: np.ndarray) -> list[
     x, starts = without_spikes(x, fs_hz, spikes), _paced_starts(spikes, peaks, fs_hz)
     alone = x.shape[0] == 1
     sigma = (_ONE_LEAD_SIGMA_S if alone else _QRS_SIGMA_S) * fs_hz
-    slopes = ndimage.gaussian_filter1d(x, sigma, axis=1, order=1, mode="nearest") * fs_hz
+    slopes = scipy.ndimage.gaussian_filter1d(x, sigma, axis=1, order=1, mode="nearest") * fs_hz
     velocity = np.sqrt((slopes**2).mean(axis=0))
     shares = (_ONE_LEAD_ONSET, _ONE_LEAD_OFFSET) if alone else (_QRS_ONSET, _QRS_OFFSET)
     bounds = [_qrs(velocity, peaks, k, fs_hz, shares, starts[k]) for k in range(len(peaks))]
@@ -139,7 +139,7 @@ def _above_pq(x: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[i
     n, half, back = x.shape[1], max(1, int(0.008 * fs_hz)), int(0.012 * fs_hz)
     at = np.clip(np.array(onsets) - back, 0, n - 1)
     levels = np.stack([x[:, max(0, a - half) : a + half + 1].mean(axis=1) for a in at.tolist()], axis=1)
-    smooth = ndimage.gaussian_filter1d(x, _SMOOTH_S * fs_hz, axis=1, mode="nearest")
+    smooth = scipy.ndimage.gaussian_filter1d(x, _SMOOTH_S * fs_hz, axis=1, mode="nearest")
     time = np.arange(n)
     for row, level in zip(smooth, levels, strict=True):
         row -= np.interp(time, at, level)
@@ -177,9 +177,11 @@ def _waves(
     p_curve: np.ndarray, t_curve: np.ndarray, bounds: list[tuple[int, int] | None], peaks: list[int], fs_hz: float
 ) -> list[Beat]:
     n = p_curve.size
-    p_slope = ndimage.gaussian_filter1d(p_curve, _P_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
-    t_slope = ndimage.gaussian_filter1d(t_curve, _T_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
-    p_smooth, t_smooth = (ndimage.gaussian_filter1d(one, 0.008 * fs_hz, mode="nearest") for one in (p_curve, t_curve))
+    p_slope = scipy.ndimage.gaussian_filter1d(p_curve, _P_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
+    t_slope = scipy.ndimage.gaussian_filter1d(t_curve, _T_SIGMA_S * fs_hz, order=1, mode="nearest") * fs_hz
+    p_smooth, t_smooth = (
+        scipy.ndimage.gaussian_filter1d(one, 0.008 * fs_hz, mode="nearest") for one in (p_curve, t_curve)
+    )
     beats: list[Beat] = []
     for k, (r, qrs) in enumerate(zip(peaks, bounds, strict=True)):
         if qrs is None:

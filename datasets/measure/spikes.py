@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
+import scipy  # Its parts are slow to import and load when they are first used.
 
 # A spike is over within 4 ms on both sides of its peak; slower sampling does not show it as one.
 _HALF_S = 0.004
@@ -49,7 +49,7 @@ def _is_spike(signal_mv: np.ndarray, at: int, half: int) -> bool:
     if left < 0 or stop > signal_mv.shape[1]:
         return False
     part = signal_mv[:, left:stop]
-    rest = part - ndimage.median_filter(part, size=(1, width), mode="nearest")
+    rest = part - scipy.ndimage.median_filter(part, size=(1, width), mode="nearest")
     size = np.sqrt((rest**2).mean(axis=0))
     centre = 3 * width
     peak = float(size[centre - 1 : centre + 2].max())

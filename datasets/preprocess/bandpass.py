@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.signal import butter, sosfiltfilt
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from datasets.preprocess._gaps import bridge, reopen
 from datasets.preprocess.base import Stage, Step, coerce_fields, meta, require, step
@@ -41,7 +41,7 @@ class Bandpass(Step):
             return stage
         kind = "bandpass" if self.low_hz and high else "highpass" if self.low_hz else "lowpass"
         corners = [self.low_hz, high] if kind == "bandpass" else (self.low_hz or high)
-        sos = butter(self.order, corners, kind, fs=stage.fs_hz, output="sos")
+        sos = scipy.signal.butter(self.order, corners, kind, fs=stage.fs_hz, output="sos")
         return replace(stage, signal=zero_phase(sos, stage.signal, stage.fs_hz, self.low_hz or high))
 
 
@@ -52,4 +52,4 @@ def zero_phase(sos: np.ndarray, signal: np.ndarray, fs_hz: float, slowest_hz: fl
     """
     bridged, missing = bridge(signal)
     pad = min(int(fs_hz / slowest_hz), signal.shape[1] - 1)
-    return reopen(sosfiltfilt(sos, bridged.astype(np.float64), axis=1, padlen=pad), missing)
+    return reopen(scipy.signal.sosfiltfilt(sos, bridged.astype(np.float64), axis=1, padlen=pad), missing)

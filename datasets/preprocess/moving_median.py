@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.ndimage import median_filter
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from datasets.preprocess._gaps import bridge, reopen
 from datasets.preprocess.base import Stage, Step, coerce_fields, meta, require, step
@@ -30,5 +30,5 @@ class MovingMedian(Step):
         bridged, missing = bridge(stage.signal)
         window = 2 * int(self.window_s * stage.fs_hz / 2) + 1
         # One row at a time: the filter of one dimension takes a thirtieth of the time.
-        rows = [row - median_filter(row, size=window, mode="reflect") for row in bridged]
+        rows = [row - scipy.ndimage.median_filter(row, size=window, mode="reflect") for row in bridged]
         return replace(stage, signal=reopen(np.stack(rows) if rows else bridged.copy(), missing))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.signal import iirnotch, tf2sos
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from datasets.preprocess.bandpass import zero_phase
 from datasets.preprocess.base import Stage, Step, coerce_fields, meta, require, step
@@ -31,7 +31,7 @@ class Notch(Step):
 
     def apply(self, stage: Stage) -> Stage:
         sections = [
-            tf2sos(*iirnotch(rate, rate / self.width_hz, fs=stage.fs_hz))
+            scipy.signal.tf2sos(*scipy.signal.iirnotch(rate, rate / self.width_hz, fs=stage.fs_hz))
             for rate in self.mains_hz * np.arange(1, self.harmonics + 1)
             if rate < 0.49 * stage.fs_hz
         ]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.ndimage import median_filter
-from scipy.signal import butter
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from datasets.preprocess._gaps import bridge, reopen
 from datasets.preprocess._polyphase import resample
@@ -37,7 +36,7 @@ class RemoveBaseline(Step):
 
     def apply(self, stage: Stage) -> Stage:
         if self.method == "highpass":
-            sos = butter(2, self.corner_hz, "highpass", fs=stage.fs_hz, output="sos")
+            sos = scipy.signal.butter(2, self.corner_hz, "highpass", fs=stage.fs_hz, output="sos")
             return replace(stage, signal=zero_phase(sos, stage.signal, stage.fs_hz, self.corner_hz))
         bridged, missing = bridge(stage.signal)
         if self.method == "mean":
@@ -52,6 +51,6 @@ class RemoveBaseline(Step):
 def _median_course(signal: np.ndarray, fs_hz: float) -> np.ndarray:
     slow = resample(signal, fs_hz, _TRACK_HZ)
     for seconds in (0.2, 0.6):
-        slow = median_filter(slow, size=(1, 2 * int(seconds * _TRACK_HZ / 2) + 1), mode="nearest")
+        slow = scipy.ndimage.median_filter(slow, size=(1, 2 * int(seconds * _TRACK_HZ / 2) + 1), mode="nearest")
     places, known = np.arange(signal.shape[1]) / fs_hz, np.arange(slow.shape[1]) / _TRACK_HZ
     return np.stack([np.interp(places, known, row) for row in slow]) if len(slow) else signal

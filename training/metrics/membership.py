@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from training.metrics.base import Figure
 from training.metrics.intervals import auroc_interval, figure
@@ -40,7 +40,7 @@ def membership(trained_on: np.ndarray, held_back: np.ndarray, subjects: tuple[in
     inside, outside = trained_on[np.isfinite(trained_on)], held_back[np.isfinite(held_back)]
     if not len(inside) or not len(outside):
         return Figure(None, None, None, "There are no records of one of the parts to compare.")
-    ranks = rankdata(np.concatenate([inside, outside]))
+    ranks = scipy.stats.rankdata(np.concatenate([inside, outside]))
     above = ranks[len(inside) :].sum() - len(outside) * (len(outside) + 1) / 2
     value = float(above / (len(inside) * len(outside)))
     return figure(value, auroc_interval(value, *(subjects or (len(inside), len(outside)))))
