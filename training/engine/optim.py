@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,21 @@ from torch import nn
 from training.engine.network import no_decay_names
 from training.engine.settings import FitSettings
 
+
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return the optimiser without its provisions for ``torch.compile``: they import the compiler, a second at each start."""
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "state_dict", "zero_grad")}
+    return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+AdamW, Adam, NAdam, SGD = (
+    _without_compiler(kind) for kind in (torch.optim.AdamW, torch.optim.Adam, torch.optim.NAdam, torch.optim.SGD)
+)
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "nadam": lambda groups, **kw: torch.optim.NAdam(groups, decoupled_weight_decay=True, **kw),
-    "sgd": lambda groups, **kw: torch.optim.SGD(groups, momentum=0.9, nesterov=True, **kw),
+    "adamw": AdamW,
+    "adam": Adam,
+    "nadam": lambda groups, **kw: NAdam(groups, decoupled_weight_decay=True, **kw),
+    "sgd": lambda groups, **kw: SGD(groups, momentum=0.9, nesterov=True, **kw),
 }
 
 

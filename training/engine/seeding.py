@@ -50,21 +50,19 @@ def deterministic(threads: int | None) -> Iterator[None]:
 
     New tensors are not filled first, which PyTorch does in this mode to show reads of memory that nobody wrote.
     """
-    before, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = torch.get_deterministic_debug_mode()
     count, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     mode: Any = torch.utils.deterministic
     filled = mode.fill_uninitialized_memory
     try:
-        torch.use_deterministic_algorithms(not torch.cuda.is_available(), warn_only=True)
+        # ``use_deterministic_algorithms`` sets the same and imports the compiler, which takes a second.
+        torch.set_deterministic_debug_mode("default" if torch.cuda.is_available() else "warn")
         mode.fill_uninitialized_memory = False
         if threads is not None:
             torch.set_num_threads(threads)
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before)
         mode.fill_uninitialized_memory = filled
         torch.set_num_threads(count)
         torch.backends.cudnn.benchmark = benchmark
