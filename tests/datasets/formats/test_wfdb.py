@@ -441,3 +441,35 @@ def test_a_matrix_whose_header_forgets_the_24_bytes_before_the_samples() -> None
 
 def test_capitals_in_the_name_of_a_signal_file_do_not_matter() -> None:
     assert read_made("x 2 100 4\n" + PAIR.replace("x.dat", "X.DAT"), PAIR_FILES).n_samples == 4
+
+
+def test_other_signals_are_told_by_any_word_of_their_name() -> None:
+    names = ("ECG", "foot GSR", "HR", "marker", "RESP", "Pressure of ECG cuff", "left thorax band")
+    lines = "".join(f"x.dat 16 1000 16 0 0 0 0 {name}\n" for name in names)
+    record = read_made(f"x 7 15.5 10\n{lines}", {"x.dat": np.arange(70, dtype="<i2").tobytes()})
+    assert record.leads == ("ECG", "Pressure of ECG cuff")
+    assert record.meta.dropped_channels == ("foot GSR", "HR", "marker", "RESP", "left thorax band")
+
+
+def test_the_eeg_of_a_sleep_record_is_no_ecg() -> None:
+    names = ("Fp2-F4", "F4-C4", "C4-A1", "ROC-LOC", "EMG1-EMG2", "ECG1-ECG2")
+    lines = [f"x.dat 16 44.96/uV 15 0 0 0 0 {name}\n" for name in names]
+    data = {"x.dat": np.arange(60, dtype="<i2").tobytes()}
+    record = read_made(f"x 6 100 10\n{''.join(lines)}", data)
+    assert record.leads == ("ECG1-ECG2",) and len(record.meta.dropped_channels) == 5
+    with pytest.raises(UnreadableFile) as caught:
+        read_made(f"x 5 100 12\n{''.join(lines[:5])}", data)
+    assert caught.value.code == "no_ecg_lead"
+
+
+def test_a_file_of_its_own_kind_for_every_signal(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    lines, formats = [], ("16", "80", "24", "32")
+    for index, fmt in enumerate(formats):
+        wfdb.wrsamp(f"p{index}", 250, ["mV"], [LEADS_12[index]], d_signal=rng.integers(-100, 100, (300, 1)), fmt=[fmt],
+                    adc_gain=[200.0], baseline=[0], write_dir=str(tmp_path))  # fmt: skip
+        lines.append((tmp_path / f"p{index}.hea").read_text().splitlines()[1])
+    (tmp_path / "all.hea").write_text("\n".join([f"all {len(formats)} 250/999.56 300", *lines]) + "\n")
+    ((_, record),) = read_path(tmp_path / "all.hea").records
+    assert record.leads == LEADS_12[:4]
+    assert record.signal == pytest.approx(wfdb.rdsamp(str(tmp_path / "all"))[0].T, abs=1e-6)
