@@ -76,7 +76,7 @@ class InsightView(DatasetPage):
         together = drawn(
             self._figure(found, "together"), "together", _files("together"), kind="matrix", width=760, height=520
         )
-        unmeasured = featuring.unmeasured(self.object).count()
+        unmeasured = found.totals.records - found.measured
         return self.page(
             totals=found.totals, measured=found.measured, unmeasured=unmeasured, minutes=math.ceil(featuring.expected_s(unmeasured) / 60),
             measuring=featuring.open_job(self.object), panels=[self._panel(found, name) for name in names],
