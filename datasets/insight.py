@@ -6,7 +6,8 @@ any of them can be counted alone or by any other.
 
 from __future__ import annotations
 
-from collections import Counter
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,8 +150,40 @@ class Insight:
     spread: dict[str, list[float]]
 
 
+# Each version of a row bears the numbers of the transaction and of the command that wrote it: the sums change with every change.
+_REVISION = """
+SELECT r.n, r.x, l.n, l.x, f.n, f.x FROM
+  (SELECT count(*) AS n, sum(xmin::text::bigint + cmin::text::bigint) AS x FROM datasets_record WHERE dataset_id = %(dataset)s) r,
+  (SELECT count(*) AS n, sum(l.xmin::text::bigint + l.cmin::text::bigint) AS x FROM datasets_recordlabel l JOIN datasets_record r ON r.id = l.record_id WHERE r.dataset_id = %(dataset)s) l,
+  (SELECT count(*) AS n, sum(f.xmin::text::bigint + f.cmin::text::bigint) AS x FROM datasets_recordfeatures f JOIN datasets_record r ON r.id = f.record_id WHERE r.dataset_id = %(dataset)s) f
+"""
+_MOST_KEPT = 16
+_kept: OrderedDict[Any, tuple[Any, Insight]] = OrderedDict()
+_lock = threading.Lock()
+
+
 def insight(dataset: Dataset) -> Insight:
-    """Count a dataset by every field and measure in at most 26 queries, however many records it has."""
+    """Count a dataset by every field and measure in at most 27 queries, however many records it has.
+
+    The answer is not to be changed: it is kept until a record, a label or a measure of the dataset changes.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_REVISION, {"dataset": dataset.pk})
+        revision = cursor.fetchone()
+    with _lock:
+        kept = _kept.get(dataset.pk)
+    if kept is not None and kept[0] == revision:
+        return kept[1]
+    found = _counted(dataset)
+    with _lock:
+        _kept[dataset.pk] = (revision, found)
+        _kept.move_to_end(dataset.pk)
+        while len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+    return found
+
+
+def _counted(dataset: Dataset) -> Insight:
     totals = selectors.totals(dataset)
     records = Record.objects.filter(dataset=dataset).order_by()
     fields = {"labels": count(records, FIELDS["labels"]), "gaps": _gaps(records, totals)}

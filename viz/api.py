@@ -109,7 +109,7 @@ class MapViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSe
             )
         found = mapping.places(row, method, colour)
         return Response({
-            "map": row.pk, "method": method, "colour": colour, "record": found.records, "key": found.keys,
+            "map": row.pk, "method": method, "colour": colour, "record": [str(pk) for pk in found.records], "key": found.keys,
             "x": found.xy[:, 0].tolist(), "y": found.xy[:, 1].tolist(), "group": found.groups,
         })  # fmt: skip
 

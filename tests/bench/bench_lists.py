@@ -49,6 +49,38 @@ SELECT gen_random_uuid(), now(), id, 'scp', 'C' || lpad(c::text, 2, '0'), 1, 'ta
 FROM (SELECT id, row_number() OVER () AS n FROM datasets_record WHERE dataset_id = %(dataset)s) r
 CROSS JOIN LATERAL (SELECT DISTINCT (n * k * k) %% 60 AS c FROM generate_series(1, 3) k) codes
 """
+_MEASURES = """
+INSERT INTO datasets_recordfeatures (record_id, version, reason, shape, {names})
+SELECT id, {version}, '', ''::bytea, {values} FROM (SELECT id, row_number() OVER () AS n FROM datasets_record WHERE dataset_id = %(dataset)s) r
+"""
+_POINTS = """
+INSERT INTO viz_mappoint (map_id, record_id, pca_x, pca_y)
+SELECT %(map)s, id, 10 * cos(n), 10 * sin(n * 0.7) FROM (SELECT id, row_number() OVER () AS n FROM datasets_record WHERE dataset_id = %(dataset)s) r
+"""
+
+
+def measured(dataset: Any) -> Any:
+    """Give every record measures and a place on a map; return the map."""
+    from django.db import connection
+
+    from datasets.measure.features import FEATURES, VERSION
+    from tests.factories import make_job
+    from viz.models import DatasetMap
+
+    # Bell-shaped enough, about forty bars wide.
+    numbers = ", ".join(
+        f"{one.width} * (20 + 10 * sin(n * {k + 1}.37) + 10 * cos(n * {k + 2}.91))"
+        for k, one in enumerate(FEATURES.values())
+    )
+    row = DatasetMap.objects.create(
+        dataset=dataset, basis="measures", with_umap=False, job=make_job(dataset.project, kind="map", state="succeeded")
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _MEASURES.format(names=", ".join(FEATURES), values=numbers, version=VERSION), {"dataset": dataset.pk}
+        )
+        cursor.execute(_POINTS, {"dataset": dataset.pk, "map": row.pk})
+    return row
 
 
 def fill(dataset: Any, records: int) -> None:
@@ -77,8 +109,9 @@ def analyse() -> None:
         cursor.execute("VACUUM ANALYZE")
 
 
-def requests_of(dataset: Any, records: int) -> dict[str, str]:
+def requests_of(dataset: Any, drawn: Any, records: int) -> dict[str, str]:
     """Return what is asked for, by what it shows."""
+    lasso = "area=-4,-4;4,-4;4,4;-4,4"
     page, rest = f"/datasets/{dataset.pk}/", f"/api/v1/records/?dataset={dataset.pk}"
     return {
         "page: figures, label counts, first records": page,
@@ -106,6 +139,13 @@ def requests_of(dataset: Any, records: int) -> dict[str, str]:
         "REST: subjects": f"/api/v1/subjects/?dataset={dataset.pk}",
         "REST: duplicates": f"/api/v1/datasets/{dataset.pk}/duplicates/",
         "REST: dataset with label counts": f"/api/v1/datasets/{dataset.pk}/",
+        "insight: every field and measure": f"{page}insight/",
+        "insight: a measure by label": f"/api/v1/datasets/{dataset.pk}/insight/by/?what=qtc_ms&by=labels",
+        "outliers": f"/api/v1/datasets/{dataset.pk}/outliers/",
+        "measures of the first records": f"/api/v1/datasets/{dataset.pk}/measures/",
+        "map with its regions": f"/maps/{drawn.pk}/",
+        "map: all places with labels": f"/api/v1/dataset-maps/{drawn.pk}/points/?colour=labels",
+        "map: records inside a line": f"/maps/{drawn.pk}/records/?by=pca&{lasso}",
     }
 
 
@@ -149,11 +189,13 @@ def measure(records: int, *, plans: bool = False) -> list[Row]:
     dataset, other = make_dataset(project), make_dataset(make_project())
     fill(dataset, records)
     fill(other, records)
+    drawn = measured(dataset)
+    measured(other)
     analyse()
     client = Client()
     client.force_login(owner)
     rows: list[Row] = []
-    for name, path in requests_of(dataset, records).items():
+    for name, path in requests_of(dataset, drawn, records).items():
         times = []
         client.get(path)
         for _ in range(ROUNDS):
