@@ -135,6 +135,8 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
 }
+# The Dash libraries, every link to which bears their version (viz.dash_setup), are kept by browsers for good.
+WHITENOISE_IMMUTABLE_FILE_TEST = r"^/static/dash/component/"
 MEDIA_ROOT = PORTAL_HOME / "blobs"
 FILE_UPLOAD_TEMP_DIR = None
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]

@@ -4,6 +4,7 @@ object through the one permission check."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -19,8 +20,12 @@ from ecgportal.api.viewsets import as_uuid
 from ecgportal.errors import InvalidInput, NotAllowed, NotFound
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
+from viz.dash_setup import libraries_version
 
 _LIBRARIES = ("component-suites", "component-component-suites", "component-suites-build")
+_VERSION = libraries_version()
+# The mark that Dash gives the files it names in a page.
+_VERSIONED = re.compile(r"\.v\d[\w.]*m\d+\.")
 KNOWN_APPS = frozenset({"EcgView", "TrainingView", "EvaluationView", "MapView"})
 
 
@@ -43,7 +48,7 @@ def dash_guard(
                 {"error": {"code": "bad_request", "message": "A callback is a JSON object.", "fields": {}}}, status=400
             )
         try:
-            return _kept(protected(request, *a, **kwargs), name)
+            return _kept(protected(request, *a, **kwargs), name, request.path)
         except (NotFound, NotAllowed, InvalidInput) as error:
             return JsonResponse(
                 {"error": {"code": error.code, "message": error.message, "fields": error.fields}}, status=error.status
@@ -55,13 +60,16 @@ def dash_guard(
     return inner
 
 
-def _kept(answer: HttpResponseBase, name: str) -> HttpResponseBase:
+def _kept(answer: HttpResponseBase, name: str, path: str) -> HttpResponseBase:
     """Let the browser keep what is the same for everybody: where the libraries lie for a day, the layout for a minute.
 
-    Each visit would ask for a dozen of them again, before anything is drawn.
+    Each visit would ask for a dozen of them again, before anything is drawn. The libraries themselves are kept for good,
+    under an address that changes with their version.
     """
     if name in _LIBRARIES and answer.status_code == 302:
-        answer["Cache-Control"] = "private, max-age=86400"
+        answer["Location"] += f"?v={_VERSION}"
+        # A part that is asked for later has no version in its own address.
+        answer["Cache-Control"] = f"private, max-age={86400 if _VERSIONED.search(path) else 3600}"
     elif name in ("layout", "dependencies") and answer.status_code == 200:
         answer["Cache-Control"] = "private, max-age=60"
     return answer

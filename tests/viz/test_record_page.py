@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import re
+from importlib.metadata import version
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 
@@ -400,9 +402,17 @@ def test_a_record_page_needs_few_queries(
 
 
 def test_where_the_libraries_lie_is_kept_by_the_browser_and_told_to_no_stranger(client: Client) -> None:
-    address = "/dash/app/EcgView/_dash-component-suites/dash/deps/react@18.3.1.min.js"
-    answer = client.get(address)
-    assert answer.status_code == 302 and answer["Cache-Control"] == "private, max-age=86400"
+    suites = "/dash/app/EcgView/_dash-component-suites/dash"
+    address = f"{suites}/deps/react@18.v4_4_1m1795610887.3.1.min.js"
+    for path, kept_s in ((address, 86400), (f"{suites}/dcc/async-graph.js", 3600)):
+        answer = client.get(path)
+        assert answer.status_code == 302 and answer["Cache-Control"] == f"private, max-age={kept_s}"
+        # Kept for good where it leads, so that an update needs another address.
+        assert answer["Location"].startswith("/static/dash/component/") and version("dash") in answer["Location"]
+        assert re.search(settings.WHITENOISE_IMMUTABLE_FILE_TEST, answer["Location"])
+    page = client.get("/dash/app/EcgView/").content.decode()
+    assert "dash_table/bundle" not in page
+    assert f"plotly.min.js?v={version('dash')}-{version('plotly')}" in page
     assert client.get("/dash/app/EcgView/_dash-layout")["Cache-Control"] == "private, max-age=60"
     refused = Client().get(address)
     assert refused.status_code == 401 and "max-age" not in refused.get("Cache-Control", "")

@@ -12,6 +12,8 @@ from dash.dependencies import ClientsideFunction, Input, Output
 from django.templatetags.static import static
 from django_plotly_dash import DjangoDash
 
+from viz.dash_setup import libraries_version
+
 GRAPH_CONFIG: dict[str, Any] = {
     "displaylogo": False, "responsive": True, "scrollZoom": True, "doubleClick": "reset",
     # Nothing on a figure sends it anywhere.
@@ -20,7 +22,10 @@ GRAPH_CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 # Read while the view's layout is on its way, instead of after it; Dash takes the library that is there.
-_PLOTLY = {"src": static("dash/component/plotly/package_data/plotly.min.js"), "defer": "defer"}
+_PLOTLY = {
+    "src": f"{static('dash/component/plotly/package_data/plotly.min.js')}?v={libraries_version()}",
+    "defer": "defer",
+}
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
