@@ -31,6 +31,7 @@ SYSTEM_WORDS = {
     "snomed": "SNOMED CT",
     "scp": "SCP-ECG",
     "icd10": "ICD-10",
+    "icd9": "ICD-9",
     "aha": "AHA",
     "name": "names",
     "any": "several (system:code)",

@@ -113,7 +113,7 @@ def preview(
     chosen = tables.guess_mapping(table, overrides=mapping)
     found: dict[str, Any] = {
         "columns": list(table.columns), "rows": [list(row) for row in table.rows[:_SHOWN_ROWS]], "mapping": chosen.to_dict(),
-        "row_count": len(table.rows), "checked": 0, "matched": 0, "problems": [],
+        "row_count": len(table.rows), "notes": list(table.notes), "checked": 0, "matched": 0, "problems": [],
     }  # fmt: skip
     if chosen.record is None:
         return found
@@ -166,7 +166,9 @@ def read(
     tell(0.6, "Storing")
     with transaction.atomic():
         if mapping.labels:
-            RecordLabel.objects.filter(record__in=list(records), source=LabelSource.TABLE).delete()
+            # A table speaks for the code systems that it states: one of ICD codes leaves the statements of another alone.
+            systems = {x.system for item in rows for x in item.labels} | {c.system for c in mapping.labels if c.system}
+            RecordLabel.objects.filter(record__in=list(records), source=LabelSource.TABLE, system__in=systems).delete()
             RecordLabel.objects.bulk_create(labels, ignore_conflicts=True, batch_size=2000)
         _store_changes(row, told, changed)
         result = _report(row, table, mapping, rows, match)
@@ -222,7 +224,7 @@ def _report(
         "rows": len(rows), "taken": len(match.matched), "unmatched": len(rows) - len(match.matched),
         "unknown_codes": unknown[:200],
         "labels": sum(len(item.labels) * len(match.matched.get(item.row_number, ())) for item in rows),
-        "rows_with_reason": report[:200], "mapping": row.mapping, "ignored_columns": _ignored(table, mapping),
+        "rows_with_reason": report[:200], "mapping": row.mapping, "ignored_columns": _ignored(table, mapping), "notes": list(table.notes),
     }  # fmt: skip
     row.save(update_fields=["rows", "mapping", "result"])
     return row.result

@@ -134,15 +134,6 @@ def labels_of(records: Iterable[uuid.UUID]) -> dict[uuid.UUID, list[SourceLabel]
     return found
 
 
-def dataset_labels(dataset: Dataset) -> dict[uuid.UUID, list[SourceLabel]]:
-    """Return the labels of all records of a dataset in one query; records without labels are not in it."""
-    found: dict[uuid.UUID, list[SourceLabel]] = defaultdict(list)
-    rows = RecordLabel.objects.filter(record__dataset=dataset).values_list("record", "code", "system", "likelihood")
-    for record, code, system, likelihood in rows:
-        found[record].append(SourceLabel(code, system, likelihood))
-    return found
-
-
 def label_maps(user: Any) -> QuerySet[LabelMap]:
     """The maps that the portal brings along and those of the user's projects."""
     mine = access.visible(LabelMap.objects.filter(project__isnull=False), user)
@@ -180,7 +171,7 @@ class MapCoverage:
 
 def coverages(dataset: Dataset, label_maps: Iterable[LabelMap]) -> list[MapCoverage]:
     """Return the coverage of several maps in one query. Equal sets of labels are mapped once."""
-    sets = Counter(frozenset(labels) for labels in dataset_labels(dataset).values())
+    sets = _label_sets(dataset)
     found = []
     for label_map in label_maps:
         spec = spec_of(label_map)
@@ -197,7 +188,28 @@ def coverages(dataset: Dataset, label_maps: Iterable[LabelMap]) -> list[MapCover
 
 def full_coverage(dataset: Dataset, label_map: LabelMap) -> Coverage:
     """Return the coverage of one map with every code of the dataset."""
-    return coverage(dataset_labels(dataset).values(), spec_of(label_map))
+    return coverage(_label_sets(dataset), spec_of(label_map))
+
+
+# The database brings equal sets together: of a large collection's millions of labels only the different sets are sent.
+_LABEL_SETS = """
+SELECT systems, codes, likelihoods, count(*) FROM (
+  SELECT array_agg(l.system ORDER BY l.system, l.code, l.likelihood) AS systems,
+    array_agg(l.code ORDER BY l.system, l.code, l.likelihood) AS codes,
+    array_agg(l.likelihood ORDER BY l.system, l.code, l.likelihood) AS likelihoods
+  FROM datasets_recordlabel l JOIN datasets_record r ON r.id = l.record_id WHERE r.dataset_id = %s GROUP BY l.record_id
+) held GROUP BY systems, codes, likelihoods
+"""
+
+
+def _label_sets(dataset: Dataset) -> Counter[frozenset[SourceLabel]]:
+    """Return how many records bear each set of labels; records without labels are not counted."""
+    found: Counter[frozenset[SourceLabel]] = Counter()
+    with connection.cursor() as cursor:
+        cursor.execute(_LABEL_SETS, [dataset.pk])
+        for systems, codes, likelihoods, count in cursor.fetchall():
+            found[frozenset(map(SourceLabel, codes, systems, likelihoods))] += count
+    return found
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,19 @@ beside it."""
 from __future__ import annotations
 
 from datasets.collections.base import Collection, Folder, Row, Table, collection
+from datasets.formats._clinical import statement_labels
+
+# The lines of the electrocardiograph's own report.
+_REPORTS = tuple(f"report_{number}" for number in range(18))
+
+
+def _statements(row: Row) -> Row:
+    """Bring the report's lines into the first one's cell; what is no statement of a device's vocabulary could be free text and is left out."""
+    labels, _ = statement_labels(row.get(name, "") for name in _REPORTS)
+    return {
+        "study_id": row.get("study_id", ""),
+        _REPORTS[0]: "; ".join(label.code.replace(";", ",") for label in labels),
+    }
 
 
 def _recognises(folder: Folder) -> bool:
@@ -19,7 +32,7 @@ collection(
     Collection(
         name="mimic_iv_ecg",
         title="MIMIC-IV-ECG",
-        about="800,035 12-lead ECGs of 10 s from 161,352 patients; with ICD-10 codes of the stay where records_w_diag_icd10.csv lies beside.",
+        about="800,035 12-lead ECGs of 10 s from 161,352 patients, with the device's statements; with ICD-10 codes of the stay where records_w_diag_icd10.csv lies beside.",
         licence="ODbL 1.0 (ECGs); the ICD-10 labels need PhysioNet's credentialed access",
         home="https://physionet.org/content/mimic-iv-ecg/",
         label_map="Rhythm and conduction",
@@ -31,6 +44,12 @@ collection(
                 columns=("subject_id", "study_id", "ecg_time"),
                 # The publishers moved the dates of each patient on their own: intervals within one patient are true.
                 mapping={"record": "study_id", "subject": "subject_id", "recorded_at": "ecg_time", "labels": []},
+            ),
+            Table(
+                names=("machine_measurements.csv",),
+                columns=("study_id", *_REPORTS),
+                mapping={"record": "study_id", "labels": [{"column": _REPORTS[0], "kind": "codes", "system": "name"}]},
+                row=_statements,
             ),
             Table(
                 names=("records_w_diag_icd10.csv", "mimic-iv-ecg-ext-icd/records_w_diag_icd10.csv"),
@@ -48,6 +67,8 @@ collection(
         ),
         site_of=lambda name: "BIDMC",
         physionet="mimic-iv-ecg/1.0",
-        fetches=lambda name: name.startswith("files/") or name in ("record_list.csv", "LICENSE.txt"),
+        fetches=lambda name: (
+            name.startswith("files/") or name in ("record_list.csv", "machine_measurements.csv", "LICENSE.txt")
+        ),
     )
 )

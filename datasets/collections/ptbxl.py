@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from datasets.collections.base import Collection, Folder, Table, collection
+from datasets.collections.base import Collection, Folder, Row, Table, collection
+
+# Columns of bare abbreviations, which are stored with what they speak of.
+_IN_WORDS = {"heart_axis": "axis", "infarction_stadium1": "infarction", "infarction_stadium2": "infarction"}
+
+
+def _in_words(row: Row) -> Row:
+    """Write ``MID`` of the column heart_axis as ``axis MID``, and ``Stadium II`` as ``infarction Stadium II``."""
+    told = {
+        name: f"{what} {text}"
+        for name, what in _IN_WORDS.items()
+        if (text := row.get(name, "").strip()) and text.casefold() != "unknown"
+    }
+    return {**row, **{name: told.get(name, "") for name in _IN_WORDS if name in row}}
 
 
 def _holds(folder: Folder, name: str) -> bool:
@@ -37,11 +50,15 @@ collection(
                     "strat_fold",
                     "filename_lr",
                     "filename_hr",
+                    *_IN_WORDS,
                 ),
                 mapping={
                     "record": "filename_hr",
                     "also_record": ["filename_lr"],
-                    "labels": [{"column": "scp_codes", "kind": "codes", "system": "scp"}],
+                    "labels": [
+                        {"column": "scp_codes", "kind": "codes", "system": "scp"},
+                        *({"column": name, "kind": "codes", "system": "name"} for name in _IN_WORDS),
+                    ],
                     "subject": "patient_id",
                     "age": "age",
                     "sex": "sex",
@@ -50,6 +67,7 @@ collection(
                     "site": "site",
                     "recorded_at": "recording_date",
                 },
+                row=_in_words,
             ),
         ),
         physionet="ptb-xl/1.0.3",

@@ -70,8 +70,8 @@ class LabelMapSpec:
 def _comparable(system: str, code: str) -> str:
     if system == "name":
         return name_key(code)
-    # ICD-10 is written with and without the dot.
-    return code.replace(".", "").upper() if system == "icd10" else code
+    # ICD codes are written with and without the dot.
+    return code.replace(".", "").upper() if system in ("icd10", "icd9") else code
 
 
 def name_key(text: str) -> str:
@@ -140,20 +140,27 @@ class Coverage:
 
 
 def coverage(
-    records: Iterable[Iterable[SourceLabel]], spec: LabelMapSpec, *, min_likelihood: float | None = None
+    records: Iterable[Iterable[SourceLabel]] | Mapping[frozenset[SourceLabel], int],
+    spec: LabelMapSpec,
+    *,
+    min_likelihood: float | None = None,
 ) -> Coverage:
-    """Report before use what a map would do with the labels of a collection (one iterable of labels a record)."""
+    """Report before use what a map would do with the labels of a collection.
+
+    records: one iterable of labels a record, or how many records bear each set of labels.
+    """
+    sets = records if isinstance(records, Mapping) else Counter(frozenset(labels) for labels in records)
     total, classified = 0, 0
     by_class = dict.fromkeys(spec.classes, 0)
     seen: Counter[tuple[str, str]] = Counter()
-    for labels in records:
-        kept = list(labels)
-        total += 1
-        seen.update({(label.system, label.code) for label in kept})
-        classes = apply_map(kept, spec, min_likelihood=min_likelihood).classes
-        classified += bool(classes)
+    for labels, count in sets.items():
+        total += count
+        for pair in {(label.system, label.code) for label in labels}:
+            seen[pair] += count
+        classes = apply_map(labels, spec, min_likelihood=min_likelihood).classes
+        classified += count if classes else 0
         for name in classes:
-            by_class[name] += 1
+            by_class[name] += count
     codes = []
     sources: dict[str, list[str]] = defaultdict(list)
     for (system, code), count in sorted(seen.items(), key=lambda item: (-item[1], item[0])):

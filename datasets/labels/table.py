@@ -20,7 +20,7 @@ __all__ = [
     "match_keys", "read_table", "safe_cell",
 ]  # fmt: skip
 
-SYSTEMS = ("snomed", "scp", "icd10", "aha", "name")
+SYSTEMS = ("snomed", "scp", "icd10", "icd9", "aha", "name")
 MAX_LABELS_A_ROW = 500
 
 _RECORD = (
@@ -44,7 +44,7 @@ _LABELS: dict[str, str | None] = {
     "firstlabel": None, "secondlabel": None, "thirdlabel": None, "superclass": None, "diagnosticsuperclass": None,
     "diagnosticsubclass": None, "rhythm": None, "rhythms": None, "beat": None, "native": None, "column2": None,
     "scpcodes": "scp", "scp": "scp", "scpcode": "scp", "snomed": "snomed", "snomedct": "snomed", "snomedctcode": "snomed",
-    "snomedcode": "snomed", "icd10": "icd10", "icd": "icd10", "icdcode": "icd10", "icd10code": "icd10", "icd10cm": "icd10",
+    "snomedcode": "snomed", "icd10": "icd10", "icd": None, "icdcode": None, "icd9": "icd9", "icd9code": "icd9", "icd9cm": "icd9", "icd10code": "icd10", "icd10cm": "icd10",
     "alldiagall": "icd10", "ahacode": "aha", "aha": "aha",
     # The columns of LUDB.
     "electricaxisoftheheart": "name", "conductionabnormalities": "name", "extrasystolies": "name", "hypertrophies": "name",
@@ -60,6 +60,8 @@ _TRUE = frozenset(("1", "1.0", "true", "yes", "y", "x"))
 _FALSE = frozenset(("", "0", "0.0", "false", "no", "n", "nan", "none"))
 _CLEAR = frozenset(("0", "1", "0.0", "1.0", "true", "false"))
 _ICD = re.compile(r"[A-TV-Z]\d[0-9A-Z](\.?[0-9A-Z]{1,4})?$")
+_ICD9 = re.compile(r"(\d{3}|V\d{2}|E\d{3})\.\d{1,2}$")
+_ICD9_PLAIN = re.compile(r"\d{3}(\.?\d{1,2})?$")
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,9 @@ def _label_columns(
         cells = {cell.casefold() for cell in values[column]}
         name = key_of(column)
         if name in _LABELS:
-            system = _LABELS[name] or _system_of(values[column])
+            system = _LABELS[name] or (
+                _icd_of(values[column]) if name.startswith("icd") else _system_of(values[column])
+            )
             found.append(LabelColumn(column, "codes", system))
         elif cells & _CLEAR and _is_flag(values[column]) and not _NOT_FINDINGS.match(column):
             flags.append(column)
@@ -198,11 +202,21 @@ def _system_of(cells: Iterable[str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def _icd_of(cells: Iterable[str]) -> str | None:
+    """Return the revision that all codes of an ICD column belong to, written with or without the dot; None when they are mixed."""
+    codes = {code.upper() for cell in cells for code, _ in codes_in(cell)}
+    if codes and all(_ICD.match(code) for code in codes):
+        return "icd10"
+    return "icd9" if codes and all(_ICD9_PLAIN.match(code) for code in codes) else None
+
+
 def _code_system(code: str) -> str:
     if code.isdecimal() and 6 <= len(code) <= 18:
         return "snomed"
     if code in _scp_codes():
         return "scp"
+    if _ICD9.match(code):
+        return "icd9"
     if _ICD.match(code) and ("." in code or len(code) == 3):
         return "icd10"
     return "name"

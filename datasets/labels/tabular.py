@@ -7,8 +7,8 @@ import io
 import json
 import re
 import zipfile
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, time
 from typing import Any
 
 from ecgportal.errors import TooLarge, UnreadableFile
@@ -18,17 +18,20 @@ MAX_ROWS = 2_000_000
 MAX_COLUMNS = 4000
 MAX_CELLS = 40_000_000
 MAX_CELL_CHARS = 100_000
+_MAX_SHEETS = 100
 _DELIMITERS = (",", ";", "\t", "|")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A table of text. ``rows`` are as long as ``columns``; ``ragged`` maps a row's index to its true number of cells."""
+    """A table of text. ``rows`` are as long as ``columns``; ``ragged`` maps a row's index to its true number of cells; ``notes``
+    are sentences on what was left out or joined."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     ragged: dict[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_table(data: bytes, name: str, *, has_header: bool | None = None) -> RawTable:
@@ -41,13 +44,12 @@ def read_table(data: bytes, name: str, *, has_header: bool | None = None) -> Raw
     if len(data) > MAX_BYTES:
         raise TooLarge(f"{name} is {len(data) / 1e6:.0f} MB; a table of labels may have {MAX_BYTES / 1e6:.0f} MB.")
     if data.startswith(b"PK\x03\x04"):
-        rows = _xlsx_rows(data, name)
-    else:
-        text = _text(data, name)
-        if text.lstrip()[:1] in ("[", "{"):
-            return _json_table(text, name)
-        rows = _csv_rows(text, name)
-    return _table(rows, name, has_header)
+        rows, notes = _xlsx_rows(data, name)
+        return replace(_table(rows, name, has_header), notes=notes)
+    text = _text(data, name)
+    if text.lstrip()[:1] in ("[", "{"):
+        return _json_table(text, name)
+    return _table(_csv_rows(text, name), name, has_header)
 
 
 def safe_cell(value: object) -> str:
@@ -126,7 +128,8 @@ def _agreement(lines: list[str], delimiter: str) -> tuple[float, int]:
     return sum(width == widths[0] for width in widths) / len(widths), widths[0]
 
 
-def _xlsx_rows(data: bytes, name: str) -> list[list[str]]:
+def _xlsx_rows(data: bytes, name: str) -> tuple[list[list[str]], tuple[str, ...]]:
+    """Return the rows of the first sheet that holds a table, with those of all sheets of the same header, and notes on the others."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
@@ -137,24 +140,43 @@ def _xlsx_rows(data: bytes, name: str) -> list[list[str]]:
         import openpyxl
 
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-        sheet = book.worksheets[0]
         rows: list[list[str]] = []
-        cells = 0
-        for values in sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS):
-            row = [_cell(value) for value in values]
-            while row and not row[-1]:
-                row.pop()
-            cells += len(row)
-            if len(rows) > MAX_ROWS or cells > MAX_CELLS:
-                raise TooLarge(f"{name} has more than {MAX_ROWS} rows or {MAX_CELLS} cells.")
-            if row:
-                rows.append(row)
+        joined, left = 0, []
+        for sheet in book.worksheets[:_MAX_SHEETS]:
+            own = _sheet_rows(sheet, name, sum(map(len, rows)))
+            # A sheet of one column or one row is a remark.
+            if not rows and ((len(own) > 1 and len(own[0]) > 1) or len(book.worksheets) == 1):
+                rows = own
+            elif rows and own and own[0] == rows[0]:
+                rows += own[1:]
+                joined += 1
+            elif own:
+                left.append(sheet.title)
         book.close()
     except TooLarge:
         raise
     # openpyxl raises whatever its parsing runs into; all of it means a damaged workbook.
     except Exception as error:
         raise _bad(name, f"the workbook is damaged ({type(error).__name__})") from error
+    notes = [f"{joined + 1} sheets of the same header were joined."] if joined else []
+    if left:
+        others = ", ".join(title[:40] for title in left[:5])
+        notes.append(f"Sheets left out: {others}. Save a sheet of its own to read it.")
+    return rows, tuple(notes)
+
+
+def _sheet_rows(sheet: Any, name: str, before: int) -> list[list[str]]:
+    rows: list[list[str]] = []
+    cells = before
+    for values in sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS):
+        row = [_cell(value) for value in values]
+        while row and not row[-1]:
+            row.pop()
+        cells += len(row)
+        if len(rows) > MAX_ROWS or cells > MAX_CELLS:
+            raise TooLarge(f"{name} has more than {MAX_ROWS} rows or {MAX_CELLS} cells.")
+        if row:
+            rows.append(row)
     return rows
 
 
@@ -165,7 +187,10 @@ def _cell(value: Any) -> str:
         return "True" if value else "False"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    if isinstance(value, datetime | date):
+    if isinstance(value, datetime):
+        # A day is a datetime at midnight in a workbook.
+        return value.date().isoformat() if value.time() == time() else value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, dict):
         return json.dumps(value)
@@ -175,11 +200,14 @@ def _cell(value: Any) -> str:
 
 
 def _json_table(text: str, name: str) -> RawTable:
-    """Read JSON: a list of objects, an object of columns, or an object ``{record: labels or object}``."""
+    """Read JSON: a list of objects, an object of columns, an object ``{record: labels or object}``, or one object a line."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _bad(name, f"it begins like JSON but is not ({error})") from error
+        try:
+            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except (ValueError, RecursionError):
+            raise _bad(name, f"it begins like JSON but is not ({type(error).__name__})") from error
     if isinstance(content, dict):
         values = list(content.values())
         if values and all(isinstance(value, list) for value in values) and "record" not in content:

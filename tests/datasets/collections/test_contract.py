@@ -96,7 +96,14 @@ def test_rows_are_read_as_the_publishers_mean_them(tmp_path: Path) -> None:
         {"Recording": "A0002", "First_label": "AF", "Second_label": "STE", "Third_label": ""},
     ]
     (row,) = rows("sph", "ECG_ID,AHA_Code,Patient_ID,Age,Sex,N,Date\nA1,22;50+346,S1,55,M,5000,2020-03-04\n")
-    assert row == {"ECG_ID": "A1", "AHA_Code": "22;50;50+346", "Patient_ID": "S1", "Age": "55", "Sex": "M"}
+    assert row == {
+        "ECG_ID": "A1",
+        "AHA_Code": "22;50;50+346",
+        "Patient_ID": "S1",
+        "Age": "55",
+        "Sex": "M",
+        "Date": "2020-03-04",
+    }
     (row,) = rows(
         "mimic_iv_ecg", "file_name,study_id,subject_id,all_diag_all,gender,age,fold,dod\nf,40,10,\"['I48']\",F,52,3,x\n"
     )
