@@ -46,6 +46,21 @@ class Dataset(ProjectOwned):
         return self.name
 
 
+class DatasetTally(models.Model):
+    """Figures of a dataset that were counted once (``datasets.tallies``), by the names of their parts."""
+
+    dataset = models.OneToOneField(Dataset, on_delete=models.CASCADE, primary_key=True, related_name="tally")
+    content = models.JSONField(default=dict)
+
+    project_path = "dataset__project"
+
+    class Meta:
+        verbose_name_plural = "dataset tallies"
+
+    def __str__(self) -> str:
+        return f"figures of {self.dataset_id}"
+
+
 class Subject(UUIDModel):
     """A person within one dataset, known by a key that is a pseudonym of the project.
 

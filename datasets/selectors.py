@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.core.paginator import Page, Paginator
@@ -13,11 +13,11 @@ from django.db import connection
 from django.db.models import Count, Exists, F, FloatField, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Cast, Coalesce
 
-from datasets import record_filters
+from datasets import record_filters, tallies
 from datasets.ecg import SourceLabel
 from datasets.fingerprint import same_signal
 from datasets.labels import builtin
-from datasets.labels.maps import Coverage, LabelMapSpec, apply_map, coverage
+from datasets.labels.maps import Coverage, LabelMapSpec, assembled, coverage
 from datasets.measure.features import FEATURES
 from datasets.models import Dataset, Ingest, LabelMap, Record, RecordLabel, Subject
 from datasets.record_filters import FILTERS
@@ -51,12 +51,25 @@ SELECT dataset_id, code, count(*) FROM (
 
 def label_counts(dataset: Dataset) -> dict[str, int]:
     """Return how many records bear each code, the most frequent first."""
-    return _label_counts([dataset.pk]).get(dataset.pk, {})
+    return _by_count(_kept(dataset)["labels"])
+
+
+def _kept(dataset: Dataset) -> dict[str, Any]:
+    """Return the figures that pages show together, counted together."""
+
+    def count(_: list[str]) -> dict[str, Any]:
+        return {"totals": asdict(_totals(dataset)), "labels": _label_counts([dataset.pk]).get(dataset.pk, {})}
+
+    return tallies.kept(dataset.pk, ["totals", "labels"], count)
 
 
 def label_counts_of_many(datasets: QuerySet[Dataset]) -> dict[uuid.UUID, dict[str, int]]:
-    """Return the label counts of several datasets in two queries."""
-    return _label_counts(list(datasets.order_by().values_list("pk", flat=True)))
+    """Return the label counts of several datasets in three queries."""
+    ids = list(datasets.order_by().values_list("pk", flat=True))
+    known = {pk: parts["labels"] for pk, parts in tallies.kept_of_many(ids).items() if "labels" in parts}
+    rest = [pk for pk in ids if pk not in known]
+    found = known | (_label_counts(rest) if rest else {})
+    return {pk: _by_count(counts) for pk, counts in found.items()}
 
 
 def _label_counts(datasets: list[uuid.UUID]) -> dict[uuid.UUID, dict[str, int]]:
@@ -170,25 +183,33 @@ class MapCoverage:
 
 
 def coverages(dataset: Dataset, label_maps: Iterable[LabelMap]) -> list[MapCoverage]:
-    """Return the coverage of several maps in one query. Equal sets of labels are mapped once."""
-    sets = _label_sets(dataset)
-    found = []
-    for label_map in label_maps:
-        spec = spec_of(label_map)
-        by_class = dict.fromkeys(label_map.classes, 0)
-        classified = 0
-        for labels, count in sets.items():
-            classes = apply_map(labels, spec).classes
-            classified += count if classes else 0
-            for name in classes:
-                by_class[name] += count
-        found.append(MapCoverage(label_map, classified, by_class))
-    return found
+    """Return the coverage of several maps. A map's entries never change, so what it makes of an unchanged dataset is kept."""
+    maps = {f"map {label_map.pk}": label_map for label_map in label_maps}
+
+    def count(names: list[str]) -> dict[str, Any]:
+        sets = _label_sets(dataset)
+        found = {name: coverage(sets, spec_of(maps[name])) for name in names}
+        return {name: [own.classified, list(own.by_class.items())] for name, own in found.items()}
+
+    known = tallies.kept(dataset.pk, list(maps), count)
+    return [MapCoverage(maps[name], classified, dict(by_class)) for name, (classified, by_class) in known.items()]
 
 
 def full_coverage(dataset: Dataset, label_map: LabelMap) -> Coverage:
     """Return the coverage of one map with every code of the dataset."""
-    return coverage(_label_sets(dataset), spec_of(label_map))
+    (found,) = coverages(dataset, [label_map])
+
+    def count(names: list[str]) -> dict[str, Any]:
+        seen, records = Counter[tuple[str, str]](), 0
+        for labels, n in _label_sets(dataset).items():
+            records += n
+            for pair in {(label.system, label.code) for label in labels}:
+                seen[pair] += n
+        return {"codes": [records, [[*pair, n] for pair, n in seen.items()]]}
+
+    records, codes = tallies.kept(dataset.pk, ["codes"], count)["codes"]
+    seen = {(system, code): n for system, code, n in codes}
+    return assembled(records, found.classified, found.by_class, seen, spec_of(label_map))
 
 
 # The database brings equal sets together: of a large collection's millions of labels only the different sets are sent.
@@ -257,7 +278,14 @@ def same_signal_clusters(dataset: Dataset) -> list[SameSignal]:
 
 
 def totals(dataset: Dataset) -> Totals:
-    """Return the figures of a dataset in six queries."""
+    """Return the figures of a dataset: one query while it does not change."""
+    found = _kept(dataset)["totals"]
+    counts = {name: _by_count(found[name]) for name in ("flags", "lead_flags")}
+    formats = dict(sorted(found["formats"].items()))
+    return Totals(**found | counts | {"formats": formats, "rates_hz": tuple(found["rates_hz"])})
+
+
+def _totals(dataset: Dataset) -> Totals:
     records = Record.objects.filter(dataset=dataset).order_by()
     groups = list(
         records.values_list("format", "fs_hz")
@@ -282,7 +310,7 @@ def totals(dataset: Dataset) -> Totals:
     )  # fmt: skip
 
 
-def _by_count(counts: Counter[str]) -> dict[str, int]:
+def _by_count(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

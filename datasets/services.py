@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.db.models import ProtectedError
 
+from datasets import tallies
 from datasets.formats.base import MAX_FILE_BYTES
 from datasets.models import Dataset, Ingest, LabelImport, LabelMap, OriginalFile, Subject
 from ecgportal import storage
@@ -68,6 +69,7 @@ def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
                 f"{dataset.name} is the data of a training run. Delete the run first.", code="dataset_in_use"
             ) from error
         dataset.pk = dataset_id
+        tallies.forget(dataset_id)
         audit("dataset.deleted", dataset, actor=actor, project=project, changes={"records": count})
     storage.remove_area("signals", dataset_id)
     storage.remove_area("prepared", dataset_id)

@@ -161,6 +161,13 @@ def coverage(
         classified += count if classes else 0
         for name in classes:
             by_class[name] += count
+    return assembled(total, classified, by_class, seen, spec)
+
+
+def assembled(
+    records: int, classified: int, by_class: dict[str, int], seen: Mapping[tuple[str, str], int], spec: LabelMapSpec
+) -> Coverage:
+    """Return the report out of its counts. seen: how many records bear each ``(system, code)``."""
     codes = []
     sources: dict[str, list[str]] = defaultdict(list)
     for (system, code), count in sorted(seen.items(), key=lambda item: (-item[1], item[0])):
@@ -169,4 +176,4 @@ def coverage(
         if target is not None:
             sources[target].append(code)
     many = {name: tuple(sources[name]) for name in spec.classes if len(sources.get(name, ())) > 1}
-    return Coverage(total, classified, by_class, tuple(codes), many)
+    return Coverage(records, classified, by_class, tuple(codes), many)
