@@ -174,8 +174,24 @@ def test_the_figure_draws_what_people_marked_with_the_author(team, record) -> No
     from viz.dash_apps.ecg import draw
 
     annotating.annotation_add(actor=team["editor"], record=record, t0_s=0.5, t1_s=1.0, lead="II", text="long PR")
-    view = ("3x4+rhythm", "25", "10", "II", "none", "pink", "none", "original", "none", "10", "0", 0, "light", None)
-    figure, _ = draw(record, *view)
+    view = (
+        "3x4+rhythm",
+        "25",
+        "10",
+        "II",
+        "none",
+        "pink",
+        "none",
+        "original",
+        "none",
+        "10",
+        "0",
+        0,
+        "light",
+        None,
+        None,
+    )
+    figure, *_ = draw(record, *view)
     notes = [one for one in figure["layout"]["annotations"] if one.get("name") == "annotation"]
     assert notes
     assert {one["hovertext"] for one in notes} == {f"long PR ({team['editor'].username})"}
