@@ -30,6 +30,7 @@ from tests.datasets.formats.test_contract import ANSWERS, check_record, samples_
 from tests.datasets.formats.test_described_xml import mortara, schiller
 from tests.datasets.formats.test_edf import build, ramp, tal
 from tests.datasets.formats.test_fhir_observation import encoded, observation
+from tests.datasets.formats.test_ishne import holter
 from tests.datasets.formats.test_philips_xml import document as philips
 from tests.datasets.formats.test_philips_xml import twelve
 from tests.datasets.formats.test_scp_ecg import sections_of, simple, with_reference_beat
@@ -63,7 +64,7 @@ def built(reader_name: str) -> list[BytesSource]:
     files = {
         "mortara_xml": [mortara(), mortara(bits=8)], "schiller_xml": [schiller()], "fhir_observation": [encoded(observation())],
         "scp_ecg": [bimodal, simple(rows, 2), scp_file(sections_of(bimodal), 30)], "csv": _tables(), "edf": [gaps],
-        "philips_xml": [philips(twelve(True).tobytes(), plain)],
+        "ishne": [holter(text=b"text")], "philips_xml": [philips(twelve(True).tobytes(), plain)],
     }  # fmt: skip
     suffix = next(iter(registry.readers()[reader_name].suffixes), "")
     return [BytesSource(f"built{suffix}", data) for data in files.get(reader_name, [])]
