@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from datasets import uploading
@@ -120,3 +122,59 @@ def test_wrong_answers_are_told_beside_the_files(site, sign_in, tmp_path, record
     expect(page.locator("[data-error]")).to_contain_text("Name each lead once")
     assert not Ingest.objects.exists()
     _only(recorder, "422")
+
+
+# Drops files that the page makes itself, and notes the most lines that the list ever had.
+_DROP_MANY = """(zone, count) => {
+  const list = zone.querySelector("[data-files]");
+  window.mostLines = 0;
+  new MutationObserver(() => { window.mostLines = Math.max(window.mostLines, list.children.length); }).observe(list, { childList: true });
+  const data = new DataTransfer();
+  for (let n = 0; n < count; n += 1) {
+    data.items.add(new File([new Uint8Array(4096).fill(n % 251), String(n)], `ecg${String(n).padStart(5, "0")}.dat`));
+  }
+  zone.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: data }));
+}"""
+
+
+@pytest.mark.slow
+def test_two_thousand_dropped_files_arrive_and_the_page_stays_usable(site, sign_in, recorder):
+    page, _ = _begin(site, sign_in)
+    count = 2000
+    begun = time.monotonic()
+    page.locator("[data-dropzone]").evaluate(_DROP_MANY, count)
+    expect(page.locator("[data-count]")).to_contain_text("2,000 files")
+    chosen = time.monotonic()
+    _upload(page)
+    expect(page.locator("[data-progress-text]")).to_contain_text("of 2,000 files")
+    most = page.evaluate("window.mostLines")
+    heap_mb = page.evaluate("performance.memory ? performance.memory.usedJSHeapSize / 1e6 : 0")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Upload of", timeout=300_000)
+    print(
+        f"chosen in {chosen - begun:.1f} s, sent in {time.monotonic() - chosen:.1f} s, heap {heap_mb:.0f} MB, {most} lines"
+    )
+    (ingest,) = Ingest.objects.all()
+    assert len({entry["name"] for entry in ingest.files}) == count
+    assert {entry["size"] for entry in ingest.files} == {4097, 4098, 4099, 4100}
+    assert 0 < most <= 60
+    recorder.check()
+
+
+def test_what_was_sent_is_told_when_it_stops(site, sign_in, tmp_path, recorder):
+    page, _ = _begin(site, sign_in)
+    for name in ("a.dat", "b.dat"):
+        (tmp_path / name).write_bytes(b"x" * 2000)
+    (tmp_path / "large.bin").write_bytes(bytes(9_000_000))
+    page.route(
+        "**/upload-files/*/",
+        lambda r: r.abort("connectionreset") if r.request.headers.get("upload-offset", "0") != "0" else r.continue_(),
+    )
+    page.get_by_label("ECG files").set_input_files([tmp_path / name for name in ("a.dat", "b.dat", "large.bin")])
+    expect(page.locator("[data-files] li")).to_have_count(3)
+    _upload(page)
+    expect(page.locator("[data-progress-text]")).to_contain_text("trying again")
+    expect(page.locator("[data-files] li")).to_have_count(1)
+    expect(page.locator("[data-files] li")).to_contain_text("large.bin")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("[data-count]")).to_contain_text("3 files, 9.0 MB; 1 file still to be sent")
+    _only(recorder, "ERR_CONNECTION_RESET")
