@@ -111,6 +111,7 @@ class Plan:
             index = FileIndex.write(self._list(Stage.MASTERS), self.base, self._unpacked())
             masters = [name for name, path in index.files() if _is_header(name) and _has_segments(path)]
             self._enter(Stage.MASTERS, _works(masters))
+            self._drop_archives()
         elif self.ingest.stage == Stage.MASTERS:
             self._enter(Stage.HEADERS, _works([name for name, _ in self._unclaimed() if _is_header(name)]))
         elif self.ingest.stage == Stage.HEADERS:
@@ -152,6 +153,18 @@ class Plan:
                 inner = f"{PurePosixPath(name).stem}/{inner}" if clash else inner
                 files[inner] = self.folder / "members" / stored
         return files
+
+    def _drop_archives(self) -> None:
+        """Remove the archives once their members lie beside them: nothing reads them again."""
+        archives = {
+            name
+            for work in self.ingest.parts.values_list("work", flat=True)
+            if work.get("unpacks")
+            for name in work["files"]
+        }
+        for name, path in FileIndex(self._list(Stage.ARCHIVES), self.base).files():
+            if name in archives:
+                path.unlink(missing_ok=True)
 
     def _unclaimed(self) -> Iterator[tuple[str, Path]]:
         """Yield the files that no part has dealt with so far."""

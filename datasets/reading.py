@@ -137,6 +137,9 @@ def read_file(
         except PortalError as error:
             yield refused(name, error.code, error.message)
         return
+    if unpacker is not None:
+        # An archive that is removed meanwhile takes room as long as it is open.
+        unpacker.close()
     try:
         with warnings.catch_warnings():
             # Readers warn with the values they meet, which may be a person's.

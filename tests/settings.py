@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+# As in the processes of jobs; must be known before NumPy is.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A developer's .env must not reach the tests, nor the tests a developer's data.
 os.environ["PORTAL_ENV_FILE"] = os.devnull
 os.environ["PORTAL_ENV"] = "test"

@@ -45,13 +45,19 @@ def start(job_id: str) -> str:
         "--attempt",
         str(job.attempt),
     ]
-    process = subprocess.Popen(command, start_new_session=True, cwd=settings.BASE_DIR)
+    process = subprocess.Popen(command, start_new_session=True, cwd=settings.BASE_DIR, env=_environment(job))
     close_old_connections()
     code = process.wait()
     state = services.give_back(job.pk, job.attempt, died=code != EXIT_INTERRUPTED)
     if state is not None:
         logger.warning("job %s: process ended with %s, now %s", job.pk, code, state)
     return f"exit {code}"
+
+
+def _environment(job: Job) -> dict[str, str]:
+    """Return the environment of a job's process. Jobs that share a host multiply small matrices: threads of each would only
+    wait for one another."""
+    return {**os.environ} if KINDS[job.kind].queue == "train" else {"OPENBLAS_NUM_THREADS": "1", **os.environ}
 
 
 def start_beside(job_id: uuid.UUID) -> threading.Thread:

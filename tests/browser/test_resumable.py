@@ -178,3 +178,25 @@ def test_what_was_sent_is_told_when_it_stops(site, sign_in, tmp_path, recorder):
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("[data-count]")).to_contain_text("3 files, 9.0 MB; 1 file still to be sent")
     _only(recorder, "ERR_CONNECTION_RESET")
+
+
+def test_a_label_table_is_dropped_and_sent_by_the_form(site, sign_in, recorder):
+    page, dataset = _begin(site, sign_in)
+    page.goto(f"/datasets/{dataset.pk}/labels/")
+    zone = page.locator("[data-dropzone]")
+    for name in ("first.csv", "table.csv"):
+        zone.evaluate(
+            """(zone, name) => {
+              const data = new DataTransfer();
+              data.items.add(new File(["file_name,label\\ncase000,NORM\\n"], name));
+              zone.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: data }));
+            }""",
+            name,
+        )
+    # One table at a time: the second takes the first one's place.
+    expect(page.locator("[data-files] li")).to_have_count(1)
+    expect(page.locator("[data-files] li")).to_contain_text("table.csv")
+    page.locator("form:has([data-dropzone]) button[type=submit]").first.click()
+    expect(page.locator("main")).to_contain_text("table.csv")
+    expect(page.locator("main")).to_contain_text("case000")
+    recorder.check()

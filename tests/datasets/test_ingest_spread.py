@@ -17,6 +17,7 @@ from django.utils import timezone
 from datasets import ingest as ingesting
 from datasets import ingest_plan, ingest_sharing, signals
 from datasets.models import Ingest, IngestItem, IngestPart, Record, Stage, Subject
+from ecgportal import storage
 from ecgportal.jobs import runner, services
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job, JobState, WorkerBeat
@@ -137,6 +138,8 @@ class TestParts:
         ingest = upload(dataset, {"a.zip": zip_of(many(20))})
         stop_after(monkeypatch, 2)
         assert Record.objects.count() == 8
+        # Once it is unpacked the archive takes no room any more.
+        assert not (storage.area("uploads", ingest.pk) / ingest.files[0]["path"]).exists()
         # Its parts are held while it seems to run, and free when it is known to be dead.
         assert work_off_one(share_of(ingest, "b").pk).result == {"records": 8}
         held = IngestPart.objects.filter(is_done=False)
