@@ -18,6 +18,7 @@ from typing import Any
 
 from datasets.ecg import canonical_lead
 from datasets.file_names import FileNames, names_somebody
+from datasets.formats._scp_meta import identifying_texts
 from datasets.formats._wfdb_notes import read_annotations
 from datasets.recording_time import parse, shifted, text_of
 
@@ -168,6 +169,10 @@ def terms_of(format_name: str | None, data: bytes) -> list[str]:
         text = data.decode("utf-8", "replace")
         found = [cell for match in _JSON_WORDS.finditer(text) for cell in re.findall(r"\"([^\"]*)\"", match[1])]
         found += [match[1] for match in _JSON_PERSON.finditer(text)]
+    elif format_name == "ishne":
+        found = [part.split(b"\x00")[0].decode("latin-1") for part in (data[28:68], data[68:108], data[108:128])]
+    elif format_name == "scp_ecg":
+        found = identifying_texts(data)
     elif format_name == "edf":
         found = re.split(r"[\s_]+", data[8:168].decode("latin-1"))
     elif format_name == "dicom" or data[128:132] == b"DICM":

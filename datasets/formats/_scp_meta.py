@@ -41,6 +41,20 @@ def _text(value: bytes) -> str | None:
     return text if text and text.isprintable() else None
 
 
+# Names, identifiers, places and people of section 1.
+_IDENTIFYING = frozenset((0, 1, 2, 3, 16, 17, 18, 19, 20, 21, 22, 23, 31))
+
+
+def identifying_texts(data: bytes) -> list[str]:
+    """Return the texts of a file's identifying fields; none where section 1 cannot be found."""
+    for at in range(22, min(22 + 10 * 40, len(data) - 9), 10):
+        number, size, index = struct.unpack_from("<HII", data, at)
+        if number == 1 and size > 16:
+            tags = _tags(data[index - 1 + 16 : index - 1 + size])
+            return [text for tag in _IDENTIFYING if (text := _text(tags.get(tag, b"")))]
+    return []
+
+
 def _printed(data: bytes) -> dict[str, float]:
     """Return the measurements of the first reference beat and the mean RR and PP."""
     printed: dict[str, float] = {}

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 
 from datasets.formats import registry
 from datasets.formats.base import BytesSource, ReadOptions
+from datasets.identity import terms_of
 from ecgportal.errors import NeedsAnswer, UnreadableFile
 from tests.datasets.formats.clinical_tools import direct_reader, mutations, never_another_error, read_one
+from tests.datasets.formats.scp_writer import patient_section, scp_file
 
 RAMP = np.arange(-300, 300).reshape(200, 3)
 FIELDS = {
@@ -54,6 +56,13 @@ def test_a_built_file(per_lead, text):
     assert (meta.subject, meta.age, meta.sex, meta.recorded_at) == ("H-7", 60, "female", "2010-05-04T23:59:01")
     assert not meta.notes and "Planted" not in repr(meta) and "1950" not in repr(meta)
     assert not registry.readers()["ishne"].tried_on_real_files
+
+
+def test_the_words_of_the_identifying_fields_are_known():
+    assert set(terms_of("ishne", holter())) == {"Planted", "Name"}
+    # Number and name of SCP-ECG's section 1 alike.
+    assert "Planted" in terms_of("scp_ecg", scp_file({1: patient_section("S-1234")}))
+    assert terms_of("scp_ecg", b"\x00" * 100) == []
 
 
 def test_every_lead_code_and_faults_as_gaps():
