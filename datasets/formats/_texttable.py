@@ -122,6 +122,9 @@ def split_unit(column: str) -> tuple[str, str | None]:
     if match is None:
         return column, None
     name, unit = (match[1], match[2]) if match[2] else (match[3], match[4])
+    if canonical_lead(column) == "-aVR" != canonical_lead(name):
+        # "aVR (neg)" states no unit.
+        return column, None
     return name.strip(), unit.strip()
 
 

@@ -53,7 +53,7 @@ _PRINTED = {
     "MDC_ECG_TIME_PD_QT": "qt_ms", "MDC_ECG_TIME_PD_QTC": "qtc_ms", "MDC_ECG_TIME_PD_QTCB": "qtc_ms",
     "MDC_ECG_TIME_PD_P": "p_ms", "MDC_ECG_ANGLE_P_FRONT": "p_axis_deg", "MDC_ECG_ANGLE_QRS_FRONT": "qrs_axis_deg",
     "MDC_ECG_ANGLE_T_FRONT": "t_axis_deg", "MINDRAY_ECG_P_AXIS": "p_axis_deg", "MINDRAY_ECG_QRS_AXIS": "qrs_axis_deg",
-    "MINDRAY_ECG_T_AXIS": "t_axis_deg",
+    "MINDRAY_ECG_T_AXIS": "t_axis_deg", "MINDRAY_ECG_TIME_PD_QTCH": "qtc_ms", "MDC_ECG_QRS_COUNT": "qrs_count",
 }  # fmt: skip
 _WAVES = {
     "PWAVE": "p",
@@ -266,7 +266,7 @@ class _Annotations:
         code, value = _code(annotation).upper(), annotation.find("value")
         if value is None:
             return
-        key = _PRINTED.get(code)
+        key = _PRINTED.get(code.removesuffix("_GL"))
         if key is not None:
             quantity, unit = _quantity(value)
             if quantity is not None and lead is None and key not in self.printed and (quantity or key.endswith("_deg")):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from datasets.ecg import LEADS_12, Record
+from datasets.ecg import LEADS_12, Record, normalise
 from datasets.formats import registry
 from datasets.formats.base import BytesSource, ReadOptions
 from ecgportal.errors import NeedsAnswer, UnreadableFile
@@ -256,3 +256,12 @@ def test_tables_of_labels_are_no_ecgs(text: str) -> None:
 def test_times_in_nanoseconds_since_1970() -> None:
     first = [str(1_600_000_000_000_000_000 + i * 2_000_000) for i in range(N)]
     assert_is_signal(read(text_of(["timestamp", *MV_NAMES], first)))
+
+
+@pytest.mark.parametrize("name", ["-aVR (mV)", "aVR (neg)", "(-)aVR", "aVR_inv"])
+def test_a_column_of_a_lead_stored_upside_down(name: str) -> None:
+    text = f"I (mV),{name}\n" + "\n".join(f"{a},{b}" for a, b in SIGNAL[:2].T)
+    options = RATE if "mV" in name else RATE_AND_UNIT
+    record = read(text if "mV" in name else text.replace(" (mV)", ""), options)
+    assert record.leads == ("I", "-aVR")
+    assert normalise(record).lead("aVR") == pytest.approx(-SIGNAL[1], abs=1e-6)

@@ -82,8 +82,8 @@ def test_printed_measurements_of_the_synthetic_file():
     meta = read_shared("hl7_aecg/liryc_100hz_synthetic.xml", "hl7_aecg").meta
     assert meta.printed["heart_rate_bpm"] == facts("hl7_aecg/liryc_100hz_synthetic.xml")["printed_hr"]
     assert (meta.printed["pr_ms"], meta.printed["qrs_ms"]) == (192, 88)
-    # A corrected QT of 0 ms is how this device says that it has none.
-    assert "qtc_ms" not in meta.printed
+    # The corrected QT is 0 by itself; its value by a formula (Hodges) stands inside it.
+    assert (meta.printed["qtc_ms"], meta.printed["p_axis_deg"]) == (413, 60)
 
 
 @needs_shared
@@ -179,7 +179,8 @@ def test_digits_with_a_decimal_comma_or_in_pairs_are_not_guessed():
     ("code", "value", "unit", "key", "printed"),
     [
         ("MDC_ECG_HEART_RATE", "1.25", "Hz", "heart_rate_bpm", 75), ("MDC_ECG_HEART_RATE", "75", "bpm", "heart_rate_bpm", 75),
-        ("MDC_ECG_TIME_PD_QRS", "0.1", "s", "qrs_ms", 100), ("MINDRAY_ECG_QRS_AXIS", "30", "deg", "qrs_axis_deg", 30),
+        ("MDC_ECG_TIME_PD_QRS", "0.1", "s", "qrs_ms", 100),
+        ("MDC_ECG_TIME_PD_PR_GL", "160", "ms", "pr_ms", 160), ("MDC_ECG_TIME_PD_QTc", "420", "ms", "qtc_ms", 420), ("MINDRAY_ECG_QRS_AXIS", "30", "deg", "qrs_axis_deg", 30),
     ],
 )  # fmt: skip
 def test_printed_values_are_in_the_unit_of_their_key(code, value, unit, key, printed):
