@@ -66,6 +66,8 @@ class RecordPage(RecordView):
         predictions = self._predictions(row)
         context = {
             "record": row, "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
+            # A 40 Hz filter makes amplitudes wrong; it does not go along to the next record (AHA/ACCF/HRS 2007).
+            "onward": _with(query, "band", "" if query.get("band") == "monitor" else query.get("band", "")),
             "picture": SafeString(picture), "told": summary(shown, None if asked.blind else found, view=asked.view),
             "rows": measured.rows(found, row.meta.get("printed")), "found": found, "showing": asked, "blind_query": _with(query, "blind", "" if asked.blind else "1"),
             "why_original": why, "kept": [(name, value) for name in query for value in query.getlist(name) if name != "model"], "serial": showing.serial_rows(row, _MOST_SERIAL), "recorded": showing.recorded_words(row),
@@ -88,7 +90,11 @@ class RecordPage(RecordView):
         found = list(latest.values())[:_MOST_VERSIONS]
         for each in found:
             classes = each.run.version.contract.get("classes", [])
-            answers = sorted(zip(classes, each.values, strict=False), key=lambda pair: -pair[1])
+            # A class is answered from its threshold on where the classes are judged one by one; else the highest is.
+            task = each.run.version.contract.get("task")
+            single = task == "multilabel" or (len(classes) == 1 and task != "regression")
+            limits = [each.run.thresholds.get(name, 0.5) if single else None for name in classes]
+            answers = sorted(zip(classes, each.values, limits, strict=False), key=lambda row: -row[1])
             each.answers = answers[:_MOST_CLASSES]  # type: ignore[attr-defined]
             each.is_shown = not chosen or str(each.run.version_id) in chosen  # type: ignore[attr-defined]
             each.explaining = not each.saliency and explaining.open_job(each)  # type: ignore[attr-defined]

@@ -336,8 +336,17 @@ def test_saliency_of_a_chosen_class_lies_on_the_paper_and_in_the_picture(
 def test_only_the_chosen_models_answers_are_shown(client: Client, record: Record, owner: Any) -> None:
     found = _predicted(record, owner)
     page = reverse("viz:record", args=[record.pk])
-    assert "0.800" in client.get(f"{page}?model={found.run.version_id}").content.decode()
+    text = client.get(f"{page}?model={found.run.version_id}").content.decode()
+    assert "0.800" in text and "Threshold" in text and "0.500" in text and "whatever display filter is on" in text
     assert "0.800" not in client.get(f"{page}?model=00000000-0000-0000-0000-000000000000").content.decode()
+
+
+def test_a_monitoring_filter_does_not_go_along_to_the_next_record(client: Client, record: Record) -> None:
+    factories.make_record(record.dataset, "r2")
+    for band, kept in (("monitor", False), ("diagnostic", True)):
+        page = client.get(reverse("viz:record", args=[record.pk]) + f"?gain=20&band={band}").content.decode()
+        onward = re.search(r'rel="next"[^>]*href="([^"]+)"', page)[1]
+        assert "gain=20" in onward and (f"band={band}" in onward) is kept
 
 
 def test_what_a_model_saw_is_drawn_or_the_original_with_the_reason(client: Client, record: Record, owner: Any) -> None:

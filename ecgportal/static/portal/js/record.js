@@ -19,6 +19,10 @@
     document.querySelectorAll("a[data-keeps-view]").forEach(function (link) {
       var address = new URL(link.href);
       address.search = withView(address.search, view);
+      // A 40 Hz filter makes amplitudes wrong; it does not go along to another record.
+      if ((link.rel === "next" || link.rel === "prev") && address.searchParams.get("band") === "monitor") {
+        address.searchParams.delete("band");
+      }
       link.href = address.href;
     });
   }
