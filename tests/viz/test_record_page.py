@@ -110,7 +110,10 @@ def test_every_view_answers_for_a_bad_record(name: str, client: Client, dataset:
     row = factories.make_record(dataset, "bad", signal=np.asarray(make(), np.float32), fs_hz=fs_hz, leads=leads)
     if name == "two days":
         # Nothing on these pages may read the whole recording into memory.
-        monkeypatch.setattr(signals, "read_signal", lambda *_: pytest.fail("the whole recording was read"))
+        beginning = signals.read_signal
+        monkeypatch.setattr(
+            signals, "read_signal", lambda row, longest_s=None: beginning(row, longest_s) if longest_s else pytest.fail("the whole recording was read")
+        )  # fmt: skip
     text = client.get(reverse("viz:record", args=[row.pk]) + "?marks=waves").content.decode()
     for part in expected:
         assert part in text, part
@@ -120,6 +123,14 @@ def test_every_view_answers_for_a_bad_record(name: str, client: Client, dataset:
         cells = figure["layout"]["meta"]["cells"]
         assert {cell["lead"] for cell in cells} == {*LEADS_12, *leads}
         assert {cell["lead"] for cell in cells if cell["state"] == "missing"} == set(LEADS_12) - set(leads)
+    zoom = {"key": "12x1|25|10", "x": [20.0, 60.0], "y": [-120.0, -60.0]}
+    assert _callback(client, row, layout="12x1", zoom=zoom)["ecg"]["figure"]["layout"]["xaxis"]["range"] == [20.0, 60.0]
+    prepared = _callback(client, row, signal="default")
+    assert ("The original is shown." in prepared["told"]["children"]) is (name == "two days")
+    gallery = client.get(reverse("viz:gallery", args=[row.dataset_id])).content.decode()
+    assert "ecg-thumbnail" in gallery
+    sent = client.get(f"/api/v1/records/{row.pk}/signal/?end_s=0.5").json()
+    assert sent["leads"] == list(leads) and len(sent["samples"][0]) == round(0.5 * fs_hz)
     for address in ("viz:record_svg", "viz:record_pdf", "viz:beats"):
         assert client.get(reverse(address, args=[row.pk])).status_code == 200, address
     compare = reverse("viz:compare", args=[row.pk])
