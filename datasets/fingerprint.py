@@ -84,6 +84,7 @@ def same_signal(codes: Mapping[str, str | None]) -> dict[str, str]:
     The name is the cluster's smallest key. Keys without a fingerprint are never in a cluster.
     """
     holders: dict[str, list[str]] = defaultdict(list)
+    first_of: dict[str, str] = {}
     cluster: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -94,6 +95,11 @@ def same_signal(codes: Mapping[str, str | None]) -> dict[str, str]:
     for key in sorted(codes):
         code = codes[key]
         if code is None:
+            continue
+        if (first := first_of.setdefault(code, key)) != key:
+            # Of a signal that is there a thousand times one is compared with the others.
+            cluster[key] = root(first)
+            cluster.setdefault(root(first), root(first))
             continue
         for bucket in buckets(code):
             for other in holders[bucket]:

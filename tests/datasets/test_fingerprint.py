@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import wfdb
@@ -87,6 +89,26 @@ def test_clusters_are_named_by_their_smallest_key():
     a, b = (fingerprint(simulate("SNR", seed, fs_hz=100).record) for seed in (1, 2))
     near = f"{int(a, 16) ^ 0b1011:064x}"
     assert same_signal({"z": a, "m": near, "k": b, "q": b, "x": None}) == {"m": "m", "z": "m", "k": "k", "q": "k"}
+
+
+def test_finding_takes_no_time_that_grows_with_the_square() -> None:
+    """Each of 20,000 codes and of 5,000 copies of one is compared with a handful of others."""
+    from datasets import fingerprint as module
+
+    asked = 0
+
+    def counted(first: str, second: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return similar(first, second)
+
+    codes = {f"r{n:05d}": hashlib.sha256(str(n).encode()).hexdigest() for n in range(20_000)}
+    codes |= {f"s{n:05d}": codes["r00007"] for n in range(5_000)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "similar", counted)
+        found = same_signal(codes)
+    assert asked < 1_000
+    assert set(found) == {"r00007", *(f"s{n:05d}" for n in range(5_000))} and set(found.values()) == {"r00007"}
 
 
 @needs_shared
