@@ -135,6 +135,40 @@ def _fiducials(placed: list[_Placed], duration_s: float) -> tuple[BeatFiducials,
     return tuple(found)
 
 
+def _heart(
+    names: tuple[str, ...], patient: Patient, rng: np.random.Generator, fs_hz: float, duration_s: float
+) -> tuple[list[_Placed], np.ndarray]:
+    """Draw the rhythm and the breath; returns the beats and the heart's dipole, ``(samples, 3)`` mV."""
+    time_s = np.arange(round(duration_s * fs_hz)) / fs_hz
+    shapes = beats(patient, names)
+    respiration_hz = rng.uniform(0.18, 0.32)
+    rhythm = rhythms.draw(names, rng, duration_s, respiration_hz)
+    extents = {
+        kind: (None if shape.p is None else m.extent(shape.p, m.P_EDGE), m.extent(shape.qrs, m.QRS_EDGE))
+        for kind, shape in shapes.items()
+    }
+    placed = [
+        _place(
+            shapes[kind],
+            extents[kind],
+            kind,
+            float(r_s),
+            float(rr_s),
+            np.clip(rng.standard_normal(4), -2.5, 2.5),
+        )
+        for r_s, kind, rr_s in zip(rhythm.times_s, rhythm.kinds, rhythm.rr_s, strict=True)
+    ]
+    dipole = _dipole(placed, time_s, fs_hz)
+    atrial = rhythms.atrial_dipole(names, rhythm, time_s, rng)
+    if atrial is not None:
+        dipole += atrial
+    breath = np.sin(2 * np.pi * respiration_hz * time_s + rng.uniform(0, 2 * np.pi))[:, None]
+    axis = rng.standard_normal(3)
+    dipole += np.deg2rad(2.5) * breath * np.cross(axis / np.linalg.norm(axis), dipole)
+    dipole *= 1 + 0.03 * breath
+    return placed, dipole
+
+
 def simulate(
     conditions: str | Iterable[str],
     seed: int,
@@ -166,38 +200,10 @@ def simulate(
         )
     if patient is None:
         patient = draw_patient(seed, names, f"SIM-{seed:06d}")
-    rng = np.random.default_rng([seed, 3])
-    shapes = beats(patient, names)
-    respiration_hz = rng.uniform(0.18, 0.32)
-    rhythm = rhythms.draw(names, rng, duration_s, respiration_hz)
-    extents = {
-        kind: (None if shape.p is None else m.extent(shape.p, m.P_EDGE), m.extent(shape.qrs, m.QRS_EDGE))
-        for kind, shape in shapes.items()
-    }
-    placed = [
-        _place(
-            shapes[kind],
-            extents[kind],
-            kind,
-            float(r_s),
-            float(rr_s),
-            np.clip(rng.standard_normal(4), -2.5, 2.5),
-        )
-        for r_s, kind, rr_s in zip(rhythm.times_s, rhythm.kinds, rhythm.rr_s, strict=True)
-    ]
-    samples = round(duration_s * fs_hz)
-    time_s = np.arange(samples) / fs_hz
-    dipole = _dipole(placed, time_s, fs_hz)
-    atrial = rhythms.atrial_dipole(names, rhythm, time_s, rng)
-    if atrial is not None:
-        dipole += atrial
-    breath = np.sin(2 * np.pi * respiration_hz * time_s + rng.uniform(0, 2 * np.pi))[:, None]
-    axis = rng.standard_normal(3)
-    dipole += np.deg2rad(2.5) * breath * np.cross(axis / np.linalg.norm(axis), dipole)
-    dipole *= 1 + 0.03 * breath
+    placed, dipole = _heart(names, patient, np.random.default_rng([seed, 3]), fs_hz, duration_s)
     potentials = patient.matrix @ dipole.T
     if noise is not None:
-        potentials = potentials + electrode_noise(noise, samples, fs_hz, np.random.default_rng([seed, 4]))
+        potentials = potentials + electrode_noise(noise, len(dipole), fs_hz, np.random.default_rng([seed, 4]))
     signal = break_leads(leads_from_electrodes(swap_electrodes(potentials, faults)), fs_hz, faults)
     stated = labels(names)
     meta = RecordMeta(
