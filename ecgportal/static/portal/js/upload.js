@@ -438,6 +438,7 @@
       var bytes = 0;
       choice.list.textContent = "";
       choice.list.setAttribute("aria-label", "Files on their way");
+      choice.told.textContent = count(choice.byName.size, "file") + ", " + size(self.size);
       choice.files().forEach(function (entry) {
         if (entry.received === entry.file.size && entry.file.size) {
           return;
