@@ -34,6 +34,8 @@ from training.engine.team import Team
 from training.problems.base import LossOptions, Problem
 
 _ANSWERS = ("", "cancelled", "interrupted")
+#: Within a batch a run asks at most this often whether it shall stop.
+ASK_EVERY_S = 1.0
 
 
 def fit(
@@ -235,14 +237,14 @@ class _Run:
         reason = "finished"
         try:
             self._announce()
-            self._find_rate()
-            if self.history and self._exhausted(len(self.history)):
-                return self._finish("early_stopping")
             # Processes of a team ask together, between batches.
             asks = self.device.type == "cpu" and self.team.alone
             with ExitStack() as hooks:
-                for member in self.members:
-                    hooks.enter_context(interruptible(member.net, self._check_stop_now_and_then, on=asks))
+                for net in (net for member in self.members for net in member.networks):
+                    hooks.enter_context(interruptible(net, self._check_stop_now_and_then, on=asks))
+                self._find_rate()
+                if self.history and self._exhausted(len(self.history)):
+                    return self._finish("early_stopping")
                 for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
                     if self.plan.begins(epoch):
                         for member in self.members:
@@ -391,7 +393,7 @@ class _Run:
             raise Stopped(reason)
 
     def _check_stop_now_and_then(self) -> None:
-        if time.monotonic() - self.last_asked > 1.0:
+        if time.monotonic() - self.last_asked > ASK_EVERY_S:
             self._check_stop()
 
     def _note(self, sentence: str) -> None:

@@ -61,6 +61,11 @@ class Member:
         """The network whose weights are kept: the running average, where there is one."""
         return self.average.net if self.average is not None else self.net
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The network that learns and, where it is another one, the network that is judged."""
+        return [self.net] if self.average is None else [self.net, self.average.net]
+
     def enter(self, stage: str, rate: float) -> None:
         """Freeze what the stage freezes and build its optimiser."""
         self.active = freeze_for(self.net, stage)

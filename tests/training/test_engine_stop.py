@@ -1,0 +1,67 @@
+"""A request to stop is heard in the middle of a batch, whatever the batch is for."""
+
+import pytest
+
+from ecgportal.errors import JobCancelled
+from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
+from training.engine import fit as engine
+from training.engine.callbacks import Callback
+from training.problems.registry import get_problem
+
+
+class Watched(TinyNet):
+    """Notes each begin and end of a forward pass, and in which mode."""
+
+    seen: list[str] = []
+
+    def forward(self, x):
+        mode = "train" if self.training else "eval"
+        self.seen.append(f"{mode} begins")
+        out = super().forward(x)
+        self.seen.append(f"{mode} ends")
+        return out
+
+
+class StopWhile(Callback):
+    """Asks for a stop when a forward pass has begun for the n-th time and not ended, once the run has started."""
+
+    def __init__(self, what: str, times: int = 1):
+        self.what, self.times, self.epochs = what, times, 0
+
+    def on_start(self, info):
+        Watched.seen.clear()
+
+    def on_epoch_end(self, row):
+        self.epochs += 1
+
+    def should_stop(self):
+        return Watched.seen[-1:] == [f"{self.what} begins"] and Watched.seen.count(Watched.seen[-1]) >= self.times
+
+
+@pytest.mark.parametrize(
+    ("what", "times", "changes", "epochs"),
+    [
+        ("train", 1, {"learning_rate": None}, None),  # the finder's first batch
+        ("train", 5, {}, 1),  # the second epoch's
+        ("eval", 1, {}, None),  # the first epoch's validation, by the running average
+        ("eval", 2, {}, 1),
+        ("eval", 2, {"ema_decay": 0.0}, 1),
+    ],
+)
+def test_a_stop_is_heard_within_a_batch(monkeypatch, what, times, changes, epochs):
+    monkeypatch.setattr(engine, "ASK_EVERY_S", 0.0)
+    train, t, validation, v = tiny_parts()
+    told = StopWhile(what, times)
+
+    def run():
+        return engine.fit(
+            Watched(), train, t, validation, v, get_problem("multilabel"), tiny_settings(**changes), fs_hz=FS_HZ, callbacks=[told]
+        )  # fmt: skip
+
+    if epochs is None:
+        with pytest.raises(JobCancelled):
+            run()
+    else:
+        result = run()
+        assert result.stopped_reason == "cancelled" and result.epochs == epochs and result.best_epoch == 1
+    assert Watched.seen[-1] == f"{what} begins" and Watched.seen.count(f"{what} begins") == times
