@@ -6,6 +6,7 @@ What the columns mean is decided in :mod:`datasets.formats.csvtext`.
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -262,6 +263,8 @@ def _with_header(
         elif width > 1 or is_channel(split_unit(names[0][0])[0]):
             header, before = tuple(names[0]), above[0]
     first = [cell.strip() for cell in cells_of(lines[start], delimiter)]
+    if header is None and not named:
+        header = _described_columns(lines[:start], first)
     if (
         header is None
         and not named
@@ -273,6 +276,29 @@ def _with_header(
         start += 1
     preamble = tuple(line[:1000] for line in lines[:before] if line.strip())
     return Layout(delimiter, comma, start, width, header, preamble, moment, named)
+
+
+def _described_columns(above: Sequence[str], first: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the columns that a line of JSON above the table lists (OpenSignals), under the names of their sensors."""
+    for line in above:
+        text = line.lstrip("# ").strip()
+        if not text.startswith("{") or '"column"' not in text or len(text) > 100_000:
+            continue
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        for device in content.values():
+            told = device if isinstance(device, dict) else {}
+            columns, labels, sensors = (told.get(key) for key in ("column", "label", "sensor"))
+            if not isinstance(columns, list) or not 0 <= len(first) - len(columns) <= 1 or any(first[len(columns) :]):
+                continue
+            sensor_of = {}
+            if isinstance(labels, list) and isinstance(sensors, list) and len(labels) == len(sensors):
+                sensor_of = dict(zip(map(str, labels), map(str, sensors), strict=True))
+            names = [sensor_of.get(str(column), str(column)) for column in columns]
+            return tuple(names + [""] * (len(first) - len(columns)))
+    return None
 
 
 def _header_cells(lines: Sequence[str], at: int, start: int, width: int, delimiter: str | None) -> list[str] | None:

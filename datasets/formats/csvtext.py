@@ -36,7 +36,9 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 _UNIT_WORDS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
-_INDEX = re.compile(r"(|index|idx|samples?|samples?[\s_]*(number|no|nr|index|#)\.?|nr|n|#|unnamed.*)$", re.IGNORECASE)
+_INDEX = re.compile(
+    r"(|index|idx|samples?|samples?[\s_]*(number|no|nr|index|#)\.?|nr|n|#|unnamed.*|nseq)$", re.IGNORECASE
+)
 _RATE = re.compile(
     r"(sampl\w*[\s_]*(rate|freq\w*)|\bfs\b|\bsfreq\b|abtast(rate|frequenz)|frequency|fr[ée]quence|"
     r"frequenza|frecuencia|frequ[êe]ncia|frekvens|frequentie|taxa de amostragem|частота)[^0-9]*?(\d+(?:[.,]\d+)?)",
@@ -90,7 +92,10 @@ def _sniff(head: bytes, name: str) -> bool:
         return any(map(_is_surely_ecg, layout.header)) or sum(canonical_lead(n) in LEADS_12 for n in names) > 1
     known = sum(is_channel(column) for column in names)
     others = sum(not (is_channel(column) or _TIME.match(column) or _INDEX.match(column)) for column in names)
-    return known > 0 and (known >= others or (has_suffix and any(map(_is_surely_ecg, layout.header))))
+    # A line that describes the columns tells which of them is the ECG.
+    is_described = any(line.lstrip("# ").startswith("{") for line in layout.preamble)
+    is_sure = has_suffix and (is_described or any(map(_is_surely_ecg, layout.header)))
+    return known > 0 and (known >= others or is_sure)
 
 
 def _is_surely_ecg(column: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -265,3 +266,17 @@ def test_a_column_of_a_lead_stored_upside_down(name: str) -> None:
     record = read(text if "mV" in name else text.replace(" (mV)", ""), options)
     assert record.leads == ("I", "-aVR")
     assert normalise(record).lead("aVR") == pytest.approx(-SIGNAL[1], abs=1e-6)
+
+
+def test_columns_that_a_line_of_json_above_the_table_names() -> None:
+    told = {"20:16": {"sensor": ["ECG"], "label": ["A2"], "column": ["nSeq", "I1", "O1", "A2"], "sampling rate": 1000}}
+    lines = ["# OpenSignals Text File Format", f"# {json.dumps(told)}", "# EndOfHeader"]
+    lines += [f"{i % 16}\t1\t0\t{500 + round(value * 100)}\t" for i, value in enumerate(SIGNAL[0])]
+    with pytest.raises(NeedsAnswer) as caught:
+        read("\n".join(lines))
+    # The converter's digits are not those of a voltage; nothing else is open.
+    assert set(caught.value.fields) == {"unit"}
+    record = read("\n".join(lines), ReadOptions(unit="100/mV"))
+    assert (record.leads, record.fs_hz) == (("ECG",), 1000)
+    assert record.signal[0] == pytest.approx(5 + SIGNAL[0], abs=0.006)
+    assert record.meta.dropped_channels == ("I1", "O1")
