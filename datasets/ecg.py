@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,6 +40,7 @@ OTHER_LEADS: tuple[str, ...] = (
 )
 
 OLDEST_YEARS = 130
+_LONGEST_NAME = 200
 
 _KNOWN = {name.upper(): name for name in (*LEADS_12, *OTHER_LEADS)}
 _ALIASES = {
@@ -62,6 +64,7 @@ _TURNED = re.compile(
 )
 
 
+@lru_cache(maxsize=16_384)
 def canonical_lead(name: str) -> str | None:
     """Return the canonical name of a lead, or None when the name is not an ECG lead's.
 
@@ -70,6 +73,8 @@ def canonical_lead(name: str) -> str | None:
     (``Channel 1``, ``ECG_2``) is no lead: nobody knows which electrode it was. A lead named as stored upside down is
     ``-aVR`` or none (``-V1``), never the upright one; so is the difference of two leads (``I-II``).
     """
+    if len(name) > _LONGEST_NAME:
+        return None
     text = name.replace("\x00", " ").translate(_DASHES).strip().upper()
     if (turned := _TURNED.sub("", text)) != text:
         return "-aVR" if _upright(turned) == "aVR" else None

@@ -28,6 +28,8 @@ from datasets.formats.base import HEAD_BYTES, MAX_VALUES, Reader, ReadOptions, R
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
 MAX_COLUMNS = 1_000_000
+# Named columns: no amplifier for ECGs has a tenth of them.
+MAX_NAMED_COLUMNS = 4096
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 _SUFFIXES = (".csv", ".tsv", ".txt", ".asc", ".tab")
 _TIME = re.compile(
@@ -130,10 +132,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     end = text.find("\n", 0, 1_000_000)
     columns = max(text.count(d, 0, len(text) if end < 0 else end) for d in (",", ";", "\t")) + 1
     if columns > MAX_COLUMNS or (end < 0 and text.count(",") > MAX_COLUMNS):
-        raise TooLarge(
-            f"{source.name} has {columns} columns in its first line; at most {MAX_COLUMNS} are read. One row should be one moment.",
-            code="too_many_columns",
-        )
+        raise _too_wide(source.name, columns, MAX_COLUMNS)
     lines = text.splitlines()
     layout = find_layout(lines, one_row=True)
     if layout is None:
@@ -144,12 +143,21 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     return ReadResult(((stem(source.name), _record(source.name, table, layout, options)),))
 
 
+def _too_wide(name: str, columns: int, most: int) -> TooLarge:
+    return TooLarge(
+        f"{name} has {columns} columns in its first line; at most {most} are read. One row should be one moment.",
+        code="too_many_columns",
+    )
+
+
 def _record(name: str, table: Table, layout: Layout, options: ReadOptions) -> Record:
     told = _preamble(layout.preamble)
     if layout.named:
         return _of_named_rows(name, table, told, options)
     if layout.header is None:
         return _without_header(name, table, layout, told, options)
+    if len(layout.header) > MAX_NAMED_COLUMNS:
+        raise _too_wide(name, len(layout.header), MAX_NAMED_COLUMNS)
     values, told, notes = _clocked(name, table, layout, told, options)
     factors: list[float | None] = []
     leads: list[str] = []

@@ -213,6 +213,13 @@ def test_ten_million_columns_and_nul_bytes_are_refused_with_a_sentence() -> None
     assert refused.value.code == "not_text"
 
 
+def test_thousands_of_named_columns_are_refused_before_their_names_are_looked_at() -> None:
+    rows = [",".join(["I (mV)", *map(str, range(50_000))])] + [",".join(["1"] * 50_001)] * 3
+    with pytest.raises(TooLarge, match="50001 columns") as caught:
+        registry.readers()["csv"].read(BytesSource("x.csv", "\n".join(rows).encode()), ReadOptions())
+    assert caught.value.code == "too_many_columns"
+
+
 def test_formulas_are_text_and_no_number() -> None:
     with pytest.raises(PortalError):
         read("I,II\n" + "1,2\n" * 5 + '=HYPERLINK("x"),2\n' + "1,2\n" * 5)
