@@ -112,6 +112,10 @@ class TrainingRunRenameSerializer(serializers.Serializer):
     name = serializers.CharField(max_length=120)
 
 
+class TakeTrialSerializer(serializers.Serializer):
+    number = serializers.IntegerField(min_value=1)
+
+
 class LearningCurveSerializer(serializers.Serializer):
     repeats = serializers.IntegerField(required=False, default=1, min_value=1, max_value=10)
 
@@ -136,7 +140,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "cancel": Action.JOB_CANCEL,
         "resume": Action.MODEL_EDIT, "metrics": Action.MODEL_VIEW, "lr_finder": Action.MODEL_VIEW, "destroy": Action.MODEL_DELETE,
         "partial_update": Action.MODEL_EDIT, "again": Action.MODEL_EDIT, "check": Action.MODEL_EDIT, "find_rate": Action.MODEL_EDIT,
-        "measure": Action.MODEL_EDIT, "search": Action.MODEL_VIEW, "learning_curve": Action.MODEL_VIEW, "learning_curve_start": Action.MODEL_EDIT,
+        "measure": Action.MODEL_EDIT, "search": Action.MODEL_VIEW, "take_trial": Action.MODEL_EDIT, "learning_curve": Action.MODEL_VIEW, "learning_curve_start": Action.MODEL_EDIT,
     }  # fmt: skip
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -223,6 +227,15 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     def search(self, request: Request, pk: str) -> Response:
         """What a search has tried so far, and its winner."""
         return Response(selectors.study_json(self.get_object(), StudyKind.SEARCH))
+
+    @extend_schema(request=TakeTrialSerializer, responses={202: TrainingRunSerializer})
+    @action(detail=True, methods=["post"], url_path="take-trial")
+    def take_trial(self, request: Request, pk: str) -> Response:
+        """Start a run of its own with the network and settings of one trial of a search."""
+        form = TakeTrialSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        run = services.trial_take(actor=request.user, run=self.get_object(), number=form.validated_data["number"])
+        return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True, url_path="learning-curve")

@@ -150,6 +150,12 @@ def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None
             f"{left} of {counted(total, 'record')} get no class from {choices.label_map} and are left out "
             f"({total - len(labels)} have no label at all).", "label_map",
         )  # fmt: skip
+    if choices.selection.balanced and len(items) < report.classified / 2:
+        found.add(
+            "warning", "balanced",
+            f"Equally many records of every class leaves {len(items)} of {report.classified}: so few has the rarest class. Without "
+            "it every record is learned from, and thresholds take care of rare classes.", "selection.balanced",
+        )  # fmt: skip
     if report.unknown:
         named = ", ".join(f"{code.code} ({code.records})" for code in report.unknown[:_SHOWN])
         more = f" and {len(report.unknown) - _SHOWN} more" if len(report.unknown) > _SHOWN else ""

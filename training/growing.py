@@ -56,31 +56,40 @@ def part_of(items: Sequence[Labelled], share: float, seed: int) -> list[Labelled
 def _train_part(
     context: JobContext, row: TrainingRun, study: Study, data: Prepared, share: float, repeat: int, span: tuple[float, float],
 ) -> None:  # fmt: skip
-    by_part = data.by_part(1)
-    settings = FitSettings.from_dict({**row.settings, "seed": row.settings["seed"] + repeat})
-    train = part_of(by_part["train"], share, settings.seed)
-    choices = {"share": share, "repeat": repeat, "records": len(train), "subjects": len({item.group for item in train})}
+    by_part, networks = data.by_part(1), int(row.manifest.get("networks", 1))
+    settings = FitSettings.from_dict({**row.settings, "seed": row.settings["seed"] + repeat, "members": networks})
+    grown = {"train": part_of(by_part["train"], share, settings.seed)}
+    if networks > 1:
+        # An ensemble that is cross-fitted learns from the validation records, too, so these grow alike.
+        grown["validation"] = part_of(by_part["validation"], share, settings.seed)
+    learned = [item for items in grown.values() for item in items]
+    choices = {
+        "share": share,
+        "repeat": repeat,
+        "records": len(learned),
+        "subjects": len({item.group for item in learned}),
+    }
     trial = next_trial(study, choices)
-    if len(train) < _FEWEST:
-        trial.state, trial.note = TrialState.FAILED, f"{len(train)} records are too few to learn from."
+    if len(learned) < _FEWEST:
+        trial.state, trial.note = TrialState.FAILED, f"{len(learned)} records are too few to learn from."
         trial.save()
         return
 
     def progress(fraction: float) -> None:
-        context.report(span[0] + (span[1] - span[0]) * fraction, f"Training on {len(train)} records")
+        context.report(span[0] + (span[1] - span[0]) * fraction, f"Training on {len(learned)} records")
 
-    one = FitSettings.from_dict({**settings.to_dict(), "members": 1})
-    contract = running.contract_of(row, data.recipe)
+    contract = running.contract_of(row, data.recipe, networks)
+    seen = by_part | grown
     result = train_trial(
-        trial, row, contract, row.base_version, one, data.stores, by_part | {"train": train}, lambda items: running.targets_of(row, items),
-        Follow(context, progress),
+        trial, row, contract, row.base_version, settings, data.stores, seen, lambda items: running.targets_of(row, items),
+        Follow(context, progress), groups=running.groups_of(row, seen) if networks > 1 else None,
     )  # fmt: skip
     if result is not None:
         from modelhub import loading
         from training.data import JointView
         from training.engine.predict import predict
 
-        module = loading.start_module(row.architecture, contract, row.base_version, seed=one.seed)
+        module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
         module = loading.with_state(module, result.best_state)
         test = by_part["test"]
         note_score(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from django.db import transaction
 
+from datasets.models import Record
 from datasets.preprocess.recipe import Recipe
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
@@ -28,7 +29,7 @@ from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
 from training.lineage import unseen
 from training.live import Report, add_warnings
-from training.manifests import manifest_of
+from training.manifests import manifest_of, on_two_sides
 from training.models import PARTS, EpochMetrics, SplitMember, TrainingRun
 from training.problems.registry import get_problem
 from training.splitting import SplitSettings, make_split, rounds
@@ -201,17 +202,20 @@ def _fit(
     result = fit(
         module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
         targets_of(row, by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
-        groups=_groups(row, by_part), callbacks=[Report(context, row, span, number)], checkpoint_dir=folder,
+        groups=groups_of(row, by_part), callbacks=[Report(context, row, span, number)], checkpoint_dir=folder,
     )  # fmt: skip
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
     return Member(number, loading.with_state(module, result.best_state), result, by_part)
 
 
-def _groups(row: TrainingRun, by_part: Mapping[str, list[Labelled]]) -> tuple[list[Any], list[Any]]:
+def groups_of(row: TrainingRun, by_part: Mapping[str, list[Labelled]]) -> tuple[list[Any], list[Any]]:
     """Return what must stay together for each record of training and of validation: the group of the split."""
     of = dict(SplitMember.objects.filter(split=row.split_id).values_list("record_id", "group_id"))
-    return [of[item.record] for item in by_part["train"]], [of[item.record] for item in by_part["validation"]]
+    train, validation = (
+        [of.get(item.record, item.group) for item in by_part[part]] for part in ("train", "validation")
+    )
+    return train, validation
 
 
 def _thresholds(row: TrainingRun, members: list[Member], contract: ModelContract) -> dict[str, float]:
@@ -249,6 +253,8 @@ def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], setti
         "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs,
     }  # fmt: skip
     if len(members) > 1:
+        sides = [on_two_sides(member.by_part) for member in members]
+        row.manifest |= {name: max(own[name] for own in sides) for name in sides[0]}
         row.manifest["members"] = [
             {
                 "member": member.number, "weights_hash": member.result.weights_hash, "best_epoch": member.result.best_epoch,
@@ -305,8 +311,10 @@ def _evaluate(
     answers: list[np.ndarray] = []
     items: list[Labelled] = []
     left_out = 0
+    there = set(Record.objects.filter(pk__in=[item.record for item in data.items]).values_list("pk", flat=True))
     for member in members if how.holds_out_every_fold else members[:1]:
-        own = member.by_part["test"]
+        # A person may be deleted while a training goes on.
+        own = [item for item in member.by_part["test"] if item.record in there]
         if base is not None:
             own, leaked = unseen(own, base)
             left_out += leaked
@@ -320,7 +328,7 @@ def _evaluate(
                 f"{left_out} records of the test part were left out, because {base} was trained on their subjects or signals."
             ],
         )
-    seen = None if how.holds_out_every_fold else _some_trained_on(row, members[0], data, len(items))
+    seen = None if how.holds_out_every_fold else _some_trained_on(row, members[0], data, len(items), there)
     return evaluating.of_run(
         row, version, JointView(data.stores, items), items, answers=np.concatenate(answers) if answers else None,
         part="folds" if how.holds_out_every_fold else "test", left_out=left_out, trained_on=seen,
@@ -328,10 +336,10 @@ def _evaluate(
 
 
 def _some_trained_on(
-    row: TrainingRun, member: Member, data: Prepared, at_most: int
+    row: TrainingRun, member: Member, data: Prepared, at_most: int, there: set[Any]
 ) -> tuple[JointView, list[Labelled]]:
     """Return records of the training part, drawn by the seed: as many as are held back, so that judging costs as much."""
-    items = member.by_part["train"]
+    items = [item for item in member.by_part["train"] if item.record in there]
     chosen = np.random.default_rng(row.settings["seed"]).permutation(len(items))[:at_most]
     drawn = [items[k] for k in sorted(chosen)]
     return JointView(data.stores, drawn), drawn

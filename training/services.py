@@ -11,15 +11,15 @@ from datasets.models import Dataset, LabelMap
 from datasets.selectors import coverages, label_maps_for
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, InvalidInput
+from ecgportal.errors import Conflict, InvalidInput, NotFound
 from ecgportal.jobs.models import OPEN, TERMINAL, Job, JobState
 from ecgportal.jobs.services import enqueue
 from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
-from training import rating
+from training import rating, searching
 from training.choices import check_data, check_search, choose, unsaved_run
-from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun
+from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun, Trial
 from training.splitting import SplitSettings
 
 
@@ -48,7 +48,8 @@ def run_start(
     run.job = _train_job(run, actor, "search" if budget else _kind_of(run), "Train")
     run.save(force_insert=True)
     if budget:
-        Study.objects.create(run=run, kind=StudyKind.SEARCH, job=run.job, settings=budget)
+        wish = budget | ({"base": str(run.base_version_id)} if run.base_version_id else {})
+        Study.objects.create(run=run, kind=StudyKind.SEARCH, job=run.job, settings=wish)
     RunDataset.objects.bulk_create(
         RunDataset(run=run, dataset=row, position=position) for position, row in enumerate(choices.datasets)
     )
@@ -90,6 +91,26 @@ def learning_curve_start(*, actor: Any, run: TrainingRun, repeats: int = 1) -> S
     study.save()
     audit("run.learning_curve", run, actor=actor, project=run.project)
     return study
+
+
+def trial_take(*, actor: Any, run: TrainingRun, number: int) -> TrainingRun:
+    """Start a run with what a trial of a search tried, on the search's data and split, in full."""
+    trial = Trial.objects.filter(study__run=run, study__kind=StudyKind.SEARCH, number=number).first()
+    if trial is None:
+        raise NotFound(f"The search of {run} has no trial {number}.")
+    start = trial.choices["start"]
+    base = ModelVersion.objects.select_related("model").filter(pk=trial.study.settings.get("base")).first()
+    if start.startswith("base:") and base is None:
+        raise Conflict("The base model of this trial is gone.", code="not_repeatable")
+    settings = searching.settings_of(run, trial.choices).to_dict()
+    mode = settings.pop("mode")
+    is_tuned = start.startswith("base:")
+    return run_start(
+        actor=actor, project=run.project, datasets=list(run.datasets.order_by("pk")), label_map=run.label_map, classes=run.classes,
+        task=run.task, target=run.target, architecture=None if is_tuned else start, base_version=base if is_tuned else None,
+        mode=mode if is_tuned else None, settings=settings, selection=run.selection, split=run.split_settings,
+        recipe=None if is_tuned else run.recipe, name=f"{run.name}, trial {number}"[:120],
+    )  # fmt: skip
 
 
 def run_again(*, actor: Any, run: TrainingRun) -> TrainingRun:

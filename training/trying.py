@@ -77,9 +77,10 @@ def is_lower_better(task: str) -> bool:
 def train_trial(
     trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
     by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], follow: Follow,
+    groups: tuple[list[Any], list[Any]] | None = None,
 ) -> FitResult | None:  # fmt: skip
     """Train one trial and note how it went; None when this network cannot be trained so. JobInterrupted and JobCancelled
-    leave the trial to be gone on with."""
+    leave the trial to be gone on with. groups: as for ``fit``, of an ensemble that is cross-fitted."""
     from training.engine.fit import fit
 
     begun = time.monotonic()
@@ -89,7 +90,7 @@ def train_trial(
         module = loading.start_module(name, contract, base, seed=settings.seed)
         result = fit(
             module, JointView(stores, by_part["train"]), targets(by_part["train"]), JointView(stores, by_part["validation"]),
-            targets(by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes, callbacks=[follow],
+            targets(by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes, callbacks=[follow], groups=groups,
             checkpoint_dir=folder,
         )  # fmt: skip
     except JobCancelled as error:

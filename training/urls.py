@@ -14,6 +14,7 @@ urlpatterns = [
     path("training/<uuid:pk>/", views.RunPage.as_view(), name="detail"),
     path("training/<uuid:pk>/live/", views.RunLive.as_view(), name="live"),
     path("training/<uuid:pk>/search/", views.RunStudy.as_view(), name="search"),
+    path("training/<uuid:pk>/take-trial/", views.TrialTake.as_view(), name="take_trial"),
     path("training/<uuid:pk>/curve/", views.RunStudy.as_view(kind="learning_curve"), name="curve"),
     path("training/<uuid:pk>/learning-curve/", views.LearningCurveStart.as_view(), name="learning_curve"),
     path("training/<uuid:pk>/again/", views.RunAgain.as_view(), name="again"),

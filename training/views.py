@@ -248,6 +248,17 @@ class RunStudy(RunView):
         return self.page("training/_study.html", run=self.object, **(shown or {}))
 
 
+class TrialTake(RunView):
+    """Start a run with what one trial of a search tried."""
+
+    needs = {"post": Action.MODEL_EDIT}
+
+    def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
+        number = request.POST.get("number", "")
+        run = services.trial_take(actor=request.user, run=self.object, number=int(number) if number.isdigit() else 0)
+        return redirect("training:detail", pk=run.pk)
+
+
 class LearningCurveStart(RunView):
     needs = {"post": Action.MODEL_EDIT}
 

@@ -151,3 +151,88 @@ def test_settings_that_cannot_be_are_named_over_rest(ward, settings, field):
     error = api.refused("post", "training-runs/", body, status=422, code="bad_settings")
     assert field in error["fields"] and len(error["fields"][field]) > 10
     assert not TrainingRun.objects.exists()
+
+
+def during(monkeypatch, act) -> None:
+    """Do something to the data after the first epoch of a training."""
+    from training.live import Report
+
+    real, done = Report.on_epoch_end, []
+
+    def on_epoch_end(self, row):
+        real(self, row)
+        if not done:
+            done.append(row)
+            act()
+
+    monkeypatch.setattr(Report, "on_epoch_end", on_epoch_end)
+
+
+def test_a_dataset_is_not_deleted_under_a_run_and_the_run_goes_on(ward, monkeypatch):
+    api = Api(session=ward.user)
+    run = ward.start(settings={**ONE, "epochs": 2})
+
+    def delete() -> None:
+        refused = api.refused("delete", f"datasets/{ward.first.pk}/", status=409, code="dataset_in_use")
+        assert "Delete the run first" in refused["message"]
+
+    delete()
+    during(monkeypatch, delete)
+    assert ended(run).job.state == JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_person_deleted_while_the_run_trains_is_left_out_of_the_evaluation(ward, monkeypatch, part):
+    from datasets.models import Subject
+    from datasets.removing import subject_delete
+    from training.models import SplitMember
+
+    run = ward.start(settings={**ONE, "epochs": 2})
+
+    def delete() -> None:
+        member = SplitMember.objects.filter(split__training_run=run, group__part=part).first()
+        subject_delete(actor=ward.user, subject=Subject.objects.get(records=member.record_id))
+
+    during(monkeypatch, delete)
+    run = ended(run)
+    assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+    assert run.epochs.count() == 2
+    assert run.report.report["n"] == run.manifest["records"]["test"] - (part == "test")
+
+
+def test_prepared_signals_that_vanish_end_the_run_with_a_sentence_or_not_at_all(ward, monkeypatch):
+    from ecgportal import storage
+
+    run = ward.start(settings={**ONE, "epochs": 3})
+    during(monkeypatch, lambda: [storage.remove_area("prepared", row.pk) for row in (ward.first, ward.second)])
+    run = ended(run)
+    assert run.job.state == JobState.SUCCEEDED or run.job.error_code == "signals_gone", run.job.error_message
+    again = ward.train(settings=ONE)
+    assert again.report.report["n"] > 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda: RecordLabel.objects.update(code="NORM"), "one_class_only"),
+        (lambda: RecordLabel.objects.update(code="STRANGE"), "labels_unknown"),
+        (lambda: RecordLabel.objects.all().delete(), "invalid_input"),
+        (
+            lambda: Record.objects.update(subject=Record.objects.exclude(subject=None).first().subject),
+            "too_few_patients",
+        ),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_told_before_by_rest_and_on_the_page(ward, client, spoil, code):
+    from tests.training.test_pages_runs import address, form_of, text_of
+
+    spoil()
+    body = {
+        "project": str(ward.project.pk), "datasets": [str(ward.first.pk), str(ward.second.pk)], "label_map": str(ward.label_map.pk),
+    }  # fmt: skip
+    found = Api(session=ward.user).post("training-runs/check/", body, status=200)
+    errors = [row for row in found["findings"] if row["level"] == "error"]
+    assert not found["ok"] and errors[0]["code"] == code and len(errors[0]["message"]) > 20
+    client.force_login(ward.user)
+    page = text_of(client.post(address(ward), form_of(ward, action="check")))
+    assert "cannot start" in page and not TrainingRun.objects.exists()

@@ -287,3 +287,12 @@ def test_a_foreign_network_is_measured_as_the_others_are(sound, few_threads, mon
     work_off()
     cost = sound.check(**asked).cost
     assert cost.measured and cost.seconds > 10 and cost.memory_mib > 1 and cost.million_macs > 1
+
+
+def test_balancing_that_leaves_little_is_told(sound):
+    sound.add(("IMI",), 1)
+    assert "balanced" not in codes(sound.check(selection={"balanced": True}))
+    for record in list(sound.dataset.records.filter(labels__code="IMI"))[6:]:
+        record.labels.update(code="NORM")
+    found = sound.check(selection={"balanced": True})
+    assert "leaves 12 of 71" in sentence(found, "balanced") and found.records == 12

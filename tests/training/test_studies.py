@@ -147,6 +147,16 @@ def test_a_learning_curve_trains_on_growing_parts_and_goes_on(ward, monkeypatch)
     assert len(api.get(f"training-runs/{run.pk}/learning-curve/")["trials"]) == 2 * before
 
 
+def test_the_learning_curve_of_an_ensemble_is_that_of_ensembles(ward):
+    run = ward.train(settings={**FAST, "members": 2})
+    study = learning_curve_start(actor=ward.user, run=run)
+    work_off()
+    trials = list(study.trials.all())
+    assert trials[-1].state == TrialState.DONE, trials[-1].note
+    assert trials[-1].choices["records"] == run.manifest["records"]["train"] + run.manifest["records"]["validation"]
+    assert trials[-1].score == pytest.approx(run.report.report["auroc_macro"]["value"], abs=1e-6)
+
+
 def test_the_pages_of_both_grow_and_tell(ward, small, client):
     client.force_login(ward.user)
     run = search(ward)
@@ -213,3 +223,44 @@ def test_an_error_is_forecast_to_fall():
         and found.twice["low"] <= found.twice["value"] <= found.twice["high"]
     )
     assert forecast([Point(10, 0.5)] * 9).reason.startswith("A forecast needs")
+
+
+def test_a_search_spends_its_minutes_and_each_trial_can_be_trained_in_full(ward, small, client):
+    run = search(ward)
+    study = Study.objects.get(run=run)
+    trials = list(study.trials.all())
+    # The last trial is begun before the minutes are over, or is the one that gives a first result.
+    assert (
+        len(trials) == 1
+        or sum(trial.seconds for trial in trials[:-1]) < 60 * study.settings["minutes"] + trials[0].seconds
+    )
+    api = Api(session=ward.user)
+    other = next((trial for trial in trials if trial.number != study.result["trial"]), trials[0])
+    taken = api.post(f"training-runs/{run.pk}/take-trial/", {"number": other.number}, status=202)
+    assert taken["architecture"] == other.choices["start"] and taken["settings"]["epochs"] == 2
+    assert taken["settings"]["learning_rate"] == other.choices["learning_rate"]
+    assert taken["split_settings"] == run.split_settings and taken["name"].endswith(f"trial {other.number}")
+    api.refused("post", f"training-runs/{run.pk}/take-trial/", {"number": 999}, status=404)
+    client.force_login(ward.user)
+    answer = client.post(f"/training/{run.pk}/take-trial/", {"number": other.number})
+    assert answer.status_code == 302 and TrainingRun.objects.count() == 3
+
+
+def test_a_search_cancelled_in_a_trial_keeps_what_is_known_and_goes_on_from_there(ward, small, monkeypatch):
+    from training.trying import Follow
+
+    run = ward.start(architecture=None, search={"minutes": 0.05}, settings={**FAST, "epochs": 2, "members": 1})
+    study = Study.objects.get(run=run)
+    with monkeypatch.context() as patch:
+        ended = study.trials.exclude(state=TrialState.RUNNING)
+        patch.setattr(Follow, "should_stop", lambda self: "cancelled" if ended.exists() else False)
+        work_off()
+    run = TrainingRun.objects.select_related("job").get(pk=run.pk)
+    assert run.job.state == JobState.CANCELLED and run.produced_version is None
+    kept = list(ended.values_list("number", "score", "seconds"))
+    assert kept and not Study.objects.get(pk=study.pk).result
+    run_resume(actor=ward.user, run=run)
+    work_off()
+    study = Study.objects.get(pk=study.pk)
+    assert list(study.trials.filter(number__in=[k[0] for k in kept]).values_list("number", "score", "seconds")) == kept
+    assert study.result["trial"] and TrainingRun.objects.get(pk=run.pk).produced_version

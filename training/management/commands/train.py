@@ -15,7 +15,7 @@ from modelhub.naming import version_lookup
 from training.checking import check
 from training.choices import DEFAULT_ARCHITECTURE
 from training.models import TrainingRun
-from training.services import run_start
+from training.services import rate_start, run_start
 
 TASKS = ("multilabel", "multiclass", "binary", "regression", PRETRAINING)
 
@@ -87,6 +87,9 @@ class Command(PortalCommand):
             "--search", type=float, metavar="MINUTES", help="try networks and settings for so long, then train the best"
         )
         parser.add_argument(
+            "--find-rate", action="store_true", help="only find a learning rate on the training part; start no run"
+        )
+        parser.add_argument(
             "--check", action="store_true", help="only say what is wrong or risky, and what it will cost"
         )
 
@@ -110,6 +113,9 @@ class Command(PortalCommand):
         }  # fmt: skip
         if options["check"]:
             return check(**asked).to_json()
+        if options["find_rate"]:
+            found = self.follow(rate_start(actor=self.user, **asked)).result
+            return {name: found[name] for name in ("valley", "steepest", "suggestion", "rule", "records")}
         run = run_start(actor=self.user, **asked)
         result = self.follow(run.job).result
         run = TrainingRun.objects.get(pk=run.pk)

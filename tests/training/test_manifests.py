@@ -1,0 +1,83 @@
+"""A run's manifest proves that no patient and no signal was on two sides, from the records themselves."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.training.test_setting_up import FAST
+from tests.training.test_setting_up import ward as ward  # a fixture
+from training.manifests import on_two_sides
+from training.targets import Labelled
+
+SIGNAL = "ab" * 32
+
+
+def item(number: int, **fields) -> Labelled:
+    pk = uuid.uuid5(uuid.NAMESPACE_OID, str(number))
+    own = Labelled(pk, pk, f"k{number}", f"s:{number}", f"{number:02x}" * 32, None, "c", [], frozenset())
+    return replace(own, **fields)
+
+
+def test_a_patient_or_a_signal_on_two_sides_is_counted():
+    sound = {"train": [item(1), item(2, group="s:1")], "validation": [item(3)], "test": [item(4)]}
+    assert on_two_sides(sound) == {"subjects_on_two_sides": 0, "signals_on_two_sides": 0}
+    assert on_two_sides(sound | {"test": [item(5, group="s:1")]})["subjects_on_two_sides"] == 1
+    twins = {"train": [item(1, fingerprint=SIGNAL)], "validation": [item(2)], "test": [item(3, fingerprint=SIGNAL)]}
+    assert on_two_sides(twins) == {"subjects_on_two_sides": 0, "signals_on_two_sides": 1}
+    # The same signal twice on one side, and records without a fingerprint, are no finding.
+    assert on_two_sides({"train": twins["train"] + twins["test"], "test": [item(8, fingerprint=""), item(9, fingerprint="")]}) == {
+        "subjects_on_two_sides": 0, "signals_on_two_sides": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"method": "fractions"},
+        {"method": "k_fold", "folds": 3},
+        {"method": "given_folds", "test_folds": [5, 6], "validation_folds": [7]},
+        {"method": "site", "test_sites": ["A"]},
+    ],
+)
+def test_every_way_to_divide_is_proven_in_the_manifest(ward, split):
+    """The ward has a patient of two hospitals and folds, and a signal under two names."""
+    manifest = ward.train(split=split, settings={**FAST, "members": 1}).manifest
+    assert (manifest["subjects_on_two_sides"], manifest["signals_on_two_sides"]) == (0, 0)
+
+
+def test_the_command_learns_without_labels_and_finds_a_rate(ward, monkeypatch):
+    import io
+    import json
+
+    from django.core.management import call_command
+
+    from ecgportal.commands import PortalCommand
+    from tests.working import work_off_one
+
+    monkeypatch.setattr(PortalCommand, "follow", lambda self, job: work_off_one(job.pk))
+
+    def told(*arguments: str) -> dict:
+        out = io.StringIO()
+        rest = (
+            "--project",
+            str(ward.project.pk),
+            "--dataset",
+            ward.first.name,
+            "--dataset",
+            ward.second.name,
+            "--architecture",
+            "xresnet1d18",
+        )
+        user = ("--as-user", ward.user.username, "--json", "--set", "epochs=1", "--set", "threads=1")
+        call_command("train", *rest, *user, *arguments, stdout=out)
+        return json.loads(out.getvalue())
+
+    trunk = told("--task", "pretraining", "--pretraining", "window_s=1.5")
+    assert trunk["version"] and trunk["evaluation"] is None and trunk["test"] == {}
+    rate = told("--label-map", str(ward.label_map.pk), "--find-rate")
+    assert rate["suggestion"] > 0 and rate["records"] > 5
+    assert told("--task", "pretraining", "--check")["ok"]
