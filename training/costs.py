@@ -11,6 +11,7 @@ from typing import Any
 from datasets.preprocess.recipe import Recipe
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import ArchitectureFacts, catalog
+from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from training.choices import DEFAULT_ARCHITECTURE, Choices
 from training.engine.settings import FitSettings
@@ -121,7 +122,8 @@ def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int)
     settings, size = FitSettings(), 1.0
     if asked:
         with suppress(InvalidInput):
-            settings, size = FitSettings.from_dict(asked["settings"]), _size(asked.get("recipe"))
+            alone = {"members": 1} if asked.get("task") == PRETRAINING else {}
+            settings, size = FitSettings.from_dict({**asked["settings"], **alone}), _size(asked.get("recipe"))
     found = []
     for facts in usable:
         step_s, measured, _ = _step_s(facts.name, facts, known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from training import regression_figures
 from training.models import Evaluation
 from viz.figures import comparison, curves, matrices
 from viz.figures.comparison import Score
@@ -16,6 +17,8 @@ FIGURES = {
     "calibration": "Calibration",
     "f1": "F1 per class",
 }
+# Every figure that an evaluation may have, by kind.
+EVERY_FIGURE = FIGURES | regression_figures.FIGURES
 _ATTRIBUTES = ("sex", "age", "site", "device", "format", "dataset")
 # kind -> (curve, first coordinate, second, area, the two figures at the threshold in use)
 _CURVES = {
@@ -74,6 +77,8 @@ def _calibration(row: Evaluation, name: str) -> curves.Reliability:
 
 def figure_of(row: Evaluation, kind: str, dark: bool = False) -> Figure:
     """Return one figure of an evaluation; an evaluation that is not finished gives an empty one."""
+    if kind in regression_figures.FIGURES:
+        return regression_figures.figure_of(row, kind, dark)
     names = _classes(row)
     if kind == "roc":
         return curves.roc([_curve(row, kind, name) for name in names], dark=dark)
@@ -98,8 +103,10 @@ def figure_of(row: Evaluation, kind: str, dark: bool = False) -> Figure:
 
 
 def figures_of(row: Evaluation, dark: bool = False) -> dict[str, Figure]:
-    """Return the figures that say something, by kind; a regression has none of them."""
-    return {kind: made for kind in FIGURES if (made := figure_of(row, kind, dark)).plotly["data"]}
+    """Return the figures that say something, by kind; a regression has its own."""
+    is_regression = (row.report or {}).get("task") == "regression"
+    kinds = regression_figures.FIGURES if is_regression else FIGURES
+    return {kind: made for kind in kinds if (made := figure_of(row, kind, dark)).plotly["data"]}
 
 
 def parts_figure(row: Evaluation, dark: bool = False) -> Figure | None:

@@ -29,7 +29,9 @@ def figure_of(run: TrainingRun, kind: str, dark: bool = False, rows: list[dict[s
     more: dict[str, Any] = {"best_epoch": run.best_epoch, "run": str(run.pk), "dark": dark}
     if kind == "loss":
         return loss_curves(_series(rows, {"train_loss": "training", "val_loss": "validation"}), **more)
-    return metric_curves(_series(rows, _SCORES), title=FIGURES["metrics"], **more)
+    return metric_curves(
+        _series(rows, _SCORES), title="Windows told apart" if run.is_pretraining else FIGURES["metrics"], **more
+    )
 
 
 def _series(rows: list[dict[str, Any]], names: dict[str, str]) -> dict[str, list[tuple[float, float | None]]]:

@@ -12,7 +12,7 @@ from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from training.models import Evaluation, TrainingRun
-from training.result_figures import FIGURES, figure_of
+from training.result_figures import EVERY_FIGURE, figure_of
 from viz import training_figures
 from viz.drawn import file_of
 
@@ -54,7 +54,7 @@ class EvaluationFile(ProjectView):
         return Evaluation.objects.select_related("project", "version__model", "dataset")
 
     def get(self, request: HttpRequest, pk: Any, **names: str) -> HttpResponse:
-        figure = _known(names["kind"], FIGURES)
+        figure = _known(names["kind"], EVERY_FIGURE)
         answer = file_of(figure_of(self.object, figure), figure, self.kind)
         audit(
             "evaluation.downloaded",
