@@ -30,6 +30,10 @@ _NO_SAMPLE = {
 _PLAIN = {16: np.dtype("<i2"), 61: np.dtype(">i2")}
 _FLAC = frozenset((508, 516, 524))
 _MATRIX_HEADER = 24
+# Level 5 and 7.3 of MATLAB files, in which samples lie elsewhere than a header can say.
+_CONTAINERS = (b"MATLAB", b"\x89HDF\r\n")
+# Level 4 begins with its kind of number: double, single, 32-bit, unsigned 16-bit and 8-bit; 30 is 16-bit.
+_LEVEL4_OTHERS = frozenset((0, 10, 20, 40, 50))
 _STREAMINFO_END = 26
 _SCRATCH_BYTES = 1 << 20
 
@@ -64,7 +68,13 @@ class SignalFile:
             raise self._truncated(max(self.file.size - self.specs[0].offset, 0) // (2 * width))
         stored, digits = _scratch(needed)
         with self.file.open() as stream:
-            if self.specs[0].offset:
+            if self.file.name.endswith(".mat") and _is_another_matrix(stream.read(6), self.specs[0].offset):
+                raise UnreadableFile(
+                    f"{self.header.name} describes {self.file.name} as bare samples, but it was saved again by MATLAB in a form of "
+                    "its own. Upload the file as it was published, or the .mat file without its header.",
+                    code="signal_file_damaged",
+                )
+            if self.file.name.endswith(".mat") or self.specs[0].offset:
                 stream.seek(self.specs[0].offset)
             got = stream.readinto(stored)  # type: ignore[attr-defined]
         if got < needed:
@@ -137,6 +147,12 @@ class SignalFile:
             "The upload or the copy was cut short; upload both files again.",
             code="signal_file_truncated",
         )
+
+
+def _is_another_matrix(start: bytes, offset: int) -> bool:
+    """Tell whether a ``.mat`` file begins as one that holds its samples in another way than 16-bit ones behind 24 bytes."""
+    other_level4 = offset == _MATRIX_HEADER and int.from_bytes(start[:4], "little") in _LEVEL4_OTHERS
+    return start.startswith(_CONTAINERS) or other_level4
 
 
 _reused = threading.local()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import wfdb
 
 from datasets.ecg import LEADS_12, Record
@@ -473,3 +475,17 @@ def test_a_file_of_its_own_kind_for_every_signal(tmp_path: Path) -> None:
     ((_, record),) = read_path(tmp_path / "all.hea").records
     assert record.leads == LEADS_12[:4]
     assert record.signal == pytest.approx(wfdb.rdsamp(str(tmp_path / "all"))[0].T, abs=1e-6)
+
+
+def test_a_signal_file_that_matlab_saved_again_is_not_taken_for_bare_samples() -> None:
+    digits = np.arange(600, dtype="<i2").reshape(2, 300)
+    for level, kind in (("4", "<i2"), ("4", "<f8"), ("4", "<i4"), ("5", "<i2")):
+        out = io.BytesIO()
+        scipy.io.savemat(out, {"val": digits.astype(kind)}, format=level)
+        header = "x 2 500 300\nx.mat 16+24 1000/mV 16 0 0 0 0 I\nx.mat 16+24 1000/mV 16 0 0 0 0 II\n"
+        if (level, kind) == ("4", "<i2"):
+            assert read_made(header, {"x.mat": out.getvalue()}).lead("II")[-1] == pytest.approx(0.599)
+            continue
+        with pytest.raises(UnreadableFile, match="saved again by MATLAB") as caught:
+            read_made(header, {"x.mat": out.getvalue()})
+        assert caught.value.code == "signal_file_damaged"
