@@ -109,9 +109,8 @@ def analyse() -> None:
         cursor.execute("VACUUM ANALYZE")
 
 
-def requests_of(dataset: Any, drawn: Any, records: int) -> dict[str, str]:
-    """Return what is asked for, by what it shows."""
-    lasso = "area=-4,-4;4,-4;4,4;-4,4"
+def requests_of(dataset: Any, records: int) -> dict[str, str]:
+    """Return what is asked for of lists and figures, by what it shows."""
     page, rest = f"/datasets/{dataset.pk}/", f"/api/v1/records/?dataset={dataset.pk}"
     return {
         "page: figures, label counts, first records": page,
@@ -139,6 +138,13 @@ def requests_of(dataset: Any, drawn: Any, records: int) -> dict[str, str]:
         "REST: subjects": f"/api/v1/subjects/?dataset={dataset.pk}",
         "REST: duplicates": f"/api/v1/datasets/{dataset.pk}/duplicates/",
         "REST: dataset with label counts": f"/api/v1/datasets/{dataset.pk}/",
+    }
+
+
+def views_of(dataset: Any, drawn: Any) -> dict[str, str]:
+    """Return what is asked for of the views of a measured dataset. drawn: its map."""
+    lasso, page = "area=-4,-4;4,-4;4,4;-4,4", f"/datasets/{dataset.pk}/"
+    return {
         "insight: every field and measure": f"{page}insight/",
         "insight: a measure by label": f"/api/v1/datasets/{dataset.pk}/insight/by/?what=qtc_ms&by=labels",
         "outliers": f"/api/v1/datasets/{dataset.pk}/outliers/",
@@ -195,7 +201,7 @@ def measure(records: int, *, plans: bool = False) -> list[Row]:
     client = Client()
     client.force_login(owner)
     rows: list[Row] = []
-    for name, path in requests_of(dataset, drawn, records).items():
+    for name, path in (requests_of(dataset, records) | views_of(dataset, drawn)).items():
         times = []
         client.get(path)
         for _ in range(ROUNDS):
