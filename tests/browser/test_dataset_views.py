@@ -22,6 +22,8 @@ def test_lasso_and_png(sign_in):
     page.goto(reverse("viz:map", args=[row.pk]))
     looks.settle(page)
     frame = looks.dash_frames(page)[0]
+    # Right below its two choices, not pushed out of the frame.
+    assert frame.evaluate("() => document.querySelector('.js-plotly-plot').getBoundingClientRect().top") < 150
     box = frame.locator(".nsewdrag").first.bounding_box()
     # The left half holds two of the four.
     page.mouse.move(box["x"] + 2, box["y"] + 2)
