@@ -6,9 +6,8 @@ any of them can be counted alone or by any other.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +30,7 @@ from django.db.models import (
 from django.db.models.fields.json import KT
 from django.db.models.functions import Floor
 
-from datasets import selectors
+from datasets import selectors, tallies
 from datasets.ecg import LEADS_12
 from datasets.measure.features import FEATURES, Feature
 from datasets.models import Dataset, Record, Sex
@@ -56,6 +55,10 @@ class Counts:
     def add(self, name: str, count: int, **query: str) -> None:
         self.counts[name] = count
         self.filters[name] = query
+
+    def rows(self) -> list[list[Any]]:
+        """Return name, count and query of each."""
+        return [[name, n, self.filters[name]] for name, n in self.counts.items()]
 
 
 @dataclass(frozen=True)
@@ -150,41 +153,16 @@ class Insight:
     spread: dict[str, list[float]]
 
 
-# Each version of a row bears the numbers of the transaction and of the command that wrote it: the sums change with every change.
-_REVISION = """
-SELECT r.n, r.x, l.n, l.x, f.n, f.x FROM
-  (SELECT count(*) AS n, sum(xmin::text::bigint + cmin::text::bigint) AS x FROM datasets_record WHERE dataset_id = %(dataset)s) r,
-  (SELECT count(*) AS n, sum(l.xmin::text::bigint + l.cmin::text::bigint) AS x FROM datasets_recordlabel l JOIN datasets_record r ON r.id = l.record_id WHERE r.dataset_id = %(dataset)s) l,
-  (SELECT count(*) AS n, sum(f.xmin::text::bigint + f.cmin::text::bigint) AS x FROM datasets_recordfeatures f JOIN datasets_record r ON r.id = f.record_id WHERE r.dataset_id = %(dataset)s) f
-"""
-_MOST_KEPT = 16
-_kept: OrderedDict[Any, tuple[Any, Insight]] = OrderedDict()
-_lock = threading.Lock()
-
-
 def insight(dataset: Dataset) -> Insight:
-    """Count a dataset by every field and measure in at most 27 queries, however many records it has.
-
-    The answer is not to be changed: it is kept until a record, a label or a measure of the dataset changes.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(_REVISION, {"dataset": dataset.pk})
-        revision = cursor.fetchone()
-    with _lock:
-        kept = _kept.get(dataset.pk)
-    if kept is not None and kept[0] == revision:
-        return kept[1]
-    found = _counted(dataset)
-    with _lock:
-        _kept[dataset.pk] = (revision, found)
-        _kept.move_to_end(dataset.pk)
-        while len(_kept) > _MOST_KEPT:
-            _kept.popitem(last=False)
-    return found
-
-
-def _counted(dataset: Dataset) -> Insight:
+    """Count a dataset by every field and measure in at most 27 queries, and in two while it does not change."""
     totals = selectors.totals(dataset)
+    kept = tallies.kept(dataset.pk, ["insight"], lambda _: {"insight": _counted(dataset, totals)})["insight"]
+    counts = ({name: _counts(rows) for name, rows in kept[part]} for part in ("fields", "measures"))
+    return Insight(totals, *counts, kept["frequent"], kept["together"], kept["measured"], kept["spread"])
+
+
+def _counted(dataset: Dataset, totals: selectors.Totals) -> dict[str, Any]:
+    """Return what :func:`insight` counts as values that JSON keeps in order."""
     records = Record.objects.filter(dataset=dataset).order_by()
     fields = {"labels": count(records, FIELDS["labels"]), "gaps": _gaps(records, totals)}
     fields |= {name: count(records, one) for name, one in FIELDS.items() if name != "labels"}
@@ -195,8 +173,19 @@ def _counted(dataset: Dataset) -> Insight:
     frequent = list(fields["labels"].counts)[:CO_OCCURRING]
     measured = records.filter(features__isnull=False).count()
     measures = {name: count(records, one) for name, one in MEASURES.items()} if measured else {}
-    spread = quartiles(records) if measured else {}
-    return Insight(totals, fields, measures, frequent, _together(dataset, frequent), measured, spread)
+    return {
+        "fields": [[name, own.rows()] for name, own in fields.items()],
+        "measures": [[name, own.rows()] for name, own in measures.items()],
+        "frequent": frequent, "together": _together(dataset, frequent), "measured": measured,
+        "spread": quartiles(records) if measured else {},
+    }  # fmt: skip
+
+
+def _counts(rows: Iterable[Any]) -> Counts:
+    found = Counts()
+    for name, n, query in rows:
+        found.add(name, n, **query)
+    return found
 
 
 def count(records: QuerySet[Record], one: Field) -> Counts:

@@ -1,7 +1,7 @@
 """Figures of a dataset that are counted once and kept until the dataset changes.
 
-Triggers of the database (migration ``0012_tallies``) leave a mark in ``datasets_change`` with every statement that touches
-records, labels or subjects, whoever made it. What was counted holds as long as no mark of the dataset is visible; who finds
+Triggers of the database (migrations ``0012`` and ``0013``) leave a mark in ``datasets_change`` with every statement that touches
+records, labels, subjects or measures, whoever made it. What was counted holds as long as no mark of the dataset is visible; who finds
 one counts again and takes the marks away that were there before. A mark becomes visible with the change itself, so a kept
 figure is never older than the rows beside it.
 """

@@ -93,9 +93,10 @@ def test_a_code_of_two_sources_counts_once_together(filled: Dataset) -> None:
 def test_queries_do_not_grow_with_records(viewer: Client, filled: Dataset, django_assert_max_num_queries) -> None:
     for number in range(20):
         make_record(filled, f"more{number}", labels=(f"L{number}",), age=float(number))
-    # With the figures of the dataset, which are counted once after a change.
-    with django_assert_max_num_queries(38):
-        viewer.get(reverse("viz:insight", args=[filled.pk]))
+    # The figures of the dataset are counted once after a change.
+    for most in (46, 14):
+        with django_assert_max_num_queries(most):
+            viewer.get(reverse("viz:insight", args=[filled.pk]))
     with django_assert_max_num_queries(22):
         viewer.get(reverse("viz:gallery", args=[filled.pk]))
 
