@@ -4,6 +4,7 @@ from ecgportal.audit.actions import register
 
 register(
     prediction__explained="asked why a model answered so on {object}",
+    model__licence_chosen="chose the licence of models trained in {object}",
     model__created="created the model {object}",
     model__deleted="deleted the model {object}",
     model_version__created="added the model version {object}",

@@ -15,20 +15,20 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
-from rest_framework.viewsets import GenericViewSet
 
 from datasets.models import Dataset, Record
 from datasets.selectors import label_maps_for
-from ecgportal.api.viewsets import ByIdFilterSet, IsAdministrator, ProjectViewSet
+from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
-from modelhub import downloads, exchange, services
+from modelhub import downloads, services, statements, trying
 from modelhub.answers import ANSWERS, read_answers
 from modelhub.architectures.catalog import catalog
-from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
+from modelhub.lineage import family
+from modelhub.models import Model, ModelVersion, PredictionRun, VersionState
 
 
 class ArchitectureView(APIView):
@@ -69,6 +69,23 @@ class ModelSerializer(serializers.ModelSerializer):
         return [str(version.pk) for version in model.versions.all()]
 
 
+class LicenceSerializer(serializers.Serializer):
+    project = serializers.UUIDField()
+    licence = serializers.CharField(max_length=2000, allow_blank=True)
+
+
+class TrySerializer(serializers.Serializer):
+    record = serializers.UUIDField()
+
+
+def record_to_try(user: Any, data: Any) -> Record:
+    """Return the record that a request to try a model names: one of a project in which the user may predict."""
+    form = TrySerializer(data=data)
+    form.is_valid(raise_exception=True)
+    rows = Record.objects.select_related("dataset__project")
+    return access.get_or_404(rows, user, Action.MODEL_EDIT, pk=form.validated_data["record"])
+
+
 class AliasSerializer(serializers.Serializer):
     version = serializers.UUIDField()
 
@@ -79,7 +96,29 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectView
     filterset_fields = ["project", "name"]
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "alias": Action.MODEL_EXCHANGE, "alias_remove": Action.MODEL_EXCHANGE,
+        "licence": Action.MODEL_VIEW, "licence_choose": Action.MODEL_EXCHANGE,
     }  # fmt: skip
+
+    @extend_schema(parameters=[OpenApiParameter("project", str, required=True)], responses=LicenceSerializer)
+    @action(detail=False, filterset_class=None, filterset_fields=None, pagination_class=None)
+    def licence(self, request: Request) -> Response:
+        """The licence that models trained in a project begin with."""
+        if not request.query_params.get("project"):
+            raise InvalidInput("Say of which project.", fields={"project": "Give the id of a project."})
+        project = self.project(request.query_params["project"])
+        return Response({"project": project.pk, "licence": statements.licence_of(project)})
+
+    @extend_schema(request=LicenceSerializer, responses=LicenceSerializer)
+    @licence.mapping.put
+    def licence_choose(self, request: Request) -> Response:
+        """Choose that licence; an empty text takes the portal's own."""
+        if not request.data.get("project"):
+            raise InvalidInput("Say of which project.", fields={"project": "Give the id of a project."})
+        project = self.project(request.data["project"])
+        form = LicenceSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        text = statements.set_licence(actor=request.user, project=project, text=form.validated_data["licence"])
+        return Response({"project": project.pk, "licence": text})
 
     @extend_schema(request=AliasSerializer, responses=ModelSerializer)
     @action(detail=True, methods=["put"], url_path=r"aliases/(?P<name>[^/]{1,40})")
@@ -129,7 +168,9 @@ class VersionSerializer(serializers.ModelSerializer):
 
     @extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
     def get_questions(self, version: ModelVersion) -> dict[str, str]:
-        return version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
+        """What has to be said before the version can be used: of its contract, its licence, its intended use."""
+        open_ = version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
+        return {**open_, **statements.missing(version)}
 
 
 class VersionFilter(ByIdFilterSet):
@@ -148,7 +189,7 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "destroy": Action.MODEL_DELETE,
         "download": Action.MODEL_DOWNLOAD, "card": Action.MODEL_VIEW, "card_update": Action.MODEL_EDIT, "accept": Action.MODEL_EXCHANGE,
-        "contract": Action.MODEL_EDIT, "retire": Action.MODEL_EXCHANGE, "reinstate": Action.MODEL_EXCHANGE,
+        "try_it": Action.MODEL_EDIT, "lineage": Action.MODEL_VIEW, "contract": Action.MODEL_EDIT, "retire": Action.MODEL_EXCHANGE, "reinstate": Action.MODEL_EXCHANGE,
     }  # fmt: skip
 
     @extend_schema(
@@ -160,7 +201,10 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
                     "project": {"type": "string"},
                     "name": {"type": "string"},
                     "contract": {"type": "string"},
-                    **{name: {"type": "string", "description": sentence} for name, sentence in ANSWERS.items()},
+                    **{
+                        name: {"type": "string", "description": text}
+                        for name, text in (ANSWERS | statements.STATEMENTS).items()
+                    },
                 },
             }
         },
@@ -183,6 +227,7 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
             file=file,
             name=str(request.data.get("name", "")),
             contract=read_answers(request.data),
+            card=statements.read_statements(request.data),
         )
         return Response({"id": job.pk, "job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
 
@@ -227,10 +272,43 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     @extend_schema(request=OpenApiTypes.OBJECT, responses={202: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post", "patch"])
     def contract(self, request: Request, pk: str) -> Response:
-        """Say what a version in the state ``incomplete`` leaves open; a job completes it."""
-        version = self.get_object()
+        """Say what a version leaves open. A job completes one in the state ``incomplete``; licence and intended use alone
+        are taken at once (200, without a job)."""
+        version, said = self.get_object(), statements.read_statements(request.data)
+        if said:
+            version = services.card_update(actor=request.user, version=version, card=said)
+            if version.state != VersionState.INCOMPLETE or not set(request.data) - set(statements.STATEMENTS):
+                return Response({"id": version.pk, "job": None, "state": version.state})
         job = services.version_complete(actor=request.user, version=version, answers=read_answers(request.data))
         return Response({"id": version.pk, "job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(request=TrySerializer, responses={202: OpenApiTypes.OBJECT})
+    @action(detail=True, methods=["post"], url_path="try")
+    def try_it(self, request: Request, pk: str) -> Response:
+        """Ask the version for one record of its project; the job's ``result`` holds the answers, nothing is kept."""
+        version, record = self.get_object(), record_to_try(request.user, request.data)
+        if record.dataset.project_id != version.model.project_id:
+            raise InvalidInput(
+                "The record lies in another project.", fields={"record": "One of the version's project."}
+            )
+        job = trying.try_start(actor=request.user, version=version, record=record)
+        return Response({"id": job.pk, "job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def lineage(self, request: Request, pk: str) -> Response:
+        """Where the version comes from, the oldest first, and what was made from it."""
+        chain, children = family(self.get_object())
+        rows = {"ancestors": chain[:-1], "self": chain[-1:], "children": children}
+        return Response({name: [self._kin(version) for version in found] for name, found in rows.items()})
+
+    @staticmethod
+    def _kin(version: ModelVersion) -> dict[str, Any]:
+        run: Any = getattr(version, "training_run", None)
+        return {
+            "version": version.pk, "name": str(version), "origin": version.origin, "sha256": version.sha256,
+            "training_run": run.pk if run is not None else None, "dataset": version.facts.get("dataset"), "created_at": version.created_at,
+        }  # fmt: skip
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
@@ -352,129 +430,3 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         page = self.paginate_queryset(queryset)
         audit("prediction.downloaded", run, actor=request.user, project=run.project)
         return self.get_paginated_response(downloads.prediction_rows(run, page))
-
-
-class ExchangeSerializer(serializers.ModelSerializer):
-    name = serializers.CharField(max_length=80)
-    url = serializers.CharField(max_length=400)
-    password = serializers.CharField(write_only=True, required=False, allow_blank=True)
-
-    class Meta:
-        model = Exchange
-        fields = ["id", "name", "url", "username", "password", "created_at"]
-        read_only_fields = ["id", "created_at"]
-
-
-class TransferSerializer(serializers.ModelSerializer):
-    state = serializers.CharField(source="job.state", read_only=True)
-    result = serializers.JSONField(source="job.result", read_only=True)
-
-    class Meta:
-        model = Transfer
-        fields = [
-            "id",
-            "exchange",
-            "project",
-            "direction",
-            "remote_path",
-            "version",
-            "sha256",
-            "job",
-            "state",
-            "result",
-            "created_at",
-        ]
-
-
-class PushSerializer(serializers.Serializer):
-    version = serializers.UUIDField()
-
-
-class PullSerializer(serializers.Serializer):
-    project = serializers.UUIDField()
-    path = serializers.CharField(max_length=400)
-
-
-class SyncSerializer(serializers.Serializer):
-    project = serializers.UUIDField()
-
-
-class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
-    """WebDAV servers for models. Administrators manage them, owners of projects publish and pull."""
-
-    queryset = Exchange.objects.all()
-    serializer_class = ExchangeSerializer
-    lookup_value_regex = ProjectViewSet.lookup_value_regex
-
-    def get_permissions(self) -> list:
-        administrator = self.action in {"create", "partial_update", "destroy", "test"}
-        return [IsAuthenticated(), IsAdministrator()] if administrator else [IsAuthenticated()]
-
-    def create(self, request: Request) -> Response:
-        form = self.get_serializer(data=request.data)
-        form.is_valid(raise_exception=True)
-        row = services.exchange_save(actor=request.user, **form.validated_data)
-        return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
-
-    def partial_update(self, request: Request, pk: str) -> Response:
-        row = self.get_object()
-        form = self.get_serializer(row, data=request.data, partial=True)
-        form.is_valid(raise_exception=True)
-        values = {"name": row.name, "url": row.url, "username": row.username, **form.validated_data}
-        return Response(self.get_serializer(services.exchange_save(actor=request.user, exchange=row, **values)).data)
-
-    def destroy(self, request: Request, pk: str) -> Response:
-        services.exchange_delete(actor=request.user, exchange=self.get_object())
-        return Response(status=status.HTTP_204_NO_CONTENT)
-
-    @extend_schema(request=None, responses=OpenApiTypes.OBJECT)
-    @action(detail=True, methods=["post"])
-    def test(self, request: Request, pk: str) -> Response:
-        """Try the connection; an error says what to correct."""
-        return Response(exchange.test(self.get_object()))
-
-    @extend_schema(responses=OpenApiTypes.OBJECT, parameters=[OpenApiParameter("project", str)])
-    @action(detail=True)
-    def models(self, request: Request, pk: str) -> Response:
-        """Published models and, with ``?project=``, how each stands against that project's versions."""
-        project = None
-        if request.query_params.get("project"):
-            project = access.get_or_404(
-                access.Project.objects.all(), request.user, Action.MODEL_VIEW, pk=request.query_params["project"]
-            )
-        rows = exchange.listing(self.get_object(), project)
-        return Response({"count": len(rows), "next": None, "previous": None, "results": rows})
-
-    @extend_schema(request=PushSerializer, responses={202: TransferSerializer})
-    @action(detail=True, methods=["post"])
-    def push(self, request: Request, pk: str) -> Response:
-        form = PushSerializer(data=request.data)
-        form.is_valid(raise_exception=True)
-        versions = ModelVersion.objects.select_related("model__project")
-        version = access.get_or_404(versions, request.user, Action.MODEL_EXCHANGE, pk=form.validated_data["version"])
-        row = services.push_start(actor=request.user, exchange=self.get_object(), version=version)
-        return Response(TransferSerializer(row).data, status=status.HTTP_202_ACCEPTED)
-
-    @extend_schema(request=PullSerializer, responses={202: TransferSerializer})
-    @action(detail=True, methods=["post"])
-    def pull(self, request: Request, pk: str) -> Response:
-        form = PullSerializer(data=request.data)
-        form.is_valid(raise_exception=True)
-        project = access.get_or_404(
-            access.Project.objects.all(), request.user, Action.MODEL_EXCHANGE, pk=form.validated_data["project"]
-        )
-        row = services.pull_start(
-            actor=request.user, exchange=self.get_object(), project=project, remote_path=form.validated_data["path"]
-        )
-        return Response(TransferSerializer(row).data, status=status.HTTP_202_ACCEPTED)
-
-    @extend_schema(request=SyncSerializer, responses={202: TransferSerializer(many=True)})
-    @action(detail=True, methods=["post"])
-    def sync(self, request: Request, pk: str) -> Response:
-        """Publish what only the project has and pull what only the exchange has, one job each."""
-        form = SyncSerializer(data=request.data)
-        form.is_valid(raise_exception=True)
-        wanted = form.validated_data["project"]
-        project = access.get_or_404(access.Project.objects.all(), request.user, Action.MODEL_EXCHANGE, pk=wanted)
-        rows = exchange.sync_start(actor=request.user, exchange=self.get_object(), project=project)
-        return Response(TransferSerializer(rows, many=True).data, status=status.HTTP_202_ACCEPTED)

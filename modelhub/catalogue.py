@@ -8,13 +8,15 @@ from django.db import transaction
 from django.db.models import Prefetch, Q, QuerySet
 from django.utils import timezone
 
+from datasets.models import Record
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, NotFound
+from ecgportal.jobs.models import Job
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.projects.models import Membership, Project
-from modelhub import packaging
+from modelhub import packaging, trying
 from modelhub.contract import ModelContract
 from modelhub.identifiers import find_identifiers, texts_of
 from modelhub.models import (
@@ -235,6 +237,13 @@ def copy(*, actor: Any, entry: CatalogueEntry, project: Project) -> ModelVersion
     )  # fmt: skip
     audit("catalogue.copied", entry, actor=actor, project=project, changes={"version": str(version.pk)})
     return version
+
+
+def try_start(*, actor: Any, entry: CatalogueEntry, record: Record) -> Job:
+    """Start to ask an approved version, or one of a project of the user's own, for one record."""
+    if entry.state != CatalogueState.APPROVED and access.role_in(actor, entry.version.model.project) is None:
+        raise Conflict(f"{entry} is not approved, so it cannot be tried.", code="not_approved")
+    return trying.try_start(actor=actor, version=entry.version, record=record)
 
 
 def _portable(entry: CatalogueEntry) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.projects.models import Project
 from modelhub import catalogue
-from modelhub.api import VersionSerializer
+from modelhub.api import TrySerializer, VersionSerializer, record_to_try
 from modelhub.models import CatalogueDecision, CatalogueEntry, ModelVersion
 
 FILTERS = ("text", "task", "label", "architecture", "licence", "state", "data")
@@ -135,7 +135,7 @@ class CatalogueViewSet(GenericViewSet):
     #: What each method needs in the project of the entry, the version or the target; ``administrator`` for decisions.
     needs: ClassVar[dict[str, Action | str]] = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EXCHANGE, "withdraw": Action.MODEL_EXCHANGE,
-        "copy": Action.MODEL_EDIT, "decide": "administrator", "share": "administrator",
+        "copy": Action.MODEL_EDIT, "try_it": Action.MODEL_EDIT, "decide": "administrator", "share": "administrator",
     }  # fmt: skip
 
     def get_permissions(self) -> list:
@@ -216,6 +216,15 @@ class CatalogueViewSet(GenericViewSet):
             projects=projects_of(data.get("projects")),
         )  # fmt: skip
         return self._answer(entry)
+
+    @extend_schema(request=TrySerializer, responses={202: OpenApiTypes.OBJECT})
+    @action(detail=True, methods=["post"], url_path="try")
+    def try_it(self, request: Request, pk: str) -> Response:
+        """Ask an approved version for one record of a project in which the user may predict."""
+        job = catalogue.try_start(
+            actor=request.user, entry=self._entry(pk), record=record_to_try(request.user, request.data)
+        )
+        return Response({"id": job.pk, "job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=CopySerializer, responses={201: VersionSerializer, 404: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post"])

@@ -33,6 +33,7 @@ from modelhub.dav_bundles import bundle_file
 from modelhub.dav_xml import MAX_BODY_BYTES, Resource, multistatus, read_propfind
 from modelhub.models import Model, ModelVersion, VersionState
 from modelhub.services import remote_name
+from modelhub.statements import stated
 
 ALLOW = "OPTIONS, PROPFIND, GET, HEAD"
 _WRITING = {"PUT", "DELETE", "MKCOL", "MOVE", "COPY", "PROPPATCH", "LOCK", "UNLOCK"}
@@ -99,14 +100,14 @@ class Tree:
     def _models(self, project: Project) -> dict[str, Model]:
         """Return the models with a ready version by folder name; the younger of two equal names carries its id."""
         named: dict[str, Model] = {}
-        ready = ModelVersion.objects.filter(state=VersionState.READY).values("model")
+        ready = ModelVersion.objects.filter(stated(), state=VersionState.READY).values("model")
         for model in Model.objects.filter(project=project, pk__in=ready).order_by("created_at", "id"):
             slug = slugify(model.name)[:80] or "model"
             named[slug if slug not in named else f"{slug}-{str(model.pk)[:8]}"] = model
         return named
 
     def _versions(self, model: Model) -> list[ModelVersion]:
-        rows = ModelVersion.objects.filter(model=model, state=VersionState.READY)
+        rows = ModelVersion.objects.filter(stated(), model=model, state=VersionState.READY)
         return list(rows.select_related("model__project", "parent").order_by("number"))
 
     def _folder(self, row: Any, path: str, name: str) -> Resource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +15,16 @@ from django.db import transaction
 
 from ecgportal import secrets, storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, PortalError
+from ecgportal.errors import Conflict, PortalError, RemoteError
 from ecgportal.jobs.context import JobContext
 from modelhub import importing, packaging
 from modelhub.bundle import MAX_BUNDLE_BYTES
 from modelhub.models import Exchange, ModelVersion, Origin, Transfer, VersionState
 from modelhub.services import pull_start, push_start, remote_name
-from modelhub.webdav import Remote
+from modelhub.statements import stated
+from modelhub.webdav import Remote, RemoteEntry
 
+log = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<slug>.+)-v(?P<number>\d+)-(?P<sha>[0-9a-f]{12})\.ecgmodel\.zip")
 STATES = {
     "same": "same version here",
@@ -58,20 +61,24 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
     with connect(exchange) as remote:
         entries = remote.models()
     local: dict[str, ModelVersion] = {}
-    pulled: dict[str, ModelVersion] = {}
+    pulled: dict[str, Transfer] = {}
     if project is not None:
-        versions = ModelVersion.objects.filter(model__project=project).select_related("model")
-        local = {remote_name(version): version for version in versions if version.state == VersionState.READY}
+        versions = ModelVersion.objects.filter(stated(), model__project=project, state=VersionState.READY)
+        local = {remote_name(version): version for version in versions.select_related("model")}
         transfers = Transfer.objects.filter(
             project=project, exchange=exchange, direction="pull", version__isnull=False
         ).select_related("version__model")
-        pulled = {transfer.remote_path: transfer.version for transfer in transfers if transfer.version}
+        pulled = {row.remote_path: row for row in transfers.order_by("created_at") if row.version}
     stems = {name.rsplit("-", 1)[0]: version for name, version in local.items()}
     rows = []
     for entry in entries:
-        here = local.get(entry.name) or pulled.get(entry.path)
+        came = pulled.get(entry.path)
+        # A file that was changed there since it was pulled is not the one that is here.
+        changed = came is not None and came.remote_state not in ("", _state_of(entry))
+        here = local.get(entry.name) or (came.version if came is not None and not changed else None)
         match = _NAME.fullmatch(entry.name)
         other = stems.get(f"{match['slug']}-v{match['number']}") if match else None
+        other = other or (came.version if came is not None and changed else None)
         state = "same" if here else "differs" if other else "remote_only"
         found = here or other
         rows.append(
@@ -86,9 +93,14 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
     published = {entry.name for entry in entries}
     rows += [
         {"path": "", "size": version.size, "modified": version.created_at, "state": "local_only", "version": str(version.pk), "name": str(version)}
-        for name, version in local.items() if name not in published and version not in pulled.values()
+        for name, version in local.items() if name not in published and version.pk not in {row.version_id for row in pulled.values()}
     ]  # fmt: skip
     return [{**row, "state_title": STATES[row["state"]]} for row in rows]
+
+
+def _state_of(entry: RemoteEntry) -> str:
+    """Return what tells one state of a remote file from another: its tag, or its time and size."""
+    return (entry.etag or f"{entry.modified} {entry.size}")[:200]
 
 
 def sync_start(*, actor: Any, exchange: Exchange, project: Any) -> list[Transfer]:
@@ -139,7 +151,10 @@ def push(context: JobContext) -> dict[str, Any]:
         known = remote.find(transfer.remote_path)
         if known is None:
             told = _progress(context, 0.4, 0.95, len(data), "Sent")
-            remote.publish(transfer.remote_path, data, _manifest(version, sha256, len(data)), progress=told)
+            remote.publish(
+                transfer.remote_path, data, _manifest(version, sha256, len(data)), progress=told, upload=version.pk
+            )
+            _tidy(remote, transfer.remote_path)
         elif hashlib.sha256(remote.download(transfer.remote_path, MAX_BUNDLE_BYTES)).hexdigest() != sha256:
             raise Conflict(
                 f"{transfer.exchange} has another file called {transfer.remote_path}. It was not overwritten.",
@@ -157,6 +172,15 @@ def push(context: JobContext) -> dict[str, Any]:
     return {"path": transfer.remote_path, "sha256": sha256, "version": str(version.pk)}
 
 
+def _tidy(remote: Remote, path: str) -> None:
+    """Remove the parts of uploads that died long ago, where this account may."""
+    try:
+        remote.sweep(path.rpartition("/")[0])
+    except RemoteError as error:
+        # The version is published; what others left behind is no reason to say that it is not.
+        log.info("Old parts beside %s were not removed: %s", path, error.message)
+
+
 def pull(context: JobContext) -> dict[str, Any]:
     """The job: fetch a published file, check it as any import, and put it into quarantine."""
     transfer = Transfer.objects.select_related("exchange", "project", "created_by").get(pk=context.payload["transfer"])
@@ -168,6 +192,7 @@ def pull(context: JobContext) -> dict[str, Any]:
         told = _progress(context, 0.1, 0.5, entry.size if entry else None, "Fetched")
         # A second try of the job goes on where the first one was broken off.
         remote.fetch(transfer.remote_path, part, MAX_BUNDLE_BYTES, told)
+    seen = _state_of(entry) if entry else ""
     data = part.read_bytes()
     storage.remove_area("checkpoints", transfer.pk)
     context.progress(0.5, "Checking")
@@ -186,7 +211,7 @@ def pull(context: JobContext) -> dict[str, Any]:
         version = importing.store(
             quarantined, actor=transfer.created_by, project=transfer.project, name=title, origin=Origin.PULLED
         )
-        Transfer.objects.filter(pk=transfer.pk).update(version=version, sha256=sha256)
+        Transfer.objects.filter(pk=transfer.pk).update(version=version, sha256=sha256, remote_state=seen)
         audit(
             "exchange.pulled",
             version,

@@ -14,6 +14,7 @@ from modelhub.architectures.catalog import catalog
 from modelhub.contract import PRETRAINING, TASKS
 from modelhub.models import Exchange, ModelVersion, VersionState
 from modelhub.services import CARD_FIELDS
+from modelhub.statements import OFFERED, STATEMENTS
 
 
 def runnable_versions(project: Any) -> Any:
@@ -80,6 +81,32 @@ class AnswersForm(forms.Form):
         return {name: self.cleaned_data.get(name) for name in ANSWERS if self.cleaned_data.get(name) not in (None, "")}
 
 
+class StatementsForm(forms.Form):
+    """Licence and intended use, which every version has to state."""
+
+    licence = forms.CharField(
+        max_length=8000, help_text=STATEMENTS["licence"], widget=forms.TextInput({"list": "licences", "autocomplete": "off"})
+    )  # fmt: skip
+    intended_use = forms.CharField(
+        max_length=8000, help_text=STATEMENTS["intended_use"], widget=forms.Textarea({"rows": 2})
+    )
+    licences = OFFERED
+
+    def __init__(self, *args: Any, card: dict[str, str], **kwargs: Any):
+        super().__init__(*args, initial={name: card.get(name, "") for name in STATEMENTS}, **kwargs)
+
+
+class LicenceForm(forms.Form):
+    """The licence that models trained in a project begin with."""
+
+    licence = forms.CharField(
+        max_length=2000, label="Licence of models trained here", required=False,
+        widget=forms.TextInput({"list": "licences", "autocomplete": "off"}),
+        help_text="New versions begin with it, unless they are fine-tuned from a model with a licence of its own.",
+    )  # fmt: skip
+    licences = OFFERED
+
+
 class ImportForm(AnswersForm):
     name = forms.CharField(
         max_length=120, help_text="The model's name in this project; a second import adds a version."
@@ -88,7 +115,15 @@ class ImportForm(AnswersForm):
         label="Model file",
         help_text="ONNX, a bundle of an ECG Portal, or weights (.safetensors, .pt) of a known network.",
     )
-    field_order = ["name", "file", *ANSWERS]
+    licence = forms.CharField(
+        required=False, max_length=8000, widget=forms.TextInput({"list": "licences", "autocomplete": "off"}),
+        help_text="Files of a portal say it. It has to be said before the model is used, here or later.",
+    )  # fmt: skip
+    intended_use = forms.CharField(
+        required=False, max_length=8000, widget=forms.Textarea({"rows": 2}), help_text=STATEMENTS["intended_use"]
+    )
+    licences = OFFERED
+    field_order = ["name", "file", *STATEMENTS, *ANSWERS]
 
 
 class PredictForm(forms.Form):

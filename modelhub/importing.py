@@ -15,10 +15,11 @@ from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, PortalError, UnsafeFile
 from ecgportal.jobs.context import JobContext
-from modelhub import packaging
+from modelhub import packaging, statements
 from modelhub.bundle import read_bundle
 from modelhub.card import PROSE
-from modelhub.contract import ModelContract
+from modelhub.contract import ModelContract, statements_in
+from modelhub.loading import recipe_of
 from modelhub.models import ModelVersion, Origin, VersionState
 from modelhub.services import model_get_or_create, version_add
 
@@ -55,11 +56,14 @@ def run(context: JobContext) -> dict[str, Any]:
     if payload.get("version"):
         version = complete(found, actor=job.created_by, version_id=payload["version"])
     else:
-        version = store(found, actor=job.created_by, project=job.project, name=payload["name"], origin=Origin.IMPORTED)
+        version = store(
+            found, actor=job.created_by, project=job.project, name=payload["name"], origin=Origin.IMPORTED, card=payload.get("card"),
+        )  # fmt: skip
     _forget(payload["sha256"])
     questions = found.checks.get("questions", {})
     return {
         "version": str(version.pk), "state": version.state, "notes": found.checks.get("notes", []), "questions": questions,
+        "missing": list(statements.missing(version)),
     }  # fmt: skip
 
 
@@ -77,13 +81,16 @@ def _in_use(sha256: str) -> bool:
 
 
 @transaction.atomic
-def store(found: Incoming, *, actor: Any, project: Any, name: str, origin: str) -> ModelVersion:
-    """Add what was examined as the next version of the model called ``name``."""
+def store(
+    found: Incoming, *, actor: Any, project: Any, name: str, origin: str, card: dict[str, str] | None = None
+) -> ModelVersion:
+    """Add what was examined as the next version of the model called ``name``. card: prose that goes before the file's."""
     model = model_get_or_create(actor=actor, project=project, name=name)
     newest = model.versions.filter(facts__number__isnull=False).order_by("-facts__number").first()
     checks, facts = dict(found.checks), dict(found.facts)
     said = facts.pop("prose", None)
     prose = {key: str(said[key])[:8000] for key in PROSE if isinstance(said, dict) and said.get(key)}
+    prose |= card or {}
     number = facts.get("number")
     if newest is not None and isinstance(number, int) and number < newest.facts["number"]:
         concern = f"It holds version {number}; version {newest.facts['number']} of this model is already here."
@@ -130,6 +137,14 @@ def complete(found: Incoming, *, actor: Any, version_id: str) -> ModelVersion:
 
 def examine(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     """Tell what a model file is by its content and check it. UnsafeFile or InvalidInput say why it cannot be taken."""
+    found = _examined(data, name, answers)
+    if found.contract is not None:
+        # A contract whose input cannot be made would fail at the first prediction.
+        recipe_of(found.contract)
+    return found
+
+
+def _examined(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     if data[:4] == b"PK\x03\x04":
         return _torch(data, name, answers) if _is_torch_zip(data) else _bundle(data)
     if _is_safetensors(data):
@@ -208,8 +223,9 @@ def _onnx(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
             own.contract,
             parameter_count(own.module),
             {"format": "onnx", "parity_max_difference": difference},
+            {"prose": statements_in(facts.metadata)},
         )
-    return _foreign(data, name, answers)
+    return replace(_foreign(data, name, answers), facts={"prose": statements_in(facts.metadata)})
 
 
 def _foreign(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
@@ -217,14 +233,32 @@ def _foreign(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
 
     found = import_foreign(data, name=name, answers=answers)
     checks: dict[str, Any] = {"format": "onnx", "notes": list(found.notes), "foreign": True}
+    reason = found.reason
     if found.trainable:
         checks["parity_max_difference"] = found.parity
-    else:
-        checks["prediction_only"] = found.reason
+        reason = _why_not_again(found.data, found.contract) if found.contract is not None else None
+    if reason:
+        checks["prediction_only"] = reason
     if found.contract is None:
         checks |= {"questions": found.questions, "known": found.known, "n_outputs": found.n_outputs}
         return Incoming(data, None, None, found.facts.n_parameters, checks)
     return Incoming(found.data, None, found.contract, found.facts.n_parameters, checks)
+
+
+def _why_not_again(data: bytes, contract: ModelContract) -> str | None:
+    """Return why what is trained from a foreign network could not be written as a file; None when it can. A training that
+    has nothing to show for at its end is refused at its start."""
+    from modelhub.onnx.export import export_onnx
+    from modelhub.onnx.foreign import trainable_module
+
+    try:
+        export_onnx(trainable_module(data, contract), contract)
+    except PortalError as error:
+        return f"A further trained version could not be written as ONNX: {error.message}"
+    except Exception as error:  # the exporter raises what it likes for a graph that it cannot write.
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        return f"A further trained version could not be written as ONNX: {reason}"
+    return None
 
 
 def _safetensors(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
@@ -234,7 +268,8 @@ def _safetensors(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     said: dict[str, Any] = {}
     if metadata.get("contract"):
         said = ModelContract.from_json(metadata["contract"]).to_dict()
-    return _weights(data, read_safetensors(data), {**said, **answers}, metadata.get("architecture") or None)
+    found = _weights(data, read_safetensors(data), {**said, **answers}, metadata.get("architecture") or None)
+    return replace(found, facts={"prose": statements_in(metadata)})
 
 
 def _torch(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:

@@ -42,12 +42,17 @@ class Graph:
     box: tuple[int, int] = (_WIDTH, _HEIGHT)
 
 
-def lineage(version: ModelVersion) -> Graph:
-    """Return the ancestors of a version (at most six), the version, and its children (at most eight)."""
+def family(version: ModelVersion) -> tuple[list[ModelVersion], list[ModelVersion]]:
+    """Return the ancestors of a version (at most six, the oldest first) with itself last, and its children (at most eight)."""
     chain = [version]
     while len(chain) <= MOST_ANCESTORS and chain[0].parent_id:
         chain.insert(0, ModelVersion.objects.select_related("model", "parent").get(pk=chain[0].parent_id))
-    children = list(version.children.select_related("model").order_by("created_at")[:MOST_CHILDREN])
+    return chain, list(version.children.select_related("model").order_by("created_at")[:MOST_CHILDREN])
+
+
+def lineage(version: ModelVersion) -> Graph:
+    """Return the family of a version, placed."""
+    chain, children = family(version)
     rows = max(1, len(children))
     height = rows * _HEIGHT + (rows - 1) * _GAP_Y
     middle = (height - _HEIGHT) // 2

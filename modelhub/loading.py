@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from datasets.preprocess.select_leads import SelectLeads
 from ecgportal import storage
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog, require_definition
-from modelhub.contract import PRETRAINING, ModelContract
+from modelhub.contract import PRETRAINING, ModelContract, statements_for_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,17 +125,25 @@ def with_state(module: nn.Module, state: dict[str, Any]) -> nn.Module:
     return module.eval()
 
 
-def export(module: nn.Module, contract: ModelContract, check_signals: np.ndarray | None = None) -> Files:
-    """Return the files of a version; ParityError when onnxruntime does not answer as torch does."""
+def export(
+    module: nn.Module, contract: ModelContract, check_signals: np.ndarray | None = None, prose: Mapping[str, str] | None = None,
+) -> Files:  # fmt: skip
+    """Return the files of a version; ParityError when onnxruntime does not answer as torch does. prose: licence and
+    intended use, which the files then state."""
     from modelhub.architectures.registry import parameter_count
     from modelhub.onnx.export import check_parity, export_onnx
     from modelhub.weights import save_safetensors
 
-    weights = save_safetensors(module, {"architecture": contract.architecture or "", "contract": contract.to_json()})
+    said = {
+        "architecture": contract.architecture or "",
+        "contract": contract.to_json(),
+        **statements_for_file(prose or {}),
+    }
+    weights = save_safetensors(module, said)
     facts = catalog().get(contract.architecture or "")
     if contract.is_trunk or (facts is not None and not facts.exports_onnx):
         return Files(weights, weights, parameter_count(module), {"format": "safetensors"})
-    onnx = export_onnx(module, contract, check_signals=check_signals)
+    onnx = export_onnx(module, contract, check_signals=check_signals, prose=prose)
     difference = check_parity(module, onnx, contract, check_signals=check_signals)
     return Files(onnx, weights, parameter_count(module), {"format": "onnx", "parity_max_difference": difference})
 

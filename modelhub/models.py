@@ -31,6 +31,19 @@ class Model(ProjectOwned):
         return self.name
 
 
+class ProjectLicence(ProjectOwned):
+    """The licence that models trained in a project begin with, where the project has chosen one."""
+
+    project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="+")
+    text = models.TextField(max_length=2000)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~models.Q(text=""), name="project_licence_said")]
+
+    def __str__(self) -> str:
+        return f"licence of {self.project}"
+
+
 class VersionState(models.TextChoices):
     INCOMPLETE = "incomplete", "Needs answers"
     QUARANTINED = "quarantined", "In quarantine"
@@ -199,6 +212,8 @@ class Transfer(ProjectOwned):
     remote_path = models.CharField(max_length=400)
     version = models.ForeignKey(ModelVersion, on_delete=models.SET_NULL, null=True, related_name="transfers")
     sha256 = models.CharField(max_length=64, blank=True, default="")
+    # The server's tag of the file when it was pulled: another one later means that the file was changed there.
+    remote_state = models.CharField(max_length=200, blank=True, default="")
     job = models.OneToOneField(Job, on_delete=models.PROTECT, related_name="transfer")
 
     class Meta:

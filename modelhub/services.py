@@ -17,7 +17,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, NotFound
 from ecgportal.jobs.models import JobState
 from ecgportal.jobs.services import enqueue
-from modelhub import agreement
+from modelhub import agreement, statements
 from modelhub.architectures.catalog import require_definition
 from modelhub.card import PROSE
 from modelhub.contract import ModelContract
@@ -128,9 +128,27 @@ def card_update(*, actor: Any, version: ModelVersion, card: dict[str, str]) -> M
         raise InvalidInput(
             f"A card has no field {', '.join(sorted(unknown))}.", fields=dict.fromkeys(unknown, "Unknown field.")
         )
-    version.card = {**version.card, **{name: str(text)[:8000] for name, text in card.items()}}
+    wrong = {name: "A text." for name, text in card.items() if not isinstance(text, str)}
+    if wrong:
+        raise InvalidInput("The sections of a card are texts.", fields=wrong)
+    version.card = ModelVersion.objects.select_for_update().get(pk=version.pk).card
+    said = {name: text.strip()[:8000] for name, text in card.items()}
+    taken_back = [name for name in statements.STATEMENTS if version.card.get(name) and said.get(name) == ""]
+    if taken_back:
+        names = " and ".join(name.replace("_", " ") for name in taken_back)
+        raise InvalidInput(
+            f"{version} has to state its {names}; say something else, but not nothing.",
+            fields={name: statements.STATEMENTS[name] for name in taken_back},
+        )
+    changed = {name: text for name, text in said.items() if text != version.card.get(name, "")}
+    # What a model may be used for is kept in the trail word by word; other prose by its name.
+    changes = {
+        name: [version.card.get(name, ""), text] for name, text in changed.items() if name in statements.STATEMENTS
+    }
+    version.card = {**version.card, **said}
     version.save(update_fields=["card"])
-    audit("model_version.changed", version, actor=actor, project=version.model.project, changes={"card": sorted(card)})
+    changes |= {"card": sorted(changed)}
+    audit("model_version.changed", version, actor=actor, project=version.model.project, changes=changes)
     return version
 
 
@@ -225,14 +243,23 @@ def alias_remove(*, actor: Any, model: Model, name: str) -> None:
 
 
 @transaction.atomic
-def import_start(*, actor: Any, project: Any, file: Any, name: str, contract: dict[str, Any] | None = None) -> Any:
-    """Keep an uploaded model file and start the job that checks it in a process of its own."""
+def import_start(
+    *, actor: Any, project: Any, file: Any, name: str, contract: dict[str, Any] | None = None, card: dict[str, str] | None = None,
+) -> Any:  # fmt: skip
+    """Keep an uploaded model file and start the job that checks it in a process of its own. contract, card: what the file
+    does not say itself."""
     if not name.strip():
         raise InvalidInput("Give the model a name.", fields={"name": "Required."})
     if file.size > 2 << 30:
         raise InvalidInput("A model file may have at most 2 GB.", code="too_large", fields={"file": "Too large."})
     sha256, size = storage.put(file.file)
-    payload = {"sha256": sha256, "file_name": file.name[-200:], "name": name.strip()[:120], "contract": contract or {}}
+    payload = {
+        "sha256": sha256,
+        "file_name": file.name[-200:],
+        "name": name.strip()[:120],
+        "contract": contract or {},
+        "card": card or {},
+    }
     job = enqueue(
         "model_import", actor=actor, project=project, payload=payload, title=f"Check and import {file.name[-80:]}"
     )
@@ -259,13 +286,15 @@ def check_runnable(version: ModelVersion) -> ModelContract:
 
 
 def check_usable(version: ModelVersion) -> ModelContract:
-    """Return the contract of a version that may be run or fine-tuned; Conflict in quarantine, in retirement, or while it
-    is open."""
+    """Return the contract of a version that may be run or fine-tuned; Conflict in quarantine, in retirement, while it is
+    open, or while it does not state its licence and intended use."""
     if version.state == VersionState.QUARANTINED:
         raise Conflict(f"{version} is in quarantine. An owner has to accept it first.", code="version_quarantined")
     if version.state == VersionState.RETIRED:
         raise Conflict(f"{version} is retired. Use a newer version, or take it back first.", code="version_retired")
-    return contract_of(version)
+    contract = contract_of(version)
+    statements.require(version)
+    return contract
 
 
 def check_trainable(version: ModelVersion) -> ModelContract:

@@ -6,6 +6,7 @@ app_name = "modelhub"
 urlpatterns = [
     path("projects/<uuid:project>/models/", views.ModelListPage.as_view(), name="list"),
     path("projects/<uuid:project>/models/import/", views.ImportPage.as_view(), name="import"),
+    path("projects/<uuid:project>/models/licence/", views.LicencePage.as_view(), name="licence"),
     path("versions/<uuid:pk>/", views.VersionPage.as_view(), name="version"),
     path("versions/<uuid:pk>/download/", views.VersionDownload.as_view(), name="download"),
     path("versions/<uuid:pk>/card/read/", views.CardDocument.as_view(), name="card_read"),

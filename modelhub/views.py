@@ -18,13 +18,25 @@ from ecgportal.forms import take_error
 from ecgportal.jobs.models import Job
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView, paginate
-from modelhub import agreement, downloads, exchange, keys, packaging, services, trying
+from modelhub import agreement, downloads, exchange, keys, packaging, services, statements, trying
 from modelhub.answers import read_answers
 from modelhub.architectures import installed
 from modelhub.architectures.catalog import built_in
-from modelhub.forms import AnswersForm, CardForm, ExchangeForm, ImportForm, KeyForm, PredictForm, PushForm, TryForm
+from modelhub.forms import (
+    AnswersForm,
+    CardForm,
+    ExchangeForm,
+    ImportForm,
+    KeyForm,
+    LicenceForm,
+    PredictForm,
+    PushForm,
+    StatementsForm,
+    TryForm,
+)
 from modelhub.lineage import lineage
 from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
+from modelhub.statements import read_statements
 
 
 class ModelListPage(ProjectView):
@@ -35,7 +47,23 @@ class ModelListPage(ProjectView):
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         versions = Prefetch("versions", ModelVersion.objects.order_by("-number"))
         page = paginate(request, Model.objects.filter(project=self.project).prefetch_related(versions))
-        return self.page(page_obj=page, models=page)
+        licence = statements.licence_of(self.project)
+        return self.page(page_obj=page, models=page, licence=licence, licence_form=LicenceForm({"licence": licence}))
+
+
+class LicencePage(ProjectView):
+    """Choose the licence that models trained in the project begin with."""
+
+    needs = {"post": Action.MODEL_EXCHANGE}
+
+    def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
+        form = LicenceForm(request.POST)
+        if form.is_valid():
+            text = statements.set_licence(actor=request.user, project=self.project, text=form.cleaned_data["licence"])
+            messages.success(request, f"Models trained here begin with: {text}")
+        else:
+            messages.error(request, " ".join(form.errors["licence"]))
+        return redirect("modelhub:list", project=project)
 
 
 class ImportPage(ProjectView):
@@ -56,6 +84,7 @@ class ImportPage(ProjectView):
                     file=form.cleaned_data["file"],
                     name=form.cleaned_data["name"],
                     contract=read_answers(form.answers),
+                    card=read_statements(form.cleaned_data),
                 )
             except PortalError as error:
                 take_error(form, error)
@@ -90,6 +119,7 @@ class VersionPage(VersionView):
         return self.page(
             graph=lineage(version), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
             evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
+            statements_form=StatementsForm(card=version.card) if statements.missing(version) else None,
             prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],
             aliases=version.model.aliases.select_related("version"), siblings=version.model.versions.order_by("-number")[:20], children=version.children.select_related("model")[:20],
         )  # fmt: skip
@@ -124,10 +154,16 @@ class CardPage(VersionView):
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         form = CardForm(request.POST, card=self.object.card)
-        if not form.is_valid():
-            return self.page(form=form, version=self.object, status=422)
-        services.card_update(actor=request.user, version=self.object, card=form.cleaned_data)
-        return redirect("modelhub:version", pk=pk)
+        if form.is_valid():
+            # The version's page sends licence and intended use alone; the rest of the card stays as it is.
+            said = {name: text for name, text in form.cleaned_data.items() if name in request.POST}
+            try:
+                services.card_update(actor=request.user, version=self.object, card=said)
+            except PortalError as error:
+                take_error(form, error)
+            else:
+                return redirect("modelhub:version", pk=pk)
+        return self.page(form=form, version=self.object, status=422)
 
 
 class VersionComplete(VersionView):

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -41,6 +41,9 @@ LIST_SECONDS = 60.0
 TRANSFER_SECONDS = 3600.0
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _CHUNK = 1024 * 1024
+
+#: What an upload is called until it is whole.
+_PART = re.compile(r"\.(onnx|ecgmodel\.zip)(\.json)?\.part-[0-9a-f]{32}$")
 
 Progress = Callable[[int], None]
 
@@ -228,18 +231,19 @@ class Remote:
         return Download(target.stat().st_size, digest, None)
 
     def publish(
-        self, path: str, data: bytes, manifest: bytes | None = None, progress: Progress | None = None
-    ) -> RemoteEntry:
+        self, path: str, data: bytes, manifest: bytes | None = None, progress: Progress | None = None, upload: uuid.UUID | None = None,
+    ) -> RemoteEntry:  # fmt: skip
         """Upload a new file; RemoteError (``remote_exists``) when one of that name is there.
 
-        The bytes go to ``<path>.part-<uuid>`` first and are then moved without overwriting; folders on the way are
-        made; ``manifest`` follows last as ``<path>.json``, so that who sees it sees the whole file.
+        The bytes go to ``<path>.part-<upload>`` first and are then moved without overwriting; folders on the way are
+        made; ``manifest`` follows last as ``<path>.json``, so that who sees it sees the whole file. upload: the same for
+        every try, so that a try after a cut writes over what the cut one left.
         """
-        path = _path(path)
+        path, part = _path(path), (upload or uuid.uuid4()).hex
         self._make_folders(path)
-        self._put_new(path, data, progress)
+        self._put_new(path, data, progress, part)
         if manifest is not None:
-            self._put_new(f"{path}.json", manifest, None)
+            self._put_new(f"{path}.json", manifest, None, part)
         entry = self.find(path)
         if entry is None or (entry.size is not None and entry.size != len(data)):
             raise RemoteError(f"The server does not hold {path} as it was sent.", code="remote_bad_answer")
@@ -262,10 +266,21 @@ class Remote:
         with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
             self._dav.remove(path)
 
-    def _put_new(self, path: str, data: bytes, progress: Progress | None) -> None:
+    def sweep(self, folder: str = "", older_than: timedelta = timedelta(days=1)) -> Entries:
+        """Remove the parts of uploads that ended long ago from a folder; returns them. Other files are never touched."""
+        until = datetime.now(UTC) - older_than
+        dead = [
+            entry for entry in self.list(folder)
+            if not entry.is_folder and _PART.search(entry.name) and entry.modified is not None and _utc(entry.modified) < until
+        ]  # fmt: skip
+        for entry in dead:
+            self.remove(entry.path)
+        return dead
+
+    def _put_new(self, path: str, data: bytes, progress: Progress | None, upload: str) -> None:
         if self.find(path) is not None:
             raise _exists(path)
-        part = f"{path}.part-{uuid.uuid4().hex}"
+        part = f"{path}.part-{upload}"
         try:
             with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS):
                 self._dav.upload_fileobj(
@@ -392,6 +407,10 @@ def _entry(row: dict[str, Any], folder: str) -> RemoteEntry | None:
         modified=modified if isinstance(modified, datetime) else None,
         etag=str(row["etag"])[:200] if row.get("etag") else None,
     )
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _total(progress: Progress | None) -> Progress | None:

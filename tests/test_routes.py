@@ -43,6 +43,7 @@ from modelhub.models import (
     ModelVersion,
     Prediction,
     PredictionRun,
+    SigningKey,
     Transfer,
 )
 from tests import factories
@@ -147,6 +148,7 @@ class World:
             RecordLabel.objects.create(
                 record=record, system="scp", code="AFIB", source=LabelSource.USER, author=self.users["editor"]
             ),
+            SigningKey.objects.create(name="Other portal", public_key="ab" * 32),
             Transfer.objects.create(project=project, exchange=exchange, direction="push", remote_path="m", job=factories.make_job(project)),
         ]  # fmt: skip
         rows.append(
@@ -201,7 +203,7 @@ API_MODELS = {
     "datasets": Dataset, "ingests": Ingest, "imports": Ingest, "upload-files": ArrivingFile, "subjects": Subject, "records": Record, "annotations": RecordAnnotation,
     "record-labels": RecordLabel, "label-maps": LabelMap, "models": Model, "model-versions": ModelVersion,
     "training-runs": TrainingRun, "predictions": PredictionRun, "evaluations": Evaluation, "jobs": Job, "projects": Project, "exchanges": Exchange,
-    "catalogue": CatalogueEntry, "dataset-maps": DatasetMap,
+    "signing-keys": SigningKey, "catalogue": CatalogueEntry, "dataset-maps": DatasetMap,
 }  # fmt: skip
 
 
@@ -308,7 +310,7 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
     rows = world.rows
     return {
         "project": str(world.own.pk), "version": str(rows[ModelVersion].pk), "dataset": str(rows[Dataset].pk), "label_map": str(rows[LabelMap].pk),
-        "name": "x", "system": "scp", "classes": ["NORM"], "reason": "r", "path": "m", "basis": "measures", "role": "viewer", "username": "nobody", "password": "x",
+        "record": str(rows[Record].pk), "name": "x", "system": "scp", "classes": ["NORM"], "reason": "r", "path": "m", "basis": "measures", "role": "viewer", "username": "nobody", "password": "x",
     }  # fmt: skip
 
 

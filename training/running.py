@@ -22,6 +22,7 @@ from modelhub.architectures.catalog import catalog, definition_of
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
+from modelhub.statements import prefilled
 from training import evaluating
 from training.choices import FEWEST_RECORDS, needs_of, records_of, too_few_patients
 from training.costs import note_speed, speed_key
@@ -280,7 +281,10 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
     """Add the trained network as a version; once only, also when the job is started again after this step."""
     if row.produced_version_id is not None:
         return ModelVersion.objects.get(pk=row.produced_version_id)
-    files = loading.export(module, contract)
+    card = prefilled(
+        project=row.project, contract=contract, data=" and ".join(row.manifest["datasets"]), base=row.base_version
+    )
+    files = loading.export(module, contract, prose=card)
     last = EpochMetrics.objects.filter(run=row, member=1, epoch=result.best_epoch).first()
     facts = {
         "training_run": str(row.pk), "dataset": " and ".join(row.manifest["datasets"]), "records": row.manifest["records"], "label_map": row.manifest["label_map"],
@@ -291,7 +295,7 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
         model = model_get_or_create(actor=row.created_by, project=row.project, name=row.name)
         version = version_add(
             actor=row.created_by, model=model, onnx=files.main, contract=contract, origin=Origin.TRAINED, parameters=files.parameters,
-            weights=files.weights, parent=row.base_version, facts=facts, checks=files.checks,
+            weights=files.weights, parent=row.base_version, facts=facts, checks=files.checks, card=card,
         )  # fmt: skip
         row.produced_version = version
         row.save(update_fields=["produced_version"])

@@ -16,8 +16,9 @@ from ecgportal.api.schema import SchemaView
 from ecgportal.audit.api import AuditViewSet
 from ecgportal.jobs.api import JobViewSet
 from ecgportal.projects.api import ProjectsViewSet
-from modelhub.api import ArchitectureView, ExchangeViewSet, ModelViewSet, PredictionViewSet, VersionViewSet
+from modelhub.api import ArchitectureView, ModelViewSet, PredictionViewSet, VersionViewSet
 from modelhub.catalogue_api import CatalogueViewSet
+from modelhub.exchange_api import ExchangeViewSet, SigningKeyViewSet
 from training.api import EvaluationViewSet, TrainingRunViewSet
 from viz.api import MapViewSet
 
@@ -43,6 +44,7 @@ for prefix, viewset in {
     "predictions": PredictionViewSet,
     "evaluations": EvaluationViewSet,
     "exchanges": ExchangeViewSet,
+    "signing-keys": SigningKeyViewSet,
     "catalogue": CatalogueViewSet,
     "dataset-maps": MapViewSet,
     "jobs": JobViewSet,

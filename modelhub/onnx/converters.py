@@ -13,7 +13,7 @@ import types
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ecgportal.errors import ParityError
 from modelhub.architectures.fast import AnyBatchNorm
@@ -286,12 +286,28 @@ def _lstm(node: OnnxNode, graph: OnnxGraph) -> OperationConverterResult:
     return _recurrent(node, graph, "LSTM")
 
 
-def promote(module: nn.Module) -> nn.Module:
+# Layers whose constant inputs are settings, such as a scale of time, and no weights.
+_SETTINGS_ONLY = frozenset({"OnnxResize", "OnnxPadDynamic"})
+
+
+def promote(module: fx.GraphModule) -> fx.GraphModule:
     """Make trainable the float weights that the conversion keeps as constants (MatMul and Add operands), in place."""
     constants = getattr(module, "initializers", None)
     if isinstance(constants, nn.Module):
+        settings = _settings_of(module)
         for name, value in list(constants.named_buffers(recurse=False)):
-            if value.is_floating_point() and value.numel() > 1:
+            if value.is_floating_point() and value.numel() > 1 and name not in settings:
                 delattr(constants, name)
                 constants.register_parameter(name, nn.Parameter(value.clone()))
     return module
+
+
+def _settings_of(module: fx.GraphModule) -> set[str]:
+    """Return the names of constants that only settle how a layer works."""
+    found = set()
+    for node in module.graph.nodes:
+        users = [user for user in node.users if user.op == "call_module"]
+        kinds = {type(module.get_submodule(str(user.target))).__name__ for user in users}
+        if node.op == "get_attr" and len(users) == len(node.users) and kinds and kinds <= _SETTINGS_ONLY:
+            found.add(str(node.target).split(".")[-1])
+    return found

@@ -7,7 +7,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from torch import nn
 from ecgportal.errors import InvalidInput, ParityError
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.person import INPUT, person_features
-from modelhub.contract import ModelContract
+from modelhub.contract import ModelContract, statements_for_file
 from modelhub.onnx.metadata import metadata_of
 from modelhub.onnx.passes import publishable, set_tensors
 from modelhub.onnx.simplify import drop_idle_states
@@ -32,13 +32,19 @@ OUTPUT_NAME = "logits"
 PRODUCER = "ECG Portal"
 
 
-def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np.ndarray | None = None) -> bytes:
+def export_onnx(
+    module: nn.Module,
+    contract: ModelContract,
+    *,
+    check_signals: np.ndarray | None = None,
+    prose: Mapping[str, str] | None = None,
+) -> bytes:
     """Return the bytes of an ONNX file (opset 17) of ``module`` under ``contract``.
 
     The batch is free; so is the length, unless the contract or the network fixes it. BatchNorm and Dropout stay in the
     graph and every weight has its parameter's name. ``check_signals`` are real ECGs, float32 ``(n, leads, samples)``
     as the network gets them. ParityError unless onnxruntime and torch agree within 1e-4 (and 1e-5 of the largest output)
-    on random and the given signals, at two batch sizes.
+    on random and the given signals, at two batch sizes. ``prose`` may hold licence and intended use, which the file then states.
     """
     if contract.output != "logits":
         raise InvalidInput("A network is exported with logits as its output; the task's activation follows outside.")
@@ -51,7 +57,7 @@ def export_onnx(module: nn.Module, contract: ModelContract, *, check_signals: np
     model = publishable(_traced(working, contract))
     drop_idle_states(model)
     _name_check(set_tensors(model, state), module)
-    _describe(model, contract)
+    _describe(model, contract, prose or {})
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString()
     check_parity(module, data, contract, check_signals=check_signals)
@@ -168,7 +174,7 @@ def _name_check(missing: list[str], module: nn.Module) -> None:
         )
 
 
-def _describe(model: onnx.ModelProto, contract: ModelContract) -> None:
+def _describe(model: onnx.ModelProto, contract: ModelContract, prose: Mapping[str, str]) -> None:
     model.producer_name = PRODUCER
     model.producer_version = ""
     model.doc_string = ""
@@ -176,7 +182,7 @@ def _describe(model: onnx.ModelProto, contract: ModelContract) -> None:
         node.doc_string = ""
     model.graph.name = contract.architecture or "ecg_model"
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, metadata_of(contract))
+    onnx.helper.set_model_props(model, metadata_of(contract) | statements_for_file(prose))
 
 
 def _quiet_options() -> onnxruntime.SessionOptions:

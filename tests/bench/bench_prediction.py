@@ -55,7 +55,7 @@ def _measure() -> list[Row]:
     module = build("xception_time", n_leads=12, n_samples=1000, fs_hz=100, n_classes=5, seed=1)
     version: ModelVersion = version_add(
         actor=None, model=Model.objects.create(project=project, name="Net"), onnx=export_onnx(module, contract), contract=contract,
-        origin=Origin.IMPORTED, parameters=None, checks={"format": "onnx"},
+        origin=Origin.TRAINED, parameters=None, checks={"format": "onnx"},
     )  # fmt: skip
     rows, seconds = [], []
     for _ in ("warm-up of the libraries", "all to do", "prepared"):

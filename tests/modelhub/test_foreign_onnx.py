@@ -313,8 +313,27 @@ def test_recurrent_and_attention_networks_convert():
         assert found.trainable, found.reason
         network = trainable_module(found.data, found.contract)
         assert parameter_count(network) == parameter_count(module)
+        assert import_foreign(export_onnx(network, found.contract)).trainable
         network.replace_head(2)
         assert network(torch.zeros(2, 3, 200)).shape == (2, 2)
+
+
+def test_a_scale_of_time_is_no_weight():
+    class Stretched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(3, 8, 9), nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = nn.functional.interpolate(torch.relu(self.conv(x)), scale_factor=0.5, mode="nearest")
+            return self.head(y.mean(-1))
+
+    module = Stretched()
+    found = import_foreign(exported(module), answers=ANSWERS)
+    network = trainable_module(found.data, found.contract)
+    assert parameter_count(network) == parameter_count(module)
+    network.train()(torch.from_numpy(beats(2, 3, 200))).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
 
 
 def test_inputs_that_are_no_ecg_are_explained():

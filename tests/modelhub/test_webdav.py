@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import io
 import ipaddress
+import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -94,6 +97,39 @@ def test_a_file_that_appears_between_look_and_move_is_kept(remote, dav_server, m
     monkeypatch.setattr(remote._dav, "upload_fileobj", slow_upload)
     assert code_of(lambda: remote.publish("a/model.onnx", b"ours")) == "remote_exists"
     assert {p.name: p.read_bytes() for p in (dav_server.folder / "a").iterdir()} == {"model.onnx": b"theirs"}
+
+
+def test_an_upload_that_was_cut_starts_again_cleanly(remote, dav_server, monkeypatch):
+    """The process dies in the middle: nothing can be tidied up, and the next try of the same upload leaves no part."""
+    upload, data = uuid.uuid4(), bytes(range(256)) * 4000
+    send = remote._dav.upload_fileobj
+
+    def dies(stream, part, **options):
+        send(io.BytesIO(data[:1000]), part, **{**options, "size": 1000})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(remote._dav, "upload_fileobj", dies)
+    with pytest.raises(KeyboardInterrupt):
+        remote.publish("a/net.onnx", data, b"{}", upload=upload)
+    folder = dav_server.folder / "a"
+    assert [path.name for path in folder.iterdir()] == [f"net.onnx.part-{upload.hex}"]
+    assert remote.models() == []
+    monkeypatch.setattr(remote._dav, "upload_fileobj", send)
+    remote.publish("a/net.onnx", data, b"{}", upload=upload)
+    assert sorted(path.name for path in folder.iterdir()) == ["net.onnx", "net.onnx.json"]
+    assert (folder / "net.onnx").read_bytes() == data
+
+
+def test_parts_of_dead_uploads_are_removed_and_nothing_else(remote, dav_server):
+    folder, dead = dav_server.folder, uuid.uuid4().hex
+    old = time.time() - 2 * 86_400
+    kept = ["net.onnx", "net.onnx.part-mine", f"notes.txt.part-{dead}", f"young.onnx.part-{uuid.uuid4().hex}"]
+    for name in [*kept, f"net.onnx.part-{dead}", f"b.ecgmodel.zip.json.part-{dead}"]:
+        (folder / name).write_bytes(b"x")
+        if not name.startswith("young"):
+            os.utime(folder / name, (old, old))
+    assert len(remote.sweep()) == 2
+    assert sorted(path.name for path in folder.iterdir()) == sorted(kept)
 
 
 def test_conditional_replace_loses_no_update(remote, dav_server):

@@ -39,7 +39,10 @@ SAID = {"leads": LEADS, "fs_hz": 100.0, "n_samples": 200, "classes": ["x", "y", 
 
 def taken_in(ward: Ward, data: bytes, name: str, said: dict) -> ModelVersion:
     """Import a file as the page does; returns its version."""
-    import_start(actor=ward.user, project=ward.project, file=SimpleUploadedFile(name, data), name=name, contract=said)
+    import_start(
+        actor=ward.user, project=ward.project, file=SimpleUploadedFile(name, data), name=name, contract=said,
+        card={"licence": "CC BY 4.0", "intended_use": "research"},
+    )  # fmt: skip
     job = work_off()[-1]
     assert job.state == JobState.SUCCEEDED, job.error_message
     version = ModelVersion.objects.get(pk=job.result["version"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from modelhub.starter import FILE
 
@@ -40,12 +43,33 @@ class Command(BaseCommand):
         parser.add_argument("--output", type=Path, default=FILE)
         parser.add_argument("--records", type=int, help="training records; fewer for a try")
         parser.add_argument("--epochs", type=int, default=EPOCHS)
+        parser.add_argument(
+            "--check", action="store_true", help="write nothing; print the hashes of the file and of its remaking"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         data = make(options["records"], options["epochs"], self.stdout.write)
+        if options["check"]:
+            self._compare(options["output"].read_bytes(), data)
+            return
         options["output"].parent.mkdir(parents=True, exist_ok=True)
         options["output"].write_bytes(data)
         self.stdout.write(f"{options['output']}: {len(data):,} bytes")
+
+    def _compare(self, stored: bytes, made: bytes) -> None:
+        """Print both hashes, and which members differ; the command ends with status 1 unless all bytes are the same."""
+        for name, data in (("stored", stored), ("remade", made)):
+            self.stdout.write(f"{name}: SHA-256 {hashlib.sha256(data).hexdigest()}, {len(data):,} bytes")
+        if stored == made:
+            self.stdout.write("The same bytes.")
+            return
+        one, other = (zipfile.ZipFile(io.BytesIO(data)) for data in (stored, made))
+        for name in sorted(set(one.namelist()) | set(other.namelist())):
+            same = name in one.namelist() and name in other.namelist() and one.read(name) == other.read(name)
+            self.stdout.write(f"  {name}: {'the same' if same else 'differs'}")
+        raise CommandError(
+            "The remade bundle is not the stored one. Another processor or other library versions round differently."
+        )
 
 
 def make(n_train: int | None, epochs: int, tell: Any = print) -> bytes:
