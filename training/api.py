@@ -232,9 +232,9 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @action(detail=True, methods=["post"], url_path="take-trial")
     def take_trial(self, request: Request, pk: str) -> Response:
         """Start a run of its own with the network and settings of one trial of a search."""
-        form = TakeTrialSerializer(data=request.data)
+        searched, form = self.get_object(), TakeTrialSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        run = services.trial_take(actor=request.user, run=self.get_object(), number=form.validated_data["number"])
+        run = services.trial_take(actor=request.user, run=searched, number=form.validated_data["number"])
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(responses=OpenApiTypes.OBJECT)

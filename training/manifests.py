@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from statistics import fmean, median, pstdev
 from typing import Any
 
 from datasets.fingerprint import same_signal
@@ -29,8 +30,27 @@ def manifest_of(
         **on_two_sides(by_part), "task": row.task, "outputs": row.classes,
         "label_map": str(row.label_map) if row.label_map else None, "architecture": row.architecture,
         "base": row.base_version.sha256 if row.base_version else None, "recipe_digest": recipe.digest,
-        "settings": settings.to_dict(), "environment": environment(),
+        "settings": settings.to_dict(), "statistics": statistics_of(by_part, row.classes, row.task), "environment": environment(),
     }  # fmt: skip
+
+
+def statistics_of(by_part: Mapping[str, Sequence[Labelled]], outputs: Sequence[str], task: str) -> dict[str, Any]:
+    """Return what the parts hold, by part: records of each class (of a regression mean and deviation of the target),
+    women and men, and the median age in years, None where no age is known."""
+    found: dict[str, Any] = {}
+    for part, items in by_part.items():
+        ages = sorted(item.age for item in items if item.age is not None)
+        found[part] = {
+            "female": sum(item.sex == "F" for item in items), "male": sum(item.sex == "M" for item in items),
+            "age_median": float(median(ages)) if ages else None,
+        }  # fmt: skip
+        if task == "regression":
+            values = [float(item.label) for item in items]
+            found[part]["target_mean"] = float(fmean(values)) if values else None
+            found[part]["target_deviation"] = float(pstdev(values)) if values else None
+        else:
+            found[part]["classes"] = {name: sum(name in item.classes for item in items) for name in outputs}
+    return found
 
 
 def cut_of(row: TrainingRun, by_part: Mapping[str, Sequence[Labelled]]) -> dict[str, Any]:

@@ -99,6 +99,24 @@ def progression(run: TrainingRun) -> Progression:
     )  # fmt: skip
 
 
+def statistics_rows(run: TrainingRun) -> list[tuple[str, list[Any]]]:
+    """Return what a run's parts hold as rows ``(what, [train, validation, test])``; empty until it has ended."""
+    found = run.manifest.get("statistics")
+    if not found:
+        return []
+    parts = [found[part] for part in PARTS]
+    rows = [(name, [part["classes"][name] for part in parts]) for name in parts[0].get("classes", {})]
+    for key, title in (("target_mean", f"Mean {run.target}"), ("target_deviation", f"Deviation of {run.target}")):
+        if key in parts[0]:
+            rows.append((title, [_rounded(part[key]) for part in parts]))
+    rows += [("Women", [part["female"] for part in parts]), ("Men", [part["male"] for part in parts])]
+    return [*rows, ("Median age (years)", [_rounded(part["age_median"]) for part in parts])]
+
+
+def _rounded(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3g}"
+
+
 def repetition(run: TrainingRun) -> list[tuple[str, str, str, bool]]:
     """Return how a repeated run compares to the one it repeats: ``(what, then, now, same)``; empty until both have ended."""
     if run.repeats is None or not run.manifest or not run.repeats.manifest:

@@ -11,7 +11,7 @@ from datasets.models import Dataset, LabelMap
 from datasets.selectors import coverages, label_maps_for
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, InvalidInput, NotFound
+from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import OPEN, TERMINAL, Job, JobState
 from ecgportal.jobs.services import enqueue
 from modelhub.contract import PRETRAINING
@@ -97,7 +97,10 @@ def trial_take(*, actor: Any, run: TrainingRun, number: int) -> TrainingRun:
     """Start a run with what a trial of a search tried, on the search's data and split, in full."""
     trial = Trial.objects.filter(study__run=run, study__kind=StudyKind.SEARCH, number=number).first()
     if trial is None:
-        raise NotFound(f"The search of {run} has no trial {number}.")
+        raise InvalidInput(
+            f"There is no trial {number} of a search for {run}.",
+            fields={"number": "Choose one of the search's trials."},
+        )
     start = trial.choices["start"]
     base = ModelVersion.objects.select_related("model").filter(pk=trial.study.settings.get("base")).first()
     if start.startswith("base:") and base is None:

@@ -201,7 +201,7 @@ class RunPage(RunView):
         return self.page(
             run=run, datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report,
             settings=_settings_rows(run.settings), selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
-            overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), rename=RenameForm(initial={"name": run.name}),
+            overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), statistics=selectors.statistics_rows(run), rename=RenameForm(initial={"name": run.name}),
             resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id, progress=progress,
             search=shown_study(run, StudyKind.SEARCH), curve=shown_study(run, StudyKind.LEARNING_CURVE), may_grow=run.produced_version_id and run.split_id and run.members == 1 and not run.is_pretraining,
         )  # fmt: skip

@@ -37,9 +37,7 @@ def test_a_patient_or_a_signal_on_two_sides_is_counted():
 @pytest.mark.parametrize(
     "split",
     [
-        {"method": "fractions"},
         {"method": "k_fold", "folds": 3},
-        {"method": "given_folds", "test_folds": [5, 6], "validation_folds": [7]},
         {"method": "site", "test_sites": ["A"]},
     ],
 )
@@ -81,3 +79,24 @@ def test_the_command_learns_without_labels_and_finds_a_rate(ward, monkeypatch):
     rate = told("--label-map", str(ward.label_map.pk), "--find-rate")
     assert rate["suggestion"] > 0 and rate["records"] > 5
     assert told("--task", "pretraining", "--check")["ok"]
+
+
+def test_a_run_tells_what_its_parts_hold(ward, client):
+    from tests.api_client import Api
+    from training.manifests import statistics_of
+    from training.models import SplitMember
+
+    run = ward.train(settings={**FAST, "members": 1})
+    found = Api(session=ward.user).get(f"training-runs/{run.pk}/")["manifest"]["statistics"]
+    for part in ("train", "validation", "test"):
+        members = SplitMember.objects.filter(split=run.split, group__part=part)
+        assert found[part]["classes"]["MI"] == members.filter(record__labels__code="IMI").count()
+        assert found[part]["female"] == members.filter(record__sex="F").count()
+        assert 30 <= found[part]["age_median"] <= 54
+    client.force_login(ward.user)
+    page = client.get(f"/training/{run.pk}/").content.decode()
+    assert "What the parts hold" in page and "Median age" in page
+    ages = {"train": [item(1, label=40.0, age=40.0), item(2, label=50.0)], "validation": [], "test": []}
+    told = statistics_of(ages, ["age"], "regression")
+    assert told["train"] == {"female": 0, "male": 0, "age_median": 40.0, "target_mean": 45.0, "target_deviation": 5.0}
+    assert told["test"]["target_mean"] is None and told["test"]["age_median"] is None

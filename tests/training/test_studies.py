@@ -240,7 +240,7 @@ def test_a_search_spends_its_minutes_and_each_trial_can_be_trained_in_full(ward,
     assert taken["architecture"] == other.choices["start"] and taken["settings"]["epochs"] == 2
     assert taken["settings"]["learning_rate"] == other.choices["learning_rate"]
     assert taken["split_settings"] == run.split_settings and taken["name"].endswith(f"trial {other.number}")
-    api.refused("post", f"training-runs/{run.pk}/take-trial/", {"number": 999}, status=404)
+    api.refused("post", f"training-runs/{run.pk}/take-trial/", {"number": 999}, status=422)
     client.force_login(ward.user)
     answer = client.post(f"/training/{run.pk}/take-trial/", {"number": other.number})
     assert answer.status_code == 302 and TrainingRun.objects.count() == 3
