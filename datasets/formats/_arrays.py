@@ -5,6 +5,7 @@ Arrays do not say what they are; names beside them are believed, everything else
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,6 +39,7 @@ _RATE_KEY = re.compile(
 _GAIN_KEY = re.compile(
     r"(adc[_ ]?gain|gain|adu(_?per_?mv)?|(digits|units)_?per_?mv|resolution|lsb|scale|scale_?factor)$", re.IGNORECASE
 )
+_OFFSET_KEY = re.compile(r"(adc[_ ]?)?(base|baseline|offset|zero|add_offset|dc_?offset|adc[_ ]?zero)s?$", re.IGNORECASE)
 _UNIT_KEY = re.compile(r"(unit|units|signal_units?)$", re.IGNORECASE)
 _LEADS_KEY = re.compile(r"(leads?|lead_?names?|sig_?names?|channels?|channel_?names?|lead_?order)$", re.IGNORECASE)
 _LABELS_KEY = re.compile(r"(labels?|names?|columns?)$", re.IGNORECASE)
@@ -47,7 +49,8 @@ _LABELS_KEY = re.compile(r"(labels?|names?|columns?)$", re.IGNORECASE)
 class Told:
     """What a file says about its array.
 
-    unit_mv: millivolt per value. gain: name and value of a factor between digits and voltage, whose direction is open.
+    unit_mv: millivolt per value. gain: name and value of a factor between digits and voltage, whose direction is open (NaN where each
+    lead has its own). offset: name and values of what is beside whole numbers to be taken off or added.
     fs_guess, unit_guess: ``(value, reason)``.
     """
 
@@ -55,6 +58,7 @@ class Told:
     unit_mv: float | None = None
     leads: tuple[str, ...] | None = None
     gain: tuple[str, float] | None = None
+    offset: tuple[str, tuple[float, ...]] | None = None
     fs_guess: tuple[str, str] | None = None
     unit_guess: tuple[str, str] | None = None
     meta: RecordMeta = field(default_factory=RecordMeta)
@@ -62,7 +66,7 @@ class Told:
 
 def told_by(statements: dict[str, object]) -> Told:
     """Return what named values beside an array say: rate, unit, lead names (attributes, scalars, lists of words)."""
-    fs_hz, unit_mv, leads, gain = None, None, None, None
+    fs_hz, unit_mv, leads, gain, offset = None, None, None, None, None
     # A converter's current rate comes before the rate of the original file.
     for key in sorted(statements, key=lambda k: not k.lower().startswith("curr")):
         value = statements[key]
@@ -82,9 +86,17 @@ def told_by(statements: dict[str, object]) -> Told:
             # The labels of an array may be those of its beats: only leads are believed.
             if all(isinstance(word, str) and known_lead(word) is not None for word in value):
                 leads = tuple(lead_name(word) for word in value)
-        elif gain is None and _GAIN_KEY.match(key) and (factor := number(value)) not in (None, 0.0, 1.0):
-            gain = (key, factor or 1.0)
-    return Told(fs_hz, unit_mv, leads, gain)
+        elif gain is None and _GAIN_KEY.match(key) and (factors := set(_numbers(value)) - {0.0, 1.0}):
+            gain = (key, factors.pop() if len(factors) == 1 else math.nan)
+        elif offset is None and _OFFSET_KEY.match(key) and any(values := _numbers(value)):
+            offset = (key, values)
+    return Told(fs_hz, unit_mv, leads, gain, offset)
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    """Return a number or a list of numbers as such; nothing for anything else."""
+    found = [number(v) for v in (value if isinstance(value, list | tuple) else (value,))]
+    return tuple(v for v in found if v is not None) if None not in found else ()
 
 
 def stacked(name: str, rows: Sequence[tuple[str, np.ndarray]], told: Told) -> tuple[np.ndarray, Told]:
@@ -265,6 +277,8 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
         raise NeedsAnswer(f"{name} does not say its {', '.join(_WORDS[key] for key in fields)}.", fields=fields)
     assert rows is not None and leads is not None and fs_hz is not None and unit_mv is not None
     check_leads(name, leads)
+    if told.offset is not None and _are_digits(array):
+        rows, told = _without_offset(rows, told, *told.offset)
     with np.errstate(over="ignore"):
         signal = (rows.astype(np.float64) * unit_mv if unit_mv != 1.0 else rows).astype(np.float32)
     if np.isinf(signal).any():
@@ -283,7 +297,23 @@ def _are_digits(array: np.ndarray) -> bool:
     return bool(part.size and (part == np.rint(part)).all() and np.ptp(part) > 20)
 
 
+def _without_offset(rows: np.ndarray, told: Told, key: str, values: tuple[float, ...]) -> tuple[np.ndarray, Told]:
+    """Take off the digits of zero volt as WFDB names them beside a gain; say where another kind of offset was left."""
+    shown = ", ".join(f"{value:g}" for value in values[:12])
+    if key.lower().startswith("base") and told.gain is not None and len(values) in (1, len(rows)):
+        rows = rows.astype(np.float64) - np.array(values)[:, None]
+        note = f"The digits of zero volt that the file names ({key} = {shown}) were taken off."
+    else:
+        note = f"The file names {key} = {shown} beside whole numbers; it was neither taken off nor added."
+    return rows, replace(told, meta=replace(told.meta, notes=(*told.meta.notes, note)))
+
+
 def _by_gain(key: str, value: float) -> tuple[str, str]:
+    if math.isnan(value):
+        return (
+            "",
+            f"the samples are whole numbers and the file names another {key} for each lead. Export them in millivolt.",
+        )
     if value > 1 and re.search(r"gain|per_?mv|adu", key, re.IGNORECASE):
         return (
             f"{value:g}/mV",

@@ -117,7 +117,12 @@ def _records(
         yield key, record_of(f"{name} ({path})", array, told, options)
     for path, rows in picked.rows.items():
         leads = [(last_of(lead), datasets[lead][()]) for lead in rows]
-        array, told = stacked(name, leads, _told(datasets, file, datasets[rows[0]]))
+        own = [_told(datasets, file, datasets[lead]) for lead in rows]
+        if len({(t.fs_hz, t.unit_mv, repr(t.gain), t.offset) for t in own}) > 1:
+            raise UnreadableFile(
+                f"{name} states different units, rates or scales for its leads. Save them alike.", code="mixed_leads"
+            )
+        array, told = stacked(name, leads, own[0])
         told = replace(told, fs_hz=told.fs_hz or rate_by_time(times, array.shape[1]))
         key = stem(name) if len(picked.rows) == 1 else path.replace("/", "_")
         yield key, record_of(f"{name} ({path})" if path else name, array, told, options)

@@ -20,8 +20,8 @@ from ecgportal.errors import UnreadableFile
 
 _PREAMBLE_LINES = 100
 _CHUNK_LINES = 4000
-_DELIMITERS = (",", ";", "\t", None)
-_GAPS = frozenset(("", "nan", "na", "n/a", "null", "none", "-"))
+_DELIMITERS = (",", ";", "\t", "|", None)
+_GAPS = frozenset(("", "nan", "na", "n/a", "#n/a", "null", "none", "-"))
 TIME_UNITS = {
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "sekunden": 1.0, "ms": 1e-3, "msec": 1e-3,
     "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6,

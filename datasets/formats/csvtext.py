@@ -50,16 +50,21 @@ _INTERVAL = re.compile(
     r"(sampl\w*[\s_]*(interval|period|time)|abtastintervall|time[\s_]*step|\bdt\b)[^0-9]*?(\d+(?:[.,]\d+)?(?:e-?\d+)?)\W*(ms|us|µs|μs|s|msec|sec)\b",
     re.IGNORECASE,
 )
-_GAIN = re.compile(
-    r"(gain|resolution|adu|lsb|digits?)\D*?(digits?|adu|lsb|counts?|units?|bits?)\s*(/|per)\s*(mv|millivolts?|uv|microvolts?)\D*(\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)",
-    re.IGNORECASE,
+_NUMBER = r"(\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)"
+_VOLTAGE = r"(nv|uv|µv|μv|mv|microvolts?|millivolts?)\b"
+_DIGIT = r"(?:digits?|adu|lsb|counts?|units?|bits?)"
+_PER = r"\s*(?:/|\bper\b)\s*"
+# Digits per voltage and voltage per digit, with the number in front or behind.
+_GAINS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (rf"{_NUMBER}\s*{_DIGIT}{_PER}{_VOLTAGE}", rf"\b{_DIGIT}{_PER}{_VOLTAGE}\D*{_NUMBER}")
 )
-_STEP = re.compile(
-    r"(nv|uv|µv|μv|mv|microvolts?|millivolts?)\s*(/|per)\s*(bit|lsb|digit|count|adu)\D*(\d+(?:[.,]\d+)?(?:e[+-]?\d+)?)",
-    re.IGNORECASE,
+_STEPS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (rf"{_NUMBER}\s*{_VOLTAGE}{_PER}{_DIGIT}\b", rf"\b{_VOLTAGE}{_PER}{_DIGIT}\b\D*{_NUMBER}")
 )
 _UNIT_LINE = re.compile(
-    r"\b(?:units?|einheit|unit[éeà]|unidade?|eenheid|enhe[td]|единица)\b\W+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b",
+    r"\b(?:units?|einheit|unit[éeà]|unidade?|eenheid|enhe[td]|единица)\b[^\w/]+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b(?!\s*(?:/|per\b))",
     re.IGNORECASE,
 )
 _ECG_WORD = re.compile(r"ecg|ekg|lead|mlii|av[rlf]|ableitung|d[ée]riva|отведение|导联", re.IGNORECASE)
@@ -130,7 +135,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             f"{source.name} holds NUL bytes, as no text file does. Export it again as text.", code="not_text"
         )
     end = text.find("\n", 0, 1_000_000)
-    columns = max(text.count(d, 0, len(text) if end < 0 else end) for d in (",", ";", "\t")) + 1
+    columns = max(text.count(d, 0, len(text) if end < 0 else end) for d in (",", ";", "\t", "|")) + 1
     if columns > MAX_COLUMNS or (end < 0 and text.count(",") > MAX_COLUMNS):
         raise _too_wide(source.name, columns, MAX_COLUMNS)
     lines = text.splitlines()
@@ -299,7 +304,7 @@ def _finished(record: Record, notes: Sequence[str], dropped: Sequence[str]) -> R
 
 def _preamble(lines: Sequence[str]) -> Told:
     """Return what the lines above the table say: sampling rate, digits per millivolt, unit, the name of an only lead."""
-    fs_hz, unit_mv, leads = None, None, None
+    fs_hz, unit_mv, scale_mv, leads = None, None, None, None
     for line in lines:
         rate, interval, lead = _RATE.search(line), _INTERVAL.search(line), _LEAD_LINE.match(line)
         if rate is not None and fs_hz is None:
@@ -310,16 +315,29 @@ def _preamble(lines: Sequence[str]) -> Told:
             fs_hz = round(1 / (step * TIME_UNITS[interval[4].lower()]), 6)
         if lead is not None and canonical_lead(title := re.split(r"[,;\t]", lead[1])[0].strip(" \"'")) is not None:
             leads = (lead_name(title),)
-        gain, step_, unit = _GAIN.search(line), _STEP.search(line), _UNIT_LINE.search(line)
-        if unit_mv is not None:
-            continue
-        if gain is not None and (value := number(gain[5].replace(",", "."))):
-            unit_mv = (millivolts_per(gain[4]) or 1.0) / value
-        elif step_ is not None and (value := number(step_[4].replace(",", "."))):
-            unit_mv = (millivolts_per(step_[1]) or 1.0) * value
-        elif unit is not None:
+        if (found := _scale_of(line)) is not None and scale_mv is None:
+            scale_mv = found
+        elif found is None and unit_mv is None and (unit := _UNIT_LINE.search(line)) is not None:
             unit_mv = millivolts_per(unit[1])
-    return Told(fs_hz if fs_hz and 1 <= fs_hz <= 100_000 else None, unit_mv, leads)
+    fs_hz = fs_hz if fs_hz and 1 <= fs_hz <= 100_000 else None
+    if scale_mv and unit_mv is not None:
+        # Only whole numbers can be digits; whether they are is asked for.
+        return Told(fs_hz, unit_mv, leads, gain=("gain", round(1 / scale_mv, 6)))
+    return Told(fs_hz, scale_mv or unit_mv if scale_mv != 0 else None, leads)
+
+
+def _scale_of(line: str) -> float | None:
+    """Return the millivolt of one digit that a line states; 0 where it is not clear, None where it states none."""
+    found: set[float] = set()
+    for patterns, is_step in ((_GAINS, False), (_STEPS, True)):
+        for pattern, at_number, at_unit in zip(patterns, (1, 2), (2, 1), strict=True):
+            match = pattern.search(line)
+            # "200 adu/mV, 12 bit": what a comma divides from a number in front is another statement.
+            if match is None or (found and "," in line[match.end(1) : match.start(2)]):
+                continue
+            value, unit_mv = number(match[at_number].replace(",", ".")), millivolts_per(match[at_unit]) or 1.0
+            found.add(0.0 if not value else unit_mv * value if is_step else unit_mv / value)
+    return None if not found else found.pop() if len(found) == 1 else 0.0
 
 
 def _without_counter(table: np.ndarray) -> np.ndarray:
@@ -331,6 +349,9 @@ def _without_counter(table: np.ndarray) -> np.ndarray:
 
 def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[np.ndarray, float, list[str]]:
     """Return the table in even steps, and the sampling rate that the time column states; missing moments are NaN."""
+    # Spreadsheets write rows of empty cells behind the table.
+    last = np.flatnonzero(~np.isnan(table).all(axis=1))
+    table = table[: last[-1] + 1] if last.size else table
     time = table[:, index]
     steps = np.diff(time)
     if len(time) < 3 or not np.isfinite(time).all() or not (steps > 0).all():

@@ -18,6 +18,8 @@ from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_
 
 _LEVEL73 = b"MATLAB 7.3 MAT-file"
 
+_MAX_BESIDE = 64
+
 
 def _sniff(head: bytes, name: str) -> bool:
     if head.startswith(_LEVEL73):
@@ -37,6 +39,9 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             beside[last_of(key)] = value.item()
         elif isinstance(value, np.ndarray):
             arrays[key] = value
+            if value.size <= _MAX_BESIDE and value.dtype.kind in "iuf":
+                # A gain or an offset for each lead.
+                beside.setdefault(last_of(key), value.reshape(-1).tolist())
         elif isinstance(value, str | list):
             beside[last_of(key)] = value
     return records_of(source.name, arrays, beside, options, _known_collections)

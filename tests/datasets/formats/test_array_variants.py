@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import h5py
 import numpy as np
@@ -190,6 +191,41 @@ def test_digits_beside_a_gain_are_asked_about_though_a_unit_is_stated(gain: dict
     assert record.signal == pytest.approx(SIGNAL, abs=6e-4)
     ((_, record),) = read(mat({"ecg": SIGNAL, "units": "mV", **gain}), "x.mat").records
     assert_is_signal(record)
+
+
+@pytest.mark.parametrize("pack", [npz, lambda **k: mat(k), lambda **k: hdf(k)], ids=["npz", "mat", "hdf"])
+def test_a_gain_for_each_lead_beside_digits_is_asked_about(pack: Callable[..., bytes]) -> None:
+    digits = np.rint(SIGNAL * 1000 + 50).astype(np.int16)
+    suffix = {b"PK": "npz", b"MA": "mat"}.get(pack(a=np.zeros(3))[:2], "h5")
+    beside = {"adc_gain": np.full(12, 1000.0), "baseline": np.full(12, 50)}
+    with pytest.raises(NeedsAnswer) as asked:
+        read(pack(ecg=digits, **beside), f"x.{suffix}", ReadOptions(500, None, LEADS_12))
+    assert asked.value.fields["unit"].startswith("Guess: 1000/mV.")
+    ((_, record),) = read(pack(ecg=digits, **beside), f"x.{suffix}", ReadOptions(500, "1000/mV", LEADS_12)).records
+    assert record.signal == pytest.approx(SIGNAL, abs=6e-4)
+    assert "taken off" in record.meta.notes[0]
+    beside["adc_gain"] = np.arange(12) + 900.0
+    with pytest.raises(NeedsAnswer) as asked:
+        read(pack(ecg=digits, **beside), f"x.{suffix}", ReadOptions(500, None, LEADS_12))
+    assert "for each lead" in asked.value.fields["unit"]
+
+
+def test_an_offset_of_unknown_direction_is_named() -> None:
+    digits = np.rint(SIGNAL * 1000).astype(np.int16)
+    ((_, record),) = read(npz(ecg=digits, offset=7), "x.npz", ReadOptions(500, "1000/mV", LEADS_12)).records
+    assert record.signal == pytest.approx(SIGNAL, abs=6e-4) and "offset = 7" in record.meta.notes[0]
+
+
+@pytest.mark.parametrize("other", [{"unit": "mV", "fs": 500}, {"unit": "uV", "fs": 250}, {"unit": "uV"}])
+def test_leads_in_datasets_of_different_units_or_rates_are_refused(other: dict[str, object]) -> None:
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for lead, row in BY_LEAD.items():
+            file[f"ecg/{lead}"] = row
+            file[f"ecg/{lead}"].attrs.update(other if lead == "V3" else {"unit": "uV", "fs": 500})
+    with pytest.raises(UnreadableFile) as caught:
+        read(out.getvalue(), "x.h5")
+    assert caught.value.code == "mixed_leads"
 
 
 def test_two_forms_of_one_ecg_are_not_chosen_between() -> None:

@@ -73,7 +73,7 @@ def test_encodings_keep_the_micro_sign(encoding: str) -> None:
     assert_is_signal(read(text_of([f"{lead} (µV)" for lead in LEADS_12], scale=1000).encode(encoding), RATE))
 
 
-@pytest.mark.parametrize(("delimiter", "decimal"), [(";", ","), ("\t", ","), (";", "."), ("\t", ".")])
+@pytest.mark.parametrize(("delimiter", "decimal"), [(";", ","), ("\t", ","), (";", "."), ("\t", "."), ("|", ".")])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_delimiters_decimals_and_line_ends(delimiter: str, decimal: str, end: str) -> None:
     assert_is_signal(read(text_of(MV_NAMES, None, delimiter, decimal).replace("\n", end), RATE))
@@ -84,6 +84,19 @@ def test_a_row_of_units_below_the_names(units: list[str]) -> None:
     text = text_of(["time", *LEADS_12], [f"{t:.3f}" for t in TIMES_S])
     head, _, rest = text.partition("\n")
     assert_is_signal(read("\n".join([head, ",".join(units), rest])))
+
+
+def test_rows_of_empty_cells_behind_the_table_are_left_out() -> None:
+    text = text_of(["time_s", *MV_NAMES], [f"{t:.3f}" for t in TIMES_S])
+    assert_is_signal(read(text + 3 * ("," * 12 + "\n")))
+
+
+@pytest.mark.parametrize("mark", ["", "NA", "#N/A", "null"])
+def test_words_for_a_missing_value(mark: str) -> None:
+    lines = text_of(MV_NAMES).splitlines()
+    lines[5] = ",".join([mark, *lines[5].split(",")[1:]])
+    signal = read("\n".join(lines), RATE).signal
+    assert np.isnan(signal[0, 4]) and np.isnan(signal).sum() == 1
 
 
 def test_a_row_of_units_of_several_kinds_scales_each_lead() -> None:

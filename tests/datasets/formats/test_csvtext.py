@@ -132,8 +132,15 @@ def test_units_in_the_header_win_over_the_answer() -> None:
     ("line", "factor"),
     [
         ("Gain (digit/millivolt): 200", 1 / 200),
-        ("resolution 2.5 uV/bit", None),
+        ("resolution 2.5 uV/bit", 2.5e-3),
+        ("Gain,1000 units/mV", 1e-3),
+        ("Units/mV: 200", 1 / 200),
+        ("Gain: 200 adu/mV, 12 bit", 1 / 200),
         ("Unit: uV", 1e-3),
+        # Two numbers, of which either may be meant, and none at all.
+        ("Converter 16 bits per mV 200", None),
+        ("Units: mV/LSB", None),
+        ("Resolution: 5 uV", None),
         ("uV per LSB = 4.88", 4.88e-3),
     ],
 )
@@ -146,6 +153,16 @@ def test_preambles(line: str, factor: float | None) -> None:
     record = read(text, None)
     assert record.fs_hz == 250
     assert record.signal == pytest.approx((SIGNAL * factor).astype(np.float32), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("lines", ["Unit: mV\nGain: 200 adu/mV", "Gain: 200 adu/mV\nUnit: mV"])
+def test_a_unit_beside_a_gain_is_asked_about_where_the_values_may_be_digits(lines: str) -> None:
+    head = f"Sampling Rate (Hz): 250\n{lines}\n"
+    assert read(head + table(), None).signal == pytest.approx(SIGNAL.astype(np.float32), rel=1e-5)
+    digits = "I,II,V1\n" + "\n".join(",".join(str(round(value * 200)) for value in row) for row in SIGNAL.T)
+    with pytest.raises(NeedsAnswer) as asked:
+        read(head + digits, None)
+    assert asked.value.fields["unit"].startswith("Guess: 200/mV")
 
 
 def test_other_columns_are_dropped_and_named() -> None:
