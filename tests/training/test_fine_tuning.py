@@ -20,7 +20,7 @@ from modelhub.contract import ModelContract
 from modelhub.loading import module_of, recipe_of
 from modelhub.models import ModelVersion
 from modelhub.onnx.network import ForeignNetwork
-from modelhub.services import import_start
+from modelhub.services import card_update, import_start
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.modelhub.test_foreign_onnx import TRAINING, exported
 from tests.training.test_setting_up import FAST, Ward
@@ -47,7 +47,7 @@ def taken_in(ward: Ward, data: bytes, name: str, said: dict) -> ModelVersion:
     assert job.state == JobState.SUCCEEDED, job.error_message
     version = ModelVersion.objects.get(pk=job.result["version"])
     assert version.state == "ready", version.checks
-    return version
+    return card_update(actor=ward.user, version=version, card={"licence": "CC BY 4.0", "intended_use": "Research."})
 
 
 def network(seed: int = 3) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import JobState
 from modelhub.loading import module_of
-from modelhub.services import prediction_start
+from modelhub.services import card_update, prediction_start
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.training.test_setting_up import FAST, Ward
@@ -137,11 +137,13 @@ def test_a_trunk_tells_what_it_is_and_travels(ward, client):
         assert taken["task"] == "pretraining" and taken["classes"] == []
         if taken["state"] == "quarantined":
             api.post(f"model-versions/{taken['id']}/accept/", {}, status=200)
+        own = type(trunk).objects.get(pk=taken["id"])
+        card_update(actor=ward.user, version=own, card={"licence": "CC BY 4.0", "intended_use": "Research."})
         tuned = ward.train(
             settings={**FAST, "members": 1},
             mode="head",
             architecture=None,
-            base_version=type(trunk).objects.get(pk=taken["id"]),
+            base_version=own,
         )
         assert tuned.produced_version.classes == ["NORM", "MI"]
 
