@@ -238,7 +238,12 @@ def _choose(
 ) -> tuple[list[tuple[Signal, str, tuple[float, float]]], list[str]]:
     """Return the ECG signals with lead and scale, and the names of the dropped ones."""
     signals = [signal for signal in header.signals if not signal.is_annotation]
-    if not signals or header.records == 0 or header.record_s == 0:
+    if signals and header.records > 0 and header.record_s == 0:
+        raise UnreadableFile(
+            f"{name} states that a data record lasts 0 s, so its signals have no sampling rate. Export it again.",
+            code="no_rate",
+        )
+    if not signals or header.records == 0:
         raise UnreadableFile(
             f"{name} holds annotations but no signals. Send the file with the recording itself.", code="no_waveform"
         )
@@ -286,6 +291,9 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         starts, annotations = _clock(source.name, stream, header)
         marks, left_out = _marks(annotations, starts[0])
         notes = [*left_out_note(left_out)]
+        surplus = (source.size - wanted) // header.record_bytes if header.record_bytes else 0
+        if surplus > 0:
+            notes.append(f"The file holds {surplus} data records more than its header announces; they were not read.")
         if header.discontinuous:
             notes.append("The recording has interruptions; they are kept as gaps.")
         names = distinct_leads(source.name, [lead for _, lead, _ in chosen])

@@ -308,6 +308,16 @@ def test_a_cut_file_is_refused_with_counts():
         read_one(build([("II", "mV", ramp())])[:-10], "a.edf", "edf")
 
 
+def test_data_behind_the_announced_records_is_said():
+    record = read_one(build([("II", "mV", ramp())], records=3), "a.edf", "edf")
+    assert record.n_samples == 300 and "1 data records more" in record.meta.notes[0]
+
+
+def test_signals_of_records_without_duration_have_no_rate():
+    with pytest.raises(UnreadableFile, match="lasts 0 s"):
+        read_one(build([("II", "mV", ramp())], record_s=0), "a.edf", "edf")
+
+
 def test_a_scale_that_makes_samples_infinite_is_refused():
     with pytest.raises(UnreadableFile, match="infinite") as caught:
         read_one(build([("II", "V", ramp())], physical=("-1e300", "1e300")), "a.edf", "edf")
