@@ -75,7 +75,8 @@ def canonical_lead(name: str) -> str | None:
     """
     if len(name) > _LONGEST_NAME:
         return None
-    text = name.replace("\x00", " ").translate(_DASHES).strip().upper()
+    # NFKC: Roman numerals and wide letters of East Asian devices.
+    text = unicodedata.normalize("NFKC", name).replace("\x00", " ").translate(_DASHES).strip().upper()
     if (turned := _TURNED.sub("", text)) != text:
         return "-aVR" if _upright(turned) == "aVR" else None
     return _upright(text)

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -118,7 +119,7 @@ def cells_of(line: str, delimiter: str | None) -> list[str]:
 
 def split_unit(column: str) -> tuple[str, str | None]:
     """Split ``I (uV)``, ``time [s]``, ``II_mV``, ``V1/mV`` or ``V2 in mV`` into name and unit."""
-    column = column.strip().strip("'\"").strip()
+    column = (column if column.isascii() else unicodedata.normalize("NFKC", column)).strip().strip("'\"").strip()
     match = _UNIT.match(column)
     if match is None:
         return column, None

@@ -18,6 +18,7 @@ from ecgportal.errors import InvalidInput
         ("aVL (augmented)", "aVL"), ("DII", "II"), ("C3", "V3"), ("Lead 1", "I"), ("ECG Lead V4", "V4"), ("vx", "X"), ("MLII", "MLII"),
         ("NOM_ECG_LEAD_V2", "V2"), ("D1", "I"), ("D aVF", "aVF"), ("Derivação V1", "V1"), ("отведение II", "II"), ("V1导联", "V1"),
         ("Frank Y", "Y"), ("EKG-II", "II"), ("ECG-aVR", "aVR"), ("+I", "I"),
+        ("Ⅱ", "II"), ("Ⅲ誘導", "III"), ("Ｖ１", "V1"), ("－ａＶＲ", "-aVR"),
     ],
 )  # fmt: skip
 def test_vendor_spellings_are_known(spelling, lead):

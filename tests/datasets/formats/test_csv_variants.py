@@ -86,6 +86,11 @@ def test_a_row_of_units_below_the_names(units: list[str]) -> None:
     assert_is_signal(read("\n".join([head, ",".join(units), rest])))
 
 
+def test_wide_letters_and_brackets_of_east_asian_exports() -> None:
+    names = ["Ⅰ（mV）", "Ⅱ（mV）", "Ⅲ（mV）", "ａＶＲ（mV）", *MV_NAMES[4:]]
+    assert_is_signal(read(text_of(names), RATE))
+
+
 def test_rows_of_empty_cells_behind_the_table_are_left_out() -> None:
     text = text_of(["time_s", *MV_NAMES], [f"{t:.3f}" for t in TIMES_S])
     assert_is_signal(read(text + 3 * ("," * 12 + "\n")))
