@@ -49,7 +49,7 @@ _LABELS_KEY = re.compile(r"(labels?|names?|columns?)$", re.IGNORECASE)
 class Told:
     """What a file says about its array.
 
-    unit_mv: millivolt per value. gain: name and value of a factor between digits and voltage, whose direction is open (NaN where each
+    unit_mv: millivolt per value; units_mv: for each lead, where they differ. gain: name and value of a factor between digits and voltage, whose direction is open (NaN where each
     lead has its own). offset: name and values of what is beside whole numbers to be taken off or added.
     fs_guess, unit_guess: ``(value, reason)``.
     """
@@ -57,6 +57,7 @@ class Told:
     fs_hz: float | None = None
     unit_mv: float | None = None
     leads: tuple[str, ...] | None = None
+    units_mv: tuple[float, ...] | None = None
     gain: tuple[str, float] | None = None
     offset: tuple[str, tuple[float, ...]] | None = None
     fs_guess: tuple[str, str] | None = None
@@ -67,6 +68,7 @@ class Told:
 def told_by(statements: dict[str, object]) -> Told:
     """Return what named values beside an array say: rate, unit, lead names (attributes, scalars, lists of words)."""
     fs_hz, unit_mv, leads, gain, offset = None, None, None, None, None
+    units_mv: tuple[float, ...] | None = None
     # A converter's current rate comes before the rate of the original file.
     for key in sorted(statements, key=lambda k: not k.lower().startswith("curr")):
         value = statements[key]
@@ -76,6 +78,10 @@ def told_by(statements: dict[str, object]) -> Told:
         elif unit_mv is None and _UNIT_KEY.match(key):
             # One unit for all leads, or a list that names the same one for each.
             units = {value} if isinstance(value, str) else set(value) if isinstance(value, list | tuple) else set()
+            if len(units) > 1 and isinstance(value, list | tuple):
+                each = [millivolts_per(unit) if isinstance(unit, str) else None for unit in value]
+                known = tuple(factor for factor in each if factor is not None)
+                units_mv = known if len(known) == len(each) else None
             unit = units.pop() if len(units) == 1 else None
             unit_mv = millivolts_per(unit) if isinstance(unit, str) else None
         elif leads is None and _LEADS_KEY.match(key):
@@ -90,7 +96,7 @@ def told_by(statements: dict[str, object]) -> Told:
             gain = (key, factors.pop() if len(factors) == 1 else math.nan)
         elif offset is None and _OFFSET_KEY.match(key) and any(values := _numbers(value)):
             offset = (key, values)
-    return Told(fs_hz, unit_mv, leads, gain, offset)
+    return Told(fs_hz, unit_mv, leads, units_mv, gain, offset)
 
 
 def _numbers(value: object) -> tuple[float, ...]:
@@ -269,6 +275,12 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
     if told.gain is not None and _are_digits(array):
         # Whether "gain" multiplies or divides is not agreed on, and a stated unit may be that of the digits' product.
         unit_mv, told = None, replace(told, unit_guess=told.unit_guess or _by_gain(*told.gain))
+    elif told.units_mv is not None and rows is not None:
+        if len(told.units_mv) != len(rows):
+            raise UnreadableFile(
+                f"{name} gives {len(told.units_mv)} units for an array of shape {array.shape}.", code="bad_shape"
+            )
+        rows, unit_mv = rows.astype(np.float64) * np.array(told.units_mv)[:, None], 1.0
     if unit_mv is None and options.unit is not None:
         unit_mv = option_unit_mv(options.unit)
     if unit_mv is None:

@@ -118,7 +118,7 @@ def _records(
     for path, rows in picked.rows.items():
         leads = [(last_of(lead), datasets[lead][()]) for lead in rows]
         own = [_told(datasets, file, datasets[lead]) for lead in rows]
-        if len({(t.fs_hz, t.unit_mv, repr(t.gain), t.offset) for t in own}) > 1:
+        if len({(t.fs_hz, t.unit_mv, t.units_mv, repr(t.gain), t.offset) for t in own}) > 1:
             raise UnreadableFile(
                 f"{name} states different units, rates or scales for its leads. Save them alike.", code="mixed_leads"
             )
@@ -172,7 +172,7 @@ def _content(file: Any, entry: Any) -> object:
 
     if _is_text(entry):
         return "".join(map(chr, entry[()].ravel(order="F").tolist()))
-    if entry.dtype == h5py.ref_dtype:
+    if h5py.check_ref_dtype(entry.dtype) is h5py.Reference:
         cells = [file[reference] for reference in entry[()].ravel().tolist() if reference]
         return [_content(file, cell) for cell in cells if isinstance(cell, h5py.Dataset) and _is_text(cell)]
     return _plain(entry[()])

@@ -210,6 +210,29 @@ def test_a_gain_for_each_lead_beside_digits_is_asked_about(pack: Callable[..., b
     assert "for each lead" in asked.value.fields["unit"]
 
 
+@pytest.mark.parametrize("pack", [npz, lambda **k: hdf(k)], ids=["npz", "hdf"])
+def test_a_list_of_units_that_differ_holds_for_each_lead(pack: Callable[..., bytes]) -> None:
+    name = "x.npz" if pack is npz else "x.h5"
+    scale = np.array([1] * 11 + [1000])[:, None]
+    units = np.array(["mV"] * 11 + ["uV"], dtype="S" if name == "x.h5" else "U")
+    ((_, record),) = read(pack(ecg=SIGNAL * scale, units=units), name, ReadOptions(500, "mV", LEADS_12)).records
+    assert_is_signal(record)
+    with pytest.raises(UnreadableFile, match="11 units"):
+        read(pack(ecg=SIGNAL, units=units[1:]), name)
+
+
+@pytest.mark.parametrize("kind", [h5py.string_dtype(), h5py.string_dtype("ascii"), "S4"])
+def test_names_of_leads_in_a_dataset_of_texts(kind: object) -> None:
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        file["ecg/signal"] = SIGNAL
+        file["ecg/fs"] = 500
+        file.create_dataset("ecg/unit", data="mV")
+        file.create_dataset("ecg/leads", data=list(LEADS_12), dtype=kind)
+    ((_, record),) = read(out.getvalue(), "x.h5", ReadOptions()).records
+    assert_is_signal(record)
+
+
 def test_an_offset_of_unknown_direction_is_named() -> None:
     digits = np.rint(SIGNAL * 1000).astype(np.int16)
     ((_, record),) = read(npz(ecg=digits, offset=7), "x.npz", ReadOptions(500, "1000/mV", LEADS_12)).records
@@ -255,8 +278,8 @@ def test_labels_that_are_leads_name_them_and_a_unit_for_each_lead_is_one_unit() 
     ((_, record),) = result.records
     assert record.leads == LEADS_12 and record.fs_hz == 500
     assert record.signal == pytest.approx(SIGNAL / 1000, abs=1e-7)
-    # The labels of beats are none, and units that differ are no common one.
-    inside |= {"labels": np.array(["N", "V"], dtype=object), "units": np.array(["uV"] * 11 + ["mV"], dtype=object)}
+    # The labels of beats name no leads.
+    inside |= {"labels": np.array(["N", "V"], dtype=object), "units": np.array(["uV"] * 11 + ["%"], dtype=object)}
     with pytest.raises(NeedsAnswer) as caught:
         registry.read(BytesSource("a.mat", mat({"data": inside})))
     assert set(caught.value.fields) == {"lead_order", "unit"}
