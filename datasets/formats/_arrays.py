@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from datasets.ecg import LEADS_12, Record, RecordMeta
-from datasets.formats._choosing import MAX_LEADS, is_signal_shape, last_of, pick, rate_by_time, squeezed
+from datasets.formats._choosing import MAX_LEADS, Beside, is_signal_shape, last_of, pick, rate_by_time, squeezed
 from datasets.formats._clinical import (
     check_leads,
     check_size,
@@ -29,6 +29,8 @@ from datasets.formats._clinical import (
 from datasets.formats.base import ReadOptions, ReadResult
 from ecgportal.errors import InvalidInput, NeedsAnswer, UnreadableFile
 
+# Arrays of at most so many values say something about others.
+MAX_BESIDE = 64
 _EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 _RATES = {5000: 500, 1000: 100, 2500: 250, 10000: 1000, 4096: 400, 2048: 200}
 _RATE_KEY = re.compile(
@@ -189,11 +191,12 @@ def records_of(
 ) -> ReadResult:
     """Return the ECGs among arrays in memory.
 
-    beside: what scalars, texts and lists beside them say, by name. known: adds to what is told of an array what its
+    beside: what scalars, texts and lists beside them say, by their path. known: adds to what is told of an array what its
     place in a known collection's layout tells.
     """
     picked = pick(name, arrays)
-    told, key = told_by(dict(beside)), stem(name)
+    known_beside = Beside(beside.items(), (path for path, array in arrays.items() if array.size > MAX_BESIDE))
+    key = stem(name)
     if picked.exams is not None:
         exams = arrays[picked.exams]
         exams = exams.reshape(squeezed(exams.shape))
@@ -201,8 +204,10 @@ def records_of(
             exams = np.moveaxis(exams, 2, 0)
         check_size(name, 1, exams.size)
         ids = next((a.reshape(-1).tolist() for path, a in arrays.items() if last_of(path).lower() in IDS), None)
+        around = known_beside.of(picked.exams)
+        told = told_by(around)
         if known is not None:
-            told = known(picked.exams, exams[0], told, beside)
+            told = known(picked.exams, exams[0], told, around)
         found = Exams(name, keys_of(name, ids, len(exams)), told, options, lambda: nullcontext(exams.__getitem__))
         # The first record shows at once whether anything has to be asked.
         next(iter(found))
@@ -210,15 +215,18 @@ def records_of(
     records = []
     for path in picked.single:
         array = arrays[path].reshape(squeezed(arrays[path].shape))
-        own = replace(told, fs_hz=told.fs_hz or rate_by_time(arrays, max(array.shape)))
+        around = known_beside.of(path)
+        own = told_by(around)
+        own = replace(own, fs_hz=own.fs_hz or rate_by_time(arrays, max(array.shape), path))
         if known is not None:
-            own = known(path, array, own, beside)
+            own = known(path, array, own, around)
         many = len(picked.single) > 1
         label = re.sub(r"\W", "_", path) if many else key
         records.append((label, record_of(f"{name} ({path})" if many else name, array, own, options)))
     for path, leads in picked.rows.items():
+        told = told_by(known_beside.of(leads[0]))
         array, own = stacked(name, [(last_of(lead), arrays[lead]) for lead in leads], told)
-        own = replace(own, fs_hz=own.fs_hz or rate_by_time(arrays, array.shape[1]))
+        own = replace(own, fs_hz=own.fs_hz or rate_by_time(arrays, array.shape[1], leads[0]))
         records.append(
             (re.sub(r"\W", "_", path) if len(picked.rows) > 1 else key, record_of(name, array, own, options))
         )

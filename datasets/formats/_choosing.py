@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,10 +107,58 @@ def _unclear(name: str, what: str, arrays: Mapping[str, Any]) -> UnreadableFile:
     )
 
 
-def rate_by_time(arrays: Mapping[str, np.ndarray], samples: int) -> float | None:
-    """Return the sampling rate that a vector of times in seconds states (``t`` or ``time``, as long as the signal)."""
-    for path, array in arrays.items():
-        if re.fullmatch(r"t|times?|time_?s", last_of(path), re.IGNORECASE) and array.size == samples > 2:
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[/.]", path) if part)
+
+
+class Beside:
+    """What stands beside arrays in a file of groups or structs, by name.
+
+    A statement holds for the arrays of its own group and below, the nearest first. A group without arrays (``meta``)
+    speaks for all, unless another such group says something else.
+    """
+
+    def __init__(self, statements: Iterable[tuple[str, object]], holders: Iterable[str]):
+        self._groups: dict[tuple[str, ...], dict[str, object]] = {}
+        for path, value in statements:
+            *group, key = _parts(path) or ("",)
+            self._groups.setdefault(tuple(group), {}).setdefault(key, value)
+        holding = {parts[:i] for parts in map(_parts, holders) for i in range(len(parts) + 1)}
+        said: dict[str, dict[str, object]] = {}
+        for parts, own in self._groups.items():
+            if parts not in holding:
+                for key, value in own.items():
+                    said.setdefault(key, {})[repr(value)] = value
+        self._far = {key: next(iter(values.values())) for key, values in said.items() if len(values) == 1}
+
+    def of(self, path: str) -> dict[str, object]:
+        """Return what holds for one array, the nearest statements first."""
+        found: dict[str, object] = {}
+        parts = _parts(path)
+        # "ecg_fs" is the rate of "ecg".
+        prefix = f"{parts[-1]}_".lower() if parts else ""
+        for key, value in self._groups.get(parts[:-1], {}).items():
+            if prefix and key.lower().startswith(prefix):
+                found.setdefault(key[len(prefix) :], value)
+        for depth in range(len(parts), -1, -1):
+            for key, value in self._groups.get(parts[:depth], {}).items():
+                found.setdefault(key, value)
+        for key, value in self._far.items():
+            found.setdefault(key, value)
+        return found
+
+
+def rate_by_time(arrays: Mapping[str, np.ndarray], samples: int, path: str) -> float | None:
+    """Return the sampling rate that a vector of times in seconds states (``t`` or ``time``, as long as the signal).
+
+    It stands in the signal's group or above, or is the only one of the file.
+    """
+    own = _parts(path)
+    times_of = {p: a for p, a in arrays.items() if re.fullmatch(r"t|times?|time_?s", last_of(p), re.IGNORECASE)}
+    near = [p for p in times_of if own[: len(_parts(p)) - 1] == _parts(p)[:-1]]
+    for each in sorted(near, key=lambda p: -len(_parts(p))) or (list(times_of) if len(times_of) == 1 else []):
+        array = times_of[each]
+        if array.size == samples > 2:
             times = np.asarray(array, dtype=np.float64).reshape(-1)
             steps = np.diff(times)
             step = float((times[-1] - times[0]) / (samples - 1))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from datasets.ecg import Record
-from datasets.formats._arrays import IDS, Exams, Told, keys_of, record_of, stacked, told_by
-from datasets.formats._choosing import Picked, last_of, pick, rate_by_time, squeezed
+from datasets.formats._arrays import IDS, MAX_BESIDE, Exams, keys_of, record_of, stacked, told_by
+from datasets.formats._choosing import Beside, Picked, last_of, pick, rate_by_time, squeezed
 from datasets.formats._clinical import check_size, stem
 from datasets.formats.base import ReadOptions, ReadResult, Source
 from ecgportal.errors import PortalError, TooLarge, UnreadableFile, UnsafeFile
@@ -77,7 +77,7 @@ def _exams(source: Source, path: str, file: Any, datasets: dict[str, Any], optio
             yield lambda index: again[path][index].reshape(exam)
 
     keys = keys_of(name, ids[()].tolist() if ids is not None else None, count)
-    exams = Exams(name, keys, _told(datasets, file, data), options, opened)
+    exams = Exams(name, keys, told_by(_beside(datasets, file).of(path)), options, opened)
     # The first record shows at once whether anything has to be asked.
     next(iter(exams))
     return exams
@@ -105,25 +105,26 @@ def _records(
         for p, d in datasets.items()
         if d.ndim in (1, 2) and re.fullmatch(r"t|times?|time_?s", last_of(p), re.I)
     }
+    beside = _beside(datasets, file)
     same = len(picked.single) > 1 and len({last_of(path) for path in picked.single}) == 1
     for path in picked.single:
         data = datasets[path]
         # One group an ECG: the group's name is the ECG's.
         label = path.rpartition("/")[0] if same else path
         array = data[()].reshape(squeezed(data.shape))
-        told = _told(datasets, file, data)
-        told = replace(told, fs_hz=told.fs_hz or rate_by_time(times, max(array.shape)))
+        told = told_by(beside.of(path))
+        told = replace(told, fs_hz=told.fs_hz or rate_by_time(times, max(array.shape), path))
         key = stem(name) if len(picked.single) == 1 else label.replace("/", "_")
         yield key, record_of(f"{name} ({path})", array, told, options)
     for path, rows in picked.rows.items():
         leads = [(last_of(lead), datasets[lead][()]) for lead in rows]
-        own = [_told(datasets, file, datasets[lead]) for lead in rows]
+        own = [told_by(beside.of(lead)) for lead in rows]
         if len({(t.fs_hz, t.unit_mv, t.units_mv, repr(t.gain), t.offset) for t in own}) > 1:
             raise UnreadableFile(
                 f"{name} states different units, rates or scales for its leads. Save them alike.", code="mixed_leads"
             )
         array, told = stacked(name, leads, own[0])
-        told = replace(told, fs_hz=told.fs_hz or rate_by_time(times, array.shape[1]))
+        told = replace(told, fs_hz=told.fs_hz or rate_by_time(times, array.shape[1], rows[0]))
         key = stem(name) if len(picked.rows) == 1 else path.replace("/", "_")
         yield key, record_of(f"{name} ({path})" if path else name, array, told, options)
 
@@ -154,16 +155,29 @@ def _walk(name: str, group: Any, prefix: str = "", depth: int = 0) -> Iterator[t
             yield path, entry
 
 
-def _told(datasets: dict[str, Any], file: Any, data: Any) -> Told:
-    """Return what attributes and small datasets say about an array."""
-    beside: dict[str, object] = {}
-    for attributes in (file.attrs, data.parent.attrs, data.attrs):
-        for key in attributes:
-            beside[key] = _plain(attributes[key])
+def _beside(datasets: dict[str, Any], file: Any) -> Beside:
+    """Return what attributes and small datasets of a file say."""
+    said: list[tuple[str, object]] = []
+    groups = {"": file}
     for path, entry in datasets.items():
-        if entry.size is not None and 0 < entry.size <= 64 and entry.dtype.kind in "iufSO":
-            beside[last_of(path)] = _content(file, entry)
-    return told_by({key: value for key, value in beside.items() if value is not None})
+        is_small = entry.size is not None and 0 < entry.size <= MAX_BESIDE
+        if is_small and entry.dtype.kind in "iufSO":
+            said.append((path, _content(file, entry)))
+        said += _attributes(path, entry)
+        while (path := path.rpartition("/")[0]) and path not in groups:
+            groups[path] = file[path]
+    said += [statement for path, group in groups.items() for statement in _attributes(path, group)]
+    holders = (path for path, entry in datasets.items() if entry.size is not None and entry.size > MAX_BESIDE)
+    return Beside([(path, value) for path, value in said if value is not None], holders)
+
+
+def _attributes(path: str, entry: Any) -> Iterator[tuple[str, object]]:
+    for key in entry.attrs:
+        try:
+            yield f"{path}/{key}", _plain(entry.attrs[key])
+        except (OSError, TypeError, ValueError):
+            # A kind of value that h5py does not know says nothing here.
+            continue
 
 
 def _content(file: Any, entry: Any) -> object:

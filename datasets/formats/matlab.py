@@ -10,15 +10,12 @@ import numpy as np
 
 from datasets.ecg import LEADS_12, RecordMeta
 from datasets.formats import _hdf
-from datasets.formats._arrays import Told, records_of
-from datasets.formats._choosing import last_of
+from datasets.formats._arrays import MAX_BESIDE, Told, records_of
 from datasets.formats._clinical import number, sex
 from datasets.formats._matfile import is_level4, is_level5, read_matfile
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 
 _LEVEL73 = b"MATLAB 7.3 MAT-file"
-
-_MAX_BESIDE = 64
 
 
 def _sniff(head: bytes, name: str) -> bool:
@@ -36,14 +33,14 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     beside: dict[str, object] = {}
     for key, value in _flat(read_matfile(read_bytes(source), source.name)):
         if isinstance(value, np.ndarray) and value.size == 1:
-            beside[last_of(key)] = value.item()
+            beside[key] = value.item()
         elif isinstance(value, np.ndarray):
             arrays[key] = value
-            if value.size <= _MAX_BESIDE and value.dtype.kind in "iuf":
+            if value.size <= MAX_BESIDE and value.dtype.kind in "iuf":
                 # A gain or an offset for each lead.
-                beside.setdefault(last_of(key), value.reshape(-1).tolist())
+                beside.setdefault(key, value.reshape(-1).tolist())
         elif isinstance(value, str | list):
-            beside[last_of(key)] = value
+            beside[key] = value
     return records_of(source.name, arrays, beside, options, _known_collections)
 
 

@@ -233,6 +233,40 @@ def test_names_of_leads_in_a_dataset_of_texts(kind: object) -> None:
     assert_is_signal(record)
 
 
+def test_groups_state_the_rate_and_the_unit_of_their_own_ecg() -> None:
+    values: dict[str, object] = {
+        "meta/leads": list(LEADS_12),
+        "P0/ecg": SIGNAL,
+        "P1/ecg": SIGNAL * 1000,
+        "P2/ecg": SIGNAL,
+    }
+    values |= {
+        "P0/fs": 500,
+        "P1/fs": 250,
+        "P0/unit": "mV",
+        "P1/unit": "uV",
+        "unit": "mV",
+        "P2/time": np.arange(N) / 1000,
+    }
+    records = dict(read(hdf(values), "x.h5", ReadOptions()).records)
+    assert {key: record.fs_hz for key, record in records.items()} == {"P0": 500, "P1": 250, "P2": 1000}
+    for record in records.values():
+        assert record.leads == LEADS_12 and record.signal == pytest.approx(SIGNAL, abs=1e-5)
+    structs = {f"P{i}": {"ecg": SIGNAL, "fs": fs, "units": "mV"} for i, fs in enumerate((500.0, 250.0))}
+    found = read(mat(structs), "x.mat", ReadOptions(lead_order=LEADS_12)).records
+    assert [record.fs_hz for _, record in found] == [500, 250]
+
+
+def test_the_rate_of_another_signal_is_not_taken() -> None:
+    other = {"ppg/data": np.arange(300.0), "ppg/fs": 50}
+    with pytest.raises(NeedsAnswer) as asked:
+        read(hdf({"ecg/data": SIGNAL, **other}), "x.h5", ReadOptions(None, "mV", LEADS_12))
+    assert set(asked.value.fields) == {"fs_hz"}
+    beside = npz(ecg=SIGNAL, ecg_fs=500, ppg=np.arange(300.0), ppg_fs=50, fs=100)
+    ((_, record),) = read(beside, "x.npz", ReadOptions(None, "mV", LEADS_12)).records
+    assert record.fs_hz == 500
+
+
 def test_an_offset_of_unknown_direction_is_named() -> None:
     digits = np.rint(SIGNAL * 1000).astype(np.int16)
     ((_, record),) = read(npz(ecg=digits, offset=7), "x.npz", ReadOptions(500, "1000/mV", LEADS_12)).records
