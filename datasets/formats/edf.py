@@ -37,6 +37,8 @@ from datasets.formats._edf_header import (
 from datasets.formats.base import MAX_FILE_BYTES, Reader, ReadOptions, ReadResult, Source, reader
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
+# Values, gaps included, that a recording of a few moments may be spread over: 50 hours of one lead at 250 Hz.
+_MOST_SPARSE_VALUES = 45_000_000
 _BLOCK_BYTES = 16 * 1024 * 1024
 _ECG_LABEL = re.compile(r"^(ECG|EKG)\b|^(ECG|EKG)[\d_ \-]", re.IGNORECASE)
 # Names that are leads in an ECG file, but EEG electrodes, axes of motion or plain numbers elsewhere.
@@ -220,6 +222,12 @@ def _record(
     fs_hz = check_rate(source.name, samples / header.record_s)
     places, length = _places(source.name, header, starts, samples, fs_hz)
     check_size(source.name, len(chosen), length)
+    recorded = header.records * samples
+    if length * len(chosen) > max(_MOST_SPARSE_VALUES, 100 * recorded * len(chosen)):
+        raise TooLarge(
+            f"{source.name} consists of gaps: {recorded} of {length} samples are recorded. Cut the recording to its parts.",
+            code="too_many_gaps",
+        )
     out = np.full((len(chosen), length), np.nan, np.float32)
     for first, block in _blocks(source.name, stream, header):
         for row, (signal, _, (per_digit, at_zero)) in enumerate(chosen):

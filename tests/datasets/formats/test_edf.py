@@ -263,6 +263,14 @@ def test_a_gap_beyond_memory_is_refused():
         read_one(build([("II", "mV", ramp())], kind="EDF+D", annotations=lists), "a.edf", "edf")
 
 
+def test_a_few_samples_far_apart_are_refused_before_memory_is_taken():
+    lists = [tal(0), tal(1), tal(2), b"+2000000\x14\x14\x00"]
+    with pytest.raises(TooLarge, match="consists of gaps"):
+        read_one(build([("II", "mV", ramp())], kind="EDF+D", annotations=lists), "a.edf", "edf")
+    day = read_one(build([("II", "mV", ramp())], kind="EDF+D", annotations=[*lists[:3], tal(86_400)]), "a.edf", "edf")
+    assert day.n_samples == 86_401 * 100
+
+
 def test_a_flood_of_annotations_is_refused():
     data = bytearray(build([("II", "mV", ramp(1, 10))], annotations=[tal(0)], kind="EDF+C"))
     at = 256 + 2 * 216 + 8
