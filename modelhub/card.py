@@ -51,7 +51,7 @@ def card_sections(
         Section("Output", rows=_rows(_output_rows(contract))),
     ]
     sections += [Section(PROSE[name], text=texts.get(name, "")) for name in ("intended_use", "limits", "training_data")]
-    sections.append(Section("Records", rows=_mapping(known.pop("records", None))))
+    sections.append(Section("Records", rows=_mapping(_in_order(known.pop("records", None)))))
     sections.append(Section("Results", METRIC_HEAD, _metrics(known.pop("metrics", None))))
     sections.append(Section("Calibration", rows=_mapping(known.pop("calibration", None))))
     sections.append(Section("Lineage", rows=_mapping(_lineage(contract, known.pop("lineage", None)))))
@@ -115,6 +115,14 @@ def _output_rows(contract: ModelContract) -> list[tuple[str, str]]:
         threshold = contract.thresholds.get(name)
         rows.append((name, "no threshold" if threshold is None else f"threshold {threshold:.3f}"))
     return rows
+
+
+def _in_order(records: Any) -> Any:
+    """Return counts by part in the order in which the parts are used; the database keeps its own order of names."""
+    if not isinstance(records, Mapping):
+        return records
+    parts = ("train", "validation", "test")
+    return {name: records[name] for name in (*parts, *(set(records) - set(parts))) if name in records}
 
 
 def _lineage(contract: ModelContract, lineage: Any) -> dict[str, Any]:

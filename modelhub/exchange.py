@@ -26,11 +26,12 @@ from modelhub.webdav import Remote, RemoteEntry
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<slug>.+)-v(?P<number>\d+)-(?P<sha>[0-9a-f]{12})\.ecgmodel\.zip")
+#: How a published model stands against a project, with the tone in which pages say it.
 STATES = {
-    "same": "same version here",
-    "differs": "another version here",
-    "remote_only": "not here",
-    "local_only": "not published",
+    "same": ("same version here", "success"),
+    "differs": ("another version here", "warning"),
+    "remote_only": ("only on the exchange", "info"),
+    "local_only": ("only here", "neutral"),
 }
 
 
@@ -95,7 +96,7 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
         {"path": "", "size": version.size, "modified": version.created_at, "state": "local_only", "version": str(version.pk), "name": str(version)}
         for name, version in local.items() if name not in published and version.pk not in {row.version_id for row in pulled.values()}
     ]  # fmt: skip
-    return [{**row, "state_title": STATES[row["state"]]} for row in rows]
+    return [{**row, "state_title": STATES[row["state"]][0], "tone": STATES[row["state"]][1]} for row in rows]
 
 
 def _state_of(entry: RemoteEntry) -> str:

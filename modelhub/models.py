@@ -110,6 +110,12 @@ class ModelVersion(UUIDModel):
         return [] if self.is_trunk else self.classes
 
     @property
+    def states_its_use(self) -> bool:
+        """Whether licence and intended use are known; for what was trained here they are the project's own."""
+        said = all(str(self.card.get(name, "")).strip() for name in ("licence", "intended_use"))
+        return said or self.origin == Origin.TRAINED
+
+    @property
     def tone(self) -> str:
         tones = {"ready": "success", "quarantined": "warning", "incomplete": "warning"}
         return tones.get(self.state, "neutral")

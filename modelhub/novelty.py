@@ -3,6 +3,7 @@ was imputed about the person."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,12 @@ def _computed(version: ModelVersion) -> dict[str, Any] | None:
 
 
 def notices(
-    records: list[Record], contract: ModelContract, features: np.ndarray | None, reference: dict[str, Any] | None
+    records: Sequence[Any], contract: ModelContract, features: np.ndarray | None, reference: dict[str, Any] | None
 ) -> list[list[str]]:
-    """Return the sentences about each record; empty where there is nothing to say."""
+    """Return the sentences about each record; empty where there is nothing to say.
+
+    records: what has ``quality_score``, ``fs_hz``, ``duration_s``, ``age`` and ``sex``, such as stored records.
+    """
     far = (
         distances(features, reference)
         if features is not None and reference is not None

@@ -38,7 +38,7 @@ def stated() -> Q:
 
 def missing(version: ModelVersion) -> dict[str, str]:
     """Return what a version that came from outside does not state, each with the sentence that asks for it."""
-    if version.origin == Origin.TRAINED:
+    if version.states_its_use:
         return {}
     return {name: text for name, text in STATEMENTS.items() if not str(version.card.get(name, "")).strip()}
 

@@ -109,7 +109,7 @@ def _read(path: Path) -> Definition:
     try:
         found = _parsed(data)
     except (SyntaxError, ValueError, TypeError) as error:
-        return Definition(path, sha256, (), f"It cannot be read: {str(error)[:200]}.")
+        return Definition(path, sha256, (), f"It cannot be read: {_said(error)}.")
     problem = ""
     if not found:
         problem = "It marks no function with @architecture(...)."
@@ -123,6 +123,10 @@ def _read(path: Path) -> Definition:
 @lru_cache(maxsize=64)
 def _parsed(data: bytes) -> tuple[ArchitectureFacts, ...]:
     return tuple(facts_in(data.decode("utf-8")))
+
+
+def _said(error: Exception) -> str:
+    return f"{error.msg} in line {error.lineno}" if isinstance(error, SyntaxError) else str(error)[:200]
 
 
 def _unsafe_place(path: Path) -> str:

@@ -135,7 +135,7 @@ def test_the_exchange_page_brings_both_sides_together(place):
     page = reverse("modelhub:exchanges", kwargs={"project": place.project.pk})
     shown = place.client.get(page).content.decode()
     assert "does not answer on port 9" in shown and "Errno" not in shown
-    assert "not published" in shown and "not here" in shown
+    assert "only here" in shown and "only on the exchange" in shown
     place.client.post(page, {"exchange": str(place.exchange.pk), "sync": "1"})
     assert {job.state for job in work_off()} == {"succeeded"}
     assert sorted(Transfer.objects.values_list("direction", flat=True)) == ["pull", "push"]

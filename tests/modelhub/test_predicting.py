@@ -15,10 +15,11 @@ from django.urls import reverse
 
 from datasets.simulate import simulate
 from ecgportal import storage
+from ecgportal.commands import PortalCommand
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.jobs.models import Job
-from modelhub import loading, novelty, predicting, services, sr_json
+from modelhub import folder, loading, novelty, predicting, services, sr_json
 from modelhub.architectures.person import person_features
 from modelhub.architectures.registry import build
 from modelhub.models import Model, ModelVersion, Prediction, PredictionRun
@@ -224,8 +225,8 @@ def test_age_and_sex_reach_a_network_that_takes_them(world):
 
 
 def test_a_folder_is_answered_by_command_and_nothing_of_it_is_stored(world, tmp_path):
-    folder = tmp_path / "ecgs"
-    folder.mkdir()
+    ecgs = tmp_path / "ecgs"
+    ecgs.mkdir()
     record = simulate("SNR", 1, fs_hz=250).record
     names = [name.lower() if name.startswith("x") else name for name in record.leads]
     wfdb.wrsamp(
@@ -234,14 +235,14 @@ def test_a_folder_is_answered_by_command_and_nothing_of_it_is_stored(world, tmp_
         units=["mV"] * 12,
         sig_name=names,
         p_signal=record.signal.T.astype(float),
-        write_dir=str(folder),
+        write_dir=str(ecgs),
         fmt=["16"] * 12,
     )
-    (folder / "notes.txt").write_text("no ECG")
+    (ecgs / "notes.txt").write_text("no ECG")
     out = tmp_path / "out.csv"
     stdout = io.StringIO()
     call_command(
-        "predict", "--model-version", "Net v1", "--folder", str(folder), "--output", str(out), "--as-user", world.owner.username, "--json", stdout=stdout
+        "predict", "--model-version", "Net v1", "--folder", str(ecgs), "--output", str(out), "--as-user", world.owner.username, "--json", stdout=stdout
     )  # fmt: skip
     told = json.loads(stdout.getvalue())
     assert (told["predicted"], told["refused"]) == (1, 1)
@@ -249,3 +250,70 @@ def test_a_folder_is_answered_by_command_and_nothing_of_it_is_stored(world, tmp_
     rows = list(csv.DictReader(out.open()))
     assert len(rows) == 1 and 0 <= float(rows[0]["p(NORM)"]) <= 1
     assert world.dataset.records.count() == 4
+
+
+def write_wfdb(folder, name: str, seed: int) -> None:
+    record = simulate("SNR", seed, fs_hz=250).record
+    wfdb.wrsamp(
+        name, fs=250, units=["mV"] * 12, sig_name=list(record.leads), p_signal=record.signal.T.astype(float), write_dir=str(folder),
+        fmt=["16"] * 12,
+    )  # fmt: skip
+
+
+def test_a_folder_that_was_broken_off_goes_on_and_is_written_in_every_form(world, tmp_path, monkeypatch):
+    ecgs = tmp_path / "ecgs"
+    ecgs.mkdir()
+    for number in range(3):
+        write_wfdb(ecgs, f"r{number}", number)
+    (ecgs / "notes.txt").write_text("no ECG")
+    monkeypatch.setattr(folder, "_BATCH", 1)
+    asked, real = [], novelty.notices
+
+    def cut(found, *rest):
+        asked.extend(row.key for row in found)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(found, *rest)
+
+    monkeypatch.setattr(novelty, "notices", cut)
+    out = tmp_path / "out.json"
+
+    def run(output):
+        return folder.predict_folder(world.version, ecgs, output, actor=world.owner, tell=lambda done, of: None)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(out)
+    draft = tmp_path / "out.json.part"
+    assert not out.exists()
+    # As a kill in the middle of a line leaves it.
+    draft.write_text(draft.read_text() + '{"key": "r1.h')
+    told = run(out)
+    assert (told["predicted"], told["refused"], told["resumed"]) == (3, 1, True)
+    assert len(asked) == 4
+    assert not draft.exists()
+    whole = json.loads(out.read_text())
+    assert len({row["key"] for row in whole["rows"]}) == 3
+    assert set(whole["rows"][0]["probabilities"]) == set(world.version.classes)
+    assert run(tmp_path / "out.sr.json")["resumed"] is False
+    assert len(json.loads((tmp_path / "out.sr.json").read_text())) == 3
+    with pytest.raises(InvalidInput, match="does not say how"):
+        run(tmp_path / "out.txt")
+
+
+def test_a_selection_is_predicted_by_command(world, tmp_path, monkeypatch):
+    # The command works a job off in a thread of its own, which does not see the rows of a test's transaction.
+    monkeypatch.setattr(PortalCommand, "follow", lambda command, job: work_off()[-1])
+    out = tmp_path / "out.json"
+    call = [
+        "predict",
+        "--model-version",
+        "Net v1",
+        "--dataset",
+        str(world.dataset.pk),
+        "--as-user",
+        world.owner.username,
+    ]
+    call_command(*call, "--records", "r0", "r2", "--output", str(out), "--json", stdout=io.StringIO())
+    assert [row["key"] for row in json.loads(out.read_text())["rows"]] == ["r0", "r2"]
+    with pytest.raises(SystemExit):
+        call_command(*call, "--records", "nobody", "--json", stdout=io.StringIO())

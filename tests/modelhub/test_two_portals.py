@@ -81,10 +81,10 @@ class Portal:
         except httpx.TransportError:
             return False
 
-    def ask(self, method: str, path: str, *, files: Any = None, params: Any = None, **body: Any) -> Any:
+    def ask(self, method: str, address: str, /, *, files: Any = None, params: Any = None, **body: Any) -> Any:
         how = {"data": body, "files": files} if files else {"json": body} if method != "get" else {}
-        answer = self.http.request(method.upper(), path, params=params, **how)
-        assert answer.is_success, (self.name, path, answer.text[:1000])
+        answer = self.http.request(method.upper(), address, params=params, **how)
+        assert answer.is_success, (self.name, address, answer.text[:1000])
         return answer.json() if answer.content else None
 
     def job(self, pk: str) -> Any:
