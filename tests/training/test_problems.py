@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -168,8 +168,36 @@ def test_thresholds_from_few_positives_stay_near_the_prior():
     p[0] = 0.97
     t = np.zeros((40, 1))
     t[0] = 1
-    assert 0.1 < f1_thresholds(p, t)[0] < 0.7
-    np.testing.assert_allclose(f1_thresholds(p, np.zeros((40, 1))), f1_thresholds(p, np.full((40, 1), np.nan)))
+    assert 0.35 < f1_thresholds(p, t)[0] < 0.9
+
+
+def test_a_class_that_was_never_seen_is_hardly_ever_called():
+    p = np.random.default_rng(1).uniform(0.2, 0.4, (60, 1))
+    unknown, none = (f1_thresholds(p, np.full((60, 1), value)) for value in (np.nan, 0.0))
+    assert (p >= none).mean() < 0.1 < (p >= unknown).mean()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.03, 0.9), st.floats(-2.5, 2.5))
+@settings(max_examples=40)
+def test_thresholds_follow_probabilities_that_are_too_high_or_too_low(seed, prevalence, shift):
+    """What is called depends on the order of the records, not on how sure the network pretends to be."""
+    rng = np.random.default_rng(seed)
+    t = (rng.random((300, 1)) < prevalence).astype(float)
+    assume(0 < t.sum() < 300)
+    logit = rng.normal(1.5 * t, 1) - 1 + np.log(prevalence / (1 - prevalence))
+    true, moved = sigmoid(logit), sigmoid(logit + shift)
+    # Away from the limits of thresholds both call the same records.
+    limit, other = f1_thresholds(true, t), f1_thresholds(moved, t)
+    assume(0.03 < limit[0] < 0.97 and 0.03 < other[0] < 0.97)
+    assert ((true >= limit) != (moved >= other)).mean() <= 0.03
+
+
+def test_a_frequent_class_is_not_called_everywhere():
+    rng = np.random.default_rng(3)
+    t = (rng.random((400, 1)) < 0.8).astype(float)
+    p = sigmoid(rng.normal(2.5 * t - 1.5, 1))
+    called = p >= f1_thresholds(p, t)
+    assert (called[t < 0.5]).mean() < 0.3
 
 
 def test_what_is_risky_is_said():

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import brentq
 
 from training.problems.base import sigmoid
 
-# Pseudo-count of the prior: with this many positives the threshold lies half-way (in log-odds)
+# Pseudo-count of the prior: with this many records of the rarer side the threshold lies half-way (in log-odds)
 # between the prior and the best threshold found.
-PRIOR_POSITIVES = 30.0
+PRIOR_RECORDS = 30.0
 LOWEST, HIGHEST = 0.02, 0.98
 
 
 def f1_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return one threshold per output, ``(outputs,)`` in (0, 1), near the best F1 of its class.
+    """Return one threshold per output, ``(outputs,)`` in (0, 1), near the best mean of the F1 of the class and of the rest.
 
-    The threshold that maximises F1 on a small set is close to noise, so two things steady it: it is
-    the centre of the plateau of thresholds whose F1 is nearly the best (within one error's worth),
-    and it is shrunk in log-odds towards a prior by the number of positives. The prior is half the
-    F1 that the probabilities promise of themselves: for calibrated probabilities the optimal
-    threshold is half the optimal F1 (Lipton, Elkan, Naryanaswamy 2014, arXiv 1402.1892).
+    For a rare class that is where its own F1 is best; for a frequent one, its own F1 alone would reward calling everything.
+    The best threshold on a small set is close to noise, so two things steady it: it is the centre of the plateau of
+    thresholds that are nearly as good (within one error's worth), and it is shrunk in log-odds towards a prior by the
+    number of records of the rarer side. The prior is where the probabilities themselves promise the best mean, read after
+    a shift in log-odds that lets their mean meet the share of positives: networks that learned briefly, or of rare
+    classes, promise too much or too little.
 
-    probabilities: ``(records, outputs)``; targets: same shape, 0, 1 or NaN. Without a positive or
-    a negative the prior alone is used.
+    probabilities: ``(records, outputs)``; targets: same shape, 0, 1 or NaN. Without a positive or a negative the prior
+    alone is used.
     """
     probabilities = np.asarray(probabilities, np.float64)
     targets = np.asarray(targets, np.float64)
@@ -30,45 +32,57 @@ def f1_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _one(p: np.ndarray, t: np.ndarray) -> float:
-    p = np.clip(p, 1e-6, 1 - 1e-6)
-    prior = _promised_threshold(p)
-    known = np.isfinite(t)
-    p, t = p[known], t[known] > 0.5
-    positives = int(t.sum())
-    if positives == 0 or positives == len(t):
-        return float(np.clip(prior, LOWEST, HIGHEST))
-    found = _plateau_centre(p, t)
-    weight = positives / (positives + PRIOR_POSITIVES)
-    return float(np.clip(sigmoid(np.asarray(weight * _logit(found) + (1 - weight) * _logit(prior))), LOWEST, HIGHEST))
-
-
-def _logit(p: float) -> float:
-    return float(np.log(p / (1 - p)))
-
-
-def _promised_threshold(p: np.ndarray) -> float:
-    """Return half the best expected F1, taking the probabilities at their word."""
     if len(p) == 0:
         return 0.5
-    ordered = np.sort(p)[::-1]
-    expected_f1 = 2 * np.cumsum(ordered) / (np.arange(1, len(p) + 1) + ordered.sum())
-    return float(np.clip(expected_f1.max() / 2, 0.05, 0.5))
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    known = np.isfinite(t)
+    positives, records = int((t[known] > 0.5).sum()), int(known.sum())
+    # Half a record of either side: a share of nought is never certain.
+    shift = _shift_to(p[known], (positives + 0.5) / (records + 1)) if records else 0.0
+    promised = _moved(p, shift)
+    prior = _moved(np.clip(_plateau_centre(promised, promised), 0.05, 0.95), -shift)
+    fewer = min(positives, records - positives)
+    if fewer == 0:
+        return float(np.clip(prior, LOWEST, HIGHEST))
+    found = _plateau_centre(p[known], (t[known] > 0.5).astype(float))
+    weight = fewer / (fewer + PRIOR_RECORDS)
+    between = weight * _log_odds(found) + (1 - weight) * _log_odds(prior)
+    return float(np.clip(sigmoid(between), LOWEST, HIGHEST))
+
+
+def _log_odds(p: np.ndarray | float) -> np.ndarray:
+    return np.log(np.asarray(p) / (1 - np.asarray(p)))
+
+
+def _moved(p: np.ndarray | float, shift: float) -> np.ndarray:
+    """Return probabilities moved by ``shift`` in log-odds."""
+    return sigmoid(_log_odds(p) + shift)
+
+
+def _shift_to(p: np.ndarray, share: float) -> float:
+    """Return the shift in log-odds by which the mean probability becomes ``share``."""
+    return float(brentq(lambda shift: float(_moved(p, shift).mean()) - share, -40.0, 40.0))
 
 
 def _plateau_centre(p: np.ndarray, t: np.ndarray) -> float:
-    """Return the middle, in log-odds, of the stretch around the best F1 that costs at most one error."""
+    """Return the middle, in log-odds, of the stretch around the best mean F1 that costs at most one error.
+
+    t: 0 or 1, or the probability of 1, for which the expected F1 is taken.
+    """
     order = np.argsort(-p, kind="stable")
     p, t = p[order], t[order]
-    hits = np.cumsum(t)
-    taken = np.arange(1, len(p) + 1)
+    hits, taken, total = np.cumsum(t), np.arange(1, len(p) + 1), t.sum()
+    own = 2 * hits / (taken + total)
+    left = len(p) - taken
+    rest = 2 * (left - (total - hits)) / np.maximum(left + len(p) - total, 1e-9)
     last_of_tie = np.append(p[1:] != p[:-1], True)
-    f1 = np.where(last_of_tie, 2 * hits / (taken + t.sum()), -1.0)
+    f1 = np.where(last_of_tie, (own + rest) / 2, -1.0)
     best = int(f1.argmax())
-    allowed = f1[best] - 1.0 / (taken[best] + t.sum())
+    allowed = f1[best] - 0.5 / (taken[best] + total)
     first = last = best
     while first > 0 and (f1[first - 1] >= allowed or f1[first - 1] < 0):
         first -= 1
     while last + 1 < len(p) and (f1[last + 1] >= allowed or f1[last + 1] < 0):
         last += 1
     low = p[last + 1] if last + 1 < len(p) else p[last] / 2
-    return float(sigmoid(np.asarray((_logit(p[first]) + _logit(low)) / 2)))
+    return float(sigmoid((_log_odds(p[first]) + _log_odds(low)) / 2))
