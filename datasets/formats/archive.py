@@ -246,7 +246,13 @@ class _Unpacking:
                         f"uses the compression method {info.compress_type}, which is not opened; use deflate",
                     )
                 # orig_filename keeps what zipfile cuts at a NUL byte or turns from backslashes into slashes.
-                yield _Member(info.orig_filename, info.file_size, info.is_dir(), partial(archive.open, info), refusal)
+                yield _Member(
+                    info.orig_filename,
+                    info.file_size,
+                    info.filename.endswith("/"),
+                    partial(archive.open, info),
+                    refusal,
+                )
 
     def _check_overlap(self, infos: list[zipfile.ZipInfo]) -> None:
         """Refuse members that share bytes: the trick by which small archives inflate without bound."""

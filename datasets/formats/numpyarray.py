@@ -99,7 +99,7 @@ def _members(data: bytes, name: str) -> dict[str, np.ndarray]:
                     f"{name} unpacks to more than the portal reads. Save one ECG a file.", code="archive_bomb"
                 )
             for info in infos:
-                if info.filename.endswith(".npy") and not info.is_dir():
+                if info.filename.endswith(".npy"):
                     arrays[info.filename.removesuffix(".npy")] = _array(archive.read(info), f"{name}: {info.filename}")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise _damaged(name, str(error)) from error

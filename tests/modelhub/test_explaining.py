@@ -99,13 +99,13 @@ def test_from_the_button_to_the_figure(client: Client, prediction: Prediction) -
     chosen = offer(record, True)[0][1]
     assert chosen["label"] == "LATE, Late V1 v1"
     view = (record, "12x1", "25", "10", "II", "none", "pink", "none", "original")
-    figure, told = draw(*view, chosen["value"], "10", "0", 8, "light", None)
+    figure, told, *_ = draw(*view, chosen["value"], "10", "0", 8, "light", None, None)
     shading = [one for one in figure["data"] if one["type"] == "heatmap"]
     assert len(shading) == 12
     brightest = [cell["lead"] for cell in figure["layout"]["meta"]["cells"]][6]
     assert brightest == "V1"
     assert "supports LATE by occlusion" in told
-    plain, _ = draw(*view, "none", "10", "0", 8, "light", None)
+    plain, *_ = draw(*view, "none", "10", "0", 8, "light", None, None)
     assert not [one for one in plain["data"] if one["type"] == "heatmap"]
 
 
