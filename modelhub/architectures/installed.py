@@ -35,6 +35,11 @@ class Definition:
     networks: tuple[ArchitectureFacts, ...]
     problem: str = ""
 
+    @property
+    def shown(self) -> str:
+        """The digest in groups that a narrow page can break."""
+        return " ".join(self.sha256[i : i + 8] for i in range(0, len(self.sha256), 8))
+
 
 def folders() -> list[Path]:
     """Return the folders that the setting names; none when it is not set."""

@@ -101,7 +101,9 @@ def make(n_train: int | None, epochs: int, tell: Any = print) -> bytes:
         n_classes=len(names),
         seed=SEED,
     )
-    settings = FitSettings.from_dict({"epochs": epochs, "batch_size": 32, "learning_rate": 0.003, "seed": SEED})
+    settings = FitSettings.from_dict(
+        {"epochs": epochs, "batch_size": 32, "learning_rate": 0.003, "seed": SEED, "threads": 1}
+    )
     views = {name: _Held(part[0]) for name, part in parts.items()}
     result = fit(
         module, views["train"], targets["train"], views["validation"], targets["validation"], problem, settings,
