@@ -15,6 +15,7 @@ from torch import nn
 from ecgportal.errors import InvalidInput, ParityError, UnsafeFile
 from modelhub.architectures.catalog import catalog
 from modelhub.architectures.registry import parameter_count
+from modelhub.importing import examine
 from modelhub.onnx.export import check_parity, export_onnx
 from modelhub.onnx.foreign import import_foreign, trainable_module
 from modelhub.onnx.load import load_own
@@ -409,3 +410,15 @@ def test_unusual_forms_become_fully_trainable(options):
     assert all(p.grad is not None for p in network.parameters())
     network.replace_head(2)
     assert network.eval()(torch.from_numpy(signals)).shape == (3, 2)
+
+
+def test_what_could_not_be_written_again_is_for_prediction_from_the_start(monkeypatch):
+    data, said = exported(small("xresnet1d18")), {**ANSWERS, "leads": list(LEADS)}
+    assert "prediction_only" not in examine(data, "a.onnx", said).checks
+
+    def refuses(*_args, **_options):
+        raise ParityError("The operator Odd differs.")
+
+    monkeypatch.setattr("modelhub.onnx.export.export_onnx", refuses)
+    found = examine(data, "a.onnx", said)
+    assert "could not be written as ONNX: The operator Odd differs" in found.checks["prediction_only"]
