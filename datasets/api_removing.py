@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from datasets import removing, selectors
-from datasets.models import Record, Subject
+from datasets.models import Subject
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
@@ -35,8 +35,7 @@ class WithTwins:
         """Groups of records that hold the same signal under several keys; ``kept`` where somebody decided to keep one."""
         dataset = self.get_object()  # type: ignore[attr-defined]
         page = self.paginate_queryset(selectors.same_signal_clusters(dataset))  # type: ignore[attr-defined]
-        ids = [row[0] for cluster in page for row in cluster.records]
-        kept = set(Record.objects.filter(pk__in=ids, is_kept_twin=True).values_list("pk", flat=True))
+        kept = selectors.kept_twins(dataset)
         rows = [
             {"records": [{"id": r, "key": key, "subject": subject, "kept": r in kept} for r, key, subject in cluster.records]}
             for cluster in page

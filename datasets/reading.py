@@ -17,9 +17,10 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from io import FileIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -105,14 +106,13 @@ class Spool:
 
     def __init__(self, path: Path):
         self.path = path
-        self._stream: BinaryIO | None = None
+        self._stream: FileIO | None = None
         self._end = 0
 
     def add(self, signal: np.ndarray) -> int:
         """Append ``(leads, samples)`` and return its byte offset."""
         if self._stream is None:
-            self._stream = self.path.open("wb", buffering=0)  # type: ignore[assignment]
-        assert self._stream is not None
+            self._stream = self.path.open("wb", buffering=0)
         offset, data = self._end, memoryview(np.ascontiguousarray(signal, dtype="<f4")).cast("B")
         while len(data):
             written = self._stream.write(data)

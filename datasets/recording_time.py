@@ -40,7 +40,8 @@ def parse(text: str | None) -> datetime | None:
 def _read(text: str) -> datetime | None:
     try:
         if match := _DIGITS.fullmatch(text):
-            return datetime(*(int(part or 0) for part in match.groups()))  # type: ignore[arg-type]
+            year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
+            return datetime(year, month, day, hour, minute, second)
         if match := _DAY_FIRST.fullmatch(text):
             first, mark, second, *rest = match.groups()
             day, month = int(first), int(second)

@@ -277,6 +277,11 @@ def same_signal_clusters(dataset: Dataset) -> list[SameSignal]:
     return [SameSignal(tuple(sorted(found, key=lambda row: row[1]))) for _, found in sorted(clusters.items())]
 
 
+def kept_twins(dataset: Dataset) -> set[uuid.UUID]:
+    """Return the records that somebody decided to keep beside others of the same signal."""
+    return set(Record.objects.filter(dataset=dataset, is_kept_twin=True).values_list("pk", flat=True))
+
+
 def totals(dataset: Dataset) -> Totals:
     """Return the figures of a dataset: one query while it does not change."""
     found = _kept(dataset)["totals"]

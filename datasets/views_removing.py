@@ -51,7 +51,7 @@ class TwinsView(DatasetView):
         return redirect("datasets:twins", pk=self.object.pk)
 
     def _page(self, problem: str = "", status: int = 200) -> HttpResponse:
-        kept = set(Record.objects.filter(dataset=self.object, is_kept_twin=True).values_list("pk", flat=True))
+        kept = selectors.kept_twins(self.object)
         clusters = [[row[0] for row in found.records] for found in selectors.same_signal_clusters(self.object)]
         undecided = [ids for ids in clusters if not set(ids) <= kept]
         page = paginate(self.request, undecided, _CLUSTERS_A_PAGE)
