@@ -67,6 +67,11 @@ def _caliper(frame: Frame) -> dict[str, Any]:
 def _layer(page: Page, frame: Frame) -> dict[str, float]:
     """Return where the paper lies once the caliper's fields have taken their room."""
     frame.locator("#caliper-t-b").wait_for()
+    return _at_rest(page, frame)
+
+
+def _at_rest(page: Page, frame: Frame) -> dict[str, float]:
+    """Return where the paper lies once the page has stopped moving it."""
     before = None
     while (now := frame.locator("#layer").bounding_box()) != before:
         before = now
@@ -222,9 +227,10 @@ def test_a_move_shows_at_once_what_is_drawn_afterwards(opened):
 
 def test_two_fingers_zoom_and_move_the_paper_and_one_scrolls_the_page(opened):
     page, frame = opened
-    box = frame.locator("#layer").bounding_box()
     session = page.context.new_cdp_session(page)
     session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+    # Buttons grow for a finger, so that the paper moves and is drawn anew.
+    box = _at_rest(page, frame)
 
     def touch(kind: str, *points: tuple[float, float]) -> None:
         sent = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]
