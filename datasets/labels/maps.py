@@ -56,7 +56,7 @@ class LabelMapSpec:
 
     def systems(self) -> frozenset[str]:
         """Return the code systems that the map speaks."""
-        return frozenset(system for system, _ in self._lookup)
+        return frozenset(system for system, _ in self._lookup) | ({"name"} if self._prefixes else frozenset())
 
     def find(self, label: SourceLabel) -> tuple[str | None, str] | None:
         """Return ``(class or None, relation)`` of a label, or None when the map does not know its code."""
@@ -111,13 +111,17 @@ def apply_map(labels: Iterable[SourceLabel], spec: LabelMapSpec, *, min_likeliho
 
 @dataclass(frozen=True)
 class CodeCoverage:
-    """How a code of the data fares under a map. target None: left out, or unknown when relation is None too."""
+    """How a code of the data fares under a map.
+
+    target None: left out, or unknown when relation is None too. spoken: the map speaks the code's system at all.
+    """
 
     system: str
     code: str
     records: int
     target: str | None
     relation: str | None
+    spoken: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,11 +172,11 @@ def assembled(
     records: int, classified: int, by_class: dict[str, int], seen: Mapping[tuple[str, str], int], spec: LabelMapSpec
 ) -> Coverage:
     """Return the report out of its counts. seen: how many records bear each ``(system, code)``."""
-    codes = []
+    codes, systems = [], spec.systems()
     sources: dict[str, list[str]] = defaultdict(list)
     for (system, code), count in sorted(seen.items(), key=lambda item: (-item[1], item[0])):
         target, relation = spec.find(SourceLabel(code, system)) or (None, None)
-        codes.append(CodeCoverage(system, code, count, target, relation))
+        codes.append(CodeCoverage(system, code, count, target, relation, system in systems))
         if target is not None:
             sources[target].append(code)
     many = {name: tuple(sources[name]) for name in spec.classes if len(sources.get(name, ())) > 1}

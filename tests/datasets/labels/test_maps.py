@@ -211,6 +211,19 @@ def test_coverage_before_use() -> None:
     assert [c.code for c in report.unknown] == ["N"] and report.many_to_one == {"A": ("Q", "P")}
 
 
+def test_a_code_outside_the_map_is_told_from_one_of_a_system_the_map_does_not_speak() -> None:
+    spec = LabelMapSpec("x", 1, ANY, ("A", "B"), {"scp:P": ("A", "exact"), "name:z*": ("B", "exact")})
+    labels = [
+        SourceLabel("P", "scp"),
+        SourceLabel("Q", "scp"),
+        SourceLabel("1", "snomed"),
+        SourceLabel("other", "name"),
+    ]
+    spoken = {code.code: code.spoken for code in coverage([labels], spec).codes}
+    assert spoken == {"P": True, "Q": True, "1": False, "other": True}
+    assert {label.code for label in apply_map(labels, spec).unknown} == {"Q", "other"}
+
+
 @pytest.mark.parametrize(
     ("classes", "entries"),
     [(("A", "A"), {}), (("A",), {"x": ("B", "exact")}), (("A",), {"x": ("A", "nearly")})],
