@@ -1,4 +1,8 @@
-"""Publish versions on WebDAV servers and pull them from there, as jobs. What is pulled waits in quarantine."""
+"""Publish versions on WebDAV servers and pull them from there, as jobs. What is pulled waits in quarantine.
+
+A transfer whose line breaks is tried again, and goes on where it stopped: a pull always where the server names the state
+of its files, an upload where the server takes parts of files (``webdav_pieces``). What is there already is not sent again.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,36 @@ import hashlib
 import json
 import logging
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 
 from ecgportal import secrets, storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, PortalError, RemoteError
 from ecgportal.jobs.context import JobContext
-from modelhub import importing, packaging
+from ecgportal.jobs.models import TERMINAL
+from modelhub import importing
 from modelhub.bundle import MAX_BUNDLE_BYTES
+from modelhub.dav_bundles import bundle_file
 from modelhub.models import Exchange, ModelVersion, Origin, Transfer, VersionState
-from modelhub.services import pull_start, push_start, remote_name
+from modelhub.services import in_flight, pull_start, push_start, remote_name
 from modelhub.statements import stated
-from modelhub.webdav import Remote, RemoteEntry
+from modelhub.webdav import CUT, Remote, RemoteEntry
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<slug>.+)-v(?P<number>\d+)-(?P<sha>[0-9a-f]{12})\.ecgmodel\.zip")
+#: Seconds to wait after a line broke before the next try; each try that brings something begins the row anew.
+WAITS_S = (2.0, 5.0, 15.0)
+#: How long what a broken pull brought is kept for the next one.
+_KEPT = timedelta(days=2)
 #: How a published model stands against a project, with the tone in which pages say it.
 STATES = {
     "same": ("same version here", "success"),
@@ -52,7 +66,7 @@ def test(exchange: Exchange) -> dict[str, Any]:
     safe = "" if found.encrypted else " The connection is not encrypted; use https:// outside your own network."
     return {
         "ok": True,
-        "message": f"{found.server or 'The server'} answered with {found.entries} entries.{safe}",
+        "message": f"{found.server or 'The server'} answered with {found.entries} entries. {found.on_cut}{safe}",
         "encrypted": found.encrypted,
     }
 
@@ -107,24 +121,53 @@ def _state_of(entry: RemoteEntry) -> str:
 def sync_start(*, actor: Any, exchange: Exchange, project: Any) -> list[Transfer]:
     """Start to publish what only the project has and to pull what only the exchange has. Nothing is overwritten."""
     rows = listing(exchange, project)
+    under_way = set(in_flight(exchange=exchange, project=project).values_list("direction", "remote_path"))
     local = {row["version"] for row in rows if row["state"] == "local_only"}
     versions = ModelVersion.objects.filter(pk__in=local).select_related("model__project").order_by("created_at", "pk")
-    transfers = [push_start(actor=actor, exchange=exchange, version=version) for version in versions]
-    remote = [row["path"] for row in rows if row["state"] == "remote_only"]
+    transfers = [
+        push_start(actor=actor, exchange=exchange, version=version)
+        for version in versions
+        if ("push", remote_name(version)) not in under_way
+    ]
+    remote = [row["path"] for row in rows if row["state"] == "remote_only" and ("pull", row["path"]) not in under_way]
     return [
         *transfers,
         *(pull_start(actor=actor, exchange=exchange, project=project, remote_path=path) for path in remote),
     ]
 
 
-def _progress(context: JobContext, low: float, high: float, size: int | None, word: str) -> Callable[[int], None]:
-    """Return what tells a job how many bytes went over the line, and ends it when it is to stop."""
+class _Line:
+    """A transfer over a line that may break: tells a job how much went over it, and tries again while it brings something."""
 
-    def tell(done: int) -> None:
-        share = min(1.0, done / size) if size else 0.0
-        context.progress(low + (high - low) * share, f"{word} {done / 1e6:.1f} MB")
+    def __init__(self, context: JobContext, low: float, high: float, word: str) -> None:
+        self._context, self._low, self._high, self._word = context, low, high, word
+        self._share, self._furthest = low, 0
 
-    return tell
+    def progress(self, size: int | None) -> Callable[[int], None]:
+        """Return what is told the bytes so far of a file of ``size`` bytes; it ends the job when that is to stop."""
+
+        def tell(done: int) -> None:
+            share = min(1.0, done / size) if size else 0.0
+            self._share, self._furthest = self._low + (self._high - self._low) * share, max(self._furthest, done)
+            self._context.progress(self._share, f"{self._word} {done / 1e6:.1f} MB")
+
+        return tell
+
+    def tried(self, call: Callable[[], Any]) -> Any:
+        """Return what ``call`` returns; RemoteError when the line breaks again and again without bringing anything."""
+        waits, reached = list(WAITS_S), 0
+        while True:
+            try:
+                return call()
+            except RemoteError as error:
+                if self._furthest > reached:
+                    waits, reached = list(WAITS_S), self._furthest
+                if error.code not in CUT or not waits:
+                    raise
+                wait = waits.pop(0)
+                self._context.progress(self._share, f"{error.message} Next try in {wait:.0f} s.")
+                self._context.stopping.wait(wait)
+                self._context.raise_if_stopping()
 
 
 def _manifest(version: ModelVersion, sha256: str, size: int) -> bytes:
@@ -145,22 +188,14 @@ def push(context: JobContext) -> dict[str, Any]:
     if version is None:
         raise Conflict("The version was deleted before it was published.", code="version_gone")
     context.progress(0.1, "Writing the bundle")
-    data = packaging.bundle_of(version)
-    sha256 = hashlib.sha256(data).hexdigest()
+    # Kept in the store: a later try sends the same bytes, and can go on with what arrived of them.
+    bundle = bundle_file(version)
+    data, sha256 = storage.read_blob(bundle.sha256), bundle.sha256
     context.progress(0.4, f"Sending {len(data) / 1e6:.1f} MB")
+    line = _Line(context, 0.4, 0.95, "Sent")
     with connect(transfer.exchange) as remote:
-        known = remote.find(transfer.remote_path)
-        if known is None:
-            told = _progress(context, 0.4, 0.95, len(data), "Sent")
-            remote.publish(
-                transfer.remote_path, data, _manifest(version, sha256, len(data)), progress=told, upload=version.pk
-            )
-            _tidy(remote, transfer.remote_path)
-        elif hashlib.sha256(remote.download(transfer.remote_path, MAX_BUNDLE_BYTES)).hexdigest() != sha256:
-            raise Conflict(
-                f"{transfer.exchange} has another file called {transfer.remote_path}. It was not overwritten.",
-                code="remote_differs",
-            )
+        had = line.tried(lambda: _published(remote, transfer, version, data, sha256, line))
+        _tidy(remote, transfer.remote_path)
     with transaction.atomic():
         Transfer.objects.filter(pk=transfer.pk).update(sha256=sha256)
         audit(
@@ -170,7 +205,21 @@ def push(context: JobContext) -> dict[str, Any]:
             project=transfer.project,
             changes={"exchange": transfer.exchange.name, "sha256": sha256},
         )
-    return {"path": transfer.remote_path, "sha256": sha256, "version": str(version.pk)}
+    return {"path": transfer.remote_path, "sha256": sha256, "version": str(version.pk), "resumed_bytes": had}
+
+
+def _published(remote: Remote, transfer: Transfer, version: ModelVersion, data: bytes, sha256: str, line: _Line) -> int:
+    """Bring a bundle and its manifest to the server, whatever part of them is there; returns how many bytes were."""
+    path, manifest = transfer.remote_path, _manifest(version, sha256, len(data))
+    if remote.find(path) is None:
+        upload = uuid.uuid5(version.pk, sha256)
+        return remote.publish(path, data, manifest, progress=line.progress(len(data)), upload=upload)
+    if hashlib.sha256(remote.download(path, MAX_BUNDLE_BYTES)).hexdigest() != sha256:
+        raise Conflict(
+            f"{transfer.exchange} has another file called {path}. It was not overwritten.", code="remote_differs"
+        )
+    remote.publish_manifest(path, manifest)
+    return len(data)
 
 
 def _tidy(remote: Remote, path: str) -> None:
@@ -187,12 +236,12 @@ def pull(context: JobContext) -> dict[str, Any]:
     transfer = Transfer.objects.select_related("exchange", "project", "created_by").get(pk=context.payload["transfer"])
     name = transfer.remote_path.rsplit("/", 1)[-1]
     context.progress(0.1, "Fetching")
-    part = storage.area("checkpoints", transfer.pk) / "incoming.part"
+    part = _begun(transfer)
+    line = _Line(context, 0.1, 0.5, "Fetched")
     with connect(transfer.exchange) as remote:
-        entry = remote.find(transfer.remote_path)
-        told = _progress(context, 0.1, 0.5, entry.size if entry else None, "Fetched")
-        # A second try of the job goes on where the first one was broken off.
-        remote.fetch(transfer.remote_path, part, MAX_BUNDLE_BYTES, told)
+        entry = line.tried(lambda: remote.find(transfer.remote_path))
+        told = line.progress(entry.size if entry else None)
+        line.tried(lambda: remote.fetch(transfer.remote_path, part, MAX_BUNDLE_BYTES, told))
     seen = _state_of(entry) if entry else ""
     data = part.read_bytes()
     storage.remove_area("checkpoints", transfer.pk)
@@ -221,3 +270,18 @@ def pull(context: JobContext) -> dict[str, Any]:
             changes={"exchange": transfer.exchange.name, "sha256": sha256},
         )
     return {"version": str(version.pk), "state": version.state, "signature": found.checks.get("signature", "none")}
+
+
+def _begun(transfer: Transfer) -> Path:
+    """Return where what is fetched goes, with what the last broken pull of the same file left; older leavings are removed."""
+    part = storage.area("checkpoints", transfer.pk) / "incoming.part"
+    broken = Transfer.objects.filter(direction="pull", version=None, job__state__in=TERMINAL).exclude(pk=transfer.pk)
+    for row in broken.filter(job__finished_at__lt=timezone.now() - _KEPT):
+        storage.remove_area("checkpoints", row.pk)
+    same = broken.filter(exchange=transfer.exchange, project=transfer.project, remote_path=transfer.remote_path)
+    last = same.order_by("-created_at").first()
+    if last is not None and not part.exists():
+        for left in storage.area("checkpoints", last.pk).glob("incoming.part*"):
+            left.replace(part.with_name(left.name))
+        storage.remove_area("checkpoints", last.pk)
+    return part

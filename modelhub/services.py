@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import ProtectedError
+from django.db.models import ProtectedError, QuerySet
 from django.utils.text import slugify
 
 from datasets.models import Dataset, LabelMap, Record
@@ -15,7 +15,7 @@ from ecgportal import secrets, storage
 from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, NotFound
-from ecgportal.jobs.models import JobState
+from ecgportal.jobs.models import OPEN, JobState
 from ecgportal.jobs.services import enqueue
 from modelhub import agreement, statements
 from modelhub.architectures.catalog import require_definition
@@ -427,11 +427,22 @@ def exchange_delete(*, actor: Any, exchange: Exchange) -> None:
     audit("exchange.deleted", exchange, actor=actor)
 
 
+def in_flight(*, exchange: Exchange, project: Any) -> QuerySet[Transfer]:
+    """Return the transfers between an exchange and a project that have not ended."""
+    return Transfer.objects.filter(exchange=exchange, project=project, job__state__in=OPEN)
+
+
+def _only_one(*, exchange: Exchange, project: Any, direction: str, remote_path: str) -> None:
+    if in_flight(exchange=exchange, project=project).filter(direction=direction, remote_path=remote_path).exists():
+        raise Conflict(f"{remote_path} is on its way already. Its job is under Jobs.", code="transfer_running")
+
+
 @transaction.atomic
 def push_start(*, actor: Any, exchange: Exchange, version: ModelVersion) -> Transfer:
     """Publish a version's bundle on an exchange."""
     check_runnable(version)
     project = version.model.project
+    _only_one(exchange=exchange, project=project, direction="push", remote_path=remote_name(version))
     transfer = Transfer(
         project=project,
         created_by=actor,
@@ -456,6 +467,7 @@ def pull_start(*, actor: Any, exchange: Exchange, project: Any, remote_path: str
     """Fetch a published model into a project; it stays in quarantine until an owner accepts it."""
     if not remote_path or ".." in remote_path.split("/") or len(remote_path) > 400:
         raise InvalidInput("This is not the path of a published model.", fields={"path": "Choose one from the list."})
+    _only_one(exchange=exchange, project=project, direction="pull", remote_path=remote_path)
     transfer = Transfer(project=project, created_by=actor, exchange=exchange, direction="pull", remote_path=remote_path)
     transfer.job = enqueue(
         "exchange_pull",

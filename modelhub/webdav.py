@@ -2,13 +2,15 @@
 
 Files are uploaded under a temporary name and then moved, so that a reader never sees half of one; nothing that is
 there already is overwritten unless it is the state that was seen before. Layout that is read: models as
-``<folder>/<model>.onnx`` (that of ExChanGeAI) or bundles as ``<folder>/<model>.ecgmodel.zip``.
+``<folder>/<model>.onnx`` (that of ExChanGeAI) or bundles as ``<folder>/<model>.ecgmodel.zip``. How a cut upload goes
+on is the matter of ``webdav_pieces``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -32,8 +34,10 @@ from webdav4.client import (
 from webdav4.http import Client as DavHttpClient
 
 from ecgportal.errors import RemoteError
+from modelhub import webdav_pieces
 from modelhub.webdav_guard import MAX_ANSWER_BYTES, GuardedTransport
 
+log = logging.getLogger(__name__)
 MODEL_SUFFIXES = (".onnx", ".ecgmodel.zip")
 MAX_ENTRIES = 5_000
 MAX_FOLDERS = 200
@@ -41,6 +45,9 @@ LIST_SECONDS = 60.0
 TRANSFER_SECONDS = 3600.0
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _CHUNK = 1024 * 1024
+
+#: Troubles of the line: what has arrived stays, and the next try goes on with it.
+CUT = ("remote_unreachable", "remote_timeout")
 
 #: What an upload is called until it is whole.
 _PART = re.compile(r"\.(onnx|ecgmodel\.zip)(\.json)?\.part-[0-9a-f]{32}$")
@@ -75,6 +82,7 @@ class RemoteCheck:
     server: str
     entries: int
     encrypted: bool
+    on_cut: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class Remote:
 
     def __init__(self, url: str, username: str = "", password: str = "", allow_private: bool = False) -> None:
         self.url = _address(url)
+        self._signed_in = (username, password, allow_private)
         self._transport = GuardedTransport(self.url, allow_private=allow_private)
         self._http = DavHttpClient(
             base_url=self.url,
@@ -119,11 +128,44 @@ class Remote:
 
     def test(self) -> RemoteCheck:
         """Connect, sign in and list the folder."""
-        with self._operation("", MAX_ANSWER_BYTES, LIST_SECONDS):
-            answer = self._http.request("OPTIONS", str(self.url))
-            server = answer.headers.get("Server", "")
+        answer = self.request("OPTIONS", "")
+        server, on_cut = answer.headers.get("Server", ""), webdav_pieces.says_how(self, answer.headers.get("DAV", ""))
         entries = self.list()
-        return RemoteCheck(str(self.url), server[:200], len(entries), self.url.scheme == "https")
+        return RemoteCheck(str(self.url), server[:200], len(entries), self.url.scheme == "https", on_cut)
+
+    def request(
+        self, method: str, path: str, *, content: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        """Send one request for a path and return the answer, whatever its status."""
+        path = _path(path)
+        with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS if content else LIST_SECONDS):
+            return self._http.request(method, self.address_of(path), content=content, headers=headers)
+
+    def require(self, method: str, path: str, **how: Any) -> httpx.Response:
+        """Send one request; RemoteError when its answer is a refusal."""
+        answer = self.request(method, path, **how)
+        self._check(answer, path)
+        return answer
+
+    def put(self, path: str, data: bytes, progress: Progress | None = None) -> None:
+        """Write a whole file, over what is there."""
+        path = _path(path)
+        with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS):
+            self._dav.upload_fileobj(
+                io.BytesIO(data), path, overwrite=True, callback=_total(progress), chunk_size=_CHUNK, size=len(data)
+            )
+
+    def address_of(self, path: str) -> str:
+        """Return the whole address of a path."""
+        return str(self._dav.join_url(path)) if path else str(self.url)
+
+    def dav_header(self, path: str) -> str:
+        """Return which extensions of WebDAV the server announces for a path."""
+        return str(self.request("OPTIONS", path).headers.get("DAV", ""))
+
+    def beside(self, path: str) -> Remote:
+        """Return another folder of the same server, with the same account."""
+        return Remote(str(self.url.copy_with(path=path)), *self._signed_in)
 
     def list(self, folder: str = "") -> Entries:
         """Return what lies in a folder, sorted by path; at most 5000 entries, 8 MB of answer, one minute."""
@@ -203,8 +245,10 @@ class Remote:
             self._operation(path, limit, TRANSFER_SECONDS),
             self._http.stream("GET", self._dav.join_url(path), headers=headers) as answer,
         ):
-            whole = answer.status_code == 416
-            if not whole:
+            # Nothing is missing: the state is the noted one (or the answer would be whole) and so is the length.
+            complete = answer.status_code == 416 and answer.headers.get("Content-Range") == f"bytes */{have}"
+            unusable = answer.status_code == 416 and not complete
+            if not complete and not unusable:
                 self._check(answer, path)
                 goes_on = answer.status_code == 206 and have > 0
                 etag = answer.headers.get("ETag", "")
@@ -222,7 +266,7 @@ class Remote:
                             )
                         if progress is not None:
                             progress(size)
-        if whole:
+        if unusable:
             target.unlink()
             note.unlink(missing_ok=True)
             return self.fetch(path, target, limit, progress)
@@ -232,22 +276,26 @@ class Remote:
 
     def publish(
         self, path: str, data: bytes, manifest: bytes | None = None, progress: Progress | None = None, upload: uuid.UUID | None = None,
-    ) -> RemoteEntry:  # fmt: skip
+    ) -> int:  # fmt: skip
         """Upload a new file; RemoteError (``remote_exists``) when one of that name is there.
 
         The bytes go to ``<path>.part-<upload>`` first and are then moved without overwriting; folders on the way are
         made; ``manifest`` follows last as ``<path>.json``, so that who sees it sees the whole file. upload: the same for
-        every try, so that a try after a cut writes over what the cut one left.
+        every try with the same bytes; what a cut try left is gone on with where the server allows it, and written over
+        elsewhere (``webdav_pieces``). Returns how many bytes had arrived before.
         """
         path, part = _path(path), (upload or uuid.uuid4()).hex
         self._make_folders(path)
-        self._put_new(path, data, progress, part)
+        had = self._put_new(path, data, progress, part)
         if manifest is not None:
             self._put_new(f"{path}.json", manifest, None, part)
-        entry = self.find(path)
-        if entry is None or (entry.size is not None and entry.size != len(data)):
-            raise RemoteError(f"The server does not hold {path} as it was sent.", code="remote_bad_answer")
-        return entry
+        return had
+
+    def publish_manifest(self, path: str, manifest: bytes) -> None:
+        """Add the manifest of a published file whose upload was cut just before it."""
+        path = f"{_path(path)}.json"
+        if self.find(path) is None:
+            self._put_new(path, manifest, None, uuid.uuid4().hex)
 
     def replace(self, path: str, data: bytes, etag: str) -> None:
         """Overwrite a file only while its state is still ``etag``; RemoteError (``remote_changed``) otherwise."""
@@ -277,27 +325,29 @@ class Remote:
             self.remove(entry.path)
         return dead
 
-    def _put_new(self, path: str, data: bytes, progress: Progress | None, upload: str) -> None:
+    def _put_new(self, path: str, data: bytes, progress: Progress | None, upload: str) -> int:
         if self.find(path) is not None:
             raise _exists(path)
         part = f"{path}.part-{upload}"
         try:
-            with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS):
-                self._dav.upload_fileobj(
-                    io.BytesIO(data), part, overwrite=True, callback=_total(progress), chunk_size=_CHUNK, size=len(data)
-                )
+            had = webdav_pieces.send(self, part, data, progress)
+            entry = self.find(part)
+            if entry is None or (entry.size is not None and entry.size != len(data)):
+                raise RemoteError(f"The server does not hold {path} as it was sent.", code="remote_bad_answer")
+            with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
                 self._dav.move(part, path, overwrite=False)
-        except RemoteError:
-            self._discard(part)
+        except RemoteError as error:
+            if error.code not in CUT:
+                self._discard(part)
             raise
+        return had
 
     def _discard(self, part: str) -> None:
         try:
             self.remove(part)
         except RemoteError as error:
-            # The upload's own error is what the caller needs; a leftover part file is named as one.
-            if error.code not in ("remote_not_found", "remote_unreachable", "remote_timeout"):
-                return
+            # The upload's own error is what the caller needs; a leftover part is swept away a day later.
+            log.info("%s was not removed: %s", part, error.message)
 
     def _make_folders(self, path: str) -> None:
         parts = path.split("/")[:-1]

@@ -9,19 +9,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ecgportal.errors import RemoteError
+from modelhub import webdav_pieces
 from modelhub.webdav import Remote
+from tests.modelhub.breaking_line import breaking
 from tests.modelhub.dav_server import serve
 
 PACKAGES = "apt-get install --no-install-recommends apache2-bin nginx-light libnginx-mod-http-dav-ext rclone"
@@ -133,16 +138,40 @@ def command_of(kind: str, work: Path, share: Path, port: int) -> list[str]:
     ]
 
 
-@pytest.fixture(params=["apache2", "nginx", "rclone", "nextcloud path"])
+@dataclass(frozen=True)
+class Stand:
+    """A server of ours with an extension of WebDAV: its folder of files, and whether it goes on with a cut upload."""
+
+    mount: str
+    extension: str
+
+
+STANDS = {
+    "wsgidav": Stand("/", ""),
+    "nextcloud": Stand(f"/remote.php/dav/files/{USER}/", "chunks"),
+    "partial updates": Stand("/", "patch"),
+}
+INSTALLED = ["apache2", "nginx", "rclone"]
+#: The servers on which a cut upload goes on; on the others it starts again.
+GOES_ON = {"apache2", "nextcloud", "partial updates"}
+
+
+@pytest.fixture(params=[*INSTALLED, "nextcloud"])
 def server(request) -> Iterator[Server]:
-    kind = request.param
+    with running(request.param) as found:
+        yield found
+
+
+@contextmanager
+def running(kind: str) -> Iterator[Server]:
+    """Start a server of a kind; the test is skipped where its package is not installed."""
     # Apache's own user has to reach the folder, which it cannot below a test's private one.
     with tempfile.TemporaryDirectory() as name:
         work, share = Path(name), Path(name, "share")
         work.chmod(0o755)
         share.mkdir()
-        if kind == "nextcloud path":
-            with serve(share, f"/remote.php/dav/files/{USER}/") as found:
+        if kind in STANDS:
+            with serve(share, STANDS[kind].mount, STANDS[kind].extension) as found:
                 yield Server(found.url, share)
             return
         binary = shutil.which(kind) or shutil.which(kind, path="/usr/sbin")
@@ -181,8 +210,8 @@ def test_models_are_published_listed_and_brought_back(server, tmp_path):
     with Remote(server.url, USER, PASSWORD, allow_private=True) as remote:
         assert remote.test().entries == 0
         told: list[int] = []
-        entry = remote.publish("clinic one/net.onnx", data, b'{"n": 1}', progress=told.append)
-        assert entry.size == len(data) and told[-1] >= len(data)
+        assert remote.publish("clinic one/net.onnx", data, b'{"n": 1}', progress=told.append) == 0
+        assert remote.find("clinic one/net.onnx").size == len(data) and told[-1] >= len(data)
         assert [found.path for found in remote.models()] == ["clinic one/net.onnx"]
         with pytest.raises(RemoteError) as caught:
             remote.publish("clinic one/net.onnx", b"other")
@@ -200,11 +229,60 @@ def test_models_are_published_listed_and_brought_back(server, tmp_path):
             seen: list[int] = []
             assert remote.fetch("clinic one/net.onnx", target, 2 * len(data), seen.append).sha256 == whole.sha256
             assert seen[0] > len(data) // 2
+            # Once it is whole, nothing goes over the line any more.
+            seen.clear()
+            assert remote.fetch("clinic one/net.onnx", target, 2 * len(data), seen.append).sha256 == whole.sha256
+            assert not seen
         remote.remove("clinic one/net.onnx")
         assert remote.models() == []
     with Remote(server.url, USER, "wrong", allow_private=True) as remote, pytest.raises(RemoteError) as caught:
         remote.test()
     assert caught.value.code == "remote_refused"
+
+
+@pytest.mark.parametrize("kind", [*INSTALLED, *STANDS])
+def test_a_cut_upload_goes_on_where_the_server_takes_parts_and_starts_again_elsewhere(kind, monkeypatch):
+    monkeypatch.setattr(webdav_pieces, "PIECE", 200_000)
+    data, upload = random.Random(3).randbytes(2_000_000), uuid.uuid4()
+    with running(kind) as server, breaking(server.url) as line:
+        with Remote(line.url, USER, PASSWORD, allow_private=True) as remote:
+            line.breaks_after(1_100_000)
+            with pytest.raises(RemoteError) as caught:
+                remote.publish("net.onnx", data, b"{}", upload=upload)
+            assert caught.value.code == "remote_unreachable" and remote.models() == []
+            line.breaks_after(None)
+            sent: list[int] = []
+            had = remote.publish("net.onnx", data, b"{}", progress=sent.append, upload=upload)
+            visible = sorted(path.name for path in server.folder.iterdir() if not path.name.startswith("."))
+            assert visible == ["net.onnx", "net.onnx.json"]
+            assert (server.folder / "net.onnx").read_bytes() == data
+        if kind in GOES_ON:
+            assert 600_000 <= had < 1_100_000
+            # What went over the line is what was missing, not the whole file.
+            assert line.sent_up < len(data) - had + 50_000
+        else:
+            assert had == 0 and line.sent_up > len(data)
+        assert sent[-1] == len(data)
+
+
+@pytest.mark.parametrize("kind", ["apache2", "partial updates", "nextcloud"])
+def test_what_was_gone_on_with_is_compared_before_it_counts(kind, monkeypatch):
+    """The first part on the server is not what was sent: the file is sent whole."""
+    monkeypatch.setattr(webdav_pieces, "PIECE", 200_000)
+    data, upload = random.Random(4).randbytes(900_000), uuid.uuid4()
+    with running(kind) as server, breaking(server.url) as line:
+        with Remote(line.url, USER, PASSWORD, allow_private=True) as remote:
+            line.breaks_after(500_000)
+            with pytest.raises(RemoteError):
+                remote.publish("net.onnx", data, upload=upload)
+            line.breaks_after(None)
+            [left, *_] = sorted(
+                path for path in server.folder.parent.rglob("*") if path.is_file() and 150_000 < path.stat().st_size
+            )
+            with left.open("r+b") as stream:
+                stream.write(b"spoiled")
+            assert remote.publish("net.onnx", data, upload=upload) == 0
+            assert (server.folder / "net.onnx").read_bytes() == data
 
 
 def test_a_server_that_is_off_is_told_in_a_sentence():

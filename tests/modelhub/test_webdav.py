@@ -68,7 +68,8 @@ def test_reads_the_layout_of_exchangeai(remote, dav_server):
 def test_publish_then_list_then_download(remote, dav_server):
     data = bytes(range(256)) * 9000
     seen: list[int] = []
-    entry = remote.publish("clinic/net v1.ecgmodel.zip", data, manifest=b"{}", progress=seen.append)
+    remote.publish("clinic/net v1.ecgmodel.zip", data, manifest=b"{}", progress=seen.append)
+    entry = remote.find("clinic/net v1.ecgmodel.zip")
     assert entry.size == len(data)
     assert seen[-1] == len(data)
     assert sorted(p.name for p in (dav_server.folder / "clinic").iterdir()) == [
