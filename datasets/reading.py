@@ -235,23 +235,24 @@ def _open(name: str, index: Mapping[str, Path], options: ReadOptions, held: Held
     source = FileSource(name, path, index, held)
     entry = registry.sniff(source)
     if entry is None:
-        raise _unknown(name)
+        raise _unknown(source)
     return entry, entry.read(source, options)
 
 
-def _unknown(name: str) -> UnreadableFile:
+def _unknown(source: FileSource) -> UnreadableFile:
+    name = source.name
     if is_signal_file_name(name):
         header = PurePosixPath(name).with_suffix(".hea").name
         return UnreadableFile(
             f"{name} is a signal file without its header. Upload it together with {header}.", code="header_missing"
         )
-    if PurePosixPath(name).suffix.lower() in _TABLE_SUFFIXES:
+    if PurePosixPath(name).suffix.lower() in _TABLE_SUFFIXES and source.size:
         return UnreadableFile(
-            f"{name} holds no ECG. If it is a table of labels, upload it on the dataset's Labels page.",
+            f"{name} holds no ECG that can be read. If it is a table of labels, upload it on the dataset's Labels page; "
+            "ECGs are read from CSV tables, one column a lead, and from FHIR Observations (JSON).",
             code="not_an_ecg",
         )
-    titles = ", ".join(entry.title for entry in registry.readers().values())
-    return UnreadableFile(f"{name} is not an ECG in a format that the portal reads ({titles}).", code="not_an_ecg")
+    return registry.unknown(source)
 
 
 def _cleaned(

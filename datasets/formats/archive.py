@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from datasets.formats._foreign import packed, refusal
 from datasets.formats._forward import ForwardReader
 from ecgportal.errors import PortalError, TooLarge, UnreadableFile, UnsafeFile
 
@@ -29,7 +30,6 @@ _CHUNK = 1 << 20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _GZIP = b"\x1f\x8b"
 _TAR_GZ = (".tar.gz", ".tgz")
-_OTHER_KINDS = ((b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!\x1a\x07", "RAR"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"))
 # Files that operating systems put into archives by themselves.
 _CLUTTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))
 
@@ -71,7 +71,7 @@ def is_archive(head: bytes, name: str) -> bool:
     if head.startswith(_ZIP):
         # Spreadsheets and NumPy archives are zip files too, but no folders of ECGs.
         return not name.lower().endswith((".xlsx", ".npz", ".docx", ".onnx", ".pt", ".pth"))
-    if head[257:262] == b"ustar" or any(head.startswith(magic) for magic, _ in _OTHER_KINDS):
+    if head[257:262] == b"ustar" or packed(head) is not None:
         return True
     return head.startswith(_GZIP) and name.lower().endswith(_TAR_GZ)
 
@@ -200,12 +200,8 @@ class _Unpacking:
         self.measure(stream)
         head = stream.read(512)
         stream.seek(0)
-        for magic, title in _OTHER_KINDS:
-            if head.startswith(magic):
-                raise UnreadableFile(
-                    f"{self.name} is a {title} archive, which is not opened. Pack the folder as zip or tar.gz.",
-                    code="archive_kind",
-                )
+        if packed(head) is not None:
+            raise refusal(head, self.name, "")
         members = self.zip_members(stream) if is_zip(head) else self._tar(stream)
         for count, member in enumerate(members, start=1):
             if count > self.limits.members:

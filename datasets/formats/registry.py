@@ -7,6 +7,7 @@ import pkgutil
 from functools import cache
 
 from datasets import formats
+from datasets.formats._foreign import refusal
 from datasets.formats.base import HEAD_BYTES, READERS, Reader, ReadOptions, ReadResult, Source
 from ecgportal.errors import UnreadableFile
 
@@ -39,13 +40,16 @@ def sniff(source: Source) -> Reader | None:
     return found[0] if found else None
 
 
+def unknown(source: Source) -> UnreadableFile:
+    """Return the error for a file that no reader knows: what it is, where that shows, and what to do."""
+    with source.open() as stream:
+        head = stream.read(HEAD_BYTES)
+    return refusal(head, source.name, ", ".join(entry.title for entry in readers().values()))
+
+
 def read(source: Source, options: ReadOptions | None = None) -> tuple[Reader, ReadResult]:
-    """Read one file. UnreadableFile (``not_an_ecg``) when no reader knows its content."""
+    """Read one file. UnreadableFile (``not_an_ecg``, ``format_not_read``, ``archive_kind``) when no reader knows it."""
     entry = sniff(source)
     if entry is None:
-        raise UnreadableFile(
-            f"{source.name} is not an ECG in a format that the portal reads. "
-            f"It reads: {', '.join(e.title for e in readers().values())}.",
-            code="not_an_ecg",
-        )
+        raise unknown(source)
     return entry, entry.read(source, options or ReadOptions())
