@@ -17,7 +17,7 @@ import numpy as np
 from ecgportal.errors import InvalidInput
 
 LEADS_12: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-LIMB_DERIVED: tuple[str, ...] = ("III", "aVR", "aVL", "aVF")
+LIMB_LEADS: tuple[str, ...] = LEADS_12[:6]
 OTHER_LEADS: tuple[str, ...] = (
     "V7",
     "V8",
@@ -186,16 +186,17 @@ class Record:
 
 
 def derive_limb_leads(record: Record) -> Record:
-    """Add those of III, aVR, aVL, aVF that are missing, computed from I and II.
+    """Add those of the six limb leads that are missing, computed from two of I, II and III.
 
     Einthoven: III = II - I. Goldberger: aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2.
-    Without both I and II the record is returned as it is.
+    With fewer than two of the three the record is returned as it is.
     """
-    missing = [name for name in LIMB_DERIVED if name not in record.leads]
-    if not missing or "I" not in record.leads or "II" not in record.leads:
+    missing = [name for name in LIMB_LEADS if name not in record.leads]
+    if not missing or sum(name in record.leads for name in ("I", "II", "III")) < 2:
         return record
-    i, ii = record.lead("I"), record.lead("II")
-    formulas = {"III": ii - i, "aVR": -(i + ii) / 2, "aVL": i - ii / 2, "aVF": ii - i / 2}
+    i = record.lead("I") if "I" in record.leads else record.lead("II") - record.lead("III")
+    ii = record.lead("II") if "II" in record.leads else record.lead("I") + record.lead("III")
+    formulas = {"I": i, "II": ii, "III": ii - i, "aVR": -(i + ii) / 2, "aVL": i - ii / 2, "aVF": ii - i / 2}
     rows = [record.signal] + [formulas[name][None] for name in missing]
     return replace(
         record,

@@ -20,6 +20,7 @@ from datasets.ecg import canonical_lead
 from datasets.file_names import FileNames, names_somebody
 from datasets.formats._scp_meta import identifying_texts
 from datasets.formats._wfdb_notes import read_annotations
+from datasets.formats.mfer import identifying_texts as mfer_texts
 from datasets.recording_time import parse, shifted, text_of
 
 AS_SENT, SCRUBBED, NOT_KEPT = "as sent", "scrubbed", "not kept"
@@ -49,6 +50,9 @@ _JSON_WORDS = re.compile(
 _JSON_PERSON = re.compile(
     r"\"(?:subject|performer|encounter|patient|practitioner|managingOrganization|generalPractitioner|note)\"\s*:\s*\[?\s*\{[^{}]*?"
     r"\"(?:display|text)\"\s*:\s*\"([^\"]{1,200})\""
+)
+_FHIR_ELEMENT = re.compile(
+    r"<(?:\w+:)?(?:family|given|birthDate|line|city|postalCode|text|display|value)\s+value\s*=\s*[\"']([^\"']{1,200})[\"']"
 )
 _COMMENT = re.compile(
     r"#\s*(<?(age|sex|gender)>?\s*:\s*<?[\w.]{0,8}>?\s*)+$|#\s*dx\s*:\s*[\d\s,]*$|#\s*(rx|hx|sx)\s*:\s*(unknown)?\s*$",
@@ -165,14 +169,20 @@ def terms_of(format_name: str | None, data: bytes) -> list[str]:
         text = _LONG_TEXT.sub("><", data.decode(encoding, "replace"))
         found = [match[3] for match in _ELEMENT.finditer(text)] + [m[2] for m in _ATTRIBUTE.finditer(text)]
         found += [a for m in _ELEMENT.finditer(text) for a in re.findall(r"\"([^\"]*)\"", m[2])]
+    elif format_name == "fhir_observation" and b"<" in data[:8]:
+        found = [match[1] for match in _FHIR_ELEMENT.finditer(data.decode("utf-8", "replace"))]
     elif format_name == "fhir_observation" or (format_name is None and b'"resourceType"' in data[:4096]):
         text = data.decode("utf-8", "replace")
         found = [cell for match in _JSON_WORDS.finditer(text) for cell in re.findall(r"\"([^\"]*)\"", match[1])]
         found += [match[1] for match in _JSON_PERSON.finditer(text)]
     elif format_name == "ishne":
         found = [part.split(b"\x00")[0].decode("latin-1") for part in (data[28:68], data[68:108], data[108:128])]
+    elif format_name == "contec":
+        found = [data[32:40].split(b"\x00")[0].decode("latin-1")]
     elif format_name == "scp_ecg":
         found = identifying_texts(data)
+    elif format_name == "mfer" or (format_name is None and data[2:5] == b"MFR"):
+        found = mfer_texts(data)
     elif format_name == "edf":
         found = re.split(r"[\s_]+", data[8:168].decode("latin-1"))
     elif format_name == "dicom" or data[128:132] == b"DICM":

@@ -1,4 +1,5 @@
-"""FHIR Observation with SampledData, as JSON: one Observation, or a Bundle of them (hl7.org/fhir, R4 and R5).
+"""FHIR Observation with SampledData (hl7.org/fhir, R4 and R5): one Observation or a Bundle, as JSON or XML, or one resource
+a line (NDJSON, as bulk exports write them).
 
 Leads are components, or the Observation's own value. A sample is ``origin + factor * data``; ``E``, ``U`` and ``L`` (no value,
 above and below what could be measured) are gaps. References to other resources are looked up inside the file only.
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -30,7 +32,8 @@ from datasets.formats._clinical import (
     sex,
     stem,
 )
-from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
+from datasets.formats._xml import head_text, parse_xml, root_name
+from datasets.formats.base import HEAD_BYTES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from datasets.recording_time import parse
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
@@ -38,6 +41,9 @@ Json = Mapping[str, Any]
 
 _MAX_BYTES = 128 * 1024 * 1024
 _MAX_OBSERVATIONS, _MAX_LEADS = 1000, 64
+_MAX_LINES = 100_000
+# Elements that repeat; in JSON they are lists.
+_LISTS = frozenset("component coding identifier entry contained interpretation name extension".split())
 _MARK = re.compile(rb'"resourceType"\s*:\s*"(Observation|Bundle)"|"valueSampledData"\s*:')
 # ISO/IEEE 11073-10101: a lead's potential is 131328 plus the lead's number, which SCP-ECG uses, too.
 _MDC_POTENTIAL = 131_328
@@ -57,7 +63,9 @@ _MOST_OFFSET_MV = 400.0
 
 
 def _sniff(head: bytes, name: str) -> bool:
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and _MARK.search(head) is not None
+    if _MARK.search(head) is not None and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return True
+    return root_name(head) in ("Observation", "Bundle") and "http://hl7.org/fhir" in head_text(head)
 
 
 def _items(value: Any) -> list[Json]:
@@ -72,38 +80,71 @@ def _text(value: Any) -> str | None:
     return value.strip() if isinstance(value, str) and value.strip() else None
 
 
-def _parsed(source: Source) -> Json:
+def _resources(source: Source) -> list[Json]:
+    """Return the resources that a file begins with: one, or one a line."""
     if source.size > _MAX_BYTES:
         raise TooLarge(
             f"{source.name} is {source.size / 1e6:.0f} MB; a FHIR file may have at most {_MAX_BYTES / 1e6:.0f} MB. Split the recording."
         )
+    with source.open() as stream:
+        is_xml = root_name(stream.read(HEAD_BYTES)) is not None
+    if is_xml:
+        return [_of_element(parse_xml(source))]
     try:
-        content = json.loads(read_bytes(source).decode("utf-8-sig"))
+        text = read_bytes(source).decode("utf-8-sig")
+        try:
+            found = [json.loads(text)]
+        except json.JSONDecodeError as error:
+            lines = [line for line in text.splitlines() if line.strip()]
+            if error.msg != "Extra data" or not 2 <= len(lines) <= _MAX_LINES:
+                raise
+            found = [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
         raise UnreadableFile(
-            f"{source.name} begins like a FHIR resource but is no JSON ({type(error).__name__}). It is damaged; export it again.",
+            f"{source.name} begins like a FHIR resource but is no JSON ({type(error).__name__}), neither as a whole nor line by "
+            "line. It is damaged; export it again.",
             code="bad_json",
         ) from error
-    if not isinstance(content, dict):
+    if not all(isinstance(content, dict) for content in found):
         raise UnreadableFile(
             f"{source.name} holds no FHIR resource. Export an Observation or a Bundle.", code="no_waveform"
         )
+    return found
+
+
+def _of_element(element: Element) -> dict[str, Any]:
+    """Return an element of FHIR's XML as its JSON says the same: values are attributes, resources stand in an element of
+    their kind, what may repeat is a list."""
+    content: dict[str, Any] = {key: value for key, value in element.attrib.items() if key == "id"}
+    if element.tag[:1].isupper():
+        content["resourceType"] = element.tag
+    for child in element:
+        value: Any = child.get("value")
+        if value is None and child.tag in ("resource", "contained"):
+            value = _of_element(child[0]) if len(child) else {}
+        elif value is None:
+            value = _of_element(child)
+        if child.tag in _LISTS:
+            content.setdefault(child.tag, []).append(value)
+        else:
+            content.setdefault(child.tag, value)
     return content
 
 
-def _observations(content: Json) -> Iterator[tuple[Json, dict[str, Json]]]:
+def _observations(contents: Iterable[Json]) -> Iterator[tuple[Json, dict[str, Json]]]:
     """Yield each Observation with SampledData and the resources beside it, by ``Type/id`` and by their addresses in the file."""
     beside: dict[str, Json] = {}
     found: list[Json] = []
-    for entry in [{"resource": content}, *_items(content.get("entry"))]:
-        resource = _object(entry.get("resource"))
-        for each in (resource, *_items(resource.get("contained"))):
-            kind, key = _text(each.get("resourceType")), _text(each.get("id"))
-            if kind and key:
-                beside[f"{kind}/{key}"] = beside[f"#{key}"] = each
-            found += [each] if kind == "Observation" or "component" in each else []
-        if address := _text(entry.get("fullUrl")):
-            beside[address] = resource
+    for content in contents:
+        for entry in [{"resource": content}, *_items(content.get("entry"))]:
+            resource = _object(entry.get("resource"))
+            for each in (resource, *_items(resource.get("contained"))):
+                kind, key = _text(each.get("resourceType")), _text(each.get("id"))
+                if kind and key:
+                    beside[f"{kind}/{key}"] = beside[f"#{key}"] = each
+                found += [each] if kind == "Observation" or "component" in each else []
+            if address := _text(entry.get("fullUrl")):
+                beside[address] = resource
     for each in found:
         if _object(each.get("valueSampledData")) or any(
             c.get("valueSampledData") for c in _items(each.get("component"))
@@ -298,7 +339,7 @@ def _moment(value: Any) -> datetime | None:
 def _read(source: Source, options: ReadOptions) -> ReadResult:
     name = source.name
     records: list[tuple[str, Record]] = []
-    for observation, beside in _observations(_parsed(source)):
+    for observation, beside in _observations(_resources(source)):
         if len(records) == _MAX_OBSERVATIONS:
             raise TooLarge(f"{name} holds more than {_MAX_OBSERVATIONS} recordings. Export them in several files.")
         notes: list[str] = []
@@ -323,7 +364,7 @@ reader(
     Reader(
         name="fhir_observation",
         title="FHIR Observation",
-        suffixes=(".json",),
+        suffixes=(".json", ".ndjson", ".xml"),
         sniff=_sniff,
         read=_read,
         tried_on_real_files=False,

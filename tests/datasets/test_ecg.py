@@ -71,6 +71,16 @@ def test_derived_leads_follow_einthoven_and_goldberger_and_are_marked():
     np.testing.assert_allclose(made.lead("aVR") + made.lead("aVL") + made.lead("aVF"), 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("missing", ["I", "II"])
+def test_the_limb_leads_come_out_of_any_two_of_the_three(missing: str) -> None:
+    whole = derive_limb_leads(_record(("I", "II", "V1")))
+    kept = tuple(name for name in ("I", "II", "III", "V1") if name != missing)
+    made = derive_limb_leads(Record(np.stack([whole.lead(name) for name in kept]), 100.0, kept))
+    assert set(made.computed) == {missing, "aVR", "aVL", "aVF"}
+    for name in whole.leads:
+        np.testing.assert_allclose(made.lead(name), whole.lead(name), atol=1e-6)
+
+
 def test_nothing_is_derived_without_both_sources_and_recorded_leads_stay():
     assert derive_limb_leads(_record(("I", "V1"))).leads == ("I", "V1")
     full = _record(LEADS_12)

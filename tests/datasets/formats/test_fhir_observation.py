@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from datasets.formats import registry
 from datasets.formats.base import BytesSource, ReadOptions
 from datasets.formats.fhir_observation import _MAX_BYTES
+from datasets.identity import terms_of
 from ecgportal.errors import NeedsAnswer, PortalError, TooLarge, UnreadableFile
 from tests.datasets.formats.clinical_tools import direct_reader, mutations, never_another_error, read_one
 
@@ -174,6 +177,73 @@ def test_references_are_never_fetched(monkeypatch) -> None:
         read(observation(linked))
 
 
+def as_xml(content: Any, tag: str | None = None) -> str:
+    """Write a resource as FHIR's XML does: values as attributes, resources inside an element of their own."""
+    kind = content.get("resourceType")
+    inner = ""
+    for key, value in content.items():
+        for each in value if isinstance(value, list) else [value]:
+            if key == "resourceType":
+                continue
+            if isinstance(each, dict):
+                inner += f"<{key}>{as_xml(each)}</{key}>" if "resourceType" in each else as_xml(each, key)
+            else:
+                inner += f"<{key} value={quoteattr(str(each))}/>"
+    return f'<{kind} xmlns="http://hl7.org/fhir">{inner}</{kind}>' if kind else f"<{tag}>{inner}</{tag}>"
+
+
+BUNDLE = {
+    "resourceType": "Bundle",
+    "type": "collection",
+    "entry": [
+        {"fullUrl": "urn:uuid:1", "resource": {
+            "resourceType": "Patient", "id": "p7", "gender": "female", "birthDate": "1954-03-12",
+            "name": [{"family": "Quixworth", "given": ["Zebulona"]}], "identifier": [{"value": "MRN-1"}]}},
+        {"resource": observation(lead(1), lead(2, period=4), {"code": {"text": "V3"}, "valueSampledData": sampled(data="1 E 3 " * 66 + "1 2")})},
+        {"resource": observation(lead(1), interpretation=[{"coding": [{"system": "http://snomed.info/sct", "code": "426783006"}]}],
+            subject={"reference": "#in"}, contained=[{"resourceType": "Patient", "id": "in", "gender": "male"}])},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["xml", "xml with a declaration and prefix", "ndjson"])
+def test_xml_and_ndjson_say_the_same_as_json(form: str) -> None:
+    if form == "ndjson":
+        data = "\n".join(json.dumps(entry["resource"]) for entry in BUNDLE["entry"]) + "\n"
+        # A bulk export has one kind of resource a file; a file of all kinds may begin with any.
+        data = data.split("\n", 1)[1] + data.split("\n", 1)[0]
+    else:
+        data = as_xml(BUNDLE)
+    if "prefix" in form:
+        data = '<?xml version="1.0" encoding="UTF-8"?>\n<!-- x -->' + re.sub(r"<(/?)(\w)", r"<\1f:\2", data)
+        data = data.replace("xmlns=", "xmlns:f=")
+    source = BytesSource("ecg.ndjson" if form == "ndjson" else "ecg.xml", data.encode())
+    entry, result = registry.read(source)
+    assert entry.name == "fhir_observation"
+    for (key, got), (expected_key, expected) in zip(result.records, read(BUNDLE), strict=True):
+        assert (key, got.leads, got.fs_hz, got.meta) == (expected_key, expected.leads, expected.fs_hz, expected.meta)
+        np.testing.assert_array_equal(got.signal, expected.signal)
+
+
+def test_the_persons_of_an_xml_file_are_known() -> None:
+    terms = terms_of("fhir_observation", as_xml(BUNDLE).encode())
+    assert {"Quixworth", "Zebulona", "MRN-1", "1954-03-12"} <= set(terms)
+
+
+@pytest.mark.parametrize("rest", ["<component>", "</Bundle>", "<x>&y;</x></Observation>"])
+def test_damaged_xml_says_so(rest: str) -> None:
+    data = '<Observation xmlns="http://hl7.org/fhir"><status value="final"/>' + rest
+    with pytest.raises(PortalError) as error:
+        registry.read(BytesSource("ecg.xml", data.encode()))
+    assert error.value.code in ("bad_xml", "unsafe_xml")
+
+
+def test_a_damaged_line_of_many_is_told() -> None:
+    data = encoded(observation()) + b"\n" + encoded(observation())[:-9]
+    with pytest.raises(UnreadableFile, match="line by line"):
+        registry.read(BytesSource("ecg.ndjson", data))
+
+
 class _Huge(BytesSource):
     @property
     def size(self) -> int:
@@ -214,3 +284,9 @@ def test_deep_nesting_is_refused() -> None:
 @given(mutations)
 def test_damaged_files_never_crash(steps) -> None:
     never_another_error(direct_reader("fhir_observation", "ecg.json"), encoded(observation()), steps, None)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mutations)
+def test_damaged_xml_never_crashes(steps) -> None:
+    never_another_error(direct_reader("fhir_observation", "ecg.xml"), as_xml(BUNDLE).encode(), steps, None)
