@@ -101,13 +101,6 @@ def run_dir() -> Path:
     return folder.resolve()
 
 
-def jobs_dir() -> Path:
-    """Return the folder with one ``<job id>.pid`` ("pid create_time") per job that runs as a process."""
-    folder = run_dir() / "jobs"
-    folder.mkdir(mode=0o750, exist_ok=True)
-    return folder
-
-
 def secret_key() -> str:
     """Return the key that signs sessions and queue messages.
 

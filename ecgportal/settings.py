@@ -247,6 +247,8 @@ JOB_HEARTBEAT_S = 3.0
 JOB_STALE_S = 30.0
 # How long a job that can go on later may hold a worker while others wait for one.
 JOB_TURN_S = 60.0
+# Whether a worker of trainings keeps a process that has loaded what a training needs, so that the next one begins at once.
+WARM_START = os.environ.get("PORTAL_WARM_START", "1") != "0"
 
 # Processes that read the files of one upload side by side (0: as many as there are cores), and the address space of each.
 READERS = int(os.environ.get("PORTAL_READERS", "0"))

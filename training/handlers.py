@@ -8,7 +8,13 @@ from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.registry import handler
 
 
-@handler("train", title="Train a network", queue="train", max_attempts=6)
+def warm_up() -> None:
+    from training import warming
+
+    warming.warm_up()
+
+
+@handler("train", title="Train a network", queue="train", max_attempts=6, warm_up=warm_up)
 def train(context: JobContext) -> dict[str, Any]:
     from training import running
 

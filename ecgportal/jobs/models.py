@@ -55,6 +55,8 @@ class Job(UUIDModel):
     attempt = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=3)
     pid = models.IntegerField(null=True)
+    # When the process with this id started, in seconds since 1970: an id alone may be another process's by now.
+    pid_started = models.FloatField(null=True)
     host = models.CharField(max_length=120, blank=True, default="")
 
     objects = JobQuerySet.as_manager()
@@ -80,6 +82,11 @@ class Job(UUIDModel):
             models.CheckConstraint(
                 condition=models.Q(started_at__isnull=False) | models.Q(state__in=["queued", "cancelled", "failed"]),
                 name="job_running_has_started",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(pid__isnull=True, pid_started__isnull=True)
+                | models.Q(pid__isnull=False, pid_started__isnull=False),
+                name="job_pid_has_start",
             ),
         ]
 

@@ -19,25 +19,28 @@ HOST = "host"
 @dataclass(frozen=True)
 class Kind:
     """queue: the cluster that starts it, or ``HOST``. max_attempts: how often a job whose process died is started again;
-    every handler must be safe to start again."""
+    every handler must be safe to start again. warm_up: loads what its work needs, in a process that waits for a job."""
 
     name: str
     title: str
     run: Handler
     queue: str
     max_attempts: int
+    warm_up: Callable[[], None] | None = None
 
 
 KINDS: dict[str, Kind] = {}
 
 
-def handler(name: str, *, title: str, queue: str = "io", max_attempts: int = 3) -> Callable[[Handler], Handler]:
+def handler(
+    name: str, *, title: str, queue: str = "io", max_attempts: int = 3, warm_up: Callable[[], None] | None = None
+) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of ``name``; it returns the job's ``result``."""
 
     def register(function: Handler) -> Handler:
         if name in KINDS:
             raise RuntimeError(f"Two handlers for the job kind {name!r}.")
-        KINDS[name] = Kind(name, title, function, queue, max_attempts)
+        KINDS[name] = Kind(name, title, function, queue, max_attempts, warm_up)
         return function
 
     return register

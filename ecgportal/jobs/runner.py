@@ -1,11 +1,13 @@
 """Start jobs as processes of their own, do them, and find those whose process died.
 
-A worker of the queue claims the job, starts ``manage.py run_job <id> --attempt N`` in its own session and waits for it:
-the number of workers bounds the number of jobs at a time, and the process outlives its worker.
+A worker of the queue claims the job, gives it to the process that it keeps ready or starts ``manage.py run_job <id>
+--attempt N`` in its own session, and waits for its end: the number of workers bounds the number of jobs at a time, and the
+process outlives its worker. The job's row tells which process does it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -13,7 +15,6 @@ import sys
 import threading
 import traceback
 import uuid
-from pathlib import Path
 
 import psutil
 from django.conf import settings
@@ -22,7 +23,7 @@ from django.db import close_old_connections, connection
 from ecgportal import home
 from ecgportal.audit.context import AuditContext, acting
 from ecgportal.errors import JobCancelled, PortalError
-from ecgportal.jobs import services
+from ecgportal.jobs import services, spare
 from ecgportal.jobs.context import JobContext, JobInterrupted, LeaseLost
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.jobs.registry import KINDS
@@ -30,6 +31,7 @@ from ecgportal.jobs.registry import KINDS
 logger = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 75
+_CLOCK_S = 2.0
 
 
 def start(job_id: str) -> str:
@@ -37,21 +39,24 @@ def start(job_id: str) -> str:
     job = services.claim(job_id, host=home.host_name())
     if job is None:
         return "not queued"
-    command = [
-        sys.executable,
-        str(settings.BASE_DIR / "manage.py"),
-        "run_job",
-        str(job.pk),
-        "--attempt",
-        str(job.attempt),
-    ]
-    process = subprocess.Popen(command, start_new_session=True, cwd=settings.BASE_DIR, env=_environment(job))
+    process = _process(job)
     close_old_connections()
     code = process.wait()
     state = services.give_back(job.pk, job.attempt, died=code != EXIT_INTERRUPTED)
     if state is not None:
         logger.warning("job %s: process ended with %s, now %s", job.pk, code, state)
+    if KINDS[job.kind].queue == spare.QUEUE:
+        spare.keeper.prepare()
     return f"exit {code}"
+
+
+def _process(job: Job) -> subprocess.Popen[bytes]:
+    """Return the process that does a claimed job: the one that is kept ready for its queue, or a new one."""
+    ready = spare.keeper.take(job.pk, job.attempt) if KINDS[job.kind].queue == spare.QUEUE else None
+    if ready is not None:
+        return ready
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", str(job.pk), "--attempt", str(job.attempt)]  # fmt: skip
+    return subprocess.Popen(command, start_new_session=True, cwd=settings.BASE_DIR, env=_environment(job))
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -82,12 +87,6 @@ def start_own(started: dict[uuid.UUID, threading.Thread]) -> None:
         started[job.pk] = start_beside(job.pk)
 
 
-def _pid_file(job: Job) -> Path:
-    folder = home.jobs_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{job.pk}.pid"
-
-
 def run(job_id: uuid.UUID, attempt: int) -> int:
     """Do the job in this process; returns the exit status. Every branch closes the row or gives it back."""
     job = (
@@ -98,9 +97,7 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
     if job is None:
         logger.info("job %s attempt %s is not mine to run", job_id, attempt)
         return 0
-    pid_file = _pid_file(job)
-    pid_file.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
-    services.beat(job.pk, attempt, pid=os.getpid())
+    services.beat(job.pk, attempt, pid=os.getpid(), pid_started=psutil.Process().create_time())
     context = JobContext(job)
     try:
         with acting(AuditContext(channel="worker", correlation=job.pk)), context:
@@ -132,26 +129,29 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
         message = f"The job met an error that the portal did not expect. An operator finds the details in the log under job {job.pk}."
         services.fail(job.pk, attempt, "internal_error", message)
         return 0
-    finally:
-        pid_file.unlink(missing_ok=True)
 
 
-def _is_alive(job: Job) -> bool:
-    """True when the job's process still runs on this host (it may only be slow to show itself)."""
-    if job.host != home.host_name() or not job.pid:
-        return False
+def _living_process(job: Job) -> psutil.Process | None:
+    """Return the job's process if it still runs on this host (it may only be slow to show itself)."""
+    if job.host != home.host_name() or job.pid is None or job.pid_started is None:
+        return None
     try:
-        return str(job.pk) in psutil.Process(job.pid).cmdline()
+        process = psutil.Process(job.pid)
+        # The system counts from its own start, which it knows to a second when its clock is corrected.
+        same = abs(process.create_time() - job.pid_started) < _CLOCK_S and "run_job" in process.cmdline()
     except psutil.Error:
-        return False
+        return None
+    return process if same else None
 
 
 def recover_lost() -> int:
     """Give back running jobs that stopped showing themselves; a hung process of this host is ended first."""
     count = 0
     for job in Job.objects.lost():
-        if _is_alive(job):
+        process = _living_process(job)
+        if process is not None:
             logger.warning("job %s does not show itself; ending process %s", job.pk, job.pid)
-            psutil.Process(job.pid).kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         count += services.give_back(job.pk, job.attempt, died=True) is not None
     return count

@@ -78,7 +78,7 @@ def claim(job_id: uuid.UUID | str, *, host: str) -> Job | None:
     if job is None or job.state != JobState.QUEUED:
         return None
     taken = Job.objects.filter(pk=job_id, state=JobState.QUEUED, attempt=job.attempt).update(
-        state=JobState.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or now, heartbeat_at=now, host=host, pid=None
+        state=JobState.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or now, heartbeat_at=now, host=host, pid=None, pid_started=None,
     )  # fmt: skip
     return Job.objects.get(pk=job_id) if taken else None
 
@@ -131,7 +131,9 @@ def give_back(job_id: uuid.UUID, attempt: int, *, died: bool, note: str = "") ->
     if not died:
         Job.objects.filter(pk=job_id).update(max_attempts=job.max_attempts + 1)
     note = note or ("Started again after its process died." if died else "Waiting to go on after a restart.")
-    Job.objects.filter(pk=job_id).update(state=JobState.QUEUED, pid=None, enqueued_at=timezone.now(), message=note)
+    Job.objects.filter(pk=job_id).update(
+        state=JobState.QUEUED, pid=None, pid_started=None, enqueued_at=timezone.now(), message=note
+    )
     _send(job)
     logger.warning("job %s (%s) goes back to the queue after attempt %s", job.pk, job.kind, attempt)
     return JobState.QUEUED

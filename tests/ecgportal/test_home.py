@@ -58,7 +58,7 @@ def test_env_file_is_read_when_the_module_is_imported(clean):
 def test_home_is_made_closed_to_others_and_counts_from_the_checkout(clean, monkeypatch):
     made = home.portal_home()
     assert made == clean / "home" and stat.S_IMODE(made.stat().st_mode) == 0o750
-    assert home.run_dir() == made / "run" and home.jobs_dir() == made / "run" / "jobs"
+    assert home.run_dir() == made / "run"
     monkeypatch.setenv("PORTAL_RUN", str(clean / "elsewhere"))
     assert home.run_dir() == clean / "elsewhere"
     monkeypatch.setenv("PORTAL_HOME", "tests")

@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import timedelta
 
+import psutil
 import pytest
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -155,6 +156,7 @@ def test_a_job_that_is_cancelled_while_its_process_dies_stays_cancelled(job):
         ({"state": "succeeded"}, "job_finished_iff_terminal"),
         ({"state": "failed", "finished_at": timezone.now()}, "job_failed_has_code"),
         ({"state": "running"}, "job_running_has_started"),
+        ({"pid": 1}, "job_pid_has_start"),
     ],
 )
 def test_the_database_holds_the_rules(job, values, rule):
@@ -163,7 +165,7 @@ def test_the_database_holds_the_rules(job, values, rule):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_job_process_names_its_job_and_survives_its_parent(tmp_path):
+def test_the_row_tells_which_process_does_the_job_and_its_death_gives_the_job_back(monkeypatch):
     """The process of a simulated record import is started as a worker starts it; killing it gives the job back."""
     user = user_create(actor=None, username="anna", password="a long password 1")
     project = project_create(actor=user, name="Ours")
@@ -189,14 +191,26 @@ def test_a_job_process_names_its_job_and_survives_its_parent(tmp_path):
         while time.monotonic() < deadline and not Job.objects.filter(pk=job.pk, pid=process.pid).exists():
             assert process.poll() is None
             time.sleep(0.1)
-        line = open(f"/proc/{process.pid}/cmdline").read()
-        assert str(job.pk) in line
+        row = Job.objects.get(pk=job.pk)
+        assert row.pid_started == psutil.Process(process.pid).create_time()
+        monkeypatch.setattr(runner.home, "host_name", lambda: "here")
+        assert runner._living_process(row).pid == process.pid
+        # A process with this id, but of another time or on another host, is not the job's.
+        for other in ({"pid_started": row.pid_started - 60}, {"host": "there"}, {"pid": os.getpid()}):
+            assert runner._living_process(replaced(row, **other)) is None
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
         assert services.give_back(job.pk, claimed.attempt, died=True) == JobState.QUEUED
     finally:
         if process.poll() is None:
             process.kill()
+
+
+def replaced(job: Job, **values) -> Job:
+    other = Job.objects.get(pk=job.pk)
+    for name, value in values.items():
+        setattr(other, name, value)
+    return other
 
 
 def _test_database_url() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy  # Its parts are slow to import and load when they are first used.
 
 from training.problems.base import sigmoid
 
@@ -61,7 +61,7 @@ def _moved(p: np.ndarray | float, shift: float) -> np.ndarray:
 
 def _shift_to(p: np.ndarray, share: float) -> float:
     """Return the shift in log-odds by which the mean probability becomes ``share``."""
-    return float(brentq(lambda shift: float(_moved(p, shift).mean()) - share, -40.0, 40.0))
+    return float(scipy.optimize.brentq(lambda shift: float(_moved(p, shift).mean()) - share, -40.0, 40.0))
 
 
 def _plateau_centre(p: np.ndarray, t: np.ndarray) -> float:

@@ -2,9 +2,9 @@ import sys
 import uuid
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ecgportal.jobs import runner
+from ecgportal.jobs import runner, spare
 
 
 class Command(BaseCommand):
@@ -12,8 +12,19 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("job", type=uuid.UUID)
-        parser.add_argument("--attempt", type=int, required=True)
+        parser.add_argument("job", type=uuid.UUID, nargs="?")
+        parser.add_argument("--attempt", type=int)
+        parser.add_argument(
+            "--spare", action="store_true", help="load all that is needed and wait for the worker's word"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        sys.exit(runner.run(options["job"], options["attempt"]))
+        given = (options["job"], options["attempt"])
+        if options["spare"]:
+            waited = spare.wait_for_job()
+            if waited is None:
+                return
+            given = waited
+        elif None in given:
+            raise CommandError("Name the job and --attempt, or --spare.")
+        sys.exit(runner.run(*given))
