@@ -145,10 +145,14 @@ def write_bundle(
     for name, array in ((SAMPLE_INPUT, sample_input), (SAMPLE_OUTPUT, sample_output)):
         if array is not None:
             members[name] = _npy(array)
-    found = _scan(facts, card)
-    if found:
+    if found := _scan(facts, card):
         raise InvalidInput(
             f"The bundle was not written: {found}. Take it out of the card or the facts of this version.",
+            code="identifiers_found",
+        )
+    if found := identifiers_in_model(onnx=onnx, weights=weights):
+        raise InvalidInput(
+            f"The bundle was not written: {found}. Take it out of the file and import it again.",
             code="identifiers_found",
         )
     for name, data in members.items():
@@ -317,15 +321,39 @@ def _check_model(members: Mapping[str, bytes], contract: ModelContract) -> None:
         stated = (inside.classes, inside.leads, inside.fs_hz, inside.n_samples) if inside is not None else None
         if stated and stated != (contract.classes, contract.leads, contract.fs_hz, contract.n_samples):
             raise _unsafe("the contract inside the model is not the manifest's", "contract_differs")
-        found = _scan({**facts.metadata, "doc": model.doc_string, "graph": model.graph.doc_string}, "")
-        if found:
+        if found := identifiers_in_texts(onnx_texts(model)):
             raise _unsafe(f"in the model's metadata {found}", "identifiers_found")
-    if WEIGHTS in members:
+    if WEIGHTS in members and (found := identifiers_in_model(weights=members[WEIGHTS])):
+        raise _unsafe(found, "identifiers_found")
+
+
+def onnx_texts(model: Any) -> dict[str, str]:
+    """Return the texts that an ONNX model carries beside its graph: metadata, and what its documentation says."""
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    return {**said, "doc": model.doc_string, "graph": model.graph.doc_string}
+
+
+def identifiers_in_texts(texts: Mapping[str, str]) -> str | None:
+    """Return what among the named texts of a model looks as if it named a patient, or None."""
+    for name, text in texts.items():
+        if found := _scan({name: text}, ""):
+            return f"{found} (under {name[:60]!r})"
+    return None
+
+
+def identifiers_in_model(*, onnx: bytes | None = None, weights: bytes | None = None) -> str | None:
+    """Return what in the metadata of model files looks as if it named a patient, or None. The files passed their checks."""
+    if onnx is not None:
+        import onnx as library
+
+        if found := identifiers_in_texts(onnx_texts(library.load_from_string(onnx))):
+            return f"in the model's metadata {found}"
+    if weights is not None:
         from modelhub.safetensors_check import check_safetensors
 
-        found = _scan(check_safetensors(members[WEIGHTS]), "")
-        if found:
-            raise _unsafe(f"in the metadata of the weights {found}", "identifiers_found")
+        if found := identifiers_in_texts(check_safetensors(weights)):
+            return f"in the metadata of the weights {found}"
+    return None
 
 
 def _scan(facts: Any, card: str) -> str | None:

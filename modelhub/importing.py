@@ -16,7 +16,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, PortalError, UnsafeFile
 from ecgportal.jobs.context import JobContext
 from modelhub import packaging, statements
-from modelhub.bundle import read_bundle
+from modelhub.bundle import identifiers_in_texts, onnx_texts, read_bundle
 from modelhub.card import PROSE
 from modelhub.contract import ModelContract, statements_in
 from modelhub.loading import recipe_of
@@ -206,7 +206,8 @@ def _onnx(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     from modelhub.onnx.load import is_own, load_own
     from modelhub.onnx.safety import check_onnx
 
-    _, facts = check_onnx(data, name=name)
+    model, facts = check_onnx(data, name=name)
+    _nobody_named(name, identifiers_in_texts(onnx_texts(model)))
     if is_own(facts):
         from modelhub.architectures.registry import parameter_count
         from modelhub.onnx.export import check_parity
@@ -226,6 +227,15 @@ def _onnx(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
             {"prose": statements_in(facts.metadata)},
         )
     return replace(_foreign(data, name, answers), facts={"prose": statements_in(facts.metadata)})
+
+
+def _nobody_named(name: str, found: str | None) -> None:
+    """Refuse a file whose texts may name a patient: it could never leave again, and a version never changes."""
+    if found:
+        raise UnsafeFile(
+            f"{name} was refused: {found}. Take that text out of the file's metadata and import it again.",
+            code="identifiers_found",
+        )
 
 
 def _foreign(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
@@ -265,6 +275,7 @@ def _safetensors(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     from modelhub.weights import check_safetensors, read_safetensors
 
     metadata = check_safetensors(data)
+    _nobody_named(name, identifiers_in_texts(metadata))
     said: dict[str, Any] = {}
     if metadata.get("contract"):
         said = ModelContract.from_json(metadata["contract"]).to_dict()

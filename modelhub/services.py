@@ -31,6 +31,7 @@ from modelhub.models import (
     Transfer,
     VersionState,
 )
+from modelhub.webdav_guard import never_reached
 
 CARD_FIELDS = tuple(PROSE)
 # What stands for the outputs of a trunk in the database, whose versions all have some.
@@ -409,6 +410,8 @@ def exchange_save(
     _clean(exchange, "The exchange cannot be saved like this.")
     if not exchange.url.lower().startswith(("https://", "http://")):
         raise InvalidInput("The address must start with https:// or http://.", fields={"url": "Only http and https."})
+    if reason := never_reached(exchange.url):
+        raise InvalidInput(f"The portal does not connect there: it is {reason}.", fields={"url": "Another address."})
     exchange.save()
     audit(
         "exchange.created" if created else "exchange.changed",

@@ -50,6 +50,16 @@ def _embedded(address: Address) -> Address:
     return address
 
 
+def never_reached(url: str) -> str | None:
+    """Return why a URL that names an address by number is never connected to, or None. Names are judged when they are
+    used, since what they resolve to changes."""
+    try:
+        address = ipaddress.ip_address(httpx.URL(url).host.strip("[]"))
+    except (ValueError, httpx.InvalidURL):
+        return None
+    return refusal(address, allow_private=True)
+
+
 def resolve(host: str, port: int) -> list[Address]:
     """Return the addresses of a host; RemoteError (``remote_unknown_host``) when there are none."""
     try:
