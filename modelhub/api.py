@@ -297,18 +297,8 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True)
     def lineage(self, request: Request, pk: str) -> Response:
-        """Where the version comes from, the oldest first, and what was made from it."""
-        chain, children = family(self.get_object())
-        rows = {"ancestors": chain[:-1], "self": chain[-1:], "children": children}
-        return Response({name: [self._kin(version) for version in found] for name, found in rows.items()})
-
-    @staticmethod
-    def _kin(version: ModelVersion) -> dict[str, Any]:
-        run: Any = getattr(version, "training_run", None)
-        return {
-            "version": version.pk, "name": str(version), "origin": version.origin, "sha256": version.sha256,
-            "training_run": run.pk if run is not None else None, "dataset": version.facts.get("dataset"), "created_at": version.created_at,
-        }  # fmt: skip
+        """Where the version comes from, the oldest first, and what was made from it: fine-tuned or copied."""
+        return Response(family(self.get_object(), request.user).facts)
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])

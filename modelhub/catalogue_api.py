@@ -20,6 +20,7 @@ from ecgportal.projects.access import Action
 from ecgportal.projects.models import Project
 from modelhub import catalogue
 from modelhub.api import TrySerializer, VersionSerializer, record_to_try
+from modelhub.lineage import family
 from modelhub.models import CatalogueDecision, CatalogueEntry, ModelVersion
 
 FILTERS = ("text", "task", "label", "architecture", "licence", "state", "data")
@@ -134,7 +135,7 @@ class CatalogueViewSet(GenericViewSet):
     lookup_value_regex = ProjectViewSet.lookup_value_regex
     #: What each method needs in the project of the entry, the version or the target; ``administrator`` for decisions.
     needs: ClassVar[dict[str, Action | str]] = {
-        "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EXCHANGE, "withdraw": Action.MODEL_EXCHANGE,
+        "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "lineage": Action.MODEL_VIEW, "create": Action.MODEL_EXCHANGE, "withdraw": Action.MODEL_EXCHANGE,
         "copy": Action.MODEL_EDIT, "try_it": Action.MODEL_EDIT, "decide": "administrator", "share": "administrator",
     }  # fmt: skip
 
@@ -166,6 +167,12 @@ class CatalogueViewSet(GenericViewSet):
 
     def retrieve(self, request: Request, pk: str) -> Response:
         return self._answer(self._entry(pk))
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True)
+    def lineage(self, request: Request, pk: str) -> Response:
+        """Where the version comes from, and what was made from it, as far as the user may see it."""
+        return Response(family(self._entry(pk).version, request.user).facts)
 
     @extend_schema(request=ProposeSerializer, responses={201: EntrySerializer})
     def create(self, request: Request) -> Response:

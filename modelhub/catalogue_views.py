@@ -23,6 +23,7 @@ from modelhub import catalogue
 from modelhub.card import PROSE, metric_title
 from modelhub.catalogue_forms import CatalogueFilterForm, CopyForm, DecideForm, ReasonForm, ShareForm
 from modelhub.forms import TryForm
+from modelhub.lineage import lineage
 from modelhub.models import CatalogueEntry, ModelVersion
 from modelhub.views import tried
 
@@ -133,6 +134,7 @@ def entry_page(request: HttpRequest, entry: CatalogueEntry, status: int = 200, *
             if entry.shown.get("prose", {}).get(name)
         ],
         "metrics": metric_rows(entry),
+        "graph": lineage(entry.version, user),
         "approval": catalogue.vouched(entry),
         "history": entry.decisions.all() if catalogue.sees_history(user, entry) else [],
         "is_member": role is not None,

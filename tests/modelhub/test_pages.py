@@ -92,18 +92,68 @@ def test_a_card_is_read_as_page_markdown_and_pdf(version):
     assert client.get(f"{api}?format=odt").status_code == 422
 
 
+def descend(version: ModelVersion, number: int, **changes) -> ModelVersion:
+    row = ModelVersion.objects.get(pk=version.pk)
+    row.pk, row.number, row._state.adding = uuid4(), number, True
+    for name, value in changes.items():
+        setattr(row, name, value)
+    row.save(force_insert=True)
+    return row
+
+
 def test_lineage_shows_parents_and_children(version):
-    rows = [version]
-    for number in (2, 3, 4):
-        row = ModelVersion.objects.get(pk=version.pk)
-        row.pk, row.number, row._state.adding = uuid4(), number, True
-        row.parent = rows[1] if number == 4 else rows[-1]
-        row.save(force_insert=True)
-        rows.append(row)
-    graph = lineage(rows[1])
+    owner = factories.make_team(version.model.project)["owner"]
+    second = descend(version, 2, parent=version)
+    descend(version, 3, parent=second)
+    descend(version, 4, parent=second)
+    graph = lineage(second, owner)
     assert [node.is_self for node in graph.nodes] == [False, True, False, False]
     assert len(graph.edges) == 3 and graph.width > graph.height
     assert "Net v1 was fine-tuned to Net v2." in graph.summary and "Net v2 was fine-tuned to Net v4." in graph.summary
+
+
+def test_lineage_shows_each_reader_what_the_reader_may_see(version, django_assert_max_num_queries):
+    """The proposing project, the project of a copy, and the catalogue between them."""
+    owner, administrator = (
+        factories.make_team(version.model.project)["owner"],
+        factories.make_user(is_administrator=True),
+    )
+    tuned = descend(version, 2, parent=version)
+    entry = catalogue.propose(actor=owner, version=tuned, reason="r")
+    catalogue.decide(actor=administrator, entry=entry, decision="approve", reason="r")
+    catalogue.share(actor=administrator, entry=entry, visible_to_all=True)
+    there = factories.make_project()
+    reader = factories.make_team(there)["owner"]
+    copy = catalogue.copy(actor=reader, entry=entry, project=there)
+    page = reverse("catalogue_entry", kwargs={"pk": entry.pk})
+
+    def names(user, of):
+        return [node.lines[0] for node in lineage(of, user).nodes]
+
+    assert names(owner, tuned) == ["Net v1", "Net v2"]
+    # The reader knows the entry and the copy; what the entry was made from has no name for them.
+    assert names(reader, tuned) == ["A version without a name", "Net v2", "Net v1"]
+    assert names(reader, copy) == ["A version without a name", "Net v2", "Net v1"]
+    shown = signed_in(reader).get(page).content.decode()
+    assert "Lineage" in shown and "Of another project" in shown and str(version.pk) not in shown
+    assert f"/versions/{copy.pk}/" in shown and "Net v2 was copied as Net v1." in shown
+    assert f"/versions/{version.pk}/" in signed_in(owner).get(page).content.decode()
+    rows = signed_in(reader).get(f"/api/v1/catalogue/{entry.pk}/lineage/").json()
+    assert [row["version"] for row in rows["ancestors"]] == [None] and rows["ancestors"][0]["sha256"] == version.sha256
+    assert [row["version"] for row in rows["children"]] == [str(copy.pk)]
+    assert rows["self"][0]["version"] == str(tuned.pk) and rows["self"][0]["dataset"] is None
+    assert signed_in(factories.make_user()).get(f"/api/v1/catalogue/{entry.pk}/lineage/").status_code == 200
+    with django_assert_max_num_queries(20):
+        lineage(copy, reader)
+
+
+def test_a_model_from_another_portal_names_its_parent_by_its_digest(version):
+    owner = factories.make_team(version.model.project)["owner"]
+    known = descend(version, 2, facts={"parent_sha256": version.sha256}, sha256="a" * 64)
+    stranger = descend(version, 3, facts={"parent_sha256": "b" * 64}, sha256="c" * 64)
+    assert [node.lines[0] for node in lineage(known, owner).nodes] == ["Net v1", "Net v2"]
+    first = lineage(stranger, owner).nodes[0]
+    assert first.lines[1] == "Not on this portal" and first.url == ""
 
 
 def test_a_trusted_key_is_marked_and_only_administrators_trust(place):
