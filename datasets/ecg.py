@@ -49,12 +49,14 @@ _ALIASES = {
     "DAVR": "aVR", "DAVL": "aVL", "DAVF": "aVF",
     "VX": "X", "VY": "Y", "VZ": "Z", "C1": "V1", "C2": "V2", "C3": "V3", "C4": "V4", "C5": "V5", "C6": "V6",
 }  # fmt: skip
+# Decomposed, as names are when they are compared.
+_HANGUL_LEAD = unicodedata.normalize("NFD", "유도")
 _PREFIXES = (
     "MDC_ECG_LEAD_", "MDC_ECG_ELEC_POTL_", "NOM_ECG_LEAD_", "SCPECG_", "SCP_ECG_", "LEAD", "ECG", "EKG", "FRANK", "EASI",
     "ABLEITUNG", "DERIVATION", "DERIVAZIONE", "DERIVACION", "DERIVACAO", "ODPROWADZENIE", "AFLEIDING", "AVLEDNING",
-    "SVOD", "ОТВЕДЕНИЕ", "导联", "導程", "誘導",
+    "SVOD", "STRIP", "ОТВЕДЕНИЕ", "导联", "導程", "誘導", _HANGUL_LEAD,
 )  # fmt: skip
-_SUFFIXES = ("导联", "導聯", "誘導", " ОТВЕДЕНИЕ", " LEAD")
+_SUFFIXES = ("导联", "導聯", "導程", "誘導", _HANGUL_LEAD, " ОТВЕДЕНИЕ", " LEAD")
 _SEPARATORS = re.compile(r"[\s_\-:.]+")
 # Signs of a lead that was stored upside down, as -aVR is in the Cabrera order.
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "－": "-"})

@@ -15,7 +15,16 @@ from typing import Any, overload
 import numpy as np
 
 from datasets.ecg import LEADS_12, Record, RecordMeta
-from datasets.formats._choosing import MAX_LEADS, Beside, is_signal_shape, last_of, pick, rate_by_time, squeezed
+from datasets.formats._choosing import (
+    MAX_LEADS,
+    Beside,
+    is_signal_shape,
+    last_of,
+    lead_of,
+    pick,
+    rate_by_time,
+    squeezed,
+)
 from datasets.formats._clinical import (
     check_leads,
     check_size,
@@ -225,7 +234,7 @@ def records_of(
         records.append((label, record_of(f"{name} ({path})" if many else name, array, own, options)))
     for path, leads in picked.rows.items():
         told = told_by(known_beside.of(leads[0]))
-        array, own = stacked(name, [(last_of(lead), arrays[lead]) for lead in leads], told)
+        array, own = stacked(name, [(lead_of(lead), arrays[lead]) for lead in leads], told)
         own = replace(own, fs_hz=own.fs_hz or rate_by_time(arrays, array.shape[1], leads[0]))
         records.append(
             (re.sub(r"\W", "_", path) if len(picked.rows) > 1 else key, record_of(name, array, own, options))

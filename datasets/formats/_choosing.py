@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.ecg import canonical_lead
+from datasets.ecg import LEADS_12, canonical_lead
 from ecgportal.errors import UnreadableFile
 
 MAX_LEADS = 64
@@ -57,6 +57,14 @@ def last_of(path: str) -> str:
     return re.split(r"[/.]", path)[-1]
 
 
+def lead_of(path: str) -> str:
+    """Return the part of an array's name that can name its lead: the last, or the one before (``strip_II/instance_0``)."""
+    parts = _parts(path)
+    if len(parts) > 1 and canonical_lead(parts[-1]) is None and canonical_lead(parts[-2]) in LEADS_12:
+        return parts[-2]
+    return last_of(path)
+
+
 def pick(name: str, arrays: Mapping[str, Any], *, is_collection: bool = False) -> Picked:
     """Choose the ECGs among a file's numeric arrays by shape, then by name. UnreadableFile when nothing tells.
 
@@ -84,8 +92,9 @@ def pick(name: str, arrays: Mapping[str, Any], *, is_collection: bool = False) -
     lines = {path: s for path, s in shapes.items() if len(s) == 1 and is_signal_shape(s)}
     rows: dict[str, list[str]] = {}
     for path in lines:
-        if canonical_lead(last_of(path)) is not None and not _NO_SIGNAL.match(last_of(path)):
-            rows.setdefault(path[: len(path) - len(last_of(path))].rstrip("/."), []).append(path)
+        title = lead_of(path)
+        if canonical_lead(title) is not None and not _NO_SIGNAL.match(title):
+            rows.setdefault(path[: path.rfind(title)].rstrip("/."), []).append(path)
     if rows:
         return Picked(rows={key: tuple(found) for key, found in rows.items()})
     single = [path for path in lines if not _NO_SIGNAL.match(last_of(path))]

@@ -17,8 +17,12 @@ from ecgportal.errors import InvalidInput, TooLarge, UnreadableFile
 # Factor to millivolt by unit symbol (UCUM symbols and the spellings that devices print).
 _MILLIVOLTS = {
     "nv": 1e-6, "nanovolt": 1e-6, "uvolt": 1e-3, "µvolt": 1e-3, "mvolt": 1.0, "microv": 1e-3, "milliv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "microvolt": 1e-3, "mv": 1.0, "millivolt": 1.0,
-    "v": 1e3, "volt": 1e3,
+    "v": 1e3, "volt": 1e3, "milivolt": 1.0, "milivoltio": 1.0, "microvoltio": 1e-3, "mikrovolt": 1e-3,
+    "毫伏": 1.0, "微伏": 1e-3, "毫伏特": 1.0, "微伏特": 1e-3, "ミリボルト": 1.0, "マイクロボルト": 1e-3, "мв": 1.0, "мкв": 1e-3,
 }  # fmt: skip
+_MULTIPLE = re.compile(
+    r"(\d{1,6}(?:\.\d{1,6})?)\s*[x*×]?\s*(\D{1,12}?)\s*(?:/\s*(?:bit|lsb|digit|count|adu|step))?$", re.IGNORECASE
+)
 
 # Lead codes of SCP-ECG (EN 1064, table of leads); ISO/IEEE 11073-10102 (MDC, partition 2) uses the same numbers.
 CODED_LEADS = {
@@ -38,7 +42,11 @@ def millivolts_per(unit: str) -> float | None:
         # Not megavolt: ECG devices print capitals.
         return 1.0
     text = text.lower()
-    return _MILLIVOLTS.get(text) or _MILLIVOLTS.get(text.removesuffix("s"))
+    factor = _MILLIVOLTS.get(text) or _MILLIVOLTS.get(text.removesuffix("s"))
+    if factor is None and (multiple := _MULTIPLE.match(text)) and (one := _MILLIVOLTS.get(multiple[2].strip())):
+        # "10uV" and "4.88 uV/bit": so much is one.
+        return float(multiple[1]) * one or None
+    return factor
 
 
 def option_unit_mv(unit: str) -> float:

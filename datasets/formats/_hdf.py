@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.ecg import Record
 from datasets.formats._arrays import IDS, MAX_BESIDE, Exams, keys_of, record_of, stacked, told_by
-from datasets.formats._choosing import Beside, Picked, last_of, pick, rate_by_time, squeezed
+from datasets.formats._choosing import Beside, Picked, last_of, lead_of, pick, rate_by_time, squeezed
 from datasets.formats._clinical import check_size, stem
 from datasets.formats.base import ReadOptions, ReadResult, Source
 from ecgportal.errors import PortalError, TooLarge, UnreadableFile, UnsafeFile
@@ -117,7 +117,7 @@ def _records(
         key = stem(name) if len(picked.single) == 1 else label.replace("/", "_")
         yield key, record_of(f"{name} ({path})", array, told, options)
     for path, rows in picked.rows.items():
-        leads = [(last_of(lead), datasets[lead][()]) for lead in rows]
+        leads = [(lead_of(lead), datasets[lead][()]) for lead in rows]
         own = [told_by(beside.of(lead)) for lead in rows]
         if len({(t.fs_hz, t.unit_mv, t.units_mv, repr(t.gain), t.offset) for t in own}) > 1:
             raise UnreadableFile(
@@ -152,7 +152,24 @@ def _walk(name: str, group: Any, prefix: str = "", depth: int = 0) -> Iterator[t
         elif isinstance(entry, h5py.Dataset):
             if entry.is_virtual or entry.external:
                 raise UnsafeFile(f"{name} keeps {path} in another file, which is not opened.", code="external_link")
-            yield path, entry
+            if entry.dtype.names is None:
+                yield path, entry
+            else:
+                yield from ((f"{path}/{column}", _Column(entry, column)) for column in entry.dtype.names)
+
+
+class _Column:
+    """One column of a table with named columns, as far as it is a dataset of its own."""
+
+    attrs: Mapping[str, object] = {}
+
+    def __init__(self, table: Any, name: str):
+        self.dtype, self.shape, self.size, self.ndim = table.dtype[name], table.shape, table.size, table.ndim
+        self.id = table.id
+        self._table, self._name = table, name
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        return self._table.fields(self._name)[place]
 
 
 def _beside(datasets: dict[str, Any], file: Any) -> Beside:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datasets.ecg import canonical_lead
-from datasets.formats._clinical import millivolts_per
+from datasets.formats._clinical import millivolts_per, number
+from datasets.formats.base import HEAD_BYTES
 from ecgportal.errors import UnreadableFile
 
 _PREAMBLE_LINES = 100
@@ -26,8 +27,14 @@ _GAPS = frozenset(("", "nan", "na", "n/a", "#n/a", "null", "none", "-"))
 TIME_UNITS = {
     "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0, "sekunden": 1.0, "ms": 1e-3, "msec": 1e-3,
     "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6,
-    "ns": 1e-9,
+    "ns": 1e-9, "秒": 1.0, "毫秒": 1e-3, "ミリ秒": 1e-3, "微秒": 1e-6, "초": 1.0, "밀리초": 1e-3, "с": 1.0, "сек": 1.0, "мс": 1e-3,
 }  # fmt: skip
+# Encodings of one or two bytes that a table may be saved in, with words that only stand in one that is read right.
+_OLD_ENCODINGS = (
+    ("gb18030", "导联|時間|时间|毫伏|微伏|毫秒|心电|[ⅠⅡⅢ]"), ("cp932", "誘導|時間|時刻|心電|ミリ秒|電圧|[ⅠⅡⅢ]"), ("big5", "導程|導聯|時間|心電|毫伏|微伏|毫秒"),
+    ("euc_jp", "誘導|時間|時刻|心電|ミリ秒|電圧"), ("cp949", "유도|시간|심전|전압"), ("cp1251", "(?i:отведени|время|частота|экг)"),
+    ("koi8_r", "(?i:отведени|время|частота|экг)"),
+)  # fmt: skip
 _VOLTAGE = r"nv|uv|µv|μv|mv|volts?|millivolts?|microvolts?"
 _UNIT = re.compile(
     r"^(.*?)[\s_]*[\(\[]\s*([^\)\]]+?)\s*[\)\]]\s*$"
@@ -41,6 +48,9 @@ _LETTERS = re.compile(r"(T|Z|UTC|GMT|AM|PM|[A-Z][a-z]{2,8})")
 _HALF = re.compile(r"\b([AaPp])[Mm]\b")
 _CLOCK_FORM = re.compile(r"[hmsfdy.:/\- ]*(hh?:mm|mm?:ss)[hmsfdy.:/\- ]*", re.IGNORECASE)
 _DAY_S = 86_400.0
+
+# The Japanese word for a lead in EUC-JP happens to be UTF-8, too.
+_EUC_LEAD = "誘導".encode("euc_jp").decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,8 @@ class Table:
 def decode(data: bytes, *, whole: bool = True) -> str | None:
     """Return the text of a file or, with ``whole`` False, of its beginning; None when it holds NUL bytes as no text does.
 
-    UTF-8, UTF-16 with a byte order mark or with Latin letters, else Windows-1252.
+    UTF-8, UTF-16 with a byte order mark or with Latin letters, an East Asian or Cyrillic encoding that its words show, else
+    Windows-1252.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = data[: len(data) // 2 * 2].decode("utf-16", "replace")
@@ -90,11 +101,31 @@ def decode(data: bytes, *, whole: bool = True) -> str | None:
     else:
         try:
             text = data.decode("utf-8-sig")
+            if _EUC_LEAD in text[:HEAD_BYTES]:
+                text = data.decode("euc_jp", "replace")
         except UnicodeDecodeError as error:
             # A letter that the end of the beginning cuts in two is no reason to doubt the encoding.
             cut = not whole and error.start >= len(data) - 4
-            text = data[: error.start].decode("utf-8-sig") if cut else data.decode("cp1252", "replace")
+            text = data[: error.start].decode("utf-8-sig") if cut else data.decode(_old_encoding(data), "replace")
     return None if "\x00" in text else text
+
+
+def _old_encoding(data: bytes) -> str:
+    """Return the encoding of a text that is no UTF-8, by the words that it gives its first lines; else Windows-1252.
+
+    Only the names of columns and what stands above a table are words, and it is them that a wrong encoding would spoil.
+    """
+    # Whole lines, so that no letter is cut in two.
+    head = data[:HEAD_BYTES]
+    head = head[: head.rfind(b"\n") + 1] or head
+    for encoding, words in _OLD_ENCODINGS:
+        try:
+            text = head.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if re.search(words, text):
+            return encoding
+    return "cp1252"
 
 
 def _utf_16_order(head: bytes) -> str | None:
@@ -264,19 +295,43 @@ def _with_header(
         elif width > 1 or is_channel(split_unit(names[0][0])[0]):
             header, before = tuple(names[0]), above[0]
     first = [cell.strip() for cell in cells_of(lines[start], delimiter)]
-    if header is None and not named:
+    if not named and (listed := _listed_channels(lines[:start], width)) is not None:
+        header, before = listed, start
+        # AcqKnowledge counts each channel's samples in front of the first row.
+        start += not first[0]
+    elif header is None and not named:
         header = _described_columns(lines[:start], first)
     if (
         header is None
         and not named
         and width > 1
-        and first == [str(i) for i in range(width)]
+        and first in ([str(i) for i in range(width)], ["", *(str(i) for i in range(width - 1))])
         and len(lines) - start > 3
     ):
         # A header that merely numbers the columns, as pandas writes it.
         start += 1
     preamble = tuple(line[:1000] for line in lines[:before] if line.strip())
     return Layout(delimiter, comma, start, width, header, preamble, moment, named)
+
+
+def _listed_channels(above: Sequence[str], width: int) -> tuple[str, ...] | None:
+    """Return the columns that a text of LabChart (``ChannelTitle=``) or AcqKnowledge (a name and a unit a channel, after
+    their number) lists above its table, the time first."""
+    told = {line.split("\t")[0]: [cell.strip() for cell in line.split("\t")[1:]] for line in above if "=\t" in line}
+    if titles := told.get("ChannelTitle="):
+        units = told.get("UnitName=") or [cell.split()[-1] if cell else "" for cell in told.get("Range=", [])]
+        units += [""] * (len(titles) - len(units))
+        names = [_with_unit(title, "" if unit == "*" else unit) for title, unit in zip(titles, units, strict=False)]
+        return ("time (s)", *names) if len(names) == width - 1 else None
+    for at, line in enumerate(above):
+        if (found := re.fullmatch(r"\s*(\d{1,2}) channels\s*", line)) and len(above) >= at + 2 + 2 * (
+            n := int(found[1])
+        ):
+            names = [_with_unit(above[at + 1 + 2 * i].strip(), above[at + 2 + 2 * i].strip()) for i in range(n)]
+            rest = _bare(re.split(r"[\t,;]", above[at + 1 + 2 * n])[0])
+            clock = [f"time ({rest})" if rest.lower() in TIME_UNITS else rest]
+            return next((tuple(c) for c in (clock + names, clock + names + [""], names) if len(c) == width), None)
+    return None
 
 
 def _described_columns(above: Sequence[str], first: Sequence[str]) -> tuple[str, ...] | None:
@@ -312,7 +367,23 @@ def _header_cells(lines: Sequence[str], at: int, start: int, width: int, delimit
     if len(cells) == width - 1 and delimiter is not None and not cells_of(lines[start], delimiter)[-1].strip():
         # The rows end with a delimiter that opens no column.
         cells.append("")
+    elif len(cells) == width - 1 and _has_steps(lines, start, delimiter) and all(map(is_channel, map(_title, cells))):
+        # The rows begin with their number or time, which the line of lead names does not mention.
+        cells = ["", *cells]
     return cells if len(cells) == width else None
+
+
+def _title(cell: str) -> str:
+    return split_unit(cell)[0]
+
+
+def _has_steps(lines: Sequence[str], start: int, delimiter: str | None) -> bool:
+    """Tell whether the first cells of the rows rise in even steps, as no lead does."""
+    firsts = [number(cells_of(line, delimiter)[0]) for line in lines[start : start + 12] if line.strip()]
+    if len(firsts) < 3 or None in firsts:
+        return False
+    steps = np.diff(np.array(firsts, dtype=np.float64))
+    return bool((steps > 0).all() and np.ptp(steps) <= 0.6 * steps.min())
 
 
 def _bare(cell: str) -> str:
@@ -326,7 +397,7 @@ def _are_units(cells: Sequence[str]) -> bool:
         millivolts_per(cell) is not None or cell.lower() in TIME_UNITS or _CLOCK_FORM.fullmatch(cell) is not None
         for cell in bare
     ]
-    return any(known) and sum(known) >= 0.5 * sum(cell != "" for cell in bare)
+    return any(known) and sum(known) > 0.5 * sum(cell != "" for cell in bare)
 
 
 def _with_unit(title: str, unit: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from datasets.ecg import LEADS_12, Record, canonical_lead
 from datasets.formats._arrays import Told, record_of
 from datasets.formats._clinical import check_size, lead_name, millivolts_per, number, stem
+from datasets.formats._longtable import is_long_table, widened
 from datasets.formats._texttable import (
     TIME_UNITS,
     Layout,
@@ -33,7 +34,7 @@ MAX_NAMED_COLUMNS = 4096
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 _SUFFIXES = (".csv", ".tsv", ".txt", ".asc", ".tab")
 _TIME = re.compile(
-    r"(elapsed[\s_]*)?(time([\s_]*stamp)?|date[\s_]*time|date|zeit(stempel)?|uhrzeit|temps|tempo|tiempo|t|sec|secs|seconds?|sekunden|msec|ms|"
+    r"(elapsed[\s_]*)?(time([\s_]*stamp)?|date[\s_]*time|date|zeit(stempel)?|uhrzeit|temps|tempo|tiempo|时间|時間|時刻|시간|время|t|sec|secs|seconds?|sekunden|msec|ms|"
     r"milliseconds?|elapsed)(?![a-z0-9])",
     re.IGNORECASE,
 )
@@ -42,7 +43,7 @@ _INDEX = re.compile(
     r"(|index|idx|samples?|samples?[\s_]*(number|no|nr|index|#)\.?|nr|n|#|unnamed.*|nseq)$", re.IGNORECASE
 )
 _RATE = re.compile(
-    r"(sampl\w*[\s_]*(rate|freq\w*)|\bfs\b|\bsfreq\b|abtast(rate|frequenz)|frequency|fr[ée]quence|"
+    r"(sampl\w*[\s_]*(rate|freq\w*)|\bfs\b|\bsfreq\b|abtast(rate|frequenz)|messrate|采样\w*|取樣\w*|サンプル\w*|サンプリング\w*|샘플\w*|표본\w*|frequency|fr[ée]quence|"
     r"frequenza|frecuencia|frequ[êe]ncia|frekvens|frequentie|taxa de amostragem|частота)[^0-9]*?(\d+(?:[.,]\d+)?)",
     re.IGNORECASE,
 )
@@ -64,13 +65,15 @@ _STEPS = tuple(
     for pattern in (rf"{_NUMBER}\s*{_VOLTAGE}{_PER}{_DIGIT}\b", rf"\b{_VOLTAGE}{_PER}{_DIGIT}\b\D*{_NUMBER}")
 )
 _UNIT_LINE = re.compile(
-    r"\b(?:units?|einheit|unit[éeà]|unidade?|eenheid|enhe[td]|единица)\b[^\w/]+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b(?!\s*(?:/|per\b))",
+    r"\b(?:units?|单位|單位|単位|단위|einheit|unit[éeà]|unidade?|eenheid|enhe[td]|единица)\b[^\w/]+(nv|uv|µv|μv|mv|v|volts?|microvolts?|millivolts?)\b(?!\s*(?:/|per\b))",
     re.IGNORECASE,
 )
-_ECG_WORD = re.compile(r"ecg|ekg|lead|mlii|av[rlf]|ableitung|d[ée]riva|отведение|导联", re.IGNORECASE)
+_ECG_WORD = re.compile(
+    r"ecg|ekg|lead|mlii|av[rlf]|ableitung|d[ée]riva|отведени|导联|導程|導聯|誘導|유도", re.IGNORECASE
+)
 _CLOCK_TITLE = re.compile(r"time[\s_]*stamp|\btime\b", re.IGNORECASE)
 _LEAD_LINE = re.compile(
-    r"\W*(?:lead|ableitung|d[ée]rivation|derivazione|derivaci[óo]n|deriva[çc][ãa]o|afleiding|avledning|отведение|channel)\s*[,;:=\t]\s*(.{1,40})$",
+    r"\W*(?:lead|ableitung|d[ée]rivation|derivazione|derivaci[óo]n|deriva[çc][ãa]o|afleiding|avledning|отведение|导联|導程|誘導|유도|channel)\s*[,;:=\t]\s*(.{1,40})$",
     re.IGNORECASE,
 )
 
@@ -80,20 +83,22 @@ def _sniff(head: bytes, name: str) -> bool:
     if text is None or text.lstrip()[:1] in ("<", "{"):
         return False
     whole = len(head) < HEAD_BYTES
+    has_suffix = name.lower().endswith(_SUFFIXES)
     lines = text.splitlines()
     if not whole and len(lines) > 1:
         lines.pop()
     # Lines of thousands of samples show only one in the first bytes.
     layout = find_layout(lines, one_row=not whole)
     if layout is None:
-        return _has_long_named_rows(text)
-    has_suffix = name.lower().endswith(_SUFFIXES)
+        return is_long_table(lines) or _has_long_named_rows(text) or (has_suffix and _has_numbered_header(text))
     if layout.named:
         return True
     if layout.header is None:
         # Numbers alone may be anything; the name has to say that they are a table.
         return has_suffix and (layout.width > 1 or len(lines) - layout.start > 2)
     names = [split_unit(column)[0] for column in layout.header]
+    if is_long_table(lines):
+        return True
     if layout.texts:
         # Tables of labels have columns of words, too, and findings are named like leads (AS, AI).
         return any(map(_is_surely_ecg, layout.header)) or sum(canonical_lead(n) in LEADS_12 for n in names) > 1
@@ -128,6 +133,12 @@ def _has_long_named_rows(text: str) -> bool:
     )
 
 
+def _has_numbered_header(text: str) -> bool:
+    """Tell whether a line ``lead,0,1,2,...`` fills the first bytes: each row is a lead then, as it is found on reading."""
+    begin = r"\s*[\"']?(?:leads?|lead[ _]?names?|ableitung|derivation|channels?)[\"']?([,;\t])[\"']?t?0[\"']?\1[\"']?t?1[\"']?\1"
+    return "\n" not in text and re.match(begin, text, re.IGNORECASE) is not None
+
+
 def _read(source: Source, options: ReadOptions) -> ReadResult:
     text = decode(read_bytes(source, MAX_TEXT_BYTES))
     if text is None:
@@ -139,13 +150,33 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     if columns > MAX_COLUMNS or (end < 0 and text.count(",") > MAX_COLUMNS):
         raise _too_wide(source.name, columns, MAX_COLUMNS)
     lines = text.splitlines()
+    if is_long_table(lines):
+        lines = widened(source.name, lines)
     layout = find_layout(lines, one_row=True)
     if layout is None:
         raise UnreadableFile(f"{source.name} holds no table of numbers.", code="not_an_ecg")
+    _check_decimal_commas(source.name, lines, layout)
     check_size(source.name, layout.width, len(lines) - layout.start)
     table = read_table(source.name, lines, layout)
     del lines
     return ReadResult(((stem(source.name), _record(source.name, table, layout, options)),))
+
+
+def _check_decimal_commas(name: str, lines: Sequence[str], layout: Layout) -> None:
+    """Refuse a table in which the comma of a decimal is the comma between columns: every value is cut in two there."""
+    above = next((line for line in reversed(lines[: layout.start]) if line.strip()), "")
+    titles = [split_unit(cell)[0] for cell in above.split(",")]
+    if (
+        layout.delimiter == ","
+        and layout.header is None
+        and layout.width == 2 * len(titles)
+        and any(map(is_channel, titles))
+    ):
+        raise UnreadableFile(
+            f"{name} divides both its columns and its decimals by commas: {len(titles)} columns are named, every row has "
+            f"{layout.width} numbers. Export it with semicolons between columns or with decimal points.",
+            code="mixed_decimals",
+        )
 
 
 def _too_wide(name: str, columns: int, most: int) -> TooLarge:
@@ -225,6 +256,10 @@ def _without_header(name: str, table: Table, layout: Layout, told: Told, options
     values, told, notes = _clocked(name, table, layout, told, options)
     if layout.moment is not None:
         values = np.delete(values, layout.moment, axis=1)
+    elif told.fs_hz is None and _is_clock(values):
+        values, fs_hz, more = _timed(name, values, 0, None)
+        values, told = values[:, 1:], replace(told, fs_hz=fs_hz)
+        notes = [*notes, *more, "The first column rises in even steps and was taken for the time."]
     if values.shape[1] > 1 and np.isnan(values[:, -1]).all():
         values = values[:, :-1]
     values = _without_counter(values)
@@ -338,6 +373,18 @@ def _scale_of(line: str) -> float | None:
             value, unit_mv = number(match[at_number].replace(",", ".")), millivolts_per(match[at_unit]) or 1.0
             found.add(0.0 if not value else unit_mv * value if is_step else unit_mv / value)
     return None if not found else found.pop() if len(found) == 1 else 0.0
+
+
+def _is_clock(table: np.ndarray) -> bool:
+    """Tell whether an unnamed first column is a time: it rises in even steps that are no mere count, as no lead does."""
+    if table.shape[1] < 2 or table.shape[0] < 20 or table.shape[0] < table.shape[1] or _counts(table[:, 0]):
+        return False
+    steps = np.diff(table[:, 0])
+    if not np.isfinite(steps).all() or not (steps > 0).all():
+        return False
+    step = float(np.median(steps))
+    fits = [unit for unit in (1.0, 1e-3, 1e-6, 1e-9) if 20 <= 1 / (step * unit) <= 20_000]
+    return len(fits) == 1 and bool((np.abs(steps - step) <= 0.5 * step).all())
 
 
 def _without_counter(table: np.ndarray) -> np.ndarray:

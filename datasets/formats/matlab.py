@@ -68,10 +68,18 @@ def _guesses(
 
 
 def _flat(variables: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return all values by path. Of an array of structs and of a cell of matrices each entry has its number in the path."""
     found: list[tuple[str, Any]] = []
     for key, value in variables.items():
         if isinstance(value, dict):
             found += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            for number, entry in enumerate(value, start=1):
+                found += _flat(entry, f"{prefix}{key}.{number:06d}.")
+        elif isinstance(value, list) and any(
+            isinstance(entry, np.ndarray) and entry.size > MAX_BESIDE for entry in value
+        ):
+            found += [(f"{prefix}{number:06d}.{key}", entry) for number, entry in enumerate(value, start=1)]
         else:
             found.append((f"{prefix}{key}", value))
     return found

@@ -7,6 +7,7 @@ import io
 import math
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -32,14 +33,22 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     data, name = read_bytes(source), source.name
     if data.startswith(_MAGIC):
         array = _array(data, name)
-        # A table with named columns: one array a column.
         columns = {key: array[key] for key in array.dtype.names} if array.dtype.names else {"array": array}
         return records_of(name, columns, {}, options)
-    arrays = _members(data, name)
+    arrays = dict(_columns(_members(data, name)))
     beside: dict[str, object] = {
         key: _plain(value) for key, value in arrays.items() if value.size <= 64 and value.dtype.kind in "iufbUS"
     }
     return records_of(name, arrays, beside, options)
+
+
+def _columns(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield arrays by name, of a table with named columns each column by itself."""
+    for key, array in arrays.items():
+        if array.dtype.names is None:
+            yield key, array
+        else:
+            yield from ((f"{key}.{column}", array[column]) for column in array.dtype.names)
 
 
 def _plain(value: np.ndarray) -> object:
