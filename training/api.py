@@ -103,7 +103,10 @@ class TrainingRunCreateSerializer(serializers.Serializer):
         help_text="version and steps that prepare a record; the portal's own when left out",
     )
     pretraining = serializers.DictField(
-        required=False, default=dict, help_text="of the task pretraining: window_s (s) and ahead (windows)"
+        required=False,
+        default=dict,
+        help_text="of the task pretraining: method (contrastive or masked); contrastive takes window_s (s) and ahead (windows), "
+        "masked takes span_s (s), hidden (share of time) and hidden_leads (chance of a lead)",
     )
     name = serializers.CharField(required=False, max_length=120, default="")
 

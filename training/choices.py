@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
@@ -16,6 +16,7 @@ from modelhub.loading import recipe_of
 from modelhub.models import ModelVersion
 from modelhub.services import check_trainable
 from training.engine.settings import FitSettings
+from training.engine.unlabelled.settings import Contrastive, Method, method_from, raise_for, to_json
 from training.models import Mode, TrainingRun
 from training.problems.registry import get_problem
 from training.selection import Selection
@@ -28,47 +29,6 @@ _MOST_DATASETS = 20
 # Twelve leads of a minute at 500 Hz.
 _LARGEST_INPUT = 12 * 60 * 500
 MOST_SEARCH_MIN = 7 * 24 * 60
-
-
-@dataclass(frozen=True)
-class Unlabelled:
-    """How a network learns without labels: from each window of a record the next ones are to be told from those of other
-    records. window_s: length of a window in s; ahead: how many windows are predicted."""
-
-    window_s: float = 2.0
-    ahead: int = 2
-
-    def __post_init__(self) -> None:
-        problems = {}
-        if (
-            isinstance(self.window_s, bool)
-            or not isinstance(self.window_s, int | float)
-            or not 0.25 <= self.window_s <= 30
-        ):
-            problems["window_s"] = f"A window must last from 0.25 to 30 s, not {self.window_s!r}."
-        if isinstance(self.ahead, bool) or not isinstance(self.ahead, int) or not 1 <= self.ahead <= 10:
-            problems["ahead"] = f"The windows ahead must be a whole number from 1 to 10, not {self.ahead!r}."
-        _raise_for(problems)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Unlabelled:
-        """Build it from JSON; unknown names are named in one error."""
-        names = [f.name for f in fields(cls)]
-        _raise_for({name: f"It takes {' and '.join(names)} only." for name in values if name not in names})
-        return cls(**values)
-
-    def check_fits(self, duration_s: float) -> None:
-        """Raise InvalidInput when records of this length in s hold too few windows."""
-        count = int(duration_s / self.window_s + 1e-9)
-        if count < self.ahead + 1:
-            held = f"hold {count} windows of {self.window_s:g} s; predicting {self.ahead} ahead needs {self.ahead + 1}"
-            _raise_for({"window_s": f"Records of {duration_s:g} s {held}. Choose shorter windows."})
-
-
-def _raise_for(problems: Mapping[str, str]) -> None:
-    if problems:
-        sentences = {f"pretraining.{name}": sentence for name, sentence in problems.items()}
-        raise InvalidInput(" ".join(problems.values()), code="bad_pretraining", fields=sentences)
 
 
 @dataclass(frozen=True)
@@ -90,7 +50,7 @@ class Choices:
     split: SplitSettings
     members: int
     recipe: dict[str, Any]
-    pretraining: Unlabelled | None = None
+    pretraining: Method | None = None
 
     @property
     def has_classes(self) -> bool:
@@ -149,18 +109,24 @@ def choose(
     """
     rows = _datasets(project, datasets)
     outputs = _outputs(task, label_map, classes, target)
+    if task == PRETRAINING and base_version is not None:
+        if mode not in (None, "", Mode.FULL):
+            raise InvalidInput(
+                "Learning without labels goes on in all layers.", fields={"mode": "Leave it out, or choose all layers."}
+            )
+        mode = Mode.FULL
     network, mode = _network(architecture, base_version, mode, project)
     asked = {**(settings or {}), "mode": mode}
     if task == PRETRAINING:
         asked["members"] = 1 if asked.get("members") is None else asked["members"]
     elif pretraining:
-        _raise_for(dict.fromkeys(pretraining, "For learning without labels only: choose the task pretraining."))
+        raise_for(dict.fromkeys(pretraining, "For learning without labels only: choose the task pretraining."))
     fit_settings = FitSettings.from_dict(asked)
     how, which = SplitSettings.from_dict(split or {}), Selection.from_dict(selection or {})
     choices = Choices(
         project, rows, label_map, tuple(outputs), task, target if task == "regression" else "", network, base_version, mode, fit_settings,
         which, how, how.folds if how.holds_out_every_fold else 1, _recipe(recipe, base_version),
-        Unlabelled.from_dict(pretraining or {}) if task == PRETRAINING else None,
+        method_from(pretraining or {}) if task == PRETRAINING else None,
     )  # fmt: skip
     if choices.pretraining is not None:
         _check_pretraining(choices, choices.pretraining)
@@ -179,20 +145,23 @@ def unsaved_run(choices: Choices, **fields: Any) -> TrainingRun:
         project=choices.project, dataset=choices.datasets[0], label_map=choices.label_map, classes=list(choices.outputs), task=choices.task,
         target=choices.target, architecture=choices.architecture, base_version=choices.base_version, mode=choices.mode,
         settings=choices.settings.to_dict(), selection=choices.selection.to_dict(), split_settings=choices.split.to_dict(),
-        members=choices.members, recipe=choices.recipe, pretraining=asdict(choices.pretraining) if choices.pretraining else {}, **fields,
+        members=choices.members, recipe=choices.recipe, pretraining=to_json(choices.pretraining) if choices.pretraining else {}, **fields,
     )  # fmt: skip
 
 
-def _check_pretraining(choices: Choices, how: Unlabelled) -> None:
+def _check_pretraining(choices: Choices, how: Method) -> None:
     """Raise InvalidInput for what learning without labels cannot be combined with."""
     problems = {}
-    if choices.base_version is not None:
+    facts, base = catalog().get(choices.architecture), choices.base_version
+    if base is not None and facts is None:
         problems["base_version"] = (
-            "Learning without labels begins with fresh weights; the trunk is fine-tuned afterwards."
+            "A network that came as ONNX cannot go on learning without labels. Choose a version of a network of the portal."
         )
-    elif not catalog()[choices.architecture].dynamic_length:
-        problems["architecture"] = (
-            "This network takes one length only, so it cannot learn from windows. Choose another."
+    elif base is not None and base.contract.get("config", {}).get("members", 1) > 1:
+        problems["base_version"] = "It is an ensemble, and a trunk is one network. Choose a trunk or a single network."
+    elif facts is not None and isinstance(how, Contrastive) and not facts.dynamic_length:
+        problems["base_version" if base is not None else "architecture"] = (
+            "This network takes one length only, so it cannot learn from windows. Choose another, or masked reconstruction."
         )
     if choices.split.holds_out_every_fold:
         problems["split.method"] = "A trunk is one network: choose one held-out fold, or another way."

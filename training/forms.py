@@ -20,8 +20,9 @@ from modelhub.architectures.catalog import catalog
 from modelhub.contract import PRETRAINING
 from modelhub.forms import runnable_versions, usable_versions
 from modelhub.models import ModelVersion
-from training.choices import DEFAULT_ARCHITECTURE, MOST_SEARCH_MIN, Unlabelled
+from training.choices import DEFAULT_ARCHITECTURE, MOST_SEARCH_MIN
 from training.engine.settings import settings_schema
+from training.engine.unlabelled import settings as unlabelled
 from training.models import Mode
 from training.problems.registry import get_problem, problem_names
 from training.selectors import sites_of
@@ -50,7 +51,10 @@ class RunForm(forms.Form):
     RECIPE = (
         "recipe.fs_hz", "recipe.duration_s", "recipe.leads", "recipe.padding", "recipe.baseline", "recipe.normalisation",
     )  # fmt: skip
-    PRETRAINING = ("pretraining.window_s", "pretraining.ahead")
+    LEARNS = "pretraining.method"
+    OF_LEARNING = {
+        name: tuple(f"pretraining.{field}" for field in fields) for name, fields in unlabelled.methods_schema().items()
+    }
     OF_METHOD = {
         "fractions": ("split.test",),
         "k_fold": ("split.folds", "split.fold"),
@@ -117,17 +121,12 @@ class RunForm(forms.Form):
             help_text="For a regression only.",
         )  # fmt: skip
 
-        default = Unlabelled()
-        self.fields |= {
-            "pretraining.window_s": forms.FloatField(
-                min_value=0.25, max_value=30, initial=default.window_s, required=False, label="Window (s)", widget=_ANY_NUMBER,
-                help_text="A record is cut into windows. Two seconds hold one to three beats.",
-            ),
-            "pretraining.ahead": forms.IntegerField(
-                min_value=1, max_value=10, initial=default.ahead, required=False, label="Windows ahead",
-                help_text="How many of the next windows are to be told from those of other records.",
-            ),
-        }  # fmt: skip
+        self.fields[self.LEARNS] = forms.ChoiceField(
+            choices=list(unlabelled.TITLES.items()), initial=unlabelled.DEFAULT, widget=forms.RadioSelect, required=False,
+            label="How it learns", help_text="Either gives a trunk to fine-tune.",
+        )  # fmt: skip
+        for fields in unlabelled.methods_schema().values():
+            self.fields |= {f"pretraining.{name}": _setting_field(entry) for name, entry in fields.items()}
 
     def _classes(self) -> list[str]:
         given = self._given("label_map")
@@ -289,8 +288,9 @@ class RunForm(forms.Form):
         base, minutes = data["base_version"], data["search.minutes"]
         found = {name: data[name] for name in self.SELECTION if name.startswith("selection.filter.")}
         takes = (*self.OF_METHOD[self.method], *(() if self.method == "given_folds" else ("split.validation",)))
-        windows = {
-            name.removeprefix("pretraining."): data[name] for name in self.PRETRAINING if data[name] not in (None, "")
+        learns = data[self.LEARNS] or unlabelled.DEFAULT
+        how = {
+            name.removeprefix("pretraining."): data[name] for name in self.OF_LEARNING[learns] if data[name] is not None
         }
         split = {name.removeprefix("split."): data[name] for name in takes if data[name] not in (None, "")}
         split = {name: value.isoformat() if isinstance(value, date) else value for name, value in split.items()}
@@ -299,7 +299,7 @@ class RunForm(forms.Form):
             "task": data["task"], "target": data["target"], "architecture": None if base or minutes else data["architecture"], "base_version": base,
             "mode": data["mode"] if base else None, "search": {"minutes": minutes} if minutes else None, "settings": self.settings(), "name": data["name"],
             "split": {"method": self.method} | split, "recipe": self.recipe,
-            "pretraining": windows if data["task"] == PRETRAINING else None,
+            "pretraining": {"method": learns} | how if data["task"] == PRETRAINING else None,
             "selection": {
                 "filter": {name.removeprefix("selection.filter."): value for name, value in found.items() if value not in (None, "")},
                 "balanced": data["selection.balanced"], "cap": data["selection.cap"],
@@ -339,8 +339,13 @@ class RunForm(forms.Form):
         return self._bound(self.SELECTION)
 
     @property
-    def pretraining_fields(self) -> list[forms.BoundField]:
-        return self._bound(self.PRETRAINING)
+    def learns_field(self) -> forms.BoundField:
+        return self[self.LEARNS]
+
+    @property
+    def learning_groups(self) -> list[tuple[str, str, list[forms.BoundField]]]:
+        """The fields of each way of learning without labels, with its name and title."""
+        return [(name, unlabelled.TITLES[name], self._bound(fields)) for name, fields in self.OF_LEARNING.items()]
 
     @property
     def split_groups(self) -> list[tuple[str, str, list[forms.BoundField]]]:
@@ -389,9 +394,10 @@ class RunForm(forms.Form):
 
 
 def initial_of(asked: MultiValueDict) -> dict[str, Any]:
-    """Return the first values of the form from a page's address: ``?dataset=&base=&label_map=``."""
+    """Return the first values of the form from a page's address: ``?dataset=&base=&label_map=&task=``."""
     return {
-        "datasets": asked.getlist("dataset"), "base_version": asked.get("base"), "label_map": asked.get("label_map"), "task": "multilabel",
+        "datasets": asked.getlist("dataset"), "base_version": asked.get("base"), "label_map": asked.get("label_map"),
+        "task": PRETRAINING if asked.get("task") == PRETRAINING else "multilabel",
     }  # fmt: skip
 
 

@@ -14,16 +14,19 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import JobCancelled
 from ecgportal.jobs.context import JobContext, JobInterrupted
 from modelhub import loading
+from modelhub.architectures.catalog import definition_of
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from training import running
-from training.choices import Unlabelled, needs_of
+from training.choices import needs_of
 from training.data import JointView
 from training.engine.settings import FitSettings
+from training.engine.unlabelled.settings import method_from
 from training.live import Report, add_warnings
 from training.manifests import manifest_of
 from training.models import TrainingRun
+from training.selectors import SCORES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from training.engine.pretrain import PretrainResult
 
 _PREPARED, _TRAINED = 0.05, 0.97
+#: On so many of the held-back records the loss is told.
+_MOST_JUDGED = 256
 
 
 class _Told(Report):
@@ -53,14 +58,16 @@ def run(context: JobContext) -> dict[str, Any]:
         row.resumed += 1
         row.save(update_fields=["resumed"])
     data = running.ready(context, row)
-    by_part, settings, how = data.by_part(), FitSettings.from_dict(row.settings), Unlabelled(**row.pretraining)
+    by_part, settings, how = data.by_part(), FitSettings.from_dict(row.settings), method_from(row.pretraining)
     contract = contract_of(row)
-    module = loading.start_module(row.architecture, contract, None, seed=settings.seed)
-    # What a later run validates on may be learned from without labels; what it is judged on may not.
+    module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
+    # What a later run validates on may be learned from without labels; what it is judged on may not: the loss on some of
+    # it is told, and nothing is chosen by that.
     view = JointView(data.stores, [*by_part["train"], *by_part["validation"]])
+    others = JointView(data.stores, by_part["test"][:_MOST_JUDGED]) if by_part["test"] else None
     try:
         result = pretrain(
-            module, view, settings, fs_hz=contract.fs_hz, window_s=how.window_s, ahead=how.ahead,
+            module, view, settings, fs_hz=contract.fs_hz, how=how, held_back=others,
             callbacks=[_Told(context, row, len(view))], checkpoint_dir=Path(storage.area("checkpoints", row.pk)),
         )  # fmt: skip
     except JobCancelled as error:
@@ -90,12 +97,13 @@ def run(context: JobContext) -> dict[str, Any]:
 
 def contract_of(row: TrainingRun) -> ModelContract:
     """Return the contract of a trunk: an input, and no classes."""
-    spec = Recipe.from_json(row.recipe).output_spec()
+    spec, base = Recipe.from_json(row.recipe).output_spec(), row.base_version
     assert spec.leads is not None and spec.fs_hz is not None and spec.n_samples is not None
     return ModelContract(
         leads=tuple(spec.leads), fs_hz=float(spec.fs_hz), n_samples=int(spec.n_samples), classes=(), task="pretraining", unit=spec.unit,
         normalisation=spec.normalisation, recipe=row.recipe, architecture=row.architecture,
-        needs=needs_of(row.architecture, None),
+        needs=needs_of(row.architecture, base), parent=base.sha256 if base else None,
+        config=base.contract.get("config", {}) if base else {}, definition=definition_of(row.architecture),
     )  # fmt: skip
 
 
@@ -103,7 +111,7 @@ def _how_it_went(row: TrainingRun, result: PretrainResult) -> dict[str, Any]:
     last = result.history[-1]
     return {
         "networks": 1, "weights_hash": result.weights_hash, "monitor": "train_loss", "stopped_reason": result.stopped_reason,
-        "epochs": len(result.history), "pretraining": row.pretraining | {name: last[name] for name in ("accuracy", "chance")},
+        "epochs": len(result.history), "pretraining": row.pretraining | {name: last[name] for name in SCORES if name in last},
     }  # fmt: skip
 
 
@@ -116,12 +124,13 @@ def _publish(row: TrainingRun, module: nn.Module, contract: ModelContract, resul
     facts = {
         "training_run": str(row.pk), "dataset": " and ".join(row.manifest["datasets"]), "records": row.manifest["records"],
         "split_digest": row.manifest["split_digest"], "best_epoch": len(result.history), "mode": row.mode, "networks": 1,
+        "base": str(row.base_version) if row.base_version else None,
         "pretraining": row.manifest["pretraining"] | {"train_loss": last["train_loss"]},
     }  # fmt: skip
     model = model_get_or_create(actor=row.created_by, project=row.project, name=row.name)
     version = version_add(
         actor=row.created_by, model=model, onnx=files.main, contract=contract, origin=Origin.TRAINED, parameters=files.parameters,
-        weights=files.weights, facts=facts, checks=files.checks,
+        weights=files.weights, parent=row.base_version, facts=facts, checks=files.checks,
     )  # fmt: skip
     row.produced_version = version
     row.save(update_fields=["produced_version"])

@@ -17,6 +17,8 @@ from training.models import PARTS, EpochMetrics, Mode, SplitGroup, SplitMember, 
 from training.problems.registry import get_problem
 
 Counts = dict[str, dict[str, int]]
+#: What the epochs of a run without labels tell beside their losses, by its way of learning.
+SCORES = ("accuracy", "chance", "explained")
 
 
 def split_counts(run: TrainingRun) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def progression(run: TrainingRun) -> Progression:
     """Return where a run stands, from one query."""
     rows = epoch_rows(run)
     latest = rows[-1] if rows else {}
-    names = ("accuracy", "chance") if run.is_pretraining else get_problem(run.task).metrics
+    names = SCORES if run.is_pretraining else get_problem(run.task).metrics
     metrics = [(name, latest[name]) for name in names if isinstance(latest.get(name), float | int)]
     losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
     return Progression(

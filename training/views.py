@@ -123,7 +123,9 @@ def shown_rate(job: Job | None) -> dict[str, Any]:
     figure = None
     if job.result:
         named = dict(rating.suggestions(job))
-        figure = lr_finder(job.result["rates"], job.result["losses"], suggested=named)
+        figure = lr_finder(
+            job.result["rates"], job.result["losses"], smoothed=job.result.get("smoothed", []), suggested=named
+        )
     return {
         "rate_job": job, "rate_figure": drawn(figure, "rate-curve") if figure else None,
         "rates": rating.suggestions(job) if job.result else [],

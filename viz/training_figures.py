@@ -13,7 +13,8 @@ FIGURES = {"loss": "Loss", "metrics": "Validation metrics", "rate": "Learning-ra
 # What an axis of shares shows, the higher the better.
 _SCORES = {
     "auroc_macro": "AUROC, mean over classes", "auprc_macro": "AUPRC, mean over classes", "f1_macro": "F1, mean over classes",
-    "f1_weighted": "F1, weighted", "accuracy": "accuracy", "chance": "by guessing", "r2": "R²",
+    "f1_weighted": "F1, weighted", "accuracy": "accuracy", "chance": "by guessing", "explained": "share of variance",
+    "r2": "R²",
 }  # fmt: skip
 
 
@@ -28,10 +29,10 @@ def figure_of(run: TrainingRun, kind: str, dark: bool = False, rows: list[dict[s
     rows = selectors.epoch_rows(run) if rows is None else rows
     more: dict[str, Any] = {"best_epoch": run.best_epoch, "run": str(run.pk), "dark": dark}
     if kind == "loss":
-        return loss_curves(_series(rows, {"train_loss": "training", "val_loss": "validation"}), **more)
-    return metric_curves(
-        _series(rows, _SCORES), title="Windows told apart" if run.is_pretraining else FIGURES["metrics"], **more
-    )
+        others = "held back" if run.is_pretraining else "validation"
+        return loss_curves(_series(rows, {"train_loss": "training", "val_loss": others}), **more)
+    told = "Hidden signal told" if run.pretraining.get("method") == "masked" else "Windows told apart"
+    return metric_curves(_series(rows, _SCORES), title=told if run.is_pretraining else FIGURES["metrics"], **more)
 
 
 def _series(rows: list[dict[str, Any]], names: dict[str, str]) -> dict[str, list[tuple[float, float | None]]]:

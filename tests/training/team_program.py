@@ -39,11 +39,44 @@ def train(kind: str, callbacks: Sequence[Any] = (), folder: Path | None = None) 
     )  # fmt: skip
 
 
+def short_of_memory(where: str, rank: int) -> nn.Module:
+    """Return a network whose memory runs out once: in the ``forward`` or ``backward`` pass of the second process, between
+    exchanges, or in ``every`` process before the first exchange."""
+    net, left = without_dropout(TinyNet()), [1]
+
+    def run_out(*_: object) -> None:
+        if left and (where == "every" or rank == 1):
+            left.pop()
+            raise torch.OutOfMemoryError("out of memory")
+
+    def in_forward(layer: nn.Module, _inputs: object) -> None:
+        if layer.training:
+            run_out()
+
+    def in_backward(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        if layer.training:
+            output.register_hook(run_out)
+
+    if where == "backward":
+        net.trunk[3].register_forward_hook(in_backward)
+    else:
+        net.trunk[0 if where == "every" else 4].register_forward_pre_hook(in_forward)
+    return net
+
+
+def train_short_of_memory(where: str, rank: int) -> FitResult:
+    train, targets, validation, val_targets = tiny_parts()
+    return fit(
+        short_of_memory(where, rank), train, targets, validation, val_targets, get_problem("multilabel"),
+        tiny_settings(epochs=2), fs_hz=FS_HZ,
+    )  # fmt: skip
+
+
 def facts(result: FitResult) -> dict[str, Any]:
     return {
         "reason": result.stopped_reason, "resumed": result.resumed_epoch, "epochs": result.epochs, "rate": result.learning_rate,
         "loss": [row["train_loss"] for row in result.history], "outputs": result.validation_outputs.tolist(),
-        "hash": result.weights_hash, "state": {name: tensor.tolist() for name, tensor in result.best_state.items()},
+        "hash": result.weights_hash, "notes": list(result.notes), "state": {name: tensor.tolist() for name, tensor in result.best_state.items()},
     }  # fmt: skip
 
 
@@ -57,6 +90,7 @@ def main() -> None:
             "ensemble": facts(train("ensemble")),
             "stopped": facts(train("one", [stopper], folder)),
             "resumed": facts(train("one", [], folder)),
+            **{where: facts(train_short_of_memory(where, team.rank)) for where in ("every", "forward", "backward")},
         }
         told = {"rows": len(recorder.rows), "ended": recorder.ended, "size": team.size}
         (folder / f"rank-{team.rank}.json").write_text(json.dumps(answers | {"told": told}))

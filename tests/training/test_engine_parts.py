@@ -12,7 +12,7 @@ from tests.training.tiny import FS_HZ, TinyNet, tiny_data, tiny_parts, tiny_sett
 from training.engine.augment import augment, hum, lead_dropout, mixup, noise, scale, shift, wander
 from training.engine.batches import Stopped, interruptible
 from training.engine.fit import fit
-from training.engine.lr_finder import find_learning_rate, steepest, suggest, sweep, valley
+from training.engine.lr_finder import find_learning_rate, smooth, steepest, suggest, sweep, valley
 from training.engine.manifest import digest_of_keys, digest_of_source, manifest
 from training.engine.monitor import Monitor
 from training.engine.network import Average, no_decay_names, rate_factors
@@ -88,6 +88,29 @@ def test_suggestions_are_pure_functions_of_the_curve():
     rising = np.linspace(1, 2, 51)
     assert valley(rates, rising) is None and steepest(rates, rising) is None
     assert suggest(rates, rising).rule == "default"
+
+
+def test_a_noisy_start_of_the_curve_is_not_taken_for_a_fall():
+    rates = np.logspace(-5, 0, 60)
+    log = np.log10(rates)
+    # It falls fastest at 10^-2.3; single batches differ, the first ones most.
+    true = 0.7 - 0.4 / (1 + np.exp(-4 * (log + 2.3))) + 3 * np.clip(log + 0.7, 0, None) ** 2
+    found = []
+    for seed in range(40):
+        noise = np.random.default_rng(seed).normal(size=60) * 0.03 * (1 + 4 * np.exp(-np.arange(60) / 4))
+        result = suggest(rates.tolist(), (true + noise).tolist())
+        assert result.steepest is not None and 10**-2.3 / 2 < result.steepest < 10**-2.3 * 6
+        assert result.valley is not None and 10**-2.3 < result.valley < 0.1
+        found.append(float(rates[np.argmin(np.gradient(result.smoothed, log))]))
+    # The plain gradient of the same curves marks the first rates of the sweep more often than not.
+    assert np.median(found) < 1e-4
+    assert suggest(rates.tolist(), [0.7] * 60).rule == "default"
+
+
+def test_smoothing_has_no_memory_of_a_start_from_zero():
+    assert smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert smooth([1.0, 0.0]) == pytest.approx([1.0, 0.09 / 0.19])
+    assert smooth([]) == [] and suggest([], []).rule == "default"
 
 
 def test_the_rate_finder_says_when_the_first_loss_is_not_finite():

@@ -52,7 +52,7 @@ def test_a_trunk_comes_from_records_without_labels_by_rest(ward):
     assert (
         run["report"] is None
         and run["split"]["train"]["records"] == 24
-        and run["pretraining"] == {"window_s": 1.5, "ahead": 2}
+        and run["pretraining"] == {"method": "contrastive", "window_s": 1.5, "ahead": 2}
     )
     rows = api.get(f"training-runs/{run['id']}/metrics/")["results"]
     assert [row["epoch"] for row in rows] == [1, 2] and {"train_loss", "accuracy", "chance"} <= set(rows[0])
@@ -180,6 +180,8 @@ def test_a_cancel_keeps_the_trunk_of_the_last_epoch(ward, monkeypatch):
         ({"pretraining": {"window_s": 5}}, "pretraining.window_s"),
         ({"pretraining": {"ahead": 1.5}}, "pretraining.ahead"),
         ({"pretraining": {"colour": 1}}, "pretraining.colour"),
+        ({"pretraining": {"method": "dreaming"}}, "pretraining.method"),
+        ({"pretraining": {"method": "masked", "hidden": 1}}, "pretraining.hidden"),
         ({"split": {"method": "k_fold"}}, "split.method"),
         ({"settings": {"members": 3}}, "members"),
         ({"selection": {"balanced": True}}, "selection.balanced"),
@@ -193,6 +195,71 @@ def test_what_cannot_be_learned_so_is_refused_beside_its_field(ward, asked, fiel
     assert field in error.value.fields
 
 
+def test_masked_learning_goes_on_from_a_trunk_by_rest(ward):
+    """Two runs by REST: fresh weights, then on from the trunk; the label map holds the same records back in both."""
+    api = Api(session=ward.user)
+    body = {
+        "project": str(ward.project.pk), "datasets": [str(ward.first.pk), str(ward.second.pk)], "task": "pretraining",
+        "label_map": str(ward.label_map.pk), "settings": {**FAST, "epochs": 2},
+    }  # fmt: skip
+    masked = {"method": "masked", "span_s": 0.4}
+    first = api.post("training-runs/", {**body, "architecture": "xresnet1d18", "pretraining": masked}, status=202)
+    work_off()
+    run = api.get(f"training-runs/{first['id']}/")
+    assert run["state"] == "succeeded", run
+    assert run["pretraining"] == {"method": "masked", "span_s": 0.4, "hidden": 0.4, "hidden_leads": 0.3}
+    rows = api.get(f"training-runs/{run['id']}/metrics/")["results"]
+    assert {"train_loss", "val_loss", "explained"} <= set(rows[0]) and "chance" not in rows[0]
+    more = {**body, "base_version": run["produced_version"], "pretraining": masked | {"hidden": 0.5}}
+    assert api.post("training-runs/check/", more, status=200)["ok"]
+    second = api.post("training-runs/", more, status=202)
+    work_off()
+    onward = TrainingRun.objects.get(pk=second["id"])
+    assert onward.job.state == JobState.SUCCEEDED, onward.job.error_message
+    made, base = onward.produced_version, onward.base_version
+    assert made.parent == base and made.is_trunk and made.contract["parent"] == base.sha256 == onward.manifest["base"]
+    assert onward.mode == "full" and made.facts["base"] == str(base)
+    tuned = ward.train(settings=ALONE, base_version=made, architecture=None, mode="head")
+    assert tuned.produced_version.parent == made and tuned.report.report["left_out_training_subjects"] == 0
+
+
+def test_what_learning_cannot_go_on_from_is_refused(ward):
+    """An ensemble is no single network; a network of windows must take any length; all layers learn."""
+    trunk = learn(ward, architecture="xception_time", pretraining={"method": "masked"}).produced_version
+    for asked, field in [
+        ({"base_version": trunk}, "base_version"),
+        ({"base_version": trunk, "mode": "head", "pretraining": {"method": "masked"}}, "mode"),
+        ({"architecture": "xception_time"}, "architecture"),
+    ]:
+        with pytest.raises(InvalidInput) as error:
+            ward.start(**{"task": "pretraining", "label_map": None, "architecture": None, **asked})
+        assert field in error.value.fields
+    ensemble = ward.train(settings={**FAST, "members": 2}).produced_version
+    with pytest.raises(InvalidInput, match="ensemble"):
+        ward.start(task="pretraining", architecture=None, base_version=ensemble, pretraining={"method": "masked"})
+
+
+def test_the_form_starts_masked_learning_from_a_trunk(ward, client):
+    from tests.training.test_pages_runs import address, form_of
+
+    client.force_login(ward.user)
+    trunk = learn(ward, label_map=ward.label_map, pretraining={"method": "masked"})
+    shown = client.get(f"/training/{trunk.pk}/").content.decode()
+    assert "Learn on without labels" in shown and "reconstructs hidden spans" in shown and "Hidden signal told" in shown
+    opened = client.get(address(ward), {"task": "pretraining", "base": trunk.produced_version_id})
+    assert opened.context["form"]["task"].value() == "pretraining"
+    sent = form_of(
+        ward, task="pretraining", base_version=str(trunk.produced_version_id),
+        **{"pretraining.method": "masked", "pretraining.hidden": "0.3"},
+    )  # fmt: skip
+    answer = client.post(address(ward), sent)
+    assert answer.status_code == 302, answer.context["form"].errors
+    run = TrainingRun.objects.exclude(pk=trunk.pk).get()
+    assert run.base_version == trunk.produced_version and run.pretraining["hidden"] == 0.3
+    wrong = client.post(address(ward), sent | {"pretraining.span_s": "9"})
+    assert wrong.status_code == 422 and "Choose shorter spans" in str(wrong.context["form"].errors)
+
+
 def test_the_form_starts_a_run_without_labels(ward, client):
     from tests.training.test_pages_runs import address, form_of
 
@@ -201,7 +268,7 @@ def test_the_form_starts_a_run_without_labels(ward, client):
     answer = client.post(address(ward), sent)
     assert answer.status_code == 302, answer.context["form"].errors
     run = TrainingRun.objects.get()
-    assert run.job.kind == "pretrain" and run.pretraining == {"window_s": 2.5, "ahead": 2}
+    assert run.job.kind == "pretrain" and run.pretraining == {"method": "contrastive", "window_s": 2.5, "ahead": 2}
     wrong = client.post(address(ward), sent | {"pretraining.window_s": "9"})
     assert wrong.status_code == 422 and "Choose shorter windows" in str(
         wrong.context["form"].errors["pretraining.window_s"]

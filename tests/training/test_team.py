@@ -60,6 +60,17 @@ def test_a_stop_reaches_all_processes_and_the_checkpoint_goes_on_where_it_was(tw
         assert answers["resumed"]["resumed"] == 2 and answers["resumed"]["hash"] == answers["one"]["hash"]
 
 
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_processes_halve_their_batch_together_when_the_memory_of_one_runs_out(two, where):
+    for answers in two:
+        found = answers[where]
+        assert found["reason"] == "finished" and found["epochs"] == 2
+        assert any("pieces of 4 records in each process" in note for note in found["notes"])
+        # As if all had run out at once: nothing of the attempt that does not count is left.
+        assert found["hash"] == answers["every"]["hash"]
+    assert two[0][where]["hash"] == two[1][where]["hash"]
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     team = Team()
     assert team.alone and team.leads and team.own_rows(5) == slice(0, 5)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgportal.errors import TrainingFailed
+from training.engine.team import Exchange
 
 if TYPE_CHECKING:
     from training.problems.base import Loss
@@ -44,51 +45,79 @@ def interruptible(net: nn.Module, check: Callable[[], None], *, on: bool = True)
             handle.remove()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocator, an accelerator's or the processor's, had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # The processor's allocator reports through a plain RuntimeError.
+    said = ("can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
 class Stepper:
     """Computes gradients of a batch in pieces small enough for the memory.
 
     When memory runs out the piece is halved and the batch repeated; gradients add up over the pieces, so the
-    optimiser still sees the whole batch.
+    optimiser still sees the whole batch. Processes that train together halve together, whichever of them ran out.
     """
 
     def __init__(
-        self, net: nn.Module, loss: Loss, *, autocast: bool, piece: int, note: Callable[[str], None], may_halve: bool = True
+        self, net: nn.Module, loss: Loss, *, autocast: bool, piece: int, note: Callable[[str], None], exchange: Exchange | None = None
     ):  # fmt: skip
         self.net, self.loss, self.autocast, self.piece, self.note = net, loss, autocast, piece, note
-        self.may_halve = may_halve
+        self.exchange = exchange or Exchange()
 
     def gradients(
         self, x: Tensor, targets: Tensor, whole: int | None = None, beside: tuple[Tensor, ...] = ()
     ) -> Tensor:
         """Leave the batch's gradients in the parameters and return its mean loss, detached.
 
-        whole: the number of records in the batch that ``x`` is a share of; loss and gradients are then the share's part
-        of the whole batch's mean. beside: what the network takes beside ``x``, one row per record.
+        whole: the number of records in the batch that ``x`` is the process's share of; loss and gradients are then the
+        share's part of the whole batch's mean. beside: what the network takes beside ``x``, one row per record.
         """
+        # Every process computes as many pieces, so that their exchanges meet.
+        largest = len(x) if whole is None else -(-whole // self.exchange.size)
+        buffers = [buffer.clone() for buffer in self.net.buffers()]
         while True:
-            try:
-                return self._attempt(x, targets, whole or len(x), beside)
-            except torch.OutOfMemoryError:
-                self._halve(len(x))
-            except ValueError as error:
-                # Batch normalisation of pooled features has no variance in a batch of one.
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise TrainingFailed(
-                    "This network cannot learn from one record at a time. Choose a batch size of at least 2.",
-                    code="batch_of_one",
-                ) from error
-            except RuntimeError as error:
-                # The processor's allocator reports through a plain RuntimeError.
-                if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
-                    raise
-                self._halve(len(x))
+            self.exchange.begin()
+            pieces = -(-largest // self.piece)
+            total = self._tried(x, targets, whole or len(x), beside, pieces)
+            if total is None and self.exchange.size > 1:
+                self._clear()
+                self.exchange.catch_up()
+                hardly = (x[:1], targets[:1], tuple(each[:1] for each in beside))
+                for _ in range(pieces):
+                    self._attempt(hardly[0], hardly[1], len(x), hardly[2], 1)
+            if not self.exchange.any_of(total is None, x.device):
+                assert total is not None
+                return total
+            # Statistics of batch normalisation have moved in an attempt that does not count.
+            with torch.no_grad():
+                for buffer, kept in zip(self.net.buffers(), buffers, strict=True):
+                    buffer.copy_(kept)
+            self._halve(largest)
 
-    def _attempt(self, x: Tensor, targets: Tensor, whole: int, beside: tuple[Tensor, ...]) -> Tensor:
+    def _tried(self, x: Tensor, targets: Tensor, whole: int, beside: tuple[Tensor, ...], pieces: int) -> Tensor | None:
+        """Return what :meth:`_attempt` does, None when memory ran out."""
+        try:
+            return self._attempt(x, targets, whole, beside, pieces)
+        except ValueError as error:
+            # Batch normalisation of pooled features has no variance in a batch of one.
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingFailed(
+                "This network cannot learn from one record at a time. Choose a batch size of at least 2.",
+                code="batch_of_one",
+            ) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _attempt(self, x: Tensor, targets: Tensor, whole: int, beside: tuple[Tensor, ...], pieces: int) -> Tensor:
         for p in self.net.parameters():
             p.grad = None
         total = torch.zeros((), device=x.device)
-        pieces = -(-len(x) // self.piece)
         for part, truth, *others in zip(*(each.tensor_split(pieces) for each in (x, targets, *beside)), strict=True):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
                 outputs = self.net(part, *others)
@@ -98,24 +127,23 @@ class Stepper:
             total += value.detach()
         return total
 
-    def _halve(self, batch: int) -> None:
+    def _clear(self) -> None:
         for p in self.net.parameters():
             p.grad = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _halve(self, batch: int) -> None:
+        self._clear()
         size = min(self.piece, batch)
-        if not self.may_halve:
-            raise TrainingFailed(
-                f"Memory ran out with {batch} records per process. Choose a smaller batch size or more processes.",
-                code="out_of_memory",
-            )
         if size <= 2:
             raise TrainingFailed(
                 "Even two records at once do not fit into memory. Choose a smaller network or shorter signals.",
                 code="out_of_memory",
             )
         self.piece = -(-size // 2)
-        self.note(f"Memory ran out; batches are now computed in pieces of {self.piece} records.")
+        each = " in each process" if self.exchange.size > 1 else ""
+        self.note(f"Memory ran out; batches are now computed in pieces of {self.piece} records{each}.")
 
 
 def not_finite(epoch: int, batch: int | None, rate: float, kept_epoch: int) -> TrainingFailed:

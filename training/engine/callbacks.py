@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from ecgportal.errors import JobCancelled
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -84,6 +86,17 @@ class Callbacks(Callback):
             if answer:
                 return answer
         return False
+
+    def wait_for_accelerator(self, first: bool) -> None:
+        """Say, the ``first`` time, that another run has the accelerator; raise JobCancelled when asked to stop meanwhile."""
+        if first:
+            self.on_note("Another training has this machine's accelerator; this one waits until it has ended.")
+        answer = self.should_stop()
+        if answer:
+            raise JobCancelled(
+                "Training was stopped while it waited for the accelerator.",
+                code=answer if isinstance(answer, str) else "cancelled",
+            )
 
 
 class StopOnSignal(Callback):

@@ -83,18 +83,7 @@ def fit(
         members=len(networks_of(module)), groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
     )  # fmt: skip
     told = Callbacks(callbacks)
-
-    def waiting(first: bool) -> None:
-        if first:
-            told.on_note("Another training has this machine's accelerator; this one waits until it has ended.")
-        answer = told.should_stop()
-        if answer:
-            raise JobCancelled(
-                "Training was stopped while it waited for the accelerator.",
-                code=answer if isinstance(answer, str) else "cancelled",
-            )
-
-    with held(torch.device("cpu") if Team().comes_second else place, waiting), kept_random_state():
+    with held(torch.device("cpu") if Team().comes_second else place, told.wait_for_accelerator), kept_random_state():
         run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place)
         threads = run.open(checkpoint_dir, resume)
         with deterministic(threads), kept_memory():
@@ -266,7 +255,7 @@ class _Run:
         first = self.members[0]
         found = sweep(
             first.net, self.feed, self.data.targets, first.part.train, self.loss, self.settings, self.plan.name(1),
-            fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self._check_stop,
+            fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self._check_stop, exchange=first.exchange,
         )  # fmt: skip
         self.finder, self.rate = found.to_json(), found.suggestion
         self._note(f"The learning rate {self.rate:.2g} was found on the training part ({found.rule}).")

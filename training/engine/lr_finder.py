@@ -24,6 +24,7 @@ from training.engine.optim import build_optimiser, set_rate
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, SignalSource, epoch_order
+from training.engine.team import Exchange
 from training.problems.base import LossOptions, Problem
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 LOWEST, HIGHEST = 1e-5, 1.0
 STEPS = 60
+INERTIA = 0.9
+"""Share of the average so far in the smoothed loss."""
+_NEIGHBOURS = 3
 DIVERGED = 4.0
 """The sweep ends when the smoothed loss is this many times its lowest."""
 
@@ -39,12 +43,13 @@ DIVERGED = 4.0
 class LrFinderResult:
     """The sweep and what follows from it.
 
-    losses: smoothed loss at each of ``rates``. valley, steepest: suggestions, None where the curve gives none.
+    losses: of the batch at each of ``rates``; smoothed: their exponential average. valley, steepest: suggestions, None where the curve gives none.
     suggestion: the valley, else the steepest, else a default; ``rule`` says which.
     """
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
     valley: float | None
     steepest: float | None
     suggestion: float
@@ -52,7 +57,7 @@ class LrFinderResult:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "rates": list(self.rates), "losses": list(self.losses), "valley": self.valley, "steepest": self.steepest,
+            "rates": list(self.rates), "losses": list(self.losses), "smoothed": list(self.smoothed), "valley": self.valley, "steepest": self.steepest,
             "suggestion": self.suggestion, "rule": self.rule,
         }  # fmt: skip
 
@@ -78,31 +83,54 @@ def valley(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     return float(rates[path[(len(path) - 1) * 2 // 3]])
 
 
+def smooth(losses: Sequence[float]) -> list[float]:
+    """Return the exponential average of a curve, corrected for its start from zero (as Adam's, arXiv 1412.6980)."""
+    average, found = 0.0, []
+    for number, value in enumerate(losses, start=1):
+        average = INERTIA * average + (1 - INERTIA) * value
+        found.append(average / (1 - INERTIA**number))
+    return found
+
+
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Return the rate where the loss falls fastest per decade; None when it never falls."""
-    if len(losses) < 3:
+    """Return the rate where a smoothed loss falls fastest per decade; None when it never falls.
+
+    The slope at a rate is that of the line through it and its neighbours. The first part of the curve is left out, where
+    the average is of few batches and their chance looks like a fall, and the last, where the loss diverges.
+    """
+    n = len(losses)
+    reach = min(_NEIGHBOURS, (n - 1) // 2)
+    if reach < 1:
         return None
-    slope = np.gradient(np.asarray(losses), np.log10(np.asarray(rates)))
-    at = int(slope.argmin())
-    return float(rates[at]) if slope[at] < 0 else None
+    x, y = np.log10(np.asarray(rates, float)), np.asarray(losses, float)
+    among = range(max(reach, n // 6), min(n - reach, n - n // 12))
+    near = [slice(i - reach, i + reach + 1) for i in among]
+    slopes = [float(np.polyfit(x[part], y[part], 1)[0]) for part in near]
+    at = int(np.argmin(slopes))
+    return float(rates[among[at]]) if slopes[at] < 0 else None
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float], fallback: float = 1e-3) -> LrFinderResult:
-    """Return the result with its suggestion for a curve."""
-    v, s = valley(rates, losses), steepest(rates, losses)
+    """Return the result with its suggestion for a curve of single batches' losses."""
+    smoothed = smooth(losses)
+    # What rounding leaves of a level curve is no fall.
+    level = not losses or max(smoothed) - min(smoothed) <= 1e-9 * max(map(abs, smoothed))
+    v, s = (None, None) if level else (valley(rates, smoothed), steepest(rates, smoothed))
     suggestion, rule = (
         (v, "valley") if v is not None else (s, "steepest fall") if s is not None else (fallback, "default")
     )
-    return LrFinderResult(tuple(rates), tuple(losses), v, s, float(suggestion or fallback), rule)
+    return LrFinderResult(tuple(rates), tuple(losses), tuple(smoothed), v, s, float(suggestion or fallback), rule)
 
 
 def sweep(
     net: nn.Module, feed: Feed, targets: np.ndarray, usable: np.ndarray, loss: Loss, settings: FitSettings, stage: str, *,
     fs_hz: float, autocast: bool = False, before_batch: Callable[[], None] | None = None, steps: int = STEPS,
+    exchange: Exchange | None = None,
 ) -> LrFinderResult:  # fmt: skip
     """Raise the rate from 1e-5 to 1 over ``steps`` batches and put everything back.
 
-    targets: float32 ``(records, outputs)`` as the loss takes them; usable: the record numbers to draw from.
+    targets: float32 ``(records, outputs)`` as the loss takes them; usable: the record numbers to draw from. exchange:
+    that of a network which several processes train; each of them computes the whole sweep.
     """
     kept = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
     gradients = [(p, p.requires_grad, p.grad) for p in net.parameters()]
@@ -114,7 +142,9 @@ def sweep(
             active = freeze_for(net, stage)
             train_mode(net, active)
             optimiser = build_optimiser(net, settings, 1.0, rate_factors(net, stage, settings.trunk_rate_factor))
-            stepper = Stepper(net, loss, autocast=autocast, piece=settings.batch_size, note=lambda _: None)
+            stepper = Stepper(
+                net, loss, autocast=autocast, piece=settings.batch_size, note=lambda _: None, exchange=exchange
+            )
             orders = _orders(usable, settings, steps)
             average, lowest = 0.0, math.inf
             for number, (rows, x) in enumerate(zip(orders, feed.batches(orders), strict=True)):
@@ -128,12 +158,12 @@ def sweep(
                 value = float(stepper.gradients(x, truth, beside=feed.beside(rows)))
                 if not math.isfinite(value):
                     break
-                average = 0.9 * average + 0.1 * value
-                smooth = average / (1 - 0.9 ** (number + 1))
+                average = INERTIA * average + (1 - INERTIA) * value
+                level = average / (1 - INERTIA ** (number + 1))
                 rates.append(rate)
-                losses.append(smooth)
-                lowest = min(lowest, smooth)
-                if number >= 10 and smooth > DIVERGED * lowest:
+                losses.append(value)
+                lowest = min(lowest, level)
+                if number >= 10 and level > DIVERGED * lowest:
                     break
                 if settings.clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_(

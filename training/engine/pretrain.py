@@ -1,9 +1,7 @@
-"""Learning from signals without labels: contrastive predictive coding over windows (van den Oord et al. 2018, arXiv 1807.03748).
+"""Learning from signals without labels: what is learned is a trunk to fine-tune.
 
-A record is cut into windows. The network's trunk turns each into features; a small recurrent layer reads the windows so
-far and predicts the features of the next ones, which must be told from those of other records' windows at the same
-place (InfoNCE). Windows of the same record are no counter-examples, because a heart repeats itself (compare CLOCS,
-Kiyasseh et al. 2021, arXiv 2005.13249). What is learned is a trunk to fine-tune; predicting layers are thrown away.
+How it is learned is an :class:`~training.engine.unlabelled.base.Objective`, whose own layers are thrown away: contrastive
+predictive coding (``unlabelled.contrastive``) or masked reconstruction (``unlabelled.masked``).
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,25 +20,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
-from training.engine.augment import augment
-from training.engine.batches import not_finite
+from training.engine.batches import Stopped, interruptible, is_out_of_memory, not_finite
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore
-from training.engine.device import resolve_device
+from training.engine.device import held, resolve_device
 from training.engine.memory import kept_memory
 from training.engine.network import Form, State, head_layers, weights_hash
 from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
 from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
-from training.engine.source import Feed, SignalSource, epoch_order
+from training.engine.source import Feed, Joined, SignalSource, epoch_order
+from training.engine.unlabelled.base import Batch
+from training.engine.unlabelled.objectives import objective_for
+from training.engine.unlabelled.settings import Contrastive, Method, to_json
 
-TEMPERATURE = 0.1
-HIDDEN = 64
 FEWEST_RECORDS = 8
+CONTRASTIVE = Contrastive()
+#: Within a batch a run asks at most this often whether it shall stop.
+ASK_EVERY_S = 1.0
 _PARTS = ("net/", "opt/", "predictor/")
 
 
@@ -49,8 +49,9 @@ class PretrainResult:
     """The outcome of learning without labels.
 
     state: all weights and buffers under the names and shapes of the network handed in; the head is as it was.
-    history: one row per epoch: ``epoch, train_loss, accuracy, chance, learning_rate, seconds``; accuracy is how often the
-        right window was the likeliest, chance what guessing gives.
+    history: one row per epoch: ``epoch, train_loss, learning_rate, seconds``, ``val_loss`` where records were held back,
+        and of contrastive learning ``accuracy`` (how often the right window was the likeliest) and ``chance`` (what
+        guessing gives), of masked ``explained`` (the share of hidden signal that is told; predicting the mean gives 0).
     stopped_reason: ``finished``, ``cancelled`` or ``interrupted``. notes: sentences for the user.
     """
 
@@ -68,8 +69,8 @@ def pretrain(
     settings: FitSettings,
     *,
     fs_hz: float,
-    window_s: float = 2.0,
-    ahead: int = 2,
+    how: Method = CONTRASTIVE,
+    held_back: SignalSource | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint_dir: Path | None = None,
     resume: bool = True,
@@ -77,98 +78,68 @@ def pretrain(
 ) -> PretrainResult:
     """Train a copy of ``module``'s trunk on signals alone and return its weights.
 
-    module: a network that takes signals of any length (``dynamic_length``) and whose head takes features of the whole signal.
+    module: of contrastive learning a network that takes signals of any length (``dynamic_length``), of masked one that
+    pools features over time before its head; its weights are where learning starts.
     source: float32 ``(records, leads, samples)`` in mV at ``fs_hz``, labelled or not; leave out the records that a later
-    evaluation will hold back. window_s: length of a window in s; a record must hold at least ``ahead + 1``. ahead: how
-    many windows are predicted. Of the settings, epochs, batch size, rate (3e-3 where none is given), optimiser, schedule,
+    evaluation will hold back. held_back: records to tell the loss on after each epoch; nothing is learned from or chosen by
+    them. Of the settings, epochs, batch size, rate (3e-3 where none is given), optimiser, schedule,
     augmentation, seed and threads are used. checkpoint_dir, resume: as for :func:`training.engine.fit.fit`.
 
     Raises InvalidInput or TrainingFailed with a sentence when that cannot be done, JobCancelled when stopped before the
     first epoch was finished. ``module`` and the random state are left as they were.
     """
-    if not (math.isfinite(fs_hz) and fs_hz > 0 and math.isfinite(window_s) and window_s > 0 and ahead >= 1):
-        raise InvalidInput("Sampling rate, window and steps ahead must be positive numbers.")
-    if not getattr(module, "dynamic_length", True):
+    if not (math.isfinite(fs_hz) and fs_hz > 0):
+        raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
+    if isinstance(how, Contrastive) and not getattr(module, "dynamic_length", True):
         raise InvalidInput(
-            "This network takes one length only, so it cannot learn from windows. Choose another network."
+            "This network takes one length only, so it cannot learn from windows. Choose another network, or masked "
+            "reconstruction."
         )
     if len(source) < FEWEST_RECORDS:
         raise TrainingFailed(
-            f"There are {len(source)} records; learning without labels needs at least {FEWEST_RECORDS} to tell apart.",
+            f"There are {len(source)} records; learning without labels needs at least {FEWEST_RECORDS}.",
             code="too_few_records",
         )
-    with kept_random_state(), deterministic(settings.threads), kept_memory():
-        run = _Pretraining(
-            module, source, settings, fs_hz, window_s, ahead, Callbacks(callbacks), resolve_device(device)
-        )
+    told, place = Callbacks(callbacks), resolve_device(device)
+    with held(place, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads), kept_memory():
+        run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place)
         try:
             return run.train(checkpoint_dir, resume)
         finally:
             run.callbacks.on_end()
 
 
-class _Predictor(nn.Module):
-    """Reads features of windows in their order and predicts those of the next ones."""
-
-    def __init__(self, n_features: int, ahead: int) -> None:
-        super().__init__()
-        self.embed = nn.Linear(n_features, HIDDEN)
-        self.context = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
-        self.steps = nn.ModuleList(nn.Linear(HIDDEN, HIDDEN) for _ in range(ahead))
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return InfoNCE loss and share of right answers for features ``(records, windows, n_features)``."""
-        z = self.embed(features)
-        seen, _ = self.context(z)
-        truth = torch.arange(len(z), device=z.device)
-        losses, right = [], []
-        for ahead, step in enumerate(self.steps, start=1):
-            for at in range(z.shape[1] - ahead):
-                guess = F.normalize(step(seen[:, at]), dim=1)
-                scores = guess @ F.normalize(z[:, at + ahead], dim=1).T / TEMPERATURE
-                losses.append(F.cross_entropy(scores, truth))
-                right.append((scores.argmax(1) == truth).float().mean())
-        return torch.stack(losses).mean(), torch.stack(right).mean()
-
-
 class _Pretraining:
     """The state of one call of :func:`pretrain`."""
 
     def __init__(
-        self, module: nn.Module, source: SignalSource, settings: FitSettings, fs_hz: float, window_s: float, ahead: int, callbacks: Callbacks,
-        device: torch.device,
+        self, module: nn.Module, source: SignalSource, held_back: SignalSource | None, settings: FitSettings, fs_hz: float, how: Method,
+        callbacks: Callbacks, device: torch.device,
     ):  # fmt: skip
         self.settings, self.fs_hz, self.callbacks, self.device = settings, fs_hz, callbacks, device
-        self.feed, self.rows = Feed(source, device), np.arange(len(source))
-        self.rate = settings.learning_rate or 3e-3
+        self.rows, self.others = np.arange(len(source)), np.arange(len(source), len(source) + len(held_back or ()))
+        self.feed = Feed(source if held_back is None else Joined((source, held_back)), device)
+        self.rate, self.piece = settings.learning_rate or 3e-3, settings.batch_size
         module = copy.deepcopy(module).cpu()
         x = next(iter(self.feed.batches([self.rows[:2]])))
-        self.window = round(window_s * fs_hz)
-        self.count = x.shape[2] // self.window
-        if self.count < ahead + 1:
-            raise InvalidInput(
-                f"Records of {x.shape[2] / fs_hz:g} s hold {self.count} windows of {window_s:g} s; predicting {ahead} ahead "
-                f"needs at least {ahead + 1}. Choose shorter windows.",
-                code="window_too_long",
-            )
         facts = [json.dumps(settings.to_dict() | {"threads": None}, sort_keys=True), weights_hash(module.state_dict())]
-        facts += [repr((fs_hz, self.window, ahead, len(source)))]
+        facts += [repr((fs_hz, len(source), len(self.others))), json.dumps(to_json(how), sort_keys=True)]
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
-        self.form = Form(module, device, (x.shape[1], self.window))
+        shape = (x.shape[1], round(how.window_s * fs_hz) if isinstance(how, Contrastive) else x.shape[2])
+        self.form = Form(module, device, (shape[0], min(shape[1], x.shape[2])))
         self.net = self.form.net
-        with torch.no_grad(), _pooled(self.net) as pooled:
-            self.net.eval()(x[:, :, : self.window])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "predictor") % 2**63)
-            self.predictor = _Predictor(pooled[0].shape[1], ahead).to(device)
+            self.objective = objective_for(how, self.net, x, fs_hz).to(device)
         for layer in head_layers(self.net):
             layer.requires_grad_(False)
-        self.both = nn.ModuleDict({"net": self.net, "predictor": self.predictor})
+        self.both = nn.ModuleDict({"net": self.net, "predictor": self.objective})
         self.optimiser = build_optimiser(self.both, settings, self.rate, {})
         self.history: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.kept: State = {}
         self.resumed_epoch = 0
-        self.begun = time.monotonic()
+        self.begun = self.last_asked = time.monotonic()
 
     def train(self, folder: Path | None, resume: bool) -> PretrainResult:
         store = CheckpointStore(folder) if folder is not None else None
@@ -178,21 +149,27 @@ class _Pretraining:
             "epochs": s.epochs, "batches": len(epoch_order(self.rows, s.batch_size, s.seed, 1)), "device": str(self.device),
             "learning_rate": self.rate, "resumed_epoch": self.resumed_epoch, "notes": [],
         })  # fmt: skip
-        for epoch in range(len(self.history) + 1, s.epochs + 1):
-            answer = self._epoch(epoch)
-            if answer:
-                reason = answer
-                break
-            self._save(store)
-            self.callbacks.on_epoch_end(dict(self.history[-1]))
+        try:
+            with ExitStack() as hooks:
+                hooks.enter_context(
+                    interruptible(self.net, self._check_stop_now_and_then, on=self.device.type == "cpu")
+                )
+                for epoch in range(len(self.history) + 1, s.epochs + 1):
+                    self._epoch(epoch)
+                    self._save(store)
+                    self.callbacks.on_epoch_end(dict(self.history[-1]))
+        except Stopped as stop:
+            reason = stop.reason
         if not self.history:
             raise JobCancelled("Learning was stopped before its first epoch was finished.", code=reason)
         gaps = self.feed.records_with_gaps(self.rows)
-        notes = (f"{gaps} records hold missing samples, which were read as 0 mV.",) if gaps else ()
-        return PretrainResult(self.kept, self.history, reason, weights_hash(self.kept), self.resumed_epoch, notes)
+        if gaps:
+            self.notes.append(f"{gaps} records hold missing samples, which were read as 0 mV.")
+        return PretrainResult(
+            self.kept, self.history, reason, weights_hash(self.kept), self.resumed_epoch, tuple(self.notes)
+        )
 
-    def _epoch(self, epoch: int) -> str:
-        """Do one epoch and return why to stop, empty to go on."""
+    def _epoch(self, epoch: int) -> None:
         s, begun = self.settings, time.monotonic()
         seed_everything(derive(s.seed, "epoch", epoch))
         orders = epoch_order(self.rows, s.batch_size, s.seed, epoch)
@@ -201,61 +178,110 @@ class _Pretraining:
             layer.eval()
         total = right = 0.0
         for number, (rows, x) in enumerate(zip(orders, self.feed.batches(orders), strict=True)):
-            answer = self.callbacks.should_stop()
-            if answer:
-                return answer if isinstance(answer, str) else "cancelled"
+            self._check_stop()
             progress = (epoch - 1 + number / len(orders)) / s.epochs
             rate = set_rate(self.optimiser, SCHEDULES[s.schedule](progress, s.warmup))
-            loss, accuracy = self._step(x, epoch, number)
-            if not math.isfinite(loss):
-                raise not_finite(epoch, number, self.rate, 0)
-            total, right = total + loss * len(rows), right + accuracy * len(rows)
+            loss, score = self._batch(x, epoch, number)
+            total, right = total + loss * len(rows), right + score * len(rows)
             now, share = time.monotonic(), (epoch - 1 + (number + 1) / len(orders)) / s.epochs
             spent = now - self.begun
             done = share - self.resumed_epoch / s.epochs
             self.callbacks.on_batch(Progress(
                 epoch, s.epochs, number + 1, len(orders), loss, rate, spent, spent / done * (1 - share), share,
             ))  # fmt: skip
+        row = {
+            "epoch": epoch, "train_loss": total / len(self.rows), self.objective.score: right / len(self.rows),
+            **self.objective.guessing(len(orders), len(self.rows)), "learning_rate": rate,
+        }  # fmt: skip
+        if len(self.others):
+            row["val_loss"] = self._judge()
         self.kept = self.form.state_1d()
-        self.history.append({
-            "epoch": epoch, "train_loss": total / len(self.rows), "accuracy": right / len(self.rows),
-            "chance": len(orders) / len(self.rows), "learning_rate": rate, "seconds": time.monotonic() - begun,
-        })  # fmt: skip
-        return ""
+        self.history.append(row | {"seconds": time.monotonic() - begun})
 
-    def _step(self, x: Tensor, epoch: int, number: int) -> tuple[float, float]:
-        generator = torch.Generator(device=self.device).manual_seed(
-            derive(self.settings.seed, "augment", epoch, number)
-        )
-        n, start = len(x), int(torch.randint(0, x.shape[2] - self.count * self.window + 1, (1,)))
-        windows = x[:, :, start : start + self.count * self.window].unflatten(2, (self.count, self.window))
-        # Each window is changed by itself, so that what noise and scale have in common does not give the record away.
-        flat = augment(
-            windows.transpose(1, 2).flatten(0, 1).contiguous(), self.settings.augmentation, self.fs_hz, generator
-        )
+    def _batch(self, x: Tensor, epoch: int, number: int) -> tuple[float, float]:
+        """Learn from a batch and return its mean loss and score; in several steps where memory has run out before."""
+        while True:
+            pieces = x.tensor_split(-(-len(x) // self.piece))
+            try:
+                done = [
+                    (len(own), self._step(own, derive(self.settings.seed, "augment", epoch, number, *((part,) if part else ()))))
+                    for part, own in enumerate(pieces)
+                ]  # fmt: skip
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(len(x))
+                continue
+            loss, score = (sum(n * each[k] for n, each in done) / len(x) for k in (0, 1))
+            if not math.isfinite(loss):
+                raise not_finite(epoch, number, self.rate, len(self.history))
+            return loss, score
+
+    def _halve(self, batch: int) -> None:
+        size = min(self.piece, batch)
+        if size < 4:
+            raise TrainingFailed(
+                "Even a few records at once do not fit into memory. Choose a smaller network or shorter signals.",
+                code="out_of_memory",
+            )
         for p in self.both.parameters():
             p.grad = None
-        with _pooled(self.net) as pooled:
-            self.net(flat)
-        loss, accuracy = self.predictor(pooled[0].float().unflatten(0, (n, self.count)))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.piece = -(-size // 2)
+        self.notes.append(f"Memory ran out; the network now learns from batches of {self.piece} records.")
+        self.callbacks.on_note(self.notes[-1])
+
+    def _step(self, x: Tensor, seed: int) -> tuple[float, float]:
+        for p in self.both.parameters():
+            p.grad = None
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        loss, score = self.objective(self.net, Batch(x, self.fs_hz, generator, self.settings.augmentation))
         loss.backward()
         if self.settings.clip_norm is not None:
             own = [p for group in self.optimiser.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(own, self.settings.clip_norm)
         self.optimiser.step()
-        return float(loss.detach()), float(accuracy)
+        return float(loss.detach()), score
+
+    def _judge(self) -> float:
+        """Return the mean loss on the records that are held back, each epoch with the same of them hidden."""
+        size = min(self.settings.batch_size, self.piece)
+        orders = [np.asarray(part) for part in np.array_split(self.others, -(-len(self.others) // size))]
+        self.both.eval()
+        total = 0.0
+        with torch.no_grad():
+            for number, x in enumerate(self.feed.batches(orders)):
+                self._check_stop()
+                seed = derive(self.settings.seed, "judge", number)
+                generator = torch.Generator(device=self.device).manual_seed(seed)
+                loss, _ = self.objective(self.net, Batch(x, self.fs_hz, generator, None))
+                total += float(loss) * len(x)
+        return total / len(self.others)
+
+    def _check_stop(self) -> None:
+        self.last_asked = time.monotonic()
+        answer = self.callbacks.should_stop()
+        if answer:
+            raise Stopped(answer if isinstance(answer, str) else "cancelled")
+
+    def _check_stop_now_and_then(self) -> None:
+        if time.monotonic() - self.last_asked > ASK_EVERY_S:
+            self._check_stop()
 
     def _save(self, store: CheckpointStore | None) -> None:
         if store is None:
             return
         opt, plain = optimiser_tensors(self.optimiser)
         tensors = {f"net/{k}": v for k, v in self.form.state_1d().items()} | {f"opt/{k}": v for k, v in opt.items()}
-        tensors |= {f"predictor/{k}": v for k, v in self.predictor.state_dict().items()}
+        tensors |= {f"predictor/{k}": v for k, v in self.objective.state_dict().items()}
         state = {
             "epoch": len(self.history),
             "fingerprint": self.fingerprint,
             "history": self.history,
             "optimiser": plain,
+            "piece": self.piece,
+            "notes": self.notes,
         }
         store.save(len(self.history), state, tensors, None)
 
@@ -276,27 +302,7 @@ class _Pretraining:
             )
         own = {begin: {k.removeprefix(begin): v for k, v in tensors.items() if k.startswith(begin)} for begin in _PARTS}
         self.form.load_1d(own["net/"])
-        self.predictor.load_state_dict(own["predictor/"])
+        self.objective.load_state_dict(own["predictor/"])
         load_optimiser(self.optimiser, own["opt/"], state["optimiser"])
+        self.piece, self.notes = state["piece"], list(state["notes"])
         self.history, self.resumed_epoch, self.kept = state["history"], state["epoch"], own["net/"]
-
-
-@contextmanager
-def _pooled(net: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what goes into the head, averaged over time where the head does the pooling: ``(records, features)``."""
-    found: list[Tensor] = []
-
-    def collect(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0] if inputs[0].ndim < 3 else inputs[0].flatten(2).mean(2))
-
-    handle = head_layers(net)[0].register_forward_pre_hook(collect)
-    try:
-        yield found
-    finally:
-        handle.remove()
-    if len(found) != 1 or found[0].ndim != 2:
-        raise InvalidInput(
-            "The head of this network does not take features of the whole signal, so its trunk cannot learn without labels "
-            "here. Choose another network.",
-            code="network_does_not_fit",
-        )

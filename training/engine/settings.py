@@ -17,7 +17,8 @@ FEWEST_FOR_ENSEMBLE, MOST_FOR_ENSEMBLE = 60, 1500
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def _setting(default: Any, title: str, reason: str, **limits: Any) -> Any:
+def setting(default: Any, title: str, reason: str, **limits: Any) -> Any:
+    """Return a dataclass field that knows its title, the reason of its default, and its limits."""
     return field(default=default, metadata={"title": title, "reason": reason, **limits})
 
 
@@ -28,49 +29,49 @@ class Augmentation:
     Each is off at 0. A finding keeps its label under every one of them at the default strengths.
     """
 
-    noise_mv: float = _setting(
+    noise_mv: float = setting(
         0.05,
         "Noise",
         "White noise of up to this deviation in mV, as large as muscle noise gets in a usable record.",
         minimum=0,
         maximum=1,
     )
-    scale: float = _setting(
+    scale: float = setting(
         0.3,
         "Scaling",
         "All leads are multiplied by one factor within 1 +- this: body build changes the voltage.",
         minimum=0,
         maximum=0.9,
     )
-    shift_s: float = _setting(
+    shift_s: float = setting(
         2.0,
         "Time shift",
         "The record is moved by up to this many seconds (at most a quarter of it), so that no place in time means anything.",
         minimum=0,
         maximum=10,
     )
-    lead_dropout: float = _setting(
+    lead_dropout: float = setting(
         0.2,
         "Lead dropout",
         "Chance per lead to be set to zero, so that a faulty lead does not decide alone.",
         minimum=0,
         maximum=0.9,
     )
-    wander_mv: float = _setting(
+    wander_mv: float = setting(
         0.1,
         "Baseline wander",
         "Slow sine (0.05 to 0.5 Hz) of up to this amplitude in mV: breathing moves the baseline.",
         minimum=0,
         maximum=2,
     )
-    hum_mv: float = _setting(
+    hum_mv: float = setting(
         0.0,
         "Mains hum",
         "50 or 60 Hz of up to this amplitude in mV; off because 100 Hz cannot carry it.",
         minimum=0,
         maximum=1,
     )
-    mixup: float = _setting(
+    mixup: float = setting(
         0.0,
         "Mixup",
         "Strength (alpha) of mixing pairs of records and their labels (arXiv 1710.09412); helps with more data.",
@@ -86,23 +87,23 @@ class FitSettings:
     Raises InvalidInput with one sentence per field (``fields``) when a value cannot be used.
     """
 
-    mode: str = _setting(
+    mode: str = setting(
         "scratch",
         "What is trained",
         "From fresh weights; for a base model: its head, all layers, or head first and then all.",
         choices=MODES,
     )
-    epochs: int = _setting(
+    epochs: int = setting(
         40,
         "Epochs",
         "Passes over the training part; with a few hundred records forty were enough to learn and not to memorise.",
         minimum=1,
         maximum=1000,
     )
-    batch_size: int = _setting(
+    batch_size: int = setting(
         32, "Batch size", "Small batches take more steps per epoch, which small datasets need.", minimum=1, maximum=4096
     )
-    learning_rate: float | None = _setting(
+    learning_rate: float | None = setting(
         3e-3,
         "Learning rate",
         "The peak of the schedule. Empty: found on the training part before the start.",
@@ -110,14 +111,14 @@ class FitSettings:
         maximum=1.0,
         nullable=True,
     )
-    trunk_rate_factor: float = _setting(
+    trunk_rate_factor: float = setting(
         0.1,
         "Rate of the trunk",
         "When all layers of a base model are trained, those below the head learn at this share of the rate.",
         minimum=1e-4,
         maximum=1.0,
     )
-    head_epochs: int | None = _setting(
+    head_epochs: int | None = setting(
         None,
         "Epochs of the head alone",
         "First part of 'head then all'; empty: a quarter of the epochs.",
@@ -125,20 +126,20 @@ class FitSettings:
         maximum=999,
         nullable=True,
     )
-    optimiser: str = _setting("adamw", "Optimiser", "AdamW; no decay on norms and biases.", choices=OPTIMISERS)
-    weight_decay: float = _setting(
+    optimiser: str = setting("adamw", "Optimiser", "AdamW; no decay on norms and biases.", choices=OPTIMISERS)
+    weight_decay: float = setting(
         0.01, "Weight decay", "Holds weights small; the value of the published ECG recipes.", minimum=0, maximum=1
     )
-    schedule: str = _setting(
+    schedule: str = setting(
         "one_cycle",
         "Rate over time",
         "Rises for the first quarter, falls to nearly zero at the end.",
         choices=SCHEDULES,
     )
-    warmup: float = _setting(
+    warmup: float = setting(
         0.25, "Share of rising rate", "Share of all steps in which the rate rises.", minimum=0, maximum=0.9
     )
-    clip_norm: float | None = _setting(
+    clip_norm: float | None = setting(
         1.0,
         "Gradient limit",
         "A larger gradient is scaled down to this norm: one odd record cannot throw the network off.",
@@ -146,26 +147,26 @@ class FitSettings:
         maximum=1e3,
         nullable=True,
     )
-    class_weights: str = _setting(
+    class_weights: str = setting(
         "none",
         "Class weights",
         "None: thresholds chosen afterwards take care of rare classes and probabilities stay calibrated.",
         choices=("none", "sqrt", "balanced"),
     )
-    focal_gamma: float = _setting(
+    focal_gamma: float = setting(
         0.0, "Focal loss", "0 is plain cross entropy; 2 puts weight on hard records.", minimum=0, maximum=5
     )
-    label_smoothing: float = _setting(
+    label_smoothing: float = setting(
         0.0, "Label smoothing", "Share of each label moved to the other outcomes.", minimum=0, maximum=0.4
     )
-    ema_decay: float = _setting(
+    ema_decay: float = setting(
         0.98,
         "Weight averaging",
         "The model kept is a running average of the weights with this decay per step; 0: off. It steadies small runs.",
         minimum=0,
         maximum=0.9999,
     )
-    members: int | None = _setting(
+    members: int | None = setting(
         None,
         "Networks in the ensemble",
         "So many networks are trained on different parts of the development data and answer together. Empty: three where "
@@ -174,19 +175,19 @@ class FitSettings:
         maximum=10,
         nullable=True,
     )
-    monitor: str = _setting(
+    monitor: str = setting(
         "auto",
         "Metric that chooses the best epoch",
         "Auto: the task's own (macro AUROC for classes); 'loss' for the validation loss.",
     )
-    smoothing: int = _setting(
+    smoothing: int = setting(
         3,
         "Smoothing of that metric",
         "Epochs averaged before comparing: on a small validation part one epoch's value is mostly chance.",
         minimum=1,
         maximum=50,
     )
-    tolerance: float = _setting(
+    tolerance: float = setting(
         0.1,
         "Tolerance of that metric",
         "The latest epoch is kept that loses less than this share of the best value. It holds for 100 validation records "
@@ -194,7 +195,7 @@ class FitSettings:
         minimum=0,
         maximum=0.5,
     )
-    patience: int | None = _setting(
+    patience: int | None = setting(
         15,
         "Patience",
         "Epochs in a row that lose more than the tolerance before stopping; never before the rate has begun to fall. "
@@ -204,10 +205,10 @@ class FitSettings:
         nullable=True,
     )
     augmentation: Augmentation = field(default_factory=Augmentation)
-    mixed_precision: bool = _setting(
+    mixed_precision: bool = setting(
         True, "Mixed precision", "bfloat16 where an accelerator has it; never on the processor, where it gains nothing."
     )
-    threads: int | None = _setting(
+    threads: int | None = setting(
         None,
         "Processor threads",
         "Empty: as torch decides. The same weights to the bit need the same number.",
@@ -215,7 +216,7 @@ class FitSettings:
         maximum=256,
         nullable=True,
     )
-    seed: int = _setting(
+    seed: int = setting(
         0,
         "Seed",
         "The same seed, data and settings give the same weights on the processor.",
@@ -224,7 +225,7 @@ class FitSettings:
     )
 
     def __post_init__(self) -> None:
-        problems = _problems(self) | {f"augmentation.{k}": v for k, v in _problems(self.augmentation).items()}
+        problems = problems_of(self) | {f"augmentation.{k}": v for k, v in problems_of(self.augmentation).items()}
         if not problems and self.mode == "head_then_full":
             if self.epochs < 2:
                 problems["epochs"] = "'Head then all' needs at least 2 epochs."
@@ -269,7 +270,7 @@ class FitSettings:
         return ENSEMBLE_MEMBERS if few and self.mode == "scratch" else 1
 
 
-def _problems(settings: Any) -> dict[str, str]:
+def problems_of(settings: Any) -> dict[str, str]:
     """Return a sentence per field that cannot be used."""
     problems = {}
     for f in fields(settings):
@@ -306,12 +307,13 @@ def _problem(f: Any, value: Any) -> str | None:
 
 def settings_schema() -> dict[str, Any]:
     """Return a JSON schema of :class:`FitSettings` with ``title``, ``default`` and the reason (``description``) per field."""
-    schema = _schema(FitSettings)
-    schema["properties"]["augmentation"] = _schema(Augmentation) | {"title": "Augmentation"}
+    schema = described(FitSettings)
+    schema["properties"]["augmentation"] = described(Augmentation) | {"title": "Augmentation"}
     return schema
 
 
-def _schema(cls: type) -> dict[str, Any]:
+def described(cls: type) -> dict[str, Any]:
+    """Return a JSON schema of a dataclass whose fields come from :func:`setting`."""
     properties = {}
     for f in fields(cls):
         if "title" not in f.metadata:

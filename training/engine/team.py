@@ -8,7 +8,8 @@ The processes are started by PyTorch's launcher, which tells each its number; :f
 Every process calls :func:`training.engine.fit.fit` with the same arguments. Each batch is read and changed at random
 by all of them alike, and each computes its share; gradients and the statistics of batch normalisation are summed over
 the team. The weights are therefore those of one process up to rounding, and all processes return the same result.
-Dropout is drawn by each process for itself, so networks with dropout agree in distribution only.
+Dropout is drawn by each process for itself, so networks with dropout agree in distribution only. Where the memory of one
+process runs out, all of them go on with smaller pieces of the batch.
 
 The first process alone talks to callbacks and writes checkpoints; ``checkpoint_dir`` must be one folder for all.
 """
@@ -19,12 +20,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from ecgportal.errors import TrainingFailed
 
@@ -86,6 +87,10 @@ class Team:
         tensor = torch.tensor([number if self.leads else 0], device=device)
         return int(self.sum(tensor))
 
+    def any_of(self, said: bool, device: torch.device) -> bool:
+        """Return whether any process of the team says so."""
+        return said if self.alone else bool(self.sum(torch.tensor([float(said)], device=device)))
+
     def gathered(self, rows: np.ndarray, values: np.ndarray, n: int, device: torch.device) -> np.ndarray:
         """Return ``(n, ...)`` with ``values`` of every process at its ``rows``; each row is some process's own."""
         if self.alone and len(rows) == n:
@@ -121,12 +126,62 @@ def joined(backend: str | None = None) -> Iterator[Team]:
         dist.destroy_process_group()
 
 
+class Exchange:
+    """The sums over the team inside a network's forward and backward pass, each of which all processes must take part in.
+
+    They are counted from :meth:`begin` on, so that a process whose memory ran out in the middle does not leave the others
+    waiting: after :meth:`catch_up` it computes the same again with hardly any records, silent in the sums that it has taken
+    part in and with the others in the rest. What comes out is thrown away by all.
+
+    team: None where nothing is shared.
+    """
+
+    def __init__(self, team: Team | None = None) -> None:
+        self.team = team
+        self._done = self._silent = 0
+
+    @property
+    def size(self) -> int:
+        return 1 if self.team is None else self.team.size
+
+    def begin(self) -> None:
+        self._done = self._silent = 0
+
+    def catch_up(self) -> None:
+        self._done, self._silent = 0, self._done
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over the team, in place; return it."""
+        if self.team is not None and self._done >= self._silent:
+            self.team.sum(tensor)
+        self._done += 1
+        return tensor
+
+    def any_of(self, said: bool, device: torch.device) -> bool:
+        return said if self.team is None else self.team.any_of(said, device)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the team; the gradient of a part is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, exchange: Exchange) -> Tensor:
+        ctx.exchange = exchange
+        return exchange.sum(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.exchange.sum(gradients[0].clone(memory_format=torch.contiguous_format)), None
+
+
 class TeamNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the mean and variance of the whole team's batch, on any device.
 
     ``nn.SyncBatchNorm`` does the same on accelerators only. Names and values of the state are those of the layer it
     stands for. Records of all processes count alike, whatever their numbers.
     """
+
+    exchange: Exchange
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -138,11 +193,11 @@ class TeamNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1, *[1] * (input.dim() - 2)]
         own = torch.full((1,), float(input.numel() // input.shape[1]), device=input.device)
-        sums = all_reduce(torch.cat([input.float().sum(axes), own]))
+        sums = _Sum.apply(torch.cat([input.float().sum(axes), own]), self.exchange)
         n = sums[-1].detach()
         mean = sums[:-1] / n
         centred = input.float() - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / n
+        variance = _Sum.apply(centred.square().sum(axes), self.exchange) / n
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -155,15 +210,16 @@ class TeamNorm(nn.modules.batchnorm._BatchNorm):
         return answer.to(input.dtype)
 
 
-def with_team_norms(net: nn.Module) -> nn.Module:
+def with_team_norms(net: nn.Module, exchange: Exchange) -> nn.Module:
     """Put :class:`TeamNorm` in place of every batch normalisation, with the same parameters and buffers; return the net."""
     for name, layer in net.named_children():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, TeamNorm):
             own = TeamNorm(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+            own.exchange = exchange
             own.weight, own.bias = layer.weight, layer.bias
             own.running_mean, own.running_var = layer.running_mean, layer.running_var
             own.num_batches_tracked = layer.num_batches_tracked
             net.register_module(name, own.train(layer.training))
         else:
-            with_team_norms(layer)
+            with_team_norms(layer, exchange)
     return net
