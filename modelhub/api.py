@@ -168,7 +168,7 @@ class VersionSerializer(serializers.ModelSerializer):
 
     @extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
     def get_questions(self, version: ModelVersion) -> dict[str, str]:
-        """What has to be said before the version can be used: of its contract, its licence, its intended use."""
+        """What has to be said before the version can be used: of its contract, licence, intended use and training data."""
         open_ = version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
         return {**open_, **statements.missing(version)}
 
@@ -272,8 +272,8 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     @extend_schema(request=OpenApiTypes.OBJECT, responses={202: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post", "patch"])
     def contract(self, request: Request, pk: str) -> Response:
-        """Say what a version leaves open. A job completes one in the state ``incomplete``; licence and intended use alone
-        are taken at once (200, without a job)."""
+        """Say what a version leaves open. A job completes one in the state ``incomplete``; licence, intended use and
+        training data alone are taken at once (200, without a job)."""
         version, said = self.get_object(), statements.read_statements(request.data)
         if said:
             version = services.card_update(actor=request.user, version=version, card=said)

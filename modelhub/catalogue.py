@@ -16,7 +16,7 @@ from ecgportal.jobs.models import Job
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.projects.models import Membership, Project
-from modelhub import packaging, trying
+from modelhub import packaging, statements, trying
 from modelhub.contract import ModelContract
 from modelhub.identifiers import find_identifiers, texts_of
 from modelhub.models import (
@@ -126,6 +126,7 @@ def propose(*, actor: Any, version: ModelVersion, reason: str) -> CatalogueEntry
             code="card_incomplete",
             fields=dict.fromkeys(missing, "Required for the catalogue."),
         )
+    statements.require(version)
     entry = CatalogueEntry.objects.filter(version=version).first()
     if entry is None:
         entry = CatalogueEntry(version=version)

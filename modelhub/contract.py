@@ -29,7 +29,7 @@ MAX_CLASSES = 1000
 MAX_CLASS_NAME = 200
 MAX_JSON_BYTES = 1_000_000
 #: What a file's metadata says about the use of the model, under these names with a prefix.
-STATED_IN_FILES = ("licence", "intended_use")
+STATED_IN_FILES = ("licence", "intended_use", "training_data")
 _STATED = "ecg_portal."
 FORMAT = 1
 
@@ -197,12 +197,12 @@ class ModelContract:
 
 
 def statements_for_file(prose: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata that carries licence and intended use in a file of weights."""
+    """Return the metadata that carries licence, intended use and training data in a file of weights."""
     return {_STATED + name: prose[name] for name in STATED_IN_FILES if prose.get(name, "").strip()}
 
 
 def statements_in(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return licence and intended use as a file's metadata states them."""
+    """Return licence, intended use and training data as a file's metadata states them."""
     found = {name: metadata.get(_STATED + name, "").strip() for name in STATED_IN_FILES}
     return {name: text[:8000] for name, text in found.items() if text}
 

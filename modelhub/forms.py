@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -82,7 +83,7 @@ class AnswersForm(forms.Form):
 
 
 class StatementsForm(forms.Form):
-    """Licence and intended use, which every version has to state."""
+    """Licence, intended use and training data, which every version has to state; narrowed to what is open."""
 
     licence = forms.CharField(
         max_length=8000, help_text=STATEMENTS["licence"], widget=forms.TextInput({"list": "licences", "autocomplete": "off"})
@@ -90,10 +91,15 @@ class StatementsForm(forms.Form):
     intended_use = forms.CharField(
         max_length=8000, help_text=STATEMENTS["intended_use"], widget=forms.Textarea({"rows": 2})
     )
+    training_data = forms.CharField(
+        max_length=8000, help_text=STATEMENTS["training_data"], widget=forms.Textarea({"rows": 2})
+    )
     licences = OFFERED
 
-    def __init__(self, *args: Any, card: dict[str, str], **kwargs: Any):
+    def __init__(self, *args: Any, card: dict[str, str], asked: Iterable[str] = STATEMENTS, **kwargs: Any):
         super().__init__(*args, initial={name: card.get(name, "") for name in STATEMENTS}, **kwargs)
+        for name in set(self.fields) - set(asked):
+            del self.fields[name]
 
 
 class LicenceForm(forms.Form):
@@ -121,6 +127,9 @@ class ImportForm(AnswersForm):
     )  # fmt: skip
     intended_use = forms.CharField(
         required=False, max_length=8000, widget=forms.Textarea({"rows": 2}), help_text=STATEMENTS["intended_use"]
+    )
+    training_data = forms.CharField(
+        required=False, max_length=8000, widget=forms.Textarea({"rows": 2}), help_text=STATEMENTS["training_data"]
     )
     licences = OFFERED
     field_order = ["name", "file", *STATEMENTS, *ANSWERS]

@@ -110,10 +110,18 @@ class ModelVersion(UUIDModel):
         return [] if self.is_trunk else self.classes
 
     @property
+    def unstated(self) -> list[str]:
+        """Which of licence, intended use and training data it does not state; for what was trained here they are the
+        project's own, and the counts of its training records, which travel with a bundle, state the last."""
+        if self.origin == Origin.TRAINED:
+            return []
+        known = {"training_data"} if self.facts.get("records") else set()
+        names = ("licence", "intended_use", "training_data")
+        return [name for name in names if name not in known and not str(self.card.get(name, "")).strip()]
+
+    @property
     def states_its_use(self) -> bool:
-        """Whether licence and intended use are known; for what was trained here they are the project's own."""
-        said = all(str(self.card.get(name, "")).strip() for name in ("licence", "intended_use"))
-        return said or self.origin == Origin.TRAINED
+        return not self.unstated
 
     @property
     def tone(self) -> str:

@@ -288,7 +288,7 @@ def check_runnable(version: ModelVersion) -> ModelContract:
 
 def check_usable(version: ModelVersion) -> ModelContract:
     """Return the contract of a version that may be run or fine-tuned; Conflict in quarantine, in retirement, while it is
-    open, or while it does not state its licence and intended use."""
+    open, or while it does not state its licence, intended use and training data."""
     if version.state == VersionState.QUARANTINED:
         raise Conflict(f"{version} is in quarantine. An owner has to accept it first.", code="version_quarantined")
     if version.state == VersionState.RETIRED:

@@ -115,11 +115,12 @@ class VersionPage(VersionView):
         version = self.object
         form = PredictForm(project=self.project, initial={"version": version.pk})
         questions = version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
-        datasets = Dataset.objects.filter(project=self.project).order_by("name")
+        datasets, open_ = Dataset.objects.filter(project=self.project).order_by("name"), statements.missing(version)
         return self.page(
+            unknown_data=version.card.get("training_data", "").strip().lower().rstrip(".") == statements.NOT_KNOWN.lower().rstrip("."),
             graph=lineage(version, request.user), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
             evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
-            statements_form=StatementsForm(card=version.card) if statements.missing(version) else None,
+            statements_form=StatementsForm(card=version.card, asked=open_) if open_ else None,
             prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],
             aliases=version.model.aliases.select_related("version"), siblings=version.model.versions.order_by("-number")[:20], children=version.children.select_related("model")[:20],
         )  # fmt: skip

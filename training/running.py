@@ -282,8 +282,9 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
     if row.produced_version_id is not None:
         return ModelVersion.objects.get(pk=row.produced_version_id)
     card = prefilled(
-        project=row.project, contract=contract, data=" and ".join(row.manifest["datasets"]), base=row.base_version
-    )
+        project=row.project, contract=contract, data=" and ".join(row.manifest["datasets"]), base=row.base_version,
+        records=row.manifest["records"], label_map=str(row.manifest["label_map"] or ""),
+    )  # fmt: skip
     files = loading.export(module, contract, prose=card)
     last = EpochMetrics.objects.filter(run=row, member=1, epoch=result.best_epoch).first()
     facts = {

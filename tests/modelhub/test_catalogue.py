@@ -18,7 +18,7 @@ from tests.modelhub.conftest import make_contract
 
 pytestmark = pytest.mark.django_db
 
-PROSE = {"intended_use": "Screening of adults in research.", "licence": "CC-BY-4.0"}
+PROSE = {"intended_use": "Screening of adults in research.", "licence": "CC-BY-4.0", "training_data": "Not known."}
 
 
 def make_version(project, name="Net", **fields) -> ModelVersion:

@@ -53,7 +53,7 @@ class Place:
     def add(self, files: loading.Files, **fields: object) -> ModelVersion:
         return services.version_add(
             actor=self.team["owner"], model=self.model, onnx=files.main, contract=CONTRACT, origin="trained", parameters=files.parameters,
-            weights=files.weights, checks=files.checks, card={"licence": "CC BY 4.0", "intended_use": "Research."}, **fields,
+            weights=files.weights, checks=files.checks, card={"licence": "CC BY 4.0", "intended_use": "Research.", "training_data": "Not known."}, **fields,
         )  # fmt: skip
 
 

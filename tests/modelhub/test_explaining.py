@@ -57,7 +57,7 @@ def prediction() -> Prediction:
     }  # fmt: skip
     sha256, size = storage.put_bytes(late_v1_onnx())
     version = ModelVersion.objects.create(
-        model=Model.objects.create(project=project, name="Late V1"), number=1, state="ready", origin="imported", card={"licence": "CC BY 4.0", "intended_use": "research"}, contract=contract,
+        model=Model.objects.create(project=project, name="Late V1"), number=1, state="ready", origin="imported", card={"licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known."}, contract=contract,
         classes=["LATE", "NOT"], task="multilabel", sha256=sha256, size=size,
     )  # fmt: skip
     job = factories.make_job(project, kind="predict")

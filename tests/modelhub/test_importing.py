@@ -227,7 +227,7 @@ def test_a_version_cannot_be_run_until_someone_says_what_it_expects(place):
     assert (asked["state"], asked["input"]["n_samples"], set(asked["questions"])) == (
         "incomplete",
         1000,
-        {"classes", "fs_hz", "task", "licence", "intended_use"},
+        {"classes", "fs_hz", "task", "licence", "intended_use", "training_data"},
     )
     for call in (lambda: services.check_runnable(version), lambda: packaging.bundle_of(version)):
         with pytest.raises(Conflict) as caught:
@@ -321,7 +321,14 @@ def test_a_bundle_waits_with_what_speaks_against_it(place):
 
 
 def test_aliases_move_and_every_move_is_kept(place):
-    fields = {"classes": "a, b, c, d, e", "fs_hz": "100", "task": "multilabel", "licence": "MIT", "intended_use": "r"}
+    fields = {
+        "classes": "a, b, c, d, e",
+        "fs_hz": "100",
+        "task": "multilabel",
+        "licence": "MIT",
+        "intended_use": "r",
+        "training_data": "t",
+    }
     first, second = (
         ModelVersion.objects.get(pk=place.by_api("a.onnx", tiny_onnx(), **fields).result["version"]) for _ in "12"
     )

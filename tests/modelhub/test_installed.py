@@ -62,7 +62,7 @@ def ward_net(*, n_leads, n_samples, fs_hz, n_classes):
 """
 SAID = {
     "classes": ["NORM", "MI", "STTC", "CD", "HYP"], "task": "multilabel", "fs_hz": 100.0, "n_samples": 1000,
-    "licence": "CC BY 4.0", "intended_use": "research",
+    "licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known.",
 }  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def test_fine_tuning_asks_for_the_definition_before_the_run(installed):
     version = services.version_add(
         actor=actor, model=services.model_get_or_create(actor=actor, project=project, name="Ward"), onnx=found.main,
         contract=found.contract, origin=Origin.IMPORTED, parameters=found.parameters, weights=found.weights,
-        card={"licence": "CC BY 4.0", "intended_use": "research"},
+        card={"licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known."},
     )  # fmt: skip
     assert services.check_trainable(version).definition == digest(installed)
     installed.unlink()

@@ -39,7 +39,7 @@ def make_version(project, data: bytes | None = None, **changes) -> ModelVersion:
     contract = make_contract(classes=("NORM", "MI", "A", "B", "C"), **changes)
     sha256, size = storage.put_bytes(data or tiny_onnx())
     return ModelVersion.objects.create(
-        model=Model.objects.create(project=project, name="Net"), number=1, state="ready", origin="imported", card={"licence": "CC BY 4.0", "intended_use": "research"},
+        model=Model.objects.create(project=project, name="Net"), number=1, state="ready", origin="imported", card={"licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known."},
         contract=contract.to_dict(), classes=list(contract.classes), task=contract.task, sha256=sha256, size=size, checks={"format": "onnx"},
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Licence and intended use: asked for before a model from outside is used, stated by what is trained here."""
+"""Licence, intended use and training data: asked for before a model from outside is used, stated by what is trained here."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from modelhub import dav, importing, loading, services, statements
 from modelhub.architectures.registry import build
 from modelhub.contract import statements_in
 from modelhub.importing import examine
-from modelhub.models import ModelVersion, Origin
+from modelhub.models import Model, ModelVersion, Origin
 from modelhub.onnx.safety import check_onnx
 from modelhub.safetensors_check import check_safetensors
 from tests import factories
 from tests.modelhub.conftest import make_contract
-from tests.modelhub.test_importing import tiny_onnx
+from tests.modelhub.test_importing import bundle, tiny_onnx
+from tests.modelhub.test_importing import place as place  # a fixture
 from tests.working import work_off
 
 SAID = {"classes": "a, b, c, d, e", "fs_hz": "100", "task": "multilabel"}
-BOTH = {"licence": "CC BY 4.0", "intended_use": "Research on rhythm."}
+BOTH = {"licence": "CC BY 4.0", "intended_use": "Research on rhythm.", "training_data": "Not known."}
+COUNTS = {"train": 80, "validation": 10, "test": 10}
 
 
 class Ward:
@@ -59,7 +61,7 @@ def test_a_model_from_outside_waits_until_both_are_said(ward):
     version = ward.taken_in()
     address = reverse("modelhub:version", kwargs={"pk": version.pk})
     started = {"project": ward.project, "version": version, "dataset": ward.dataset}
-    with pytest.raises(Conflict, match="does not state its licence and its intended use") as refusal:
+    with pytest.raises(Conflict, match="does not state its licence, its intended use and its training data") as refusal:
         services.prediction_start(actor=ward.owner, **started)
     assert refusal.value.code == "statements_missing"
     assert address in refusal.value.message
@@ -71,19 +73,40 @@ def test_a_model_from_outside_waits_until_both_are_said(ward):
     shown = ward.client.get(f"/api/v1/model-versions/{version.pk}/").json()
     assert set(shown["questions"]) == set(BOTH)
     page = ward.client.get(address).content.decode()
-    assert "What may it be used for?" in page
+    assert "What has to be known before it is used" in page
     assert "Fine-tune" not in page
     # One said by REST, the other on the page.
     assert ward.patch(version, "contract", {"licence": "CC BY 4.0"}).json()["job"] is None
-    assert set(ward.client.get(f"/api/v1/model-versions/{version.pk}/").json()["questions"]) == {"intended_use"}
-    ward.client.post(reverse("modelhub:card", kwargs={"pk": version.pk}), {"intended_use": BOTH["intended_use"]})
+    left = {"intended_use", "training_data"}
+    assert set(ward.client.get(f"/api/v1/model-versions/{version.pk}/").json()["questions"]) == left
+    form = ward.client.get(address).content.decode()
+    assert 'name="training_data"' in form and 'name="licence"' not in form
+    ward.client.post(reverse("modelhub:card", kwargs={"pk": version.pk}), {name: BOTH[name] for name in left})
     version.refresh_from_db()
     assert version.card == BOTH
     event = AuditEvent.objects.get(action="model_version.changed", changes__has_key="intended_use")
     assert event.changes["intended_use"] == ["", BOTH["intended_use"]]
     assert services.prediction_start(actor=ward.owner, **started)
-    assert "What may it be used for?" not in ward.client.get(address).content.decode()
+    # That nobody knows is said on the page and on the card.
+    assert "may have been among them" in ward.client.get(address).content.decode()
+    card = ward.client.get(f"/api/v1/model-versions/{version.pk}/card/").json()["markdown"]
+    assert "## Training data\n\nNot known." in card
+    assert "What has to be known before it is used" not in ward.client.get(address).content.decode()
     assert len(dav.Tree(ward.owner)._versions(version.model)) == 1
+
+
+@pytest.mark.django_db
+def test_a_bundle_of_a_portal_brings_the_counts_of_its_training_along(place):
+    manifest = {"prose": {"licence": "MIT", "intended_use": "r"}, "records": COUNTS}
+    version = ModelVersion.objects.get(pk=place.by_exchange("a.ecgmodel.zip", bundle(**manifest)).result["version"])
+    assert statements.missing(version) == {}
+    assert ModelVersion.objects.filter(statements.stated(), pk=version.pk).exists()
+    shown = place.client.get(reverse("modelhub:card_read", kwargs={"pk": version.pk})).content.decode()
+    assert "<dt>train</dt><dd>80</dd>" in shown
+    silent = {"prose": manifest["prose"], "number": 2}
+    version = ModelVersion.objects.get(pk=place.by_exchange("b.ecgmodel.zip", bundle(**silent)).result["version"])
+    assert list(statements.missing(version)) == ["training_data"]
+    assert not ModelVersion.objects.filter(statements.stated(), pk=version.pk).exists()
 
 
 def test_both_may_come_with_the_file_and_are_not_taken_back(ward):
@@ -102,7 +125,9 @@ def test_training_states_what_is_known_and_the_files_carry_it(ward):
     address = reverse("modelhub:licence", kwargs={"project": ward.project.pk})
     assert ward.client.post(address, {"licence": "CC BY-NC 4.0"}).status_code == 302
     contract = make_contract(architecture="xresnet1d18")
-    said = statements.prefilled(project=ward.project, contract=contract, data="Clinic A", base=None)
+    said = statements.prefilled(
+        project=ward.project, contract=contract, data="Clinic A", base=None, records=COUNTS, label_map="Rhythm"
+    )
     assert said["licence"] == "CC BY-NC 4.0"
     assert "NORM, MI, STTC, CD, HYP" in said["intended_use"]
     assert "Clinic A" in said["intended_use"]
@@ -115,10 +140,19 @@ def test_training_states_what_is_known_and_the_files_carry_it(ward):
         version = importing.store(found, actor=ward.owner, project=ward.project, name="Again", origin=Origin.IMPORTED)
         assert version.card == said
         assert services.check_runnable(version)
-    tuned = statements.prefilled(project=ward.project, contract=contract, data="B", base=ModelVersion(card=BOTH))
+    base = ModelVersion(card=BOTH, number=3, model=Model(name="Elder"))
+    tuned = statements.prefilled(project=ward.project, contract=contract, data="B", base=base, records=COUNTS)
     assert tuned["licence"] == "CC BY 4.0"
-    named = statements.prefilled(project=ward.project, contract=contract, data="MRN: 4711-0815", base=None)
-    assert "4711" not in named["intended_use"]
+    named = statements.prefilled(
+        project=ward.project, contract=contract, data="MRN: 4711-0815", base=None, records=COUNTS
+    )
+    assert "4711" not in named["intended_use"] + named["training_data"]
+    assert said["training_data"] == (
+        "Clinic A: 80 records for training, 10 for validation, 10 held back; labels by Rhythm."
+    )
+    assert tuned["training_data"].endswith(
+        "Fine-tuned from Elder, version 3, whose training data are stated as: Not known."
+    )
 
 
 def test_the_licence_of_a_project_over_rest(ward):

@@ -28,7 +28,7 @@ from tests.modelhub.test_servers import free_port
 
 pytestmark = pytest.mark.slow
 PASSWORD = "correct horse battery 7"
-BOTH = {"licence": "CC BY 4.0", "intended_use": "Research on rhythm."}
+BOTH = {"licence": "CC BY 4.0", "intended_use": "Research on rhythm.", "training_data": "Not known."}
 _PATIENCE_S = 600
 
 

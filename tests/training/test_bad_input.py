@@ -105,7 +105,7 @@ def test_a_base_of_other_leads_rate_and_unit_is_matched(ward):
     base = version_add(
         actor=ward.user, model=model_get_or_create(actor=ward.user, project=ward.project, name="Two leads"), onnx=files.main, contract=contract,
         origin=Origin.IMPORTED, parameters=files.parameters, weights=files.weights,
-        card={"licence": "CC BY 4.0", "intended_use": "research"},
+        card={"licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known."},
     )  # fmt: skip
     run = ended(
         ward.start(settings=ONE, base_version=ModelVersion.objects.get(pk=base.pk), architecture=None, mode="head")

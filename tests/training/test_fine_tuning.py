@@ -41,13 +41,17 @@ def taken_in(ward: Ward, data: bytes, name: str, said: dict) -> ModelVersion:
     """Import a file as the page does; returns its version."""
     import_start(
         actor=ward.user, project=ward.project, file=SimpleUploadedFile(name, data), name=name, contract=said,
-        card={"licence": "CC BY 4.0", "intended_use": "research"},
+        card={"licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known."},
     )  # fmt: skip
     job = work_off()[-1]
     assert job.state == JobState.SUCCEEDED, job.error_message
     version = ModelVersion.objects.get(pk=job.result["version"])
     assert version.state == "ready", version.checks
-    return card_update(actor=ward.user, version=version, card={"licence": "CC BY 4.0", "intended_use": "Research."})
+    return card_update(
+        actor=ward.user,
+        version=version,
+        card={"licence": "CC BY 4.0", "intended_use": "Research.", "training_data": "Not known."},
+    )
 
 
 def network(seed: int = 3) -> nn.Module:

@@ -138,7 +138,11 @@ def test_a_trunk_tells_what_it_is_and_travels(ward, client):
         if taken["state"] == "quarantined":
             api.post(f"model-versions/{taken['id']}/accept/", {}, status=200)
         own = type(trunk).objects.get(pk=taken["id"])
-        card_update(actor=ward.user, version=own, card={"licence": "CC BY 4.0", "intended_use": "Research."})
+        card_update(
+            actor=ward.user,
+            version=own,
+            card={"licence": "CC BY 4.0", "intended_use": "Research.", "training_data": "Not known."},
+        )
         tuned = ward.train(
             settings={**FAST, "members": 1},
             mode="head",
