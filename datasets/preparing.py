@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ecgportal import storage
 from ecgportal.errors import Conflict
 
 _BATCH = 128
+_LOOK_AGAIN_S = 0.1
 
 Progress = Callable[[float, str], None]
 
@@ -36,21 +38,29 @@ def open_store(dataset: Dataset, recipe: Recipe) -> PreparedStore:
 
 
 @contextmanager
-def _one_at_a_time(dataset: Dataset, recipe: Recipe) -> Iterator[None]:
-    """Let one job at a time prepare a dataset by a recipe; others wait and find the work done."""
+def _one_at_a_time(dataset: Dataset, recipe: Recipe, progress: Progress | None) -> Iterator[None]:
+    """Let one job at a time prepare a dataset by a recipe; others wait, may be told to stop, and find the work done."""
     name = f"prepare {dataset.pk} {recipe.digest}"
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 1))", [name])
+        while not _locked(cursor, name):
+            if progress is not None:
+                progress(0.0, "Another job prepares these signals")
+            time.sleep(_LOOK_AGAIN_S)
         try:
             yield
         finally:
             cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 1))", [name])
 
 
+def _locked(cursor: Any, name: str) -> bool:
+    cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 1))", [name])
+    return cursor.fetchone()[0]
+
+
 def bring_up_to_date(dataset: Dataset, recipe: Recipe, progress: Progress | None = None) -> PreparedStore:
     """Prepare the records that the store does not hold yet. One writer at a time; readers are not disturbed."""
     store = open_store(dataset, recipe)
-    with _one_at_a_time(dataset, recipe):
+    with _one_at_a_time(dataset, recipe, progress):
         store.refresh()
         have = set(store.index)
         missing = [

@@ -243,7 +243,8 @@ Q_CLUSTER = {
         },
     },
 }
-JOB_HEARTBEAT_S = 3.0
+# A running job hears with each beat whether it was cancelled.
+JOB_HEARTBEAT_S = 1.0
 JOB_STALE_S = 30.0
 # How long a job that can go on later may hold a worker while others wait for one.
 JOB_TURN_S = 60.0

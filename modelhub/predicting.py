@@ -19,7 +19,8 @@ from modelhub.architectures.person import person_features
 from modelhub.contract import ModelContract
 from modelhub.models import Prediction, PredictionRun
 
-_BATCH = 256
+# Small enough that a cancel is heard within a few seconds whatever the network.
+_BATCH = 64
 #: A selection up to this size is prepared by itself; a larger one brings the dataset's prepared set up to date.
 _FEW = 512
 

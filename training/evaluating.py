@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,28 @@ from training.models import Evaluation, TrainingRun
 from training.problems.registry import get_problem
 from training.targets import Labelled, labelled_records
 
-_BATCH = 256
+# Small enough that a cancel is heard within a few seconds whatever the network.
+_BATCH = 64
+
+Told = Callable[[float, str], None]
+
+
+def _quiet(part: float, note: str) -> None:
+    """Tell nobody how far an evaluation is."""
+
+
 # Answers per record are kept up to here, for curves with bands and for looking at mistakes.
 _MAX_SAMPLES = 20_000
 
 
-def probabilities(version: ModelVersion, view: JointView, progress: Any = None) -> np.ndarray:
-    """Return the version's answers ``(records, classes)`` for prepared records."""
+def probabilities(version: ModelVersion, view: JointView, progress: Told = _quiet) -> np.ndarray:
+    """Return the version's answers ``(records, classes)`` for prepared records. progress: told the share that is done."""
     predictor = loading.predictor(version)
     parts = []
     for start in range(0, len(view), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(view)))
         parts.append(predictor.predict(view.read(rows), view.persons[rows]))
-        if progress is not None:
-            progress((rows[-1] + 1) / len(view), f"{rows[-1] + 1} of {len(view)} records")
+        progress((rows[-1] + 1) / len(view), f"{rows[-1] + 1} of {len(view)} records")
     return np.concatenate(parts) if parts else np.zeros((0, len(version.classes)), np.float32)
 
 
@@ -46,10 +55,15 @@ def _judge(
     version: ModelVersion,
     view: JointView,
     items: list[Labelled],
-    progress: Any = None,
+    progress: Told,
     answers: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Return the report; ``answers``: probabilities that were computed already, ``(records, classes)``."""
+    """Return the report; ``answers``: probabilities that were computed already, ``(records, classes)``. progress: called
+    every few seconds; what it raises ends the work."""
+
+    def before_step() -> None:
+        progress(1.0, "Resampling subjects for the intervals")
+
     contract = ModelContract.from_dict(version.contract)
     problem = get_problem(contract.task)
     truth = problem.encode([item.label for item in items], list(contract.classes)).values
@@ -57,9 +71,18 @@ def _judge(
     if answers is None:
         answers = probabilities(version, view, progress)
     groups = [item.group for item in items]
-    report = evaluate(answers, truth, contract.classes, contract.task, groups=groups, thresholds=thresholds).to_json()
+    report = evaluate(
+        answers, truth, contract.classes, contract.task, groups=groups, thresholds=thresholds, before_step=before_step
+    ).to_json()
     report["subgroups"] = subgroups(
-        answers, truth, contract.classes, contract.task, attributes(items), groups=groups, thresholds=thresholds
+        answers,
+        truth,
+        contract.classes,
+        contract.task,
+        attributes(items),
+        groups=groups,
+        thresholds=thresholds,
+        before_step=before_step,
     )
     if len(items) <= _MAX_SAMPLES:
         report["samples"] = {
@@ -79,13 +102,13 @@ def _store_report(row: Evaluation, report: dict[str, Any]) -> Evaluation:
 
 def of_run(
     run: TrainingRun, version: ModelVersion, view: JointView, items: list[Labelled], answers: np.ndarray | None = None, part: str = "test",
-    left_out: int = 0, trained_on: tuple[JointView, list[Labelled]] | None = None,
+    left_out: int = 0, trained_on: tuple[JointView, list[Labelled]] | None = None, progress: Told = _quiet,
 ) -> Evaluation | None:  # fmt: skip
     """Evaluate a run's version on its held-back part, once; None when that part is empty.
 
     Records that the model it was fine-tuned from has been trained on are left out and counted. answers: with ``part``
     ``folds``, the probabilities of the networks that have not seen the record each. trained_on: records of the training
-    part, to tell how far the version gives them away.
+    part, to tell how far the version gives them away. progress: called every few seconds with the share that is done.
     """
     if not items:
         return None
@@ -93,11 +116,11 @@ def of_run(
     if known is not None:
         return known
     if answers is None:
-        answers = probabilities(version, view)
-    report = _judge(version, view, items, answers=answers)
+        answers = probabilities(version, view, progress)
+    report = _judge(version, view, items, progress, answers=answers)
     report["left_out_training_subjects"] = left_out
     if trained_on is not None:
-        _tell_membership(report, version, trained_on, (answers, items))
+        _tell_membership(report, version, trained_on, (answers, items), progress)
     with transaction.atomic():
         row = Evaluation(
             project=run.project,
@@ -117,6 +140,7 @@ def _tell_membership(
     version: ModelVersion,
     trained_on: tuple[JointView, list[Labelled]],
     held_back: tuple[np.ndarray, list[Labelled]],
+    progress: Told,
 ) -> None:
     """Add to a report how well training records can be told from held-back ones by their loss, and a note if well."""
     contract = ModelContract.from_dict(version.contract)
@@ -126,7 +150,7 @@ def _tell_membership(
         record_losses(
             answers, problem.encode([item.label for item in items], list(contract.classes)).values, contract.task
         )
-        for answers, items in ((probabilities(version, view), seen), held_back)
+        for answers, items in ((probabilities(version, view, progress), seen), held_back)
     ]
     subjects = (len({item.group for item in seen}), len({item.group for item in held_back[1]}))
     found = membership(losses[0], losses[1], subjects)

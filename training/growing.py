@@ -86,15 +86,12 @@ def _train_part(
     )  # fmt: skip
     if result is not None:
         from modelhub import loading
-        from training.data import JointView
-        from training.engine.predict import predict
 
         module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
         module = loading.with_state(module, result.best_state)
         test = by_part["test"]
-        note_score(
-            trial, row, predict(module, JointView(data.stores, test)), running.targets_of(row, test), [item.group for item in test]
-        )  # fmt: skip
+        answers = running.answers_of(module, data.stores, test, context.raise_if_stopping)
+        note_score(trial, row, answers, running.targets_of(row, test), [item.group for item in test])
         trial.state = TrialState.DONE
     trial.save()
 

@@ -21,6 +21,13 @@ def train(context: JobContext) -> dict[str, Any]:
     return running.run(context)
 
 
+@handler("judge_run", title="Evaluate what a cancelled run kept")
+def judge_run(context: JobContext) -> dict[str, Any]:
+    from training import running
+
+    return running.judge(context)
+
+
 @handler("pretrain", title="Learn without labels", queue="train", max_attempts=6)
 def pretrain(context: JobContext) -> dict[str, Any]:
     from training import pretraining

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext, JobInterrupted
+from ecgportal.jobs.services import enqueue
 from modelhub import loading
 from modelhub.architectures.catalog import catalog, definition_of
 from modelhub.contract import ModelContract
@@ -31,7 +32,7 @@ from training.engine.settings import FitSettings
 from training.lineage import unseen
 from training.live import Report, add_warnings
 from training.manifests import manifest_of, on_two_sides
-from training.models import PARTS, EpochMetrics, SplitMember, TrainingRun
+from training.models import PARTS, EpochMetrics, Evaluation, SplitMember, TrainingRun
 from training.problems.registry import get_problem
 from training.splitting import SplitSettings, make_split, rounds
 from training.targets import Labelled
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from training.engine.result import FitResult
 
 # Shares of the job's progress: reading and preparing, training, and what follows.
-_PREPARED, _TRAINED = 0.05, 0.95
+_PREPARED, _TRAINED, _EVALUATING = 0.05, 0.95, 0.97
+_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +63,19 @@ class Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
-    """What one training of a run gave: a network, or an ensemble, and the parts that it saw."""
+class Trained:
+    """A trained network of a run, or an ensemble, and the parts that it saw."""
+
+    module: nn.Module
+    by_part: dict[str, list[Labelled]]
+
+
+@dataclass(frozen=True, eq=False)
+class Member(Trained):
+    """What one training of a run gave."""
 
     number: int
-    module: nn.Module
     result: FitResult
-    by_part: dict[str, list[Labelled]]
 
 
 def load(run_id: str) -> TrainingRun:
@@ -115,8 +123,11 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
 
 
 def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[float, float]) -> dict[str, Any]:
-    """Train the networks of a run, publish them as one version and evaluate it."""
-    settings, how = FitSettings.from_dict(row.settings), SplitSettings.from_dict(row.split_settings)
+    """Train the networks of a run, publish them as one version and evaluate it.
+
+    After a cancel the best so far is published, the job ends, and a job of its own evaluates it.
+    """
+    settings = FitSettings.from_dict(row.settings)
     contract = contract_of(row, data.recipe, _cross_fitted(row, settings, data))
     members: list[Member] = []
     stopped = "finished"
@@ -142,9 +153,16 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
     context.report(0.96, "Exporting the model")
     module, contract = _as_one(members, contract)
     version = _publish(row, module, contract, members[0].result)
-    context.report(0.98, "Evaluating on the held-back part")
-    evaluation = _evaluate(row, version, data, members, how)
+    evaluation, follows = None, None
+    try:
+        if stopped != "cancelled":
+            evaluation = evaluate_held_back(context, row, version, data, members)
+    except JobCancelled:
+        stopped = "cancelled"
     with transaction.atomic():
+        if stopped == "cancelled":
+            # Who cancels waits for the end of it, not for figures.
+            follows = enqueue("judge_run", actor=row.created_by, project=row.project, payload={"run": str(row.pk)}, title=f"Evaluate {row.name}")  # fmt: skip
         audit(
             "run.finished",
             row,
@@ -154,10 +172,26 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
         )
     storage.remove_area("checkpoints", row.pk)
     outcome = {"version": str(version.pk), "evaluation": str(evaluation.pk) if evaluation else None, "stopped": stopped}
+    if follows is not None:
+        outcome["evaluation_job"] = str(follows.pk)
     if stopped == "cancelled":
         context.job.result = outcome
         raise JobCancelled("The training was cancelled; the best model so far was kept.")
     return outcome
+
+
+def judge(context: JobContext) -> dict[str, Any]:
+    """The job that evaluates what a cancelled run kept, on its held-back part."""
+    row = TrainingRun.objects.filter(pk=context.payload["run"]).first() and load(context.payload["run"])
+    version = row.produced_version if row else None
+    if row is None or version is None:
+        raise TrainingFailed("The run or its model was deleted, so there is nothing to evaluate.", code="model_gone")
+    data, module = ready(context, row), loading.module_of(version)
+    # The network of a fold judges the records of that fold.
+    networks = list(module.members) if "members" in row.manifest else [module]  # type: ignore[arg-type]
+    members = [Trained(network.eval(), data.by_part(number)) for number, network in enumerate(networks, start=1)]
+    evaluation = evaluate_held_back(context, row, version, data, members)
+    return {"version": str(version.pk), "evaluation": str(evaluation.pk) if evaluation else None}
 
 
 def _cross_fitted(row: TrainingRun, settings: FitSettings, data: Prepared) -> int:
@@ -207,7 +241,7 @@ def _fit(
     )  # fmt: skip
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
-    return Member(number, loading.with_state(module, result.best_state), result, by_part)
+    return Member(loading.with_state(module, result.best_state), by_part, number, result)
 
 
 def groups_of(row: TrainingRun, by_part: Mapping[str, list[Labelled]]) -> tuple[list[Any], list[Any]]:
@@ -303,14 +337,18 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
     return version
 
 
-def _evaluate(
-    row: TrainingRun, version: ModelVersion, data: Prepared, members: list[Member], how: SplitSettings
-) -> Any:
+def evaluate_held_back(
+    context: JobContext, row: TrainingRun, version: ModelVersion, data: Prepared, members: Sequence[Trained]
+) -> Evaluation | None:
     """Evaluate the version on the held-back records; with folds each record by the network that has not seen it.
 
-    What the base model has been trained on is no fair test and is left out.
+    What the base model has been trained on is no fair test and is left out. JobCancelled and JobInterrupted leave nothing.
     """
-    from training.engine.predict import predict
+    how = SplitSettings.from_dict(row.split_settings)
+    context.progress(_EVALUATING, "Evaluating on the held-back part")
+
+    def progress(part: float, note: str) -> None:
+        context.progress(_EVALUATING + (1 - _EVALUATING) * part, f"Evaluating on the held-back part: {note}")
 
     problem, base = get_problem(row.task), row.base_version
     answers: list[np.ndarray] = []
@@ -324,7 +362,7 @@ def _evaluate(
             own, leaked = unseen(own, base)
             left_out += leaked
         if how.holds_out_every_fold and own:
-            answers.append(problem.activate(predict(member.module, JointView(data.stores, own))))
+            answers.append(problem.activate(answers_of(member.module, data.stores, own, context.raise_if_stopping)))
         items += own
     if left_out:
         add_warnings(
@@ -336,12 +374,25 @@ def _evaluate(
     seen = None if how.holds_out_every_fold else _some_trained_on(row, members[0], data, len(items), there)
     return evaluating.of_run(
         row, version, JointView(data.stores, items), items, answers=np.concatenate(answers) if answers else None,
-        part="folds" if how.holds_out_every_fold else "test", left_out=left_out, trained_on=seen,
+        part="folds" if how.holds_out_every_fold else "test", left_out=left_out, trained_on=seen, progress=progress,
     )  # fmt: skip
 
 
+def answers_of(
+    module: nn.Module, stores: Stores, items: list[Labelled], before_batch: Callable[[], None]
+) -> np.ndarray:
+    """Return a network's raw outputs ``(records, outputs)``; ``before_batch`` may end the work by what it raises."""
+    from training.engine.predict import predict
+
+    parts = []
+    for start in range(0, len(items), _BATCH):
+        before_batch()
+        parts.append(predict(module, JointView(stores, items[start : start + _BATCH])))
+    return np.concatenate(parts)
+
+
 def _some_trained_on(
-    row: TrainingRun, member: Member, data: Prepared, at_most: int, there: set[Any]
+    row: TrainingRun, member: Trained, data: Prepared, at_most: int, there: set[Any]
 ) -> tuple[JointView, list[Labelled]]:
     """Return records of the training part, drawn by the seed: as many as are held back, so that judging costs as much."""
     items = [item for item in member.by_part["train"] if item.record in there]

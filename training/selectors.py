@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Count, Max
 
 from datasets.models import Dataset, Record
+from ecgportal.jobs.models import Job, JobState
 from modelhub.architectures.catalog import catalog
 from training.live import duration
 from training.models import PARTS, EpochMetrics, Mode, SplitGroup, SplitMember, Study, TrainingRun
@@ -156,3 +157,9 @@ def start_title(start: str) -> str:
     if start.startswith("base:"):
         return f"The base model: {Mode(start.removeprefix('base:')).label.lower()}"
     return catalog()[start].title if start in catalog() else start
+
+
+def judging_job(run: TrainingRun) -> Job | None:
+    """Return the job that evaluates what a cancelled run kept, while it has not ended well; None without one."""
+    named = run.job.result.get("evaluation_job")
+    return Job.objects.filter(pk=named).exclude(state=JobState.SUCCEEDED).first() if named else None

@@ -198,10 +198,11 @@ class RunPage(RunView):
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         run = self.object
         report = Evaluation.objects.filter(run=run).first()
+        judging = None if report else selectors.judging_job(run)
         epochs, progress = selectors.epoch_rows(run), selectors.progression(run)
         table = [row | {"metrics": [row.get(name) for name, _ in progress.metrics]} for row in epochs]
         return self.page(
-            run=run, datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report,
+            run=run, datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report, judging=judging,
             settings=_settings_rows(run.settings), selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
             overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), statistics=selectors.statistics_rows(run), rename=RenameForm(initial={"name": run.name}),
             resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id, progress=progress,

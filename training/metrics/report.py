@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ def evaluate(
     thresholds: Sequence[float] | np.ndarray | None = None,
     seed: int = 0,
     n_resamples: int = DEFAULT_RESAMPLES,
+    before_step: Callable[[], None] = lambda: None,
 ) -> EvaluationReport:
     """Evaluate predictions against the truth.
 
@@ -75,6 +76,7 @@ def evaluate(
     classes: the outputs' names in order. task: name of the task type.
     groups: subject of each record; records without one count as subjects of their own.
     thresholds: per class, for multi-label and binary; 0.5 where not given.
+    before_step: called between the figures, at least once in a few seconds; what it raises ends the evaluation.
 
     Intervals are 95 %: cluster bootstrap over subjects, Wilson's for proportions, closed forms where
     resamples cannot vary. InvalidInput for shapes that do not fit, values that are not finite, or when
@@ -95,6 +97,7 @@ def evaluate(
     for weights in bootstrap_weights(sample.groups, n_resamples if enough else 0, seed):
         first = weights[:BAND_RESAMPLES] if first is None else first
         for m in chosen:
+            before_step()
             values = m.values(sample, weights)
             draws[m.name].append(values)
             for how in m.averages:
@@ -117,6 +120,7 @@ def evaluate(
         for c, name in enumerate(sample.names)
     }
     classified = task != "regression"
+    before_step()
     return EvaluationReport(
         task=task, classes=sample.names, n=len(sample.truth), n_subjects=sample.n_groups,
         overall=_with_contract_keys(overall, classified), per_class=per_class,

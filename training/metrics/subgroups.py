@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,11 @@ def subgroups(
     groups: Sequence[str],
     thresholds: Sequence[float] | None = None,
     smallest: int = SMALLEST,
+    before_step: Callable[[], None] = lambda: None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Evaluate the parts of the records that each attribute of ``by`` makes.
 
-    probabilities, targets, classes, task, thresholds: as for :func:`training.metrics.report.evaluate`.
+    probabilities, targets, classes, task, thresholds, before_step: as for :func:`training.metrics.report.evaluate`.
     by: attribute -> the part of each record (``"female"``; empty where unknown). groups: subject of each record.
 
     Returns, per attribute, one row a part (bands in their order, others by size): ``name``, ``n``, ``n_subjects``, ``reason`` where it is too
@@ -54,7 +55,9 @@ def subgroups(
             if people < smallest:
                 row["reason"] = f"Fewer than {smallest} subjects."
             else:
-                row |= _figures(probabilities[inside], targets[inside], classes, task, owners[inside], thresholds)
+                row |= _figures(
+                    probabilities[inside], targets[inside], classes, task, owners[inside], thresholds, before_step
+                )
             rows.append(row)
         found[attribute] = rows
     return found
@@ -72,10 +75,18 @@ def _ordered(sizes: Mapping[str, int]) -> list[str]:
 
 
 def _figures(
-    probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str], task: str, owners: np.ndarray, thresholds: Any
+    probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str], task: str, owners: np.ndarray, thresholds: Any,
+    before_step: Callable[[], None],
 ) -> dict[str, Any]:  # fmt: skip
     report = evaluate(
-        probabilities, targets, classes, task, groups=owners, thresholds=thresholds, n_resamples=_RESAMPLES
+        probabilities,
+        targets,
+        classes,
+        task,
+        groups=owners,
+        thresholds=thresholds,
+        n_resamples=_RESAMPLES,
+        before_step=before_step,
     )
     kept = {name: figure.to_json() for name, figure in report.overall.items() if name in _OVERALL}
     per_class = {
