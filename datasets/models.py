@@ -272,7 +272,8 @@ class Record(UUIDModel):
             models.Index(fields=["dataset", "fingerprint"], name="record_fingerprint"),
             models.Index(fields=["subject", "recorded_at"], name="record_subject"),
             models.Index(fields=["dataset", "recorded_at", "key"], name="record_time"),
-            GinIndex(fields=["fingerprint_buckets"], name="record_signal_buckets"),
+            # Every batch that is stored looks here for 640 buckets: each look would read all that waits to be sorted in.
+            GinIndex(fields=["fingerprint_buckets"], name="record_signal_buckets", fastupdate=False),
         ]
         constraints = [
             models.UniqueConstraint(fields=["dataset", "key"], name="record_key_once"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -275,6 +275,22 @@ def same_signal_clusters(dataset: Dataset) -> list[SameSignal]:
     for key, name in same_signal({key: row[3] for key, row in rows.items()}).items():
         clusters[name].append(rows[key][:3])
     return [SameSignal(tuple(sorted(found, key=lambda row: row[1]))) for _, found in sorted(clusters.items())]
+
+
+def signals_in_buckets(dataset: Dataset, buckets: Collection[str]) -> list[tuple[str, str]]:
+    """Return ``(key, fingerprint)`` of the records that lie in any of these buckets of fingerprints, by key.
+
+    Each bucket is looked up by itself: for hundreds at once PostgreSQL expects so many hits that it reads the whole table
+    and compares every row with every bucket, which took nine seconds a batch at 26,000 records.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT found.key, found.fingerprint FROM unnest(%s::text[]) AS asked(bucket) CROSS JOIN LATERAL "
+            "(SELECT key, fingerprint FROM datasets_record "
+            "WHERE fingerprint_buckets @> ARRAY[asked.bucket] AND dataset_id = %s OFFSET 0) AS found ORDER BY found.key",
+            [sorted(buckets), dataset.pk],
+        )
+        return list(cursor.fetchall())
 
 
 def kept_twins(dataset: Dataset) -> set[uuid.UUID]:

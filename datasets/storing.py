@@ -13,7 +13,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Max
 
-from datasets import fingerprint, recording_time, signals
+from datasets import fingerprint, recording_time, selectors, signals
 from datasets.file_names import FileNames
 from datasets.ingest_plan import Taken
 from datasets.models import (
@@ -82,12 +82,7 @@ class Known:
         buckets = {bucket for c in candidates for bucket in _buckets(c.row["fingerprint"])}
         self._signals: dict[str, list[tuple[str, str]]] = defaultdict(list)
         if buckets:
-            rows = (
-                records.filter(fingerprint_buckets__overlap=list(buckets))
-                .order_by("key")
-                .values_list("key", "fingerprint")
-            )
-            for key, code in rows:
+            for key, code in selectors.signals_in_buckets(dataset, buckets):
                 self.add_signal(key, code)
 
     def add_signal(self, key: str, code: str) -> None:

@@ -81,6 +81,25 @@ def test_a_code_that_two_sources_state_counts_once(filled) -> None:
     assert totals.duration_h == pytest.approx(sum(r.duration_s for r in Record.objects.filter(dataset=dataset)) / 3600)
 
 
+def test_signals_of_a_batch_are_looked_up_and_not_searched_for(filled) -> None:
+    dataset, _ = filled
+    other = make_dataset(dataset.project)
+    fill(other, 2000)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE datasets_record")
+    records = Record.objects.filter(dataset=other).order_by("key")
+    batch = {bucket for row in records[:64] for bucket in row.fingerprint_buckets}
+    with CaptureQueriesContext(connection) as asked:
+        found = selectors.signals_in_buckets(other, batch)
+    plainly = records.filter(fingerprint_buckets__overlap=list(batch)).values_list("key", "fingerprint")
+    assert found == list(plainly) and len(found) >= 64
+    assert selectors.signals_in_buckets(make_dataset(dataset.project), batch) == []
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {asked[0]['sql']}")
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    assert "record_signal_buckets" in plan and "Seq Scan on datasets_record" not in plan
+
+
 class TestTallies:
     """Figures are counted once, and again after any change, whoever made it."""
 
