@@ -15,8 +15,8 @@ from modelhub.contract import PRETRAINING, ModelContract
 from modelhub.loading import recipe_of
 from modelhub.models import ModelVersion
 from modelhub.services import check_trainable
-from training.engine.settings import FitSettings
-from training.engine.unlabelled.settings import Contrastive, Method, method_from, raise_for, to_json
+from training.engine.settings import FitSettings, monitored_metric
+from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Method, method_from, raise_for, to_json
 from training.models import Mode, TrainingRun
 from training.problems.registry import get_problem
 from training.selection import Selection
@@ -122,6 +122,8 @@ def choose(
     elif pretraining:
         raise_for(dict.fromkeys(pretraining, "For learning without labels only: choose the task pretraining."))
     fit_settings = FitSettings.from_dict(asked)
+    if task != PRETRAINING:
+        monitored_metric(fit_settings, get_problem(task))
     how, which = SplitSettings.from_dict(split or {}), Selection.from_dict(selection or {})
     choices = Choices(
         project, rows, label_map, tuple(outputs), task, target if task == "regression" else "", network, base_version, mode, fit_settings,
@@ -162,6 +164,11 @@ def _check_pretraining(choices: Choices, how: Method) -> None:
     elif facts is not None and isinstance(how, Contrastive) and not facts.dynamic_length:
         problems["base_version" if base is not None else "architecture"] = (
             "This network takes one length only, so it cannot learn from windows. Choose another, or masked reconstruction."
+        )
+    if isinstance(how, Contrastive) and choices.settings.batch_size < FEWEST_TOGETHER:
+        problems["batch_size"] = (
+            f"In a batch of {choices.settings.batch_size} there are no other records to tell a window from: choose at least "
+            f"{FEWEST_TOGETHER}."
         )
     if choices.split.holds_out_every_fold:
         problems["split.method"] = "A trunk is one network: choose one held-out fold, or another way."

@@ -139,6 +139,7 @@ def test_a_hundred_starts_at_once_wait_in_order_and_others_go_on(ward):
         ({"epochs": 10**9}, "epochs"),
         ({"learning_rate": "NaN"}, "learning_rate"),
         ({"learning_rate": -1}, "learning_rate"),
+        ({"learning_rate": 10**400}, "learning_rate"),
         ({"seed": 1.5}, "seed"),
         ({"augmentation": {"noise_mv": 99}}, "augmentation.noise_mv"),
         ({"colour": "red"}, "colour"),
@@ -167,6 +168,12 @@ def during(monkeypatch, act) -> None:
             act()
 
     monkeypatch.setattr(Report, "on_epoch_end", on_epoch_end)
+
+
+def test_a_metric_that_the_task_does_not_have_is_refused_before_the_run(ward):
+    with pytest.raises(InvalidInput, match="it has: loss, auroc_macro") as error:
+        ward.start(settings={**ONE, "monitor": "r2"})
+    assert "monitor" in error.value.fields
 
 
 def test_a_dataset_is_not_deleted_under_a_run_and_the_run_goes_on(ward, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecgportal.errors import TrainingFailed
+from ecgportal.errors import PortalError, TrainingFailed
 from tests.training.tiny import FS_HZ, TinyNet, tiny_data, tiny_parts, tiny_settings
 from training.engine.augment import augment, hum, lead_dropout, mixup, noise, scale, shift, wander
 from training.engine.batches import Stopped, interruptible
@@ -111,6 +111,28 @@ def test_smoothing_has_no_memory_of_a_start_from_zero():
     assert smooth([2.0] * 5) == pytest.approx([2.0] * 5)
     assert smooth([1.0, 0.0]) == pytest.approx([1.0, 0.09 / 0.19])
     assert smooth([]) == [] and suggest([], []).rule == "default"
+
+
+@pytest.mark.parametrize(
+    ("targets", "fs_hz", "error"),
+    [
+        (np.full((40, 2), np.nan), 100.0, "nothing to learn from"),
+        (np.ones((40, 2)), 100.0, "nothing to tell apart"),
+        (np.ones((39, 2)), 100.0, "39 training targets for 40"),
+        (None, float("nan"), "positive number of hertz"),
+    ],
+)
+def test_the_rate_finder_says_what_it_cannot_learn_from(targets, fs_hz, error):
+    train, own, _, _ = tiny_parts()
+    with pytest.raises(PortalError, match=error):
+        find_learning_rate(
+            TinyNet(),
+            train,
+            own if targets is None else targets,
+            get_problem("multilabel"),
+            tiny_settings(),
+            fs_hz=fs_hz,
+        )
 
 
 def test_the_rate_finder_says_when_the_first_loss_is_not_finite():

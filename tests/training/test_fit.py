@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
+from modelhub.architectures.registry import build
 from tests.training.tiny import FS_HZ, QUIET, TinyNet, tiny_data, tiny_parts, tiny_settings
 from training.engine.callbacks import Callback, StopOnSignal
 from training.engine.checkpoint import CheckpointStore, load_best
@@ -269,8 +270,38 @@ def test_missing_samples_are_read_as_zero_and_said():
     signals[5] = np.nan
     parts = ArraySource(signals[:40]), targets[:40], ArraySource(signals[40:]), targets[40:]
     result = run(parts=parts)
-    assert any(note.startswith("2 training records hold missing samples") for note in result.notes)
+    assert "1 training record holds missing samples, which were read as 0 mV." in result.notes
+    assert any(note.startswith("1 training record holds no sample at all") for note in result.notes)
     assert all(torch.isfinite(t).all() for t in result.best_state.values())
+
+
+def test_records_that_are_all_empty_are_no_training_data():
+    signals, targets = tiny_data(64)
+    signals[:40] = np.nan
+    with pytest.raises(TrainingFailed, match="None of the records") as caught:
+        run(parts=(ArraySource(signals[:40]), targets[:40], ArraySource(signals[40:]), targets[40:]))
+    assert caught.value.code == "signals_empty"
+
+
+@pytest.mark.parametrize(("records", "batch"), [(41, 40), (33, 32), (17, 16)])
+def test_no_batch_holds_a_single_record(records, batch):
+    """The network's head normalises pooled features, which have no variance in a batch of one."""
+    signals, targets = tiny_data(64)
+    net = build("xresnet1d18", n_leads=3, n_samples=64, fs_hz=FS_HZ, n_classes=2, seed=0)
+    parts = ArraySource(signals[:records]), targets[:records], ArraySource(signals[records:]), targets[records:]
+    assert run(net, tiny_settings(epochs=1, batch_size=batch), parts=parts).stopped_reason == "finished"
+
+
+def test_a_class_without_records_is_said_and_the_others_learn():
+    train, targets, validation, val_targets = tiny_parts()
+    targets, val_targets = targets.copy(), val_targets.copy()
+    targets[:, 1] = val_targets[:, 1] = 0
+    for weights in ("none", "sqrt", "balanced"):
+        result = run(
+            settings=tiny_settings(epochs=1, class_weights=weights), parts=(train, targets, validation, val_targets)
+        )
+        assert any("no record has class '1'" in note for note in result.notes)
+        assert all(torch.isfinite(t).all() for t in result.best_state.values())
 
 
 @pytest.mark.parametrize(

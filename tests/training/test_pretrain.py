@@ -202,6 +202,14 @@ def test_settings_of_a_way_of_learning_are_checked_by_name():
 def test_what_cannot_be_is_told():
     with pytest.raises(InvalidInput, match="Choose shorter spans"):
         learn(how=Masked(span_s=2.0))
+    with pytest.raises(InvalidInput, match="Choose a batch size of at least 4"):
+        learn(tiny_settings(batch_size=1))
+    empty = ArraySource(np.full((16, 3, 400), np.nan, np.float32))
+    for how in (Contrastive(window_s=1.0), MASKED):
+        with pytest.raises(TrainingFailed, match="3 leads|1 leads"):
+            learn(how=how, source=ArraySource(np.zeros((16, 1, 400), np.float32)))
+        with pytest.raises(TrainingFailed, match="None of the records"):
+            learn(tiny_settings(epochs=1), how=how, source=empty)
     with pytest.raises(InvalidInput, match="no features over time"):
         learn(net=build("code_resnet", n_leads=3, n_samples=400, fs_hz=100.0, n_classes=2, seed=0), how=MASKED)
     with pytest.raises(InvalidInput, match="Choose shorter windows"):

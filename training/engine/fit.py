@@ -292,6 +292,7 @@ class _Run:
                 if self.device.type == "cpu" and not math.isfinite(loss):
                     self._fail_not_finite(epoch, done - 1)
                 self._report(epoch, done, batches, loss, rate, begun)
+        self.feed.check_not_empty(self.data.usable)
         mean = float(total) / seen
         if not math.isfinite(mean):
             self._fail_not_finite(epoch, batches - 1)
@@ -353,9 +354,8 @@ class _Run:
         data = self.data
         numbers = np.arange(len(data.truth))
         for rows, part in ((numbers[: data.n_train], "training"), (numbers[data.n_train :], "validation")):
-            gaps = self.feed.records_with_gaps(rows)
-            if gaps:
-                self._note(f"{gaps} {part} records hold missing samples, which were read as 0 mV.")
+            for sentence in self.feed.gaps(rows, f"{part} "):
+                self._note(sentence)
         thresholds = None
         if data.judged_truth is not None and len(self.best_outputs):
             thresholds = self.problem.thresholds(self.problem.activate(self.best_outputs), data.judged_truth)

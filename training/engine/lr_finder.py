@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ecgportal.errors import TrainingFailed
+from ecgportal.errors import InvalidInput, TrainingFailed
 from training.engine.augment import augment
 from training.engine.batches import Stepper
+from training.engine.data import as_targets
 from training.engine.memory import kept_memory
 from training.engine.network import Form, freeze_for, rate_factors, train_mode
 from training.engine.optim import build_optimiser, set_rate
@@ -114,7 +115,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float], fallback: float = 1
     """Return the result with its suggestion for a curve of single batches' losses."""
     smoothed = smooth(losses)
     # What rounding leaves of a level curve is no fall.
-    level = not losses or max(smoothed) - min(smoothed) <= 1e-9 * max(map(abs, smoothed))
+    level = not smoothed or max(smoothed) - min(smoothed) <= 1e-9 * max(map(abs, smoothed))
     v, s = (None, None) if level else (valley(rates, smoothed), steepest(rates, smoothed))
     suggestion, rule = (
         (v, "valley") if v is not None else (s, "steepest fall") if s is not None else (fallback, "default")
@@ -190,14 +191,19 @@ def sweep(
 
 def find_learning_rate(
     module: nn.Module, train: SignalSource, train_targets: np.ndarray, problem: Problem, settings: FitSettings, *,
-    fs_hz: float, device: str = "cpu", before_batch: Callable[[], None] | None = None, steps: int = STEPS,
+    fs_hz: float, names: Sequence[str] | None = None, device: str = "cpu", before_batch: Callable[[], None] | None = None,
+    steps: int = STEPS,
 ) -> LrFinderResult:  # fmt: skip
     """Find a learning rate for a network and training part, as :func:`fit` does when no rate is given.
 
-    ``module`` is not touched. ``train_targets`` as the problem encodes them.
+    ``module`` is not touched. ``train_targets`` as the problem encodes them. Raises TrainingFailed when these cannot be
+    learned from.
     """
+    if not (math.isfinite(fs_hz) and fs_hz > 0):
+        raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
     place = torch.device(device)
-    targets = np.asarray(train_targets, np.float32)
+    targets = as_targets(train_targets, len(train), "training")
+    problem.check_trainable(targets, [str(k) for k in range(targets.shape[1])] if names is None else names)
     if problem.standardise:
         targets = ((targets - np.nanmean(targets, axis=0)) / np.maximum(np.nanstd(targets, axis=0), 1e-12)).astype(
             np.float32

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ecgportal.errors import InvalidInput
-from training.engine.settings import FitSettings
+from training.engine.settings import FitSettings, monitored_metric
 from training.metrics.base import better, make_sample, score
 from training.problems.base import Problem
 
@@ -106,13 +105,7 @@ def choose_monitor(
             "train_loss",
             "There is no validation part with known labels: the weights of the last epoch are kept and nothing stops early.",
         )
-    wanted = problem.monitor if settings.monitor == "auto" else settings.monitor
-    offered = ("loss", *problem.metrics)
-    if wanted not in offered:
-        raise InvalidInput(
-            f"The task '{problem.name}' has no metric '{wanted}' to choose the best epoch by; it has: {', '.join(offered)}.",
-            fields={"monitor": "Unknown metric."},
-        )
+    wanted = monitored_metric(settings, problem)
     if wanted == "loss":
         return "loss", None
     trial = np.random.default_rng(0).normal(size=val_targets.shape)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
-from training.engine.batches import Stopped, interruptible, is_out_of_memory, not_finite
+from training.engine.batches import Stopped, first_forward, interruptible, is_out_of_memory, not_finite
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore
 from training.engine.device import held, resolve_device
@@ -35,7 +35,7 @@ from training.engine.settings import FitSettings
 from training.engine.source import Feed, Joined, SignalSource, epoch_order
 from training.engine.unlabelled.base import Batch
 from training.engine.unlabelled.objectives import objective_for
-from training.engine.unlabelled.settings import Contrastive, Method, to_json
+from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Method, to_json
 
 FEWEST_RECORDS = 8
 CONTRASTIVE = Contrastive()
@@ -95,6 +95,12 @@ def pretrain(
             "This network takes one length only, so it cannot learn from windows. Choose another network, or masked "
             "reconstruction."
         )
+    if isinstance(how, Contrastive) and settings.batch_size < FEWEST_TOGETHER:
+        raise InvalidInput(
+            f"In a batch of {settings.batch_size} there are no other records to tell a window from. Choose a batch size of at "
+            f"least {FEWEST_TOGETHER}, or masked reconstruction.",
+            fields={"batch_size": f"At least {FEWEST_TOGETHER}."},
+        )
     if len(source) < FEWEST_RECORDS:
         raise TrainingFailed(
             f"There are {len(source)} records; learning without labels needs at least {FEWEST_RECORDS}.",
@@ -122,6 +128,7 @@ class _Pretraining:
         self.rate, self.piece = settings.learning_rate or 3e-3, settings.batch_size
         module = copy.deepcopy(module).cpu()
         x = next(iter(self.feed.batches([self.rows[:2]])))
+        first_forward(module, x.cpu())
         facts = [json.dumps(settings.to_dict() | {"threads": None}, sort_keys=True), weights_hash(module.state_dict())]
         facts += [repr((fs_hz, len(source), len(self.others))), json.dumps(to_json(how), sort_keys=True)]
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
@@ -162,9 +169,7 @@ class _Pretraining:
             reason = stop.reason
         if not self.history:
             raise JobCancelled("Learning was stopped before its first epoch was finished.", code=reason)
-        gaps = self.feed.records_with_gaps(self.rows)
-        if gaps:
-            self.notes.append(f"{gaps} records hold missing samples, which were read as 0 mV.")
+        self.notes += self.feed.gaps(self.rows)
         return PretrainResult(
             self.kept, self.history, reason, weights_hash(self.kept), self.resumed_epoch, tuple(self.notes)
         )
@@ -189,6 +194,7 @@ class _Pretraining:
             self.callbacks.on_batch(Progress(
                 epoch, s.epochs, number + 1, len(orders), loss, rate, spent, spent / done * (1 - share), share,
             ))  # fmt: skip
+        self.feed.check_not_empty(self.rows)
         row = {
             "epoch": epoch, "train_loss": total / len(self.rows), self.objective.score: right / len(self.rows),
             **self.objective.guessing(len(orders), len(self.rows)), "learning_rate": rate,

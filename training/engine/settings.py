@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecgportal.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from training.problems.base import Problem
 
 MODES = ("scratch", "head", "full", "head_then_full")
 OPTIMISERS = ("adamw", "adam", "nadam", "sgd")
@@ -298,11 +301,25 @@ def _problem(f: Any, value: Any) -> str | None:
         return None if isinstance(value, str) and value else f"{title} must be a name, not {value!r}."
     if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind == "int" and not isinstance(value, int)):
         return f"{title} must be a {'whole ' if kind == 'int' else ''}number, not {value!r}."
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return f"{title} must be a finite number, not {value}."
     if not limits["minimum"] <= value <= limits["maximum"]:
-        return f"{title} must lie between {limits['minimum']:g} and {limits['maximum']:g}, not {value:g}."
+        # A whole number may be too large for a floating-point one, and too long to be told.
+        told = f"{value:g}" if abs(value) < 10**15 else "a number with more than 15 digits"
+        return f"{title} must lie between {limits['minimum']:g} and {limits['maximum']:g}, not {told}."
     return None
+
+
+def monitored_metric(settings: FitSettings, problem: Problem) -> str:
+    """Return the metric by which the best epoch of such a task is chosen; InvalidInput when it has no such metric."""
+    wanted = problem.monitor if settings.monitor == "auto" else settings.monitor
+    offered = ("loss", *problem.metrics)
+    if wanted not in offered:
+        raise InvalidInput(
+            f"The task '{problem.name}' has no metric '{wanted}' to choose the best epoch by; it has: {', '.join(offered)}.",
+            fields={"monitor": "Unknown metric."},
+        )
+    return wanted
 
 
 def settings_schema() -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Joined:
 class Feed:
     """Reads batches onto a device, ahead of their use, and counts missing samples.
 
-    Missing samples (NaN, infinite) become 0 mV; ``records_with_gaps`` says in how many records.
+    Missing samples (NaN, infinite) become 0 mV; ``gaps`` says in how many records.
     On an accelerator all signals are kept there when they take less than ``resident_share`` of
     its free memory; else batches come through pinned memory, copied while the batch before is computed.
 
@@ -106,11 +106,29 @@ class Feed:
         self.persons = persons_of(source) if getattr(net, "n_person_features", 0) else None
         self._persons = None if self.persons is None else torch.from_numpy(self.persons).to(device)
         self._gaps: set[int] = set()
+        self._empty: set[int] = set()
         self._resident = self._load(resident_share) if device.type == "cuda" else None
 
-    def records_with_gaps(self, rows: np.ndarray) -> int:
-        """Return how many of these records hold missing samples, among those that were read so far."""
-        return len(self._gaps.intersection(rows.tolist()))
+    def gaps(self, rows: np.ndarray, part: str = "") -> list[str]:
+        """Return sentences on missing samples among those of these records that were read so far. part: what they are called."""
+        found = []
+        for missing, what in (
+            (self._gaps - self._empty, "missing samples, which were read as 0 mV"),
+            (self._empty, "no sample at all; nothing but 0 mV was read"),
+        ):
+            n = len(missing.intersection(rows.tolist()))
+            if n:
+                found.append(f"{n} {part}record{' holds' if n == 1 else 's hold'} {what}.")
+        return found
+
+    def check_not_empty(self, rows: np.ndarray) -> None:
+        """Raise TrainingFailed when these records were read and none of them holds a sample."""
+        if len(rows) and self._empty.issuperset(rows.tolist()):
+            raise TrainingFailed(
+                "None of the records to learn from holds a sample: all of their values are missing. Look at the records, and "
+                "at the recipe that prepares them.",
+                code="signals_empty",
+            )
 
     def beside(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
         """Return what the network takes beside the signals of these records; empty where it takes signals alone."""
@@ -170,7 +188,9 @@ class Feed:
             )
         finite = np.isfinite(signals)
         if not finite.all():
-            self._gaps.update(int(r) for r in np.asarray(rows)[~finite.all(axis=(1, 2))])
+            numbers = np.asarray(rows)
+            self._gaps.update(numbers[~finite.all(axis=(1, 2))].tolist())
+            self._empty.update(numbers[~finite.any(axis=(1, 2))].tolist())
             signals = np.where(finite, signals, np.float32(0))
         return signals
 

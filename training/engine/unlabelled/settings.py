@@ -9,6 +9,9 @@ from typing import Any
 from ecgportal.errors import InvalidInput
 from training.engine.settings import described, problems_of, setting
 
+#: Contrastive learning tells a record from the others of its batch.
+FEWEST_TOGETHER = 4
+
 
 @dataclass(frozen=True)
 class Contrastive:
