@@ -41,7 +41,7 @@ def _projections() -> np.ndarray:
 def fingerprint(record: Record) -> str | None:
     """Return the fingerprint as 64 hexadecimal digits, or None for a record without a usable signal.
 
-    None: none of the eight leads (I and II may not be computed from others) varies, or less than 2.5 s are there.
+    None: none of the eight leads (I or II may be computed from III and the other) varies, or less than 2.5 s are there.
     """
     record = derive_limb_leads(record)
     present = [name for name in _LEADS if name in record.leads]

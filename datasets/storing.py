@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from django.db.models import Max
 
 from datasets import fingerprint, recording_time, selectors, signals
+from datasets.copying import copy_rows
 from datasets.file_names import FileNames
 from datasets.ingest_plan import Taken
 from datasets.models import (
@@ -115,16 +116,20 @@ class Store:
         self._names = FileNames(pseudonym_key(project), self._keeps)
         # Of the batch that is being written: names that files themselves tell, outcomes stored already, the last position.
         self._told: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._done: set[str] = set()
         self._position = 0
 
     def learn(self, told: dict[str, str]) -> None:
         """Take over what files have said of their names, wherever they were read."""
-        self._told = dict(told)
+        self._told, self._shown = dict(told), {}
 
     def shown(self, name: str) -> str:
         """Return how a file's name is shown: as it is, unless it names a person."""
-        return item_name(self._told.get(name) or self._names.shown(name))
+        found = self._shown.get(name)
+        if found is None:
+            found = self._shown[name] = item_name(self._told.get(name) or self._names.shown(name))
+        return found
 
     def _without_name(self, text: str, name: str) -> str:
         """Return a sentence about a file with its name as it is shown."""
@@ -155,7 +160,7 @@ class Store:
                     assert batch.spool is not None
                     pack = self._pack(new, batch.spool)
                     self._insert(new, pack)
-                IngestItem.objects.bulk_create(items, batch_size=1000)
+                copy_rows(items)
                 if taken is not None:
                     taken.note(batch.answers, batch.is_last)
         except BaseException:
@@ -168,7 +173,7 @@ class Store:
 
     def _judge(self, answers: list[Answer]) -> tuple[list[IngestItem], list[_Candidate]]:
         """Decide about every file and record in order; accepted candidates carry their new row."""
-        self._told = {raw: shown for answer in answers for raw, shown in answer.get("shown", {}).items()}
+        self.learn({raw: shown for answer in answers for raw, shown in answer.get("shown", {}).items()})
         candidates = [c for answer in answers if answer["kind"] == "taken" for c in self._candidates(answer)]
         self._look_up(answers, candidates)
         known = Known(self.dataset, candidates)
@@ -340,6 +345,6 @@ class Store:
                             source=LabelSource.FILE,
                         )
                     )
-        Record.objects.bulk_create(records, batch_size=500)
-        OriginalFile.objects.bulk_create(originals, batch_size=2000)
-        RecordLabel.objects.bulk_create(labels, batch_size=2000)
+        copy_rows(records)
+        copy_rows(originals)
+        copy_rows(labels)

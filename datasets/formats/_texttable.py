@@ -201,6 +201,8 @@ def find_layout(lines: Sequence[str], *, one_row: bool) -> Layout | None:
             if delimiter == "," and _is_one_column_of_decimal_commas(lines, start):
                 continue
             for comma in (False, True):
+                if comma and not any("," in line for line in lines[start : start + 5]):
+                    continue
                 # Decimal commas in a comma-separated table stand between quotation marks.
                 if comma and delimiter == "," and '"' not in lines[start]:
                     continue
