@@ -328,17 +328,22 @@ class PredictionRunSerializer(serializers.ModelSerializer):
     progress = serializers.FloatField(source="job.progress", read_only=True)
     records = serializers.ListField(source="record_ids", child=serializers.UUIDField())
     threshold_origin = serializers.SerializerMethodField()
+    care_basis = serializers.SerializerMethodField()
     agreement = serializers.SerializerMethodField()
 
     class Meta:
         model = PredictionRun
         fields = [
             "id", "project", "version", "dataset", "records", "label_map", "job", "state", "progress", "thresholds",
-            "threshold_origin", "agreement", "refused", "created_at",
+            "threshold_origin", "care_basis", "agreement", "refused", "created_at",
         ]  # fmt: skip
 
     def get_threshold_origin(self, run: PredictionRun) -> str:
         return downloads.threshold_origin(run)
+
+    def get_care_basis(self, run: PredictionRun) -> str:
+        """What records were compared with before their answers were given; empty until the job has ended."""
+        return (run.job.result or {}).get("care_basis", "")
 
     @extend_schema_field({"type": "object", "nullable": True})
     def get_agreement(self, run: PredictionRun) -> dict[str, Any] | None:

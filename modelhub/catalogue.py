@@ -16,7 +16,7 @@ from ecgportal.jobs.models import Job
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.projects.models import Membership, Project
-from modelhub import packaging, statements, trying
+from modelhub import novelty, packaging, statements, trying
 from modelhub.contract import ModelContract
 from modelhub.identifiers import find_identifiers, texts_of
 from modelhub.models import (
@@ -141,6 +141,7 @@ def propose(*, actor: Any, version: ModelVersion, reason: str) -> CatalogueEntry
 
 def _shown(version: ModelVersion) -> dict[str, Any]:
     """Return what other projects will see of a version; InvalidInput when a text looks as if it named a patient."""
+    novelty.reference_for(version)
     shown = {
         "card": packaging.card_markdown(version),
         "prose": dict(version.card),

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from ecgportal import storage
-from modelhub import packaging
+from modelhub import novelty, packaging
 from modelhub.models import ModelBundle, ModelVersion
 
 # Changes when the bytes of a bundle of the same version change.
@@ -32,10 +32,12 @@ def bundle_file(version: ModelVersion) -> ModelBundle:
 
     InvalidInput (``identifiers_found``) when a text of the version looks as if it named a patient.
     """
-    wanted = made_of(version)
     row = ModelBundle.objects.filter(version=version).first()
-    if row is not None and row.made_of == wanted and storage.blob_path(row.sha256).exists():
+    if row is not None and row.made_of == made_of(version) and storage.blob_path(row.sha256).exists():
         return row
+    # What is computed once about the training data belongs to what the bundle is made of.
+    novelty.reference_for(version)
+    wanted = made_of(version)
     sha256, size = storage.put_bytes(packaging.bundle_of(version))
     before = row.sha256 if row is not None else sha256
     values = {"made_of": wanted, "sha256": sha256, "size": size}

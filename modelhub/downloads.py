@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -105,10 +105,14 @@ def _file_name(version: ModelVersion) -> str:
 
 def threshold_origin(run: PredictionRun) -> str:
     """Say where the thresholds of a run come from."""
-    contract = ModelContract.from_dict(run.version.contract)
+    return origin_of(ModelContract.from_dict(run.version.contract), run.thresholds)
+
+
+def origin_of(contract: ModelContract, thresholds: Mapping[str, float]) -> str:
+    """Say where thresholds for a model's answers come from."""
     if contract.activation != "sigmoid":
         return "none: the most probable class is predicted" if contract.task != "regression" else ""
-    return "chosen on the validation data of the training" if run.thresholds else "0.5, because the model states none"
+    return "chosen on the validation data of the training" if thresholds else "0.5, because the model states none"
 
 
 def prediction_rows(run: PredictionRun, predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
@@ -154,11 +158,13 @@ def _csv(run: PredictionRun) -> str:
     names = [f"p({name})" if contract.task != "regression" else name for name in contract.classes]
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["record", "key", *names, "predicted", "labels", "agreement", "notices"])
+    limited = [f"threshold({name})" for name in contract.classes] if contract.activation == "sigmoid" else []
+    writer.writerow(["record", "key", *names, *limited, "predicted", "labels", "agreement", "notices"])
     for page in _pages(run):
         for row in prediction_rows(run, page):
             cells = [
-                row["record"], row["key"], *(f"{value:.6f}" for value in row["probabilities"].values()), "; ".join(row["predicted"]),
+                row["record"], row["key"], *(f"{value:.6f}" for value in row["probabilities"].values()),
+                *(f"{value:.6f}" for value in (row["thresholds"] or {}).values()), "; ".join(row["predicted"]),
                 "; ".join(row["labels"] or []), row["agreement"], " ".join(row["notices"]),
             ]  # fmt: skip
             writer.writerow([_harmless(cell, i) for i, cell in enumerate(cells)])
@@ -175,13 +181,19 @@ def _json(run: PredictionRun) -> str:
     about = {
         "prediction": str(run.pk), "model": str(run.version), "version": str(run.version_id), "sha256": run.version.sha256,
         "dataset": run.dataset.name, "task": run.version.task, "classes": run.version.classes, "thresholds": run.thresholds,
-        "threshold_origin": threshold_origin(run), "refused": run.refused, "agreement": (run.job.result or {}).get("agreement"),
+        "threshold_origin": threshold_origin(run), "care_basis": (run.job.result or {}).get("care_basis", ""), "refused": run.refused, "agreement": (run.job.result or {}).get("agreement"),
     }  # fmt: skip
     rows = [row for page in _pages(run) for row in prediction_rows(run, page)]
     return json.dumps({**about, "rows": rows}, ensure_ascii=False, allow_nan=False)
 
 
 def _reports(run: PredictionRun) -> str:
-    told = {"model": str(run.version), "sha256": run.version.sha256, "at": run.created_at, "task": run.version.task}
+    told = {
+        "model": str(run.version),
+        "sha256": run.version.sha256,
+        "at": run.created_at,
+        "task": run.version.task,
+        "origin": threshold_origin(run),
+    }
     rows = (row for page in _pages(run) for row in prediction_rows(run, page))
     return json.dumps([sr_json.document(row, **told) for row in rows], ensure_ascii=False, allow_nan=False)

@@ -27,7 +27,7 @@ from datasets.preprocess.recipe import Recipe
 from datasets.quality import assess
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, PortalError
-from modelhub import loading, novelty, sr_json
+from modelhub import downloads, loading, novelty, sr_json
 from modelhub.architectures.person import person_features
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
@@ -126,14 +126,17 @@ def predict_folder(
     """
     kind, contract = kind_of(output), check_runnable(version)
     index = _index(path)
+    reference = novelty.reference_for(version)
     about = {"version": str(version.pk), "sha256": version.sha256, "folder": str(path.resolve())}
     draft = _Draft(output.with_name(output.name + ".part"), about)
     try:
-        _answer_all(version, contract, index, draft, tell)
+        _answer_all(version, contract, index, draft, tell, reference)
     finally:
         draft.close()
     rows, refused = _once(draft.rows), draft.refused
-    output.write_text(_written(kind, version, contract, rows, refused), encoding="utf-8", newline="")
+    output.write_text(
+        _written(kind, version, contract, rows, refused, novelty.basis(reference)), encoding="utf-8", newline=""
+    )
     draft.path.unlink()
     changes = {"records": len(rows), "refused": len(refused), "source": "folder"}
     audit("prediction.started", version, actor=actor, project=version.model.project, changes=changes)
@@ -159,9 +162,9 @@ def _answer_all(
     index: dict[str, Path],
     draft: _Draft,
     tell: Callable[[int, int], None],
+    reference: dict[str, Any] | None,
 ) -> None:
     """Answer for every file that the draft does not have yet, batch by batch."""
-    reference = novelty.reference_for(version)
     predictor = loading.predictor(version, features=reference is not None)
     recipe = Recipe.from_json(loading.recipe_of(contract))
     waiting: list[_Found] = []
@@ -212,8 +215,8 @@ def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _written(
-    kind: str, version: ModelVersion, contract: ModelContract, rows: list[dict[str, Any]], refused: list[dict[str, str]]
-) -> str:
+    kind: str, version: ModelVersion, contract: ModelContract, rows: list[dict[str, Any]], refused: list[dict[str, str]], basis: str,
+) -> str:  # fmt: skip
     limits = (
         {name: contract.thresholds.get(name, 0.5) for name in contract.classes}
         if contract.activation == "sigmoid"
@@ -223,10 +226,10 @@ def _written(
         out = io.StringIO()
         writer = csv.writer(out)
         names = [name if contract.task == "regression" else f"p({name})" for name in contract.classes]
-        writer.writerow(["key", *names, "predicted", "notices"])
+        writer.writerow(["key", *names, *(f"threshold({name})" for name in limits or ()), "predicted", "notices"])
         for row in rows:
             key = "'" + row["key"] if row["key"][:1] in "=+-@" else row["key"]
-            figures = (f"{value:.6f}" for value in row["values"])
+            figures = [f"{value:.6f}" for value in (*row["values"], *(limits or {}).values())]
             writer.writerow([key, *figures, "; ".join(row["predicted"]), " ".join(row["notices"])])
         return out.getvalue()
     told = [
@@ -238,9 +241,19 @@ def _written(
     ]  # fmt: skip
     about = {"model": str(version), "sha256": version.sha256, "task": contract.task}
     if kind == "sr":
-        at = timezone.now()
-        return json.dumps([sr_json.document(row, at=at, **about) for row in told], ensure_ascii=False, allow_nan=False)
-    whole = {**about, "classes": list(contract.classes), "refused": refused, "rows": told}
+        at, origin = timezone.now(), downloads.origin_of(contract, contract.thresholds)
+        return json.dumps(
+            [sr_json.document(row, at=at, origin=origin, **about) for row in told], ensure_ascii=False, allow_nan=False
+        )
+    whole = {
+        **about,
+        "classes": list(contract.classes),
+        "thresholds": limits,
+        "threshold_origin": downloads.origin_of(contract, contract.thresholds),
+        "care_basis": basis,
+        "refused": refused,
+        "rows": told,
+    }
     return json.dumps(whole, ensure_ascii=False, allow_nan=False)
 
 

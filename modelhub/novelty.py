@@ -36,6 +36,20 @@ def reference_for(version: ModelVersion) -> dict[str, Any] | None:
     return found
 
 
+def basis(reference: dict[str, Any] | None) -> str:
+    """Say what records are compared with before their answers are believed; where a version brings no statistics of its
+    training data, say that nobody can tell whether a record lies outside them."""
+    if reference is None:
+        return (
+            "Looked at: quality, rate and length. The version brings no statistics of its training data, so it cannot be told "
+            "whether a record lies outside them."
+        )
+    return (
+        f"Looked at: quality, rate, length, and the distance from {reference.get('n', 0):,} training records in the model's own "
+        "features."
+    )
+
+
 def _computed(version: ModelVersion) -> dict[str, Any] | None:
     run = getattr(version, "training_run", None)
     split = getattr(run, "split", None)

@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from datasets.preprocess.recipe import Recipe
 from datasets.simulate import simulate
 from ecgportal import secrets, storage
-from modelhub import bundle, card, loading
+from modelhub import bundle, card, loading, novelty
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, SigningKey
 from modelhub.services import contract_of
@@ -107,6 +107,8 @@ def _calibration(report: dict[str, Any]) -> dict[str, float]:
 def bundle_of(version: ModelVersion) -> bytes:
     """Return a version's signed bundle. InvalidInput (``identifiers_found``) when a text looks as if it named a patient."""
     contract = contract_of(version)
+    # The statistics of its training data travel along, so that the receiver can tell what lies outside them.
+    novelty.reference_for(version)
     main = storage.read_blob(version.sha256)
     is_onnx = version.checks.get("format", "onnx") == "onnx"
     weights = storage.read_blob(version.weights_sha256) if version.weights_sha256 else None

@@ -88,6 +88,7 @@ def run(context: JobContext) -> dict[str, Any]:
         Prediction.objects.bulk_create((Prediction(run=row, **values) for values in answers), ignore_conflicts=True)
         context.progress(0.4 + 0.6 * (start + len(ids)) / len(wanted), f"{start + len(ids)} of {len(wanted)} records")
     result = {"prediction": str(row.pk), "predicted": len(wanted) + len(done), "refused": len(refused)}
+    result["care_basis"] = novelty.basis(reference)
     compared = agreement.of_run(row)
     return result | ({"agreement": compared} if compared else {})
 

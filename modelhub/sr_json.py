@@ -16,9 +16,9 @@ _COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 
 
 def document(
-    row: Mapping[str, Any], *, model: str, sha256: str, at: datetime, task: str, unit: str = "1"
+    row: Mapping[str, Any], *, model: str, sha256: str, at: datetime, task: str, unit: str = "1", origin: str = ""
 ) -> dict[str, Any]:
-    """Return one record's document. row: as the API's rows of a prediction."""
+    """Return one record's document. row: as the API's rows of a prediction. origin: where the thresholds come from."""
     items = [
         _text("MODEL", "Model", model),
         _text("SHA256", "Digest of the model", sha256),
@@ -32,6 +32,8 @@ def document(
         if limit is not None:
             item["0040A730"] = {"vr": "SQ", "Value": [_number("THRESHOLD", "Threshold", limit, unit)]}
         items.append(item)
+    if origin:
+        items.append(_text("ORIGIN", "Origin of the thresholds", origin))
     items += [_text("PREDICTED", "Predicted class", name) for name in row["predicted"]]
     items += [_text("NOTICE", "Notice", sentence) for sentence in row.get("notices", [])]
     return {

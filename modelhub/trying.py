@@ -69,5 +69,6 @@ def run(context: JobContext) -> dict[str, Any]:
             for name, value in zip(contract.classes, values[0], strict=True)
         ],
         "notices": novelty.notices([record], contract, features, reference)[0],
+        "care_basis": novelty.basis(reference),
         "labels": agreement.truth_of(record, version, label_map),
     }  # fmt: skip

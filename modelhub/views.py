@@ -102,9 +102,9 @@ class VersionView(ProjectView):
         return ModelVersion.objects.select_related("model__project", "parent__model", "created_by")
 
 
-def in_order(thresholds: dict[str, float] | None, classes: list[str]) -> list[tuple[str, float]]:
-    """Return thresholds in the order of the classes; the database keeps its own order of names."""
-    return [(name, (thresholds or {})[name]) for name in classes if name in (thresholds or {})]
+def in_order(values: dict[str, Any] | None, classes: list[str]) -> list[tuple[str, Any]]:
+    """Return values by class in the order of the classes; the database keeps its own order of names."""
+    return [(name, (values or {})[name]) for name in classes if name in (values or {})]
 
 
 class VersionPage(VersionView):
@@ -354,6 +354,8 @@ class PredictionPage(PredictionView):
             wanted=wanted or "",
             origin=downloads.threshold_origin(run),
             compared=(run.job.result or {}).get("agreement"),
+            cells=in_order(((run.job.result or {}).get("agreement") or {}).get("classes"), run.version.classes),
+            care_basis=(run.job.result or {}).get("care_basis", ""),
             care="" if request.GET.get("notices") else _care(run),
             only_noticed=bool(request.GET.get("notices")),
             can_resume=run.job.state in ("failed", "cancelled"),

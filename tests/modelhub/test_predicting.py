@@ -19,9 +19,10 @@ from ecgportal.commands import PortalCommand
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.jobs.models import Job
-from modelhub import folder, loading, novelty, predicting, services, sr_json
+from modelhub import dav_bundles, folder, loading, novelty, packaging, predicting, services, sr_json
 from modelhub.architectures.person import person_features
 from modelhub.architectures.registry import build
+from modelhub.bundle import read_bundle
 from modelhub.models import Model, ModelVersion, Prediction, PredictionRun
 from modelhub.onnx.export import export_onnx
 from modelhub.onnx.load import load_own
@@ -92,15 +93,20 @@ def test_a_selection_is_compared_with_its_labels_and_leaves_in_three_forms(world
     page = reverse("modelhub:prediction_file", kwargs={"pk": run.pk})
     table = list(csv.DictReader(io.StringIO(world.client.get(page).content.decode())))
     assert [row["labels"] for row in table] == ["NORM", "MI", "", ""]
+    assert {row["threshold(NORM)"] for row in table} == {"0.500000"}
+    assert "brings no statistics of its training data" in told["care_basis"]
     whole = json.loads(world.client.get(page + "?format=json").content)
     assert whole["rows"] == list(rows.values()) and whole["sha256"] == world.version.sha256
     reports = json.loads(world.client.get(address + "?format=sr").content)
+    texts = [item["0040A160"]["Value"][0] for item in reports[0]["0040A730"]["Value"] if "0040A160" in item]
+    assert told["threshold_origin"] in texts
     assert len(reports) == 4 and reports[0]["0040A493"]["Value"] == ["UNVERIFIED"]
     numbers = [item for item in reports[0]["0040A730"]["Value"] if item["0040A040"]["Value"] == ["NUM"]]
     assert len(numbers) == 5
     assert world.client.get(page + "?format=xls").status_code == 422
     shown = world.client.get(reverse("modelhub:prediction", kwargs={"pk": run.pk})).content.decode()
     assert "Its technical quality is poor" in shown and "labelled records" in shown
+    assert "brings no statistics" in shown
 
 
 def test_a_structured_report_can_be_read_by_a_dicom_library():
@@ -195,6 +201,16 @@ def test_records_outside_the_training_data_are_told(world):
     said = run.predictions.get(record=far).notices
     assert len(said) == 1 and "outside the training data" in said[0]
     assert novelty.reference_for(run.version)["n"] == 40
+    assert "40 training records" in world.client.get(f"/api/v1/predictions/{run.pk}/").json()["care_basis"]
+
+
+def test_the_statistics_of_the_training_travel_although_nobody_predicted_before(world, monkeypatch):
+    computed = reference_of(np.random.default_rng(1).normal(0, 1, (30, 12)))
+    monkeypatch.setattr(novelty, "_computed", lambda version: computed)
+    bundle = read_bundle(packaging.bundle_of(world.version))
+    assert bundle.manifest["reference"]["n"] == 30
+    first = dav_bundles.bundle_file(world.version)
+    assert dav_bundles.bundle_file(ModelVersion.objects.get(pk=world.version.pk)).sha256 == first.sha256
 
 
 def test_age_and_sex_reach_a_network_that_takes_them(world):
@@ -294,6 +310,7 @@ def test_a_folder_that_was_broken_off_goes_on_and_is_written_in_every_form(world
     whole = json.loads(out.read_text())
     assert len({row["key"] for row in whole["rows"]}) == 3
     assert set(whole["rows"][0]["probabilities"]) == set(world.version.classes)
+    assert "brings no statistics" in whole["care_basis"] and whole["threshold_origin"].startswith("0.5")
     assert run(tmp_path / "out.sr.json")["resumed"] is False
     assert len(json.loads((tmp_path / "out.sr.json").read_text())) == 3
     with pytest.raises(InvalidInput, match="does not say how"):
