@@ -417,15 +417,32 @@ def _warnings(groups: Sequence[Sequence[SplitItem]], parts: Mapping[str, str], n
         for label in {label for item in members for label in item.labels}:
             patients[label] += 1
             where[label].add(parts[members[0].key])
+    few = [label for label in sorted(patients) if patients[label] < 3]
+    if len(few) == 1:
+        count = patients[few[0]]
+        found.append(
+            f"The class {few[0]} has {count} patient{'s' if count > 1 else ''}: too few to learn and judge it. "
+            "Merge it into another class or leave it out."
+        )
+    elif few:
+        named = ", ".join(f"{label} ({patients[label]})" for label in few)
+        found.append(
+            f"Classes with one or two patients: {named}. These are too few to learn and judge them. "
+            "Merge them into other classes or leave them out."
+        )
+    missing: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for label in sorted(patients):
-        count, absent = patients[label], [name for name in names if name in used and name not in where[label]]
-        if count < 3:
+        absent = tuple(name for name in names if name in used and name not in where[label])
+        if absent and patients[label] >= 3:
+            missing[absent].append(label)
+    for absent, labels in missing.items():
+        if len(labels) == 1:
             found.append(
-                f"The class {label} has {count} patient{'s' if count > 1 else ''}: too few to learn and judge it. "
-                "Merge it into another class or leave it out."
+                f"The class {labels[0]} has {patients[labels[0]]} patients but none of them in {', '.join(absent)}."
             )
-        elif absent:
-            found.append(f"The class {label} has {count} patients but none of them in {', '.join(absent)}.")
+        else:
+            named = ", ".join(f"{label} ({patients[label]})" for label in labels)
+            found.append(f"Classes with patients, but none of them in {', '.join(absent)}: {named}.")
     return found
 
 

@@ -92,13 +92,24 @@ def run_dir() -> Path:
     Process ids mean something on one machine only. A supervisor of ``web`` or ``workers`` may share the home with those of
     other hosts, so its folder is named by its host and role.
     """
-    given, role = os.environ.get("PORTAL_RUN"), os.environ.get("PORTAL_PROCESSES") or "all"
-    folder = REPOSITORY / Path(given).expanduser() if given else portal_home() / "run"
-    if not given and role != "all":
-        name = "".join(ch if ch.isalnum() or ch in "-." else "_" for ch in host_name())
-        folder /= f"{name}-{role}"
+    given = os.environ.get("PORTAL_RUN")
+    folder = REPOSITORY / Path(given).expanduser() if given else _own(portal_home() / "run")
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     return folder.resolve()
+
+
+def logs_dir() -> Path:
+    """Return the folder of log files: ``logs`` under the home, for a host that may share the home a folder in it."""
+    folder = _own(portal_home() / "logs")
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    return folder
+
+
+def _own(folder: Path) -> Path:
+    """Return the folder itself, or the part of it that belongs to this host and its role."""
+    role = os.environ.get("PORTAL_PROCESSES") or "all"
+    name = "".join(ch if ch.isalnum() or ch in "-." else "_" for ch in host_name())
+    return folder if role == "all" else folder / f"{name}-{role}"
 
 
 def secret_key() -> str:

@@ -7,7 +7,7 @@ again. SIGINT, SIGTERM and SIGHUP end everything; a second one ends it at once; 
 process does the same when the supervisor itself is killed.
 
 ``PORTAL_PROCESSES``: ``all`` (default), ``web`` or ``workers``. ``PORTAL_LOGS``: ``files``
-(default, under PORTAL_HOME/logs, with errors copied to the terminal) or ``terminal``.
+(default, under PORTAL_HOME/logs, of hosts that share the home in a folder each, with errors copied to the terminal) or ``terminal``.
 """
 
 from __future__ import annotations
@@ -141,8 +141,7 @@ class Supervisor:
         self.patient = patient
         self.web = web
         self.run_dir = home.run_dir()
-        self.logs_dir = home.portal_home() / "logs"
-        self.logs_dir.mkdir(mode=0o750, exist_ok=True)
+        self.logs_dir = home.logs_dir()
         self.to_terminal = os.environ.get("PORTAL_LOGS") == "terminal"
         self.tail = ErrorTail()
         self.signals = 0

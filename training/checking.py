@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,11 +20,11 @@ from datasets.selectors import spec_of
 from ecgportal.errors import PortalError
 from ecgportal.jobs.models import JobState
 from modelhub.contract import PRETRAINING
-from training.choices import FEWEST_RECORDS, Choices, check_data, check_search, choose, too_few_patients
+from training.choices import FEWEST_RECORDS, LIMB_LEADS, Choices, check_data, check_search, choose, too_few_patients
 from training.costs import Cost, cost_of
 from training.lineage import seen_by
 from training.models import PARTS, TrainingRun
-from training.problems.base import counted
+from training.problems.base import counted, listed
 from training.problems.registry import get_problem
 from training.splitting import counts_of, deal_for, rounds
 from training.targets import Labelled, labels_of
@@ -32,7 +32,6 @@ from training.targets import Labelled, labels_of
 # Fewer patients of a class than this give figures with very wide intervals.
 FEW_PATIENTS = 10
 _SHOWN = 5
-_LIMB = ("III", "aVR", "aVL", "aVF")
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
     ids = [item.record for item in items]
     rows = Record.objects.filter(dataset__in=[row.pk for row in choices.datasets], pk__in=ids)
     leads = list(Recipe.from_json(choices.recipe).output_spec().leads or ())
-    recorded = [lead for lead in leads if lead not in _LIMB]
+    recorded = [lead for lead in leads if lead not in LIMB_LEADS]
     lacking = rows.exclude(leads__contains=recorded).count()
     if lacking:
         found.add(
@@ -256,18 +255,18 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
             patients[name].add(item.group)
     if choices.task != "regression":
         quiet = choices.task == PRETRAINING
+        absent: list[str] = []
+        few: dict[str, int] = {}
         for name in choices.outputs:
             counts = {part: sum(name in item.classes for item in rows) for part, rows in by_part.items()}
             found.classes[name] = counts | {"patients": len(patients[name])}
             if quiet:
                 continue
             if not patients[name]:
-                found.add("warning", "class_absent", f"No record has the class {name}.", "classes")
+                absent.append(name)
             elif 3 <= len(patients[name]) < FEW_PATIENTS:
-                found.add(
-                    "warning", "few_patients",
-                    f"The class {name} has {len(patients[name])} patients; its figures will have very wide intervals.", "classes",
-                )  # fmt: skip
+                few[name] = len(patients[name])
+        _rare(found, absent, few)
     if choices.task == PRETRAINING:
         if not by_part["train"]:
             found.add("error", "empty_part", "Nothing would be left to learn from.", "split.method")
@@ -280,6 +279,20 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
         _leakage(found, choices, by_part["test"])
     found.cost = cost_of(choices, len(by_part["train"]), len(by_part["validation"]))
     _room(found, choices, len(by_part["train"]), len(items))
+
+
+def _rare(found: Checked, absent: Sequence[str], few: Mapping[str, int]) -> None:
+    """Name the classes that no record has, and those with few patients, in one sentence each."""
+    if absent:
+        which = f"the class {absent[0]}" if len(absent) == 1 else f"any of the classes {', '.join(absent)}"
+        found.add("warning", "class_absent", f"No record has {which}.", "classes")
+    if len(few) == 1:
+        [(name, count)] = few.items()
+        sentence = f"The class {name} has {count} patients; its figures will have very wide intervals."
+        found.add("warning", "few_patients", sentence, "classes")
+    elif few:
+        sentence = f"Classes with fewer than {FEW_PATIENTS} patients: {listed(few)}. Their figures will have very wide intervals."
+        found.add("warning", "few_patients", sentence, "classes")
 
 
 def _learnable(found: Checked, choices: Choices, train: Sequence[Labelled]) -> None:

@@ -26,6 +26,8 @@ from training.targets import NUMERIC_TARGETS, Labelled, labelled_records
 DEFAULT_ARCHITECTURE = "inception_time"
 FEWEST_RECORDS, FEWEST_PATIENTS = 10, 3
 _MOST_DATASETS = 20
+# These follow from I and II.
+LIMB_LEADS = frozenset(("III", "aVR", "aVL", "aVF"))
 # Twelve leads of a minute at 500 Hz.
 _LARGEST_INPUT = 12 * 60 * 500
 MOST_SEARCH_MIN = 7 * 24 * 60
@@ -200,6 +202,15 @@ def check_data(choices: Choices) -> None:
             f"Only {count} records of {names} {which}; training needs at least {FEWEST_RECORDS}.",
             fields={"selection.filter" if choices.selection.filter else "dataset": "Too few records."},
         )
+    wanted = list(Recipe.from_json(choices.recipe).output_spec().leads or ())
+    there = {lead for leads in records.order_by().values_list("leads", flat=True).distinct() for lead in leads}
+    if wanted and not there.intersection([*wanted, *(("I", "II") if LIMB_LEADS.intersection(wanted) else ())]):
+        sentence = (
+            f"No record of {names} has one of the leads {', '.join(wanted)} that the network reads, so it would learn from zeros. "
+            f"The records have {', '.join(sorted(there)[:12]) or 'none'}. Choose a base model or a recipe for these."
+        )
+        field = "base_version" if choices.base_version else "recipe"
+        raise InvalidInput(sentence, code="leads_missing", fields={field: sentence})
     if choices.has_classes and not RecordLabel.objects.filter(record__in=records.values("pk")).exists():
         raise InvalidInput(
             f"The records of {names} have no labels. Upload a label table first.", fields={"dataset": "No labels."}

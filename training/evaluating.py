@@ -188,7 +188,9 @@ def run(context: JobContext) -> dict[str, Any]:
         row.version, JointView(stores, items), items, lambda part, note: context.progress(0.3 + 0.6 * part, note)
     )
     report["left_out_training_subjects"] = left_out
+    outcome = {"evaluation": str(row.pk), "n": report["n"]}
     with transaction.atomic():
         _store_report(row, report)
         audit("evaluation.finished", row, actor=row.created_by, project=row.project)
-    return {"evaluation": str(row.pk), "n": report["n"]}
+        context.close(outcome)
+    return outcome

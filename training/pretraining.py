@@ -83,14 +83,16 @@ def run(context: JobContext) -> dict[str, Any]:
     add_warnings(row, list(result.notes))
     context.report(0.98, "Storing the trunk")
     version = _publish(row, loading.with_state(module, result.state), contract, result)
-    audit(
-        "run.finished", row, actor=row.created_by, project=row.project,
-        changes={"version": str(version), "stopped": result.stopped_reason},
-    )  # fmt: skip
-    storage.remove_area("checkpoints", row.pk)
     outcome = {"version": str(version.pk), "evaluation": None, "stopped": result.stopped_reason}
-    if result.stopped_reason == "cancelled":
-        context.job.result = outcome
+    cancelled = result.stopped_reason == "cancelled"
+    with transaction.atomic():
+        audit(
+            "run.finished", row, actor=row.created_by, project=row.project,
+            changes={"version": str(version), "stopped": result.stopped_reason},
+        )  # fmt: skip
+        context.close(outcome, cancelled=cancelled)
+    storage.remove_area("checkpoints", row.pk)
+    if cancelled:
         raise JobCancelled("The training was cancelled; the trunk of the last whole epoch was kept.")
     return outcome
 

@@ -153,29 +153,24 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
     context.report(0.96, "Exporting the model")
     module, contract = _as_one(members, contract)
     version = _publish(row, module, contract, members[0].result)
-    evaluation, follows = None, None
+    evaluation = None
     try:
         if stopped != "cancelled":
             evaluation = evaluate_held_back(context, row, version, data, members)
     except JobCancelled:
         stopped = "cancelled"
+    outcome = {"version": str(version.pk), "evaluation": str(evaluation.pk) if evaluation else None, "stopped": stopped}
     with transaction.atomic():
         if stopped == "cancelled":
             # Who cancels waits for the end of it, not for figures.
             follows = enqueue("judge_run", actor=row.created_by, project=row.project, payload={"run": str(row.pk)}, title=f"Evaluate {row.name}")  # fmt: skip
+            outcome["evaluation_job"] = str(follows.pk)
         audit(
-            "run.finished",
-            row,
-            actor=row.created_by,
-            project=row.project,
-            changes={"version": str(version), "stopped": stopped},
-        )
+            "run.finished", row, actor=row.created_by, project=row.project, changes={"version": str(version), "stopped": stopped}
+        )  # fmt: skip
+        context.close(outcome, cancelled=stopped == "cancelled")
     storage.remove_area("checkpoints", row.pk)
-    outcome = {"version": str(version.pk), "evaluation": str(evaluation.pk) if evaluation else None, "stopped": stopped}
-    if follows is not None:
-        outcome["evaluation_job"] = str(follows.pk)
     if stopped == "cancelled":
-        context.job.result = outcome
         raise JobCancelled("The training was cancelled; the best model so far was kept.")
     return outcome
 

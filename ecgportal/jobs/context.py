@@ -76,6 +76,13 @@ class JobContext:
                 raise JobCancelled("The job was cancelled.")
             raise self._reason
 
+    def close(self, result: dict[str, Any], *, cancelled: bool = False) -> None:
+        """Close the job's row within the caller's transaction, so that what is written with it is written once, whenever
+        the process dies. LeaseLost when another attempt holds the job."""
+        end = services.stop_cancelled if cancelled else services.succeed
+        if not end(self.job.pk, self.attempt, result):
+            raise LeaseLost
+
     @property
     def must_give_way(self) -> bool:
         """True when the job has held its worker for ``JOB_TURN_S`` and others wait for one: then leave by :meth:`give_way`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from datetime import timedelta
 
 from django.db import DatabaseError, connection
@@ -55,7 +56,9 @@ def torch() -> str:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return "ok"
-    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
+    # A version such as 2.10rc1 or 2.11.0a0+git1234 counts as the release that it leads to.
+    found = re.match(r"(\d+)\.(\d+)", version)
+    numbers = (int(found[1]), int(found[2])) if found else (0, 0)
     wanted = ".".join(map(str, MIN_TORCH))
     return (
         "ok"

@@ -122,7 +122,7 @@ def test_tiny_data_is_split_with_warnings_that_name_the_class():
     two = split([SplitItem("a", "p", frozenset("A")), SplitItem("b", "q", frozenset("B"))], seed=0)
     assert len(set(two.parts.values())) == 2
     assert any("stays empty" in w for w in two.warnings)
-    assert any("class A has 1 patient" in w for w in two.warnings)
+    assert any("A (1), B (1)" in w for w in two.warnings)
     one = split([SplitItem("a", "p", frozenset()), SplitItem("b", "p", frozenset())], seed=0)
     assert set(one.parts.values()) == {"train"}
     three = split([SplitItem(k, k, frozenset("A")) for k in "abc"], seed=0)

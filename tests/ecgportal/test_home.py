@@ -59,8 +59,15 @@ def test_home_is_made_closed_to_others_and_counts_from_the_checkout(clean, monke
     made = home.portal_home()
     assert made == clean / "home" and stat.S_IMODE(made.stat().st_mode) == 0o750
     assert home.run_dir() == made / "run"
+    assert home.logs_dir() == made / "logs"
     monkeypatch.setenv("PORTAL_RUN", str(clean / "elsewhere"))
     assert home.run_dir() == clean / "elsewhere"
+    # Hosts that share the home do not write into each other's logs.
+    monkeypatch.setenv("PORTAL_PROCESSES", "workers")
+    for host in ("one", "two"):
+        monkeypatch.setenv("PORTAL_HOST_NAME", host)
+        assert home.logs_dir() == made / "logs" / f"{host}-workers"
+    monkeypatch.delenv("PORTAL_PROCESSES")
     monkeypatch.setenv("PORTAL_HOME", "tests")
     monkeypatch.chdir(clean)
     assert home.portal_home() == home.REPOSITORY / "tests"

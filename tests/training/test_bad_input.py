@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 
 import numpy as np
@@ -17,6 +18,9 @@ from modelhub.services import model_get_or_create, version_add
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
+from tests.training.test_device import ELSEWHERE
+from tests.training.test_device import other_run as other_run  # a fixture
+from tests.training.test_pages_runs import address, form_of, text_of
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
@@ -30,21 +34,32 @@ def ended(run: TrainingRun) -> TrainingRun:
     return TrainingRun.objects.select_related("job", "produced_version").get(pk=run.pk)
 
 
-def test_labels_that_become_unknown_while_the_run_waits_end_it_with_a_sentence(ward):
+def told_everywhere(ward, client, run: TrainingRun, sentence: str) -> None:
+    """The sentence about a run stands in REST's answer about the run or its job, and on the run's page."""
+    api = Api(session=ward.user)
+    job, row = api.get(f"jobs/{run.job_id}/"), api.get(f"training-runs/{run.pk}/")
+    assert sentence in f"{job['error']} {row['warnings']}"
+    client.force_login(ward.user)
+    assert sentence in html.unescape(client.get(f"/training/{run.pk}/").content.decode())
+
+
+def test_labels_that_become_unknown_while_the_run_waits_end_it_with_a_sentence(ward, client):
     run = ward.start(settings=ONE)
     RecordLabel.objects.update(code="STRANGE")
     run = ended(run)
     assert (run.job.state, run.job.error_code) == (JobState.FAILED, "labels_unknown")
     assert "Check the label map's coverage" in run.job.error_message and run.split is None
+    told_everywhere(ward, client, run, "Check the label map's coverage")
 
 
-def test_one_class_only_ends_the_run_with_a_sentence(ward):
+def test_one_class_only_ends_the_run_with_a_sentence(ward, client):
     RecordLabel.objects.update(code="NORM")
     run = ended(ward.start(settings=ONE))
     assert (run.job.state, run.job.error_code) == (JobState.FAILED, "one_class_only")
+    told_everywhere(ward, client, run, run.job.error_message)
 
 
-def test_one_patient_only_is_refused_before_and_during_a_run(ward):
+def test_one_patient_only_is_refused_before_and_during_a_run(ward, client):
     run = ward.start(settings=ONE)
     Record.objects.update(subject=Record.objects.exclude(subject=None).first().subject)
     with pytest.raises(InvalidInput, match="comes from 1 patient") as error:
@@ -52,6 +67,7 @@ def test_one_patient_only_is_refused_before_and_during_a_run(ward):
     assert "dataset" in error.value.fields
     run = ended(run)
     assert (run.job.state, run.job.error_code) == (JobState.FAILED, "too_few_patients")
+    told_everywhere(ward, client, run, "comes from 1 patient")
 
 
 def test_records_without_a_subject_count_each_for_itself(ward):
@@ -59,11 +75,20 @@ def test_records_without_a_subject_count_each_for_itself(ward):
     assert ward.start(settings=ONE).pk
 
 
-def test_records_with_missing_samples_are_trained_on(ward):
+def test_records_with_missing_samples_are_trained_on_and_told(ward, client):
     gaps = factories.ecg_signal(seed=901)
     gaps[:, 40:80] = np.nan
     for number, signal in enumerate((gaps, np.full_like(gaps, np.nan))):
-        factories.make_record(ward.first, subject=f"gap{number}", labels=("NORM",), signal=signal)
+        flagged = {"leads": [{"flags": ["gaps"]}]}
+        factories.make_record(ward.first, subject=f"gap{number}", labels=("NORM",), signal=signal, quality=flagged)
+    body = {
+        "project": str(ward.project.pk), "datasets": [str(ward.first.pk), str(ward.second.pk)], "label_map": str(ward.label_map.pk),
+    }  # fmt: skip
+    found = Api(session=ward.user).post("training-runs/check/", body, status=200)
+    client.force_login(ward.user)
+    page = text_of(client.post(address(ward), form_of(ward, action="check")))
+    for said in (str(found["findings"]), page):
+        assert "Records with missing samples (NaN): 2" in said
     run = ended(ward.start(settings=ONE))
     assert run.job.state == JobState.SUCCEEDED, run.job.error_message
     assert sum(run.manifest["records"].values()) == 26
@@ -79,7 +104,7 @@ def test_a_record_deleted_while_the_run_waits_is_left_out(ward):
     assert run.job.state == JobState.SUCCEEDED and sum(run.manifest["records"].values()) == 23
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence(ward, monkeypatch):
+def test_a_full_disk_ends_the_run_with_a_sentence(ward, monkeypatch, client):
     real = os.replace
 
     def replace(source, target):
@@ -92,27 +117,51 @@ def test_a_full_disk_ends_the_run_with_a_sentence(ward, monkeypatch):
     assert (run.job.state, run.job.error_code) == (JobState.FAILED, "checkpoint_not_written")
     assert "disk is full" in run.job.error_message
     assert run.produced_version is None
+    told_everywhere(ward, client, run, "make room and resume the run")
 
 
-def test_a_base_of_other_leads_rate_and_unit_is_matched(ward):
+def base_of(ward, *leads: str) -> ModelVersion:
+    """Return an imported model of 4 s in microvolt at 50 Hz that reads the leads."""
     from modelhub.architectures.registry import build
 
-    module = build("xresnet1d18", n_leads=2, n_samples=200, fs_hz=50.0, n_classes=3, seed=0)
+    module = build("xresnet1d18", n_leads=len(leads), n_samples=200, fs_hz=50.0, n_classes=3, seed=0)
     contract = ModelContract(
-        leads=("I", "II"), fs_hz=50.0, n_samples=200, classes=("a", "b", "c"), task="multilabel", unit="uV", architecture="xresnet1d18"
+        leads=leads, fs_hz=50.0, n_samples=200, classes=("a", "b", "c"), task="multilabel", unit="uV", architecture="xresnet1d18"
     )  # fmt: skip
     files = loading.export(module, contract)
     base = version_add(
-        actor=ward.user, model=model_get_or_create(actor=ward.user, project=ward.project, name="Two leads"), onnx=files.main, contract=contract,
+        actor=ward.user, model=model_get_or_create(actor=ward.user, project=ward.project, name="Other input"), onnx=files.main, contract=contract,
         origin=Origin.IMPORTED, parameters=files.parameters, weights=files.weights,
         card={"licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known."},
     )  # fmt: skip
-    run = ended(
-        ward.start(settings=ONE, base_version=ModelVersion.objects.get(pk=base.pk), architecture=None, mode="head")
-    )
+    return ModelVersion.objects.get(pk=base.pk)
+
+
+def test_a_base_of_other_leads_rate_and_unit_is_matched(ward):
+    run = ended(ward.start(settings=ONE, base_version=base_of(ward, "I", "II"), architecture=None, mode="head"))
     assert run.job.state == JobState.SUCCEEDED, run.job.error_message
     made = ModelContract.from_dict(run.produced_version.contract)
     assert (made.leads, made.fs_hz, made.n_samples, made.classes) == (("I", "II"), 50.0, 200, ("NORM", "MI"))
+
+
+def test_a_base_of_another_input_is_taken_by_rest_and_on_the_page_and_told_when_no_record_has_its_leads(ward, client):
+    api, base = Api(session=ward.user), base_of(ward, "I", "II")
+    body = {
+        "project": str(ward.project.pk), "datasets": [str(ward.first.pk), str(ward.second.pk)], "label_map": str(ward.label_map.pk),
+        "mode": "head", "settings": ONE,
+    }  # fmt: skip
+    client.force_login(ward.user)
+    form = form_of(ward, base_version=str(base.pk), architecture="", mode="head")
+    assert api.post("training-runs/", body | {"base_version": str(base.pk)}, status=202)["state"] == "queued"
+    assert client.post(address(ward), form).status_code == 302
+    Record.objects.update(leads=["V1", "V2"])
+    refused = api.refused(
+        "post", "training-runs/", body | {"base_version": str(base.pk)}, status=422, code="leads_missing"
+    )
+    assert "No record of" in refused["message"] and "V1, V2" in refused["message"]
+    page = client.post(address(ward), form)
+    assert page.status_code == 422 and "has one of the leads I, II" in text_of(page)
+    assert TrainingRun.objects.count() == 2
 
 
 def test_a_hundred_starts_at_once_wait_in_order_and_others_go_on(ward):
@@ -176,13 +225,16 @@ def test_a_metric_that_the_task_does_not_have_is_refused_before_the_run(ward):
     assert "monitor" in error.value.fields
 
 
-def test_a_dataset_is_not_deleted_under_a_run_and_the_run_goes_on(ward, monkeypatch):
+def test_a_dataset_is_not_deleted_under_a_run_and_the_run_goes_on(ward, monkeypatch, client):
     api = Api(session=ward.user)
+    client.force_login(ward.user)
     run = ward.start(settings={**ONE, "epochs": 2})
 
     def delete() -> None:
         refused = api.refused("delete", f"datasets/{ward.first.pk}/", status=409, code="dataset_in_use")
         assert "Delete the run first" in refused["message"]
+        page = client.post(f"/datasets/{ward.first.pk}/delete/", {"name": ward.first.name}, follow=True)
+        assert "Delete the run first" in html.unescape(page.content.decode())
 
     delete()
     during(monkeypatch, delete)
@@ -232,8 +284,6 @@ def test_prepared_signals_that_vanish_end_the_run_with_a_sentence_or_not_at_all(
     ],
 )
 def test_data_that_cannot_be_trained_on_is_told_before_by_rest_and_on_the_page(ward, client, spoil, code):
-    from tests.training.test_pages_runs import address, form_of, text_of
-
     spoil()
     body = {
         "project": str(ward.project.pk), "datasets": [str(ward.first.pk), str(ward.second.pk)], "label_map": str(ward.label_map.pk),
@@ -244,3 +294,15 @@ def test_data_that_cannot_be_trained_on_is_told_before_by_rest_and_on_the_page(w
     client.force_login(ward.user)
     page = text_of(client.post(address(ward), form_of(ward, action="check")))
     assert "cannot start" in page and not TrainingRun.objects.exists()
+
+
+def test_the_second_run_on_an_accelerator_says_on_page_and_by_rest_that_it_waits(ward, client, other_run, monkeypatch):
+    from training.live import Report
+
+    monkeypatch.setattr("training.engine.fit.resolve_device", lambda name: ELSEWHERE)
+    monkeypatch.setattr(
+        Report, "should_stop", lambda self: "cancelled" if "accelerator" in str(self.run.warnings) else False
+    )
+    run = ended(ward.start(settings=ONE))
+    assert run.job.state == JobState.CANCELLED and not run.epochs.exists()
+    told_everywhere(ward, client, run, "this one waits until it has ended")

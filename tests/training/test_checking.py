@@ -97,6 +97,22 @@ def test_a_class_with_three_patients_and_one_without_any(sound):
     assert "LVH" in sentence(found, "class_absent")
 
 
+def test_rare_and_absent_classes_are_named_in_one_sentence_each(sound):
+    names = {"AFIB": "AF", "PVC": "PVC", "1AVB": "AVB"}
+    for code in names:
+        sound.add((code,), 3)
+    many = factories.make_label_map(
+        sound.project, classes=["NORM", "MI", *names.values(), "LVH", "WPW"],
+        entries={code: {"class": name, "relation": "exact"} for code, name in {"NORM": "NORM", "IMI": "MI", **names}.items()},
+    )  # fmt: skip
+    found = sound.check(label_map=many)
+    said = {
+        code: [row.message for row in found.findings if row.code == code] for code in ("few_patients", "class_absent")
+    }
+    assert len(said["few_patients"]) == len(said["class_absent"]) == 1
+    assert "AF (3), PVC (3), AVB (3)" in said["few_patients"][0] and "LVH, WPW" in said["class_absent"][0]
+
+
 def test_codes_that_the_map_does_not_know(sound):
     sound.add(("STRANGE",), 25)
     found = sound.check()

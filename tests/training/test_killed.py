@@ -1,4 +1,4 @@
-"""A real job process is ended by SIGKILL in the middle of its work; the next attempt goes on and nothing is done twice.
+"""A real job process is ended by SIGKILL in every part of its work; the next attempt goes on and nothing is done twice.
 
 Run it with ``make proofs ARGS=tests/training/test_killed.py``.
 """
@@ -7,62 +7,121 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.conf import settings
-from django.db import connection
 
+from datasets.models import PreparedSet
+from datasets.preparing import open_store
+from datasets.preprocess.recipe import Recipe
+from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs import services
 from ecgportal.jobs.models import Job, JobState
+from modelhub.models import ModelVersion
+from modelhub.services import prediction_start
+from tests import factories
+from tests.training.phases import TRAINING, Watched, finish, kill_at
 from tests.training.test_setting_up import FAST, Ward
-from training.models import EpochMetrics, Study, TrainingRun, Trial, TrialState
-from training.services import learning_curve_start, run_again
+from training.models import EpochMetrics, Evaluation, SplitMember, Study, TrainingRun, Trial, TrialState
+from training.services import evaluation_start, learning_curve_start, run_again
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
-def begin(job: Job) -> tuple[subprocess.Popen, int]:
-    """Start a queued job as a worker does; returns its process and the attempt."""
-    claimed = services.claim(job.pk, host="tests")
-    assert claimed is not None
-    own = connection.settings_dict
-    environment = {
-        **os.environ, "DATABASE_URL": f"postgresql://{own['USER']}@/{own['NAME']}?host={own['HOST']}",
-        "PORTAL_HOME": str(settings.PORTAL_HOME), "DJANGO_SETTINGS_MODULE": "tests.settings", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", str(job.pk)]
-    process = subprocess.Popen([*command, "--attempt", str(claimed.attempt)], start_new_session=True, env=environment)
-    return process, claimed.attempt
-
-
 def kill_when(job: Job, reached: Callable[[], Any], seconds: int = 240) -> None:
     """Do a job until ``reached`` is true, end its process at once, and give the job back."""
-    process, attempt = begin(job)
+    watched = Watched(job)
     try:
         deadline = time.monotonic() + seconds
         while not reached():
-            assert process.poll() is None, Job.objects.get(pk=job.pk).error_message
+            assert watched.process.poll() is None, Job.objects.get(pk=job.pk).error_message
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        os.kill(watched.process.pid, signal.SIGKILL)
     finally:
-        process.kill()
-    assert services.give_back(job.pk, attempt, died=True) == JobState.QUEUED
+        watched.wait(10)
+    assert services.give_back(job.pk, watched.attempt, died=True) == JobState.QUEUED
 
 
-def finish(job: Job) -> Job:
-    process, _ = begin(job)
-    try:
-        process.wait(300)
-    finally:
-        process.kill()
-    return Job.objects.get(pk=job.pk)
+SETTINGS = {**FAST, "epochs": 3, "members": 1, "learning_rate": 0.003}
+
+
+@pytest.mark.parametrize("phase", TRAINING, ids=lambda phase: phase.name.replace(" ", "-"))
+def test_a_training_that_is_killed_goes_on_and_nothing_is_doubled(phase):
+    ward = Ward()
+    run = ward.start(settings=SETTINGS | phase.asked)
+    kill_at(run.job, phase.at)
+    job = Job.objects.get(pk=run.job_id)
+    if job.state == JobState.QUEUED:
+        job = finish(job)
+    assert (job.state, job.error_message) == (JobState.SUCCEEDED, "")
+    run = TrainingRun.objects.get(pk=run.pk)
+    assert list(run.epochs.order_by("epoch").values_list("epoch", flat=True)) == [1, 2, 3]
+    assert ModelVersion.objects.filter(pk=run.produced_version_id).count() == ModelVersion.objects.count() == 1
+    assert Evaluation.objects.get() == run.report and run.report.report["n"] == run.manifest["records"]["test"]
+    assert SplitMember.objects.filter(split=run.split).count() == 24
+    assert sorted(PreparedSet.objects.values_list("record_count", flat=True)) == [12, 12]
+    for prepared in PreparedSet.objects.select_related("dataset"):
+        store = open_store(prepared.dataset, Recipe.from_json(prepared.recipe))
+        assert len(store.index) == len(set(store.index.values())) == 12
+    told = AuditEvent.objects.filter(action__in=("run.finished", "model_version.created", "job.failed"))
+    assert sorted(told.values_list("action", flat=True)) == ["model_version.created", "run.finished"]
+    if phase.is_engine:
+        again = run_again(actor=ward.user, run=run)
+        assert finish(again.job).state == JobState.SUCCEEDED
+        again.refresh_from_db()
+        assert again.manifest["weights_hash"] == run.manifest["weights_hash"]
+
+
+@pytest.mark.parametrize("place", ["_answers:1", "_answers:2", "agreement.of_run:1"])
+def test_predictions_that_are_killed_go_on_without_doubles(place):
+    ward, version = trained()
+    for number in range(60):
+        factories.make_record(ward.first, subject=f"more{number}", labels=("NORM",), signal=ward.signal)
+    run = prediction_start(
+        actor=ward.user, project=ward.project, version=version, dataset=ward.first, label_map=ward.label_map
+    )
+    kill_at(run.job, f"modelhub.predicting:{place}")
+    before = run.predictions.count()
+    assert before == {"_answers:1": 0, "_answers:2": 64, "agreement.of_run:1": 72}[place]
+    kept = dict(run.predictions.values_list("record_id", "id"))
+    job = finish(Job.objects.get(pk=run.job_id))
+    assert (job.state, job.result["predicted"]) == (JobState.SUCCEEDED, 72)
+    now = dict(run.predictions.values_list("record_id", "id"))
+    assert len(now) == run.predictions.count() == 72 and kept.items() <= now.items()
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "training.evaluating:probabilities:1",
+        "training.metrics.report:bootstrap_weights:1",
+        "training.evaluating:_store_report:1",
+        "ecgportal.jobs.context:JobContext.close:1",
+    ],
+)
+def test_an_evaluation_that_is_killed_is_made_once(at):
+    ward, version = trained()
+    other = factories.make_dataset(ward.project)
+    for number in range(24):
+        factories.make_record(other, subject=f"o{number}", labels=("NORM",) if number % 2 else ("IMI",))
+    row = evaluation_start(actor=ward.user, version=version, dataset=other, label_map=ward.label_map)
+    kill_at(row.job, at)
+    assert not Evaluation.objects.get(pk=row.pk).report
+    job = finish(Job.objects.get(pk=row.job_id))
+    assert (job.state, job.error_message) == (JobState.SUCCEEDED, "")
+    assert Evaluation.objects.get(pk=row.pk).report["n"] == 24
+    assert AuditEvent.objects.filter(action="evaluation.finished").count() == 1
+
+
+def trained() -> tuple[Ward, ModelVersion]:
+    ward = Ward()
+    ward.signal = factories.ecg_signal(seed=5)
+    run = ward.start(settings={**SETTINGS, "epochs": 1})
+    assert finish(run.job).state == JobState.SUCCEEDED
+    return ward, TrainingRun.objects.get(pk=run.pk).produced_version
 
 
 def test_learning_without_labels_goes_on_and_gives_the_same_trunk():

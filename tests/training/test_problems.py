@@ -207,3 +207,12 @@ def test_what_is_risky_is_said():
     assert any("'b' has only 2 records" in n for n in notes) and any("no record has class 'c'" in n for n in notes)
     with pytest.raises(TrainingFailed):
         get_problem("multilabel").check_trainable(t[:, :2], ("a", "b", "c"))
+
+
+def test_rare_classes_are_named_in_one_sentence():
+    targets = np.zeros((40, 4), np.float32)
+    targets[:20, 0], targets[:2, 1], targets[:3, 2] = 1, 1, 1
+    [rare, absent] = get_problem("multilabel").check_trainable(targets, ["a", "b", "c", "d"])
+    assert "b (2), c (3)" in rare and "class 'd'" in absent
+    targets[:, 3] = 1
+    assert "every record has class 'd'" in get_problem("multilabel").check_trainable(targets, ["a", "b", "c", "d"])[-1]

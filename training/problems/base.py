@@ -197,15 +197,39 @@ def counted(number: int, noun: str) -> str:
 
 
 def few_positives(targets: np.ndarray, names: Sequence[str], fewest: int = 5) -> list[str]:
-    """Return a sentence per class with less than ``fewest`` positives or negatives (but not none)."""
-    notes = []
+    """Return a sentence that names the classes with less than ``fewest`` positives, and one for those with less than
+    ``fewest`` negatives (but not none)."""
+    rare: dict[str, int] = {}
+    common: dict[str, int] = {}
     for column, name in enumerate(names):
         known = targets[np.isfinite(targets[:, column]), column]
         positives, negatives = int((known > 0.5).sum()), int((known <= 0.5).sum())
         if 0 < positives < fewest:
-            notes.append(
-                f"Class '{name}' has only {counted(positives, 'record')} in training; its result will be unsure."
-            )
+            rare[name] = positives
         elif 0 < negatives < fewest:
-            notes.append(f"Only {counted(negatives, 'training record')} without '{name}'; its result will be unsure.")
+            common[name] = negatives
+    notes = []
+    if len(rare) == 1:
+        [(name, count)] = rare.items()
+        notes.append(f"Class '{name}' has only {counted(count, 'record')} in training; its result will be unsure.")
+    elif rare:
+        notes.append(f"Classes with few records in training: {listed(rare)}; their results will be unsure.")
+    if len(common) == 1:
+        [(name, count)] = common.items()
+        notes.append(f"Only {counted(count, 'training record')} without '{name}'; its result will be unsure.")
+    elif common:
+        notes.append(f"Few training records are without: {listed(common)}; their results will be unsure.")
     return notes
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Return ``a (3), b (7)``."""
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def unlearnable(names: Sequence[str], state: str = "no") -> list[str]:
+    """Return the sentence about classes that no (or every) training record has; nothing without such a class."""
+    if not names:
+        return []
+    which, it = (f"class '{names[0]}'", "it") if len(names) == 1 else (f"the classes {', '.join(names)}", "they")
+    return [f"In the training part {state} record has {which}; {it} cannot be learned."]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ecgportal.errors import TrainingFailed
-from training.problems.base import Label, LossOptions, Problem, Targets, counted, few_positives, presence, softmax
+from training.problems.base import (
+    Label,
+    LossOptions,
+    Problem,
+    Targets,
+    counted,
+    few_positives,
+    presence,
+    softmax,
+    unlearnable,
+)
 from training.problems.registry import problem
 
 if TYPE_CHECKING:
@@ -60,10 +70,5 @@ class Multiclass(Problem):
                 "Add records of another class or choose other classes.",
                 code="one_class_only",
             )
-        notes = few_positives(targets, names)
-        notes += [
-            f"No training record has class '{n}'; it cannot be learned."
-            for n, p in zip(names, present, strict=True)
-            if not p
-        ]
-        return tuple(notes)
+        absent = [name for name, there in zip(names, present, strict=True) if not there]
+        return (*few_positives(targets, names), *unlearnable(absent))

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ecgportal.errors import TrainingFailed
-from training.problems.base import Label, LossOptions, Problem, Targets, counted, few_positives, presence, sigmoid
+from training.problems.base import (
+    Label,
+    LossOptions,
+    Problem,
+    Targets,
+    counted,
+    few_positives,
+    presence,
+    sigmoid,
+    unlearnable,
+)
 from training.problems.registry import problem
 from training.problems.thresholds import f1_thresholds
 
@@ -50,10 +60,9 @@ class Multilabel(Problem):
                 code="one_class_only",
             )
         notes = few_positives(targets, names)
-        for name, usable, column in zip(names, both, targets.T, strict=True):
-            if not usable:
-                state = "every" if (column > 0.5).any() else "no"
-                notes.append(f"In the training part {state} record has class '{name}'; it cannot be learned.")
+        anyone = (targets > 0.5).any(axis=0)
+        for state, is_so in (("no", ~both & ~anyone), ("every", ~both & anyone)):
+            notes += unlearnable([name for name, so in zip(names, is_so, strict=True) if so], state)
         return tuple(notes)
 
 
