@@ -71,6 +71,10 @@ class UploadAnswerSerializer(serializers.Serializer):
 class LabelTableSerializer(serializers.Serializer):
     file = serializers.FileField()
     mapping = serializers.JSONField(required=False, help_text="Which column is what, where the header does not tell.")
+    sheet = serializers.CharField(
+        required=False,
+        help_text="The sheet of a workbook to read. When left out: the first that holds a table, with all of the same header.",
+    )
 
 
 class JobAnswerSerializer(serializers.Serializer):
@@ -153,6 +157,7 @@ class DatasetViewSet(WithInsight, WithTwins, mixins.ListModelMixin, mixins.Retri
             dataset=dataset,
             file=file,
             mapping=presenting.json_field(request.data.get("mapping"), "mapping"),
+            sheet=request.data.get("sheet") or None,
         )
         return Response({"id": row.pk, "job": row.job_id, "state": row.job.state}, status=status.HTTP_202_ACCEPTED)
 

@@ -77,8 +77,12 @@ def import_begin(*, actor: Any, label_import: LabelImport, mapping: dict[str, An
 
 
 @transaction.atomic
-def import_start(*, actor: Any, dataset: Dataset, file: Any, mapping: dict[str, Any] | None = None) -> LabelImport:
-    """Keep a label table and start the job that reads it at once."""
+def import_start(
+    *, actor: Any, dataset: Dataset, file: Any, mapping: dict[str, Any] | None = None, sheet: str | None = None
+) -> LabelImport:
+    """Keep a label table and start the job that reads it at once. sheet: of a workbook, which may stand in ``mapping``, too."""
+    if sheet:
+        mapping = {**(mapping or {}), "sheet": sheet}
     return import_begin(actor=actor, label_import=import_keep(actor=actor, dataset=dataset, file=file), mapping=mapping)
 
 
@@ -109,11 +113,11 @@ def preview(
     columns, mapping (guessed, with ``mapping`` over it), the first rows, row_count; and of the first ``CHECKED_ROWS`` rows
     how many fit one of the record ``keys``, with the first problems. InvalidInput when the mapping cannot be used.
     """
-    table = tables.read_table(data, name)
+    table = tables.read_table(data, name, sheet=tables.sheet_of(mapping))
     chosen = tables.guess_mapping(table, overrides=mapping)
     found: dict[str, Any] = {
         "columns": list(table.columns), "rows": [list(row) for row in table.rows[:_SHOWN_ROWS]], "mapping": chosen.to_dict(),
-        "row_count": len(table.rows), "notes": list(table.notes), "checked": 0, "matched": 0, "problems": [],
+        "row_count": len(table.rows), "notes": list(table.notes), "sheets": list(table.sheets), "sheet": table.sheet or "", "checked": 0, "matched": 0, "problems": [],
     }  # fmt: skip
     if chosen.record is None:
         return found
@@ -365,7 +369,7 @@ def _read(row: LabelImport) -> tuple[tables.RawTable, tables.ColumnMapping, list
     """Return the table, what its columns mean, and its rows. PortalError names the file and the reason."""
     try:
         name = "table.csv" if row.is_scrubbed else row.file_name
-        table = tables.read_table(storage.read_blob(row.sha256), name)
+        table = tables.read_table(storage.read_blob(row.sha256), name, sheet=tables.sheet_of(row.mapping))
         mapping = tables.guess_mapping(table, overrides=row.mapping)
         rows = tables.apply(table, mapping)
         if not (mapping.labels or any(mapping.singles)):

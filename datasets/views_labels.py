@@ -114,9 +114,10 @@ class LabelImportView(ProjectView):
     def _columns(self, data: Any = None, start: bool = False) -> HttpResponse:
         keys = list(Record.objects.filter(dataset=self.object.dataset).order_by().values_list("key", flat=True))
         name, content = self.object.file_name, storage.read_blob(self.object.sha256)
+        sheet = (self.request.GET if data is None else data).get("sheet", "")
         try:
             names = labelling.names_of(self.object.dataset)
-            found = labelling.preview(content, name, None, keys, names)
+            found = labelling.preview(content, name, {"sheet": sheet}, keys, names)
         except PortalError as error:
             return self._page("datasets/label_columns.html", refused=error.message, status=422)
         form = ColumnsForm(data, columns=found["columns"], guessed=found["mapping"])
@@ -124,9 +125,10 @@ class LabelImportView(ProjectView):
         if data is not None:
             try:
                 if form.is_valid():
-                    found = labelling.preview(content, name, form.mapping, keys, names)
+                    mapping = {**form.mapping, "sheet": sheet}
+                    found = labelling.preview(content, name, mapping, keys, names)
                     if start:
-                        labelling.import_begin(actor=self.request.user, label_import=self.object, mapping=form.mapping)
+                        labelling.import_begin(actor=self.request.user, label_import=self.object, mapping=mapping)
                         return redirect("datasets:label_import", pk=self.object.pk)
             except PortalError as error:
                 take_error(form, error)

@@ -17,7 +17,7 @@ from ecgportal.errors import InvalidInput
 
 __all__ = [
     "ColumnMapping", "LabelColumn", "Match", "RawTable", "RowLabels", "apply", "guess_mapping", "known_codes",
-    "match_keys", "read_table", "safe_cell",
+    "match_keys", "read_table", "safe_cell", "sheet_of",
 ]  # fmt: skip
 
 SYSTEMS = ("snomed", "scp", "icd10", "icd9", "aha", "name")
@@ -83,7 +83,7 @@ class ColumnMapping:
     """Which column of a table says what; columns are named as in ``RawTable.columns``.
 
     also_record: further columns that name the record. sex_codes: what the cells of ``sex`` mean. site: the hospital or
-    source of the record. recorded_at: when it was recorded.
+    source of the record. recorded_at: when it was recorded. sheet: the one sheet of a workbook that is read.
     """
 
     record: str | None = None
@@ -97,6 +97,7 @@ class ColumnMapping:
     fold: str | None = None
     site: str | None = None
     recorded_at: str | None = None
+    sheet: str | None = None
 
     @property
     def singles(self) -> tuple[str | None, ...]:
@@ -155,6 +156,7 @@ def guess_mapping(table: RawTable, *, overrides: Mapping[str, Any] | None = None
         fold=first(_FOLD),
         site=first(_SITE),
         recorded_at=first(_RECORDED),
+        sheet=table.sheet,
     )
     values = {column: [row[i] for row in rows] for i, column in enumerate(table.columns)}
     mapping = replace(
@@ -165,6 +167,14 @@ def guess_mapping(table: RawTable, *, overrides: Mapping[str, Any] | None = None
     if overrides:
         mapping = _overridden(mapping, overrides, table.columns)
     return mapping
+
+
+def sheet_of(mapping: Mapping[str, Any] | None) -> str | None:
+    """Return the sheet of a workbook that the JSON form of a mapping names. InvalidInput when it is no name."""
+    sheet = (mapping or {}).get("sheet") or None
+    if sheet is not None and not isinstance(sheet, str):
+        raise InvalidInput("The sheet is given by its name.", fields={"sheet": "Give a name."})
+    return sheet
 
 
 def _label_columns(
@@ -258,6 +268,9 @@ def _overridden(mapping: ColumnMapping, overrides: Mapping[str, Any], columns: S
     for entry, value in overrides.items():
         if entry in ("record", "likelihood", "subject", "age", "sex", "fold", "site", "recorded_at"):
             changes[entry] = _column(entry, value, columns) if value else None
+        elif entry == "sheet":
+            # It chose the table already.
+            continue
         elif entry == "also_record":
             changes[entry] = tuple(_column(entry, v, columns) for v in value or ())
         elif entry == "sex_codes":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from typing import Any
 
-from ecgportal.errors import TooLarge, UnreadableFile
+from ecgportal.errors import InvalidInput, TooLarge, UnreadableFile
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_ROWS = 2_000_000
@@ -26,26 +26,30 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 @dataclass(frozen=True)
 class RawTable:
     """A table of text. ``rows`` are as long as ``columns``; ``ragged`` maps a row's index to its true number of cells; ``notes``
-    are sentences on what was left out or joined."""
+    are sentences on what was left out or joined. ``sheets``: of a workbook with several, the names of those that hold something;
+    ``sheet``: the one that was asked for."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     ragged: dict[int, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sheets: tuple[str, ...] = ()
+    sheet: str | None = None
 
 
-def read_table(data: bytes, name: str, *, has_header: bool | None = None) -> RawTable:
+def read_table(data: bytes, name: str, *, has_header: bool | None = None, sheet: str | None = None) -> RawTable:
     """Read a table of labels.
 
     data: the file's bytes. name: its name, for messages. has_header: None tells from the content whether the first
-    row names the columns (CSV, TSV and XLSX; without names the columns are ``column 1``, ...).
+    row names the columns (CSV, TSV and XLSX; without names the columns are ``column 1``, ...). sheet: the one sheet of a
+    workbook to read; None takes the first that holds a table, with all others of the same header.
     UnreadableFile (``bad_table``) or TooLarge says what is wrong.
     """
     if len(data) > MAX_BYTES:
         raise TooLarge(f"{name} is {len(data) / 1e6:.0f} MB; a table of labels may have {MAX_BYTES / 1e6:.0f} MB.")
     if data.startswith(b"PK\x03\x04"):
-        rows, notes = _xlsx_rows(data, name)
-        return replace(_table(rows, name, has_header), notes=notes)
+        book = _xlsx_rows(data, name, sheet)
+        return replace(_table(book.rows, name, has_header), notes=book.notes, sheets=book.sheets, sheet=sheet or None)
     text = _text(data, name)
     if text.lstrip()[:1] in ("[", "{"):
         return _json_table(text, name)
@@ -128,8 +132,15 @@ def _agreement(lines: list[str], delimiter: str) -> tuple[float, int]:
     return sum(width == widths[0] for width in widths) / len(widths), widths[0]
 
 
-def _xlsx_rows(data: bytes, name: str) -> tuple[list[list[str]], tuple[str, ...]]:
-    """Return the rows of the first sheet that holds a table, with those of all sheets of the same header, and notes on the others."""
+@dataclass(frozen=True)
+class _Book:
+    rows: list[list[str]]
+    notes: tuple[str, ...]
+    sheets: tuple[str, ...]
+
+
+def _xlsx_rows(data: bytes, name: str, wanted: str | None) -> _Book:
+    """Return the rows of the wanted sheet, or of the first that holds a table with those of all sheets of the same header."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
@@ -141,11 +152,14 @@ def _xlsx_rows(data: bytes, name: str) -> tuple[list[list[str]], tuple[str, ...]
 
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
         rows: list[list[str]] = []
-        joined, left = 0, []
+        joined, left, titles = 0, [], []
         for sheet in book.worksheets[:_MAX_SHEETS]:
             own = _sheet_rows(sheet, name, sum(map(len, rows)))
+            titles += [sheet.title] if own else []
+            if wanted:
+                rows = own if sheet.title == wanted else rows
             # A sheet of one column or one row is a remark.
-            if not rows and ((len(own) > 1 and len(own[0]) > 1) or len(book.worksheets) == 1):
+            elif not rows and ((len(own) > 1 and len(own[0]) > 1) or len(book.worksheets) == 1):
                 rows = own
             elif rows and own and own[0] == rows[0]:
                 rows += own[1:]
@@ -161,8 +175,13 @@ def _xlsx_rows(data: bytes, name: str) -> tuple[list[list[str]], tuple[str, ...]
     notes = [f"{joined + 1} sheets of the same header were joined."] if joined else []
     if left:
         others = ", ".join(title[:40] for title in left[:5])
-        notes.append(f"Sheets left out: {others}. Save a sheet of its own to read it.")
-    return rows, tuple(notes)
+        notes.append(f"Sheets left out: {others}. Choose one of them to read it instead.")
+    if wanted and wanted not in titles:
+        raise InvalidInput(
+            f"{name} has no sheet {wanted[:60]!r} that holds anything; its sheets are {', '.join(titles[:20])}.",
+            fields={"sheet": f"Choose one of {', '.join(titles[:20])}."},
+        )
+    return _Book(rows, tuple(notes), tuple(titles) if len(titles) > 1 else ())
 
 
 def _sheet_rows(sheet: Any, name: str, before: int) -> list[list[str]]:

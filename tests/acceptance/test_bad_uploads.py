@@ -16,6 +16,7 @@ from datasets.presenting import Window, signal_csv
 from datasets.simulate import simulate
 from ecgportal.jobs import runner, services
 from tests.api_client import Api
+from tests.datasets.labels.test_kinds_of_tables import workbook
 from tests.ecgfiles import wfdb_pair, zip_of
 from tests.working import work_off
 
@@ -233,6 +234,10 @@ def test_label_tables_that_do_not_fit(desk: Desk):
     assert (told["result"]["rows"], told["result"]["taken"]) == (1, 1)
     missing_column = desk.table("notes.csv", b"record,label\ngood,NORM\n", mapping='{"record": "nowhere"}')
     assert missing_column["state"] == "failed" and "nowhere" in missing_column["error"]["message"]
+    book = workbook(Legend=[["code", "words"], ["NORM", "normal"]], Labels=[["record", "scp_codes"], ["good", "NORM"]])
+    wrong = desk.table("book.xlsx", book, sheet="nowhere")
+    assert wrong["state"] == "failed" and "Legend, Labels" in wrong["error"]["message"]
+    assert desk.table("book.xlsx", book, sheet="Labels")["result"]["taken"] == 1
     partly = desk.table("partly.csv", b"record,scp_codes\ngood,NORM\nghost,NORM\nother,XYZZY\n")["result"]
     assert (partly["rows"], partly["taken"], partly["unmatched"], partly["unknown_codes"]) == (3, 2, 1, ["XYZZY"])
     assert [(row["row"], row["outcome"]) for row in partly["rows_with_reason"] if row["outcome"] == "unmatched"] == [

@@ -20,6 +20,7 @@ from modelhub import services as models
 from modelhub.models import ModelVersion
 from modelhub.trying import try_start
 from tests import factories
+from tests.datasets.labels.test_kinds_of_tables import workbook
 from tests.ecgfiles import make_cohort
 from tests.working import work_off
 from training import services as training
@@ -91,6 +92,12 @@ class World:
         )
         self.kept_table = labelling.import_keep(
             actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("kept.csv", table)
+        )
+        book = workbook(
+            Legend=[["code", "words"], ["NORM", "normal"]], Labels=[["record", "label"], ["case000", "NORM"]]
+        )
+        self.kept_book = labelling.import_keep(
+            actor=self.user, dataset=self.dataset, file=SimpleUploadedFile("kept.xlsx", book)
         )
         work_off()
         self.record = Record.objects.get(dataset=self.dataset, key="case003")
@@ -210,6 +217,7 @@ class World:
             "an unfinished upload": reverse("datasets:ingest", args=[self.open_upload.pk]),
             "going on with an upload": f"{reverse('datasets:upload', args=[self.dataset.pk])}?open={self.open_upload.pk}",
             "columns to check": reverse("datasets:label_import", args=[self.kept_table.pk]),
+            "a sheet of a workbook": reverse("datasets:label_import", args=[self.kept_book.pk]) + "?sheet=Labels",
             "a built-in label map": reverse("datasets:label_map", args=[self.superclass.pk]),
             "an open job": reverse("jobs:detail", args=[self.open_job.pk]),
             "a failed job": reverse("jobs:detail", args=[self.failed_job.pk]),

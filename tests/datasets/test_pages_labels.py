@@ -22,6 +22,7 @@ from ecgportal.jobs.models import Job, JobState
 from ecgportal.jobs.services import claim
 from ecgportal.projects.models import Project
 from ecgportal.projects.services import pseudonym_key
+from tests.datasets.labels.test_kinds_of_tables import workbook
 from tests.factories import make_dataset, make_label_map, make_project, make_record, make_team
 
 pytestmark = pytest.mark.django_db
@@ -133,6 +134,28 @@ class TestLabels:
         assert editor.post(reverse("datasets:label_import_discard", args=[row.pk])).status_code == 302
         assert not LabelImport.objects.exists() and not storage.blob_path(row.sha256).exists()
         assert AuditEvent.objects.filter(action="labels.discarded").count() == 1
+
+    def test_a_sheet_of_a_workbook_is_chosen(self, editor: Client, dataset: Dataset) -> None:
+        make_record(dataset, "a")
+        book = workbook(
+            Legend=[["code", "words"], ["AFIB", "fibrillation"]], Labels=[["record", "label"], ["a", "AFIB"]], More=[["record", "label"], ["a", "NORM"]],
+        )  # fmt: skip
+        row = self.upload(editor, dataset, SimpleUploadedFile("labels.xlsx", book))
+        address = reverse("datasets:label_import", args=[row.pk])
+        answer = editor.get(address)
+        assert answer.context["found"]["sheets"] == ["Legend", "Labels", "More"]
+        assert "No column names the records" in text_of(answer) and 'name="sheet"' in text_of(answer)
+        answer = editor.get(address, {"sheet": "Labels"})
+        assert answer.context["found"]["matched"] == 1 and '<option value="Labels" selected>' in text_of(answer)
+        assert '<input type="hidden" name="sheet" value="Labels">' in text_of(answer)
+        assert editor.get(address, {"sheet": "<b>"}).status_code == 422
+        choices = {"column_0": "record", "column_1": "codes:", "sheet": "Labels"}
+        assert editor.post(address, choices).status_code == 302
+        row.refresh_from_db()
+        label_jobs.run(JobContext(claim(row.job_id, host="test")))
+        assert list(RecordLabel.objects.values_list("code", flat=True)) == ["AFIB"]
+        row.refresh_from_db()
+        assert row.mapping["sheet"] == "Labels"
 
     def test_a_table_is_read_once(self, editor: Client, dataset: Dataset) -> None:
         row = self.upload(editor, dataset)

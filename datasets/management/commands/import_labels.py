@@ -20,6 +20,7 @@ class Command(PortalCommand):
         parser.add_argument("--dataset", required=True, help="id or name")
         parser.add_argument("--project", help="id, short name or name; needed when several datasets have the name")
         parser.add_argument("--mapping", help="JSON that says which column is what, where the header does not tell")
+        parser.add_argument("--sheet", help="the sheet of a workbook to read")
 
     def do(self, **options: Any) -> dict[str, Any]:
         path: Path = options["path"]
@@ -31,7 +32,9 @@ class Command(PortalCommand):
         dataset = self.find(rows, Action.DATA_EDIT, options["dataset"], name__iexact=options["dataset"])
         mapping = json_field(options["mapping"], "mapping")
         with path.open("rb") as stream:
-            row = import_start(actor=self.user, dataset=dataset, file=File(stream, path.name), mapping=mapping)
+            row = import_start(
+                actor=self.user, dataset=dataset, file=File(stream, path.name), mapping=mapping, sheet=options["sheet"]
+            )
         return self.follow(row.job).result
 
     def show(self, result: dict[str, Any]) -> None:

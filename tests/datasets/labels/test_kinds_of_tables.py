@@ -12,7 +12,7 @@ from datasets.collections import registry
 from datasets.ecg import SourceLabel
 from datasets.labels.maps import LabelMapSpec, apply_map
 from datasets.labels.table import apply, guess_mapping, read_table
-from ecgportal.errors import UnreadableFile
+from ecgportal.errors import InvalidInput, UnreadableFile
 
 
 def workbook(**sheets: list[list[object]]) -> bytes:
@@ -72,6 +72,22 @@ def test_sheets_of_one_header_are_joined_and_others_are_named() -> None:
     table = read_table(data, "t.xlsx")
     assert table.columns == ("record", "label") and table.rows == (("a", "AFIB"), ("b", "NORM"))
     assert "2 sheets" in table.notes[0] and "About, Legend" in table.notes[1]
+
+
+def test_one_sheet_can_be_chosen() -> None:
+    data = workbook(
+        Legend=[["code", "words"], ["AFIB", "fibrillation"]], labels=[["record", "label"], ["a", "AFIB"]], more=[["record", "label"], ["b", "NORM"]], empty=[],
+    )  # fmt: skip
+    guessed, chosen = read_table(data, "t.xlsx"), read_table(data, "t.xlsx", sheet="labels")
+    assert guessed.columns == ("code", "words") and guessed.sheet is None
+    assert guessed.sheets == chosen.sheets == ("Legend", "labels", "more")
+    assert chosen.rows == (("a", "AFIB"),) and chosen.sheet == guess_mapping(chosen).sheet == "labels"
+    assert guess_mapping(chosen, overrides=guess_mapping(chosen).to_dict()) == guess_mapping(chosen)
+    for wrong in ("empty", "nowhere"):
+        with pytest.raises(InvalidInput, match="its sheets are Legend, labels, more") as error:
+            read_table(data, "t.xlsx", sheet=wrong)
+        assert set(error.value.fields) == {"sheet"}
+    assert read_table(workbook(only=[["record", "label"], ["a", "AFIB"]]), "t.xlsx").sheets == ()
 
 
 def test_json_lines_are_a_table() -> None:
