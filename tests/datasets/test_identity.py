@@ -28,7 +28,9 @@ from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import decrypt
-from tests.datasets.formats.test_fhir_observation import observation
+from tests.datasets.formats.test_contec import recording as contec_recording
+from tests.datasets.formats.test_fhir_observation import as_xml, observation
+from tests.datasets.formats.test_mfer import recording, tag
 from tests.ecgfiles import wfdb_pair, zip_of
 from tests.factories import make_dataset, make_project, make_user
 from tests.shared import needs_shared, shared_path
@@ -101,6 +103,25 @@ def planted_fhir() -> bytes:
     return json.dumps(content).encode()
 
 
+def planted_mfer() -> bytes:
+    person = (
+        tag(0x81, f"{NAME}^{FIRST}".encode())
+        + tag(0x82, NUMBER.encode())
+        + tag(0x16, f"the {FREE} of {PLACE}".encode())
+    )
+    return recording(person=person, device=tag(0x17, f"Maker^ECG^1^{PLACE}".encode()), signal=_leads(12))
+
+
+def planted_contec() -> bytes:
+    data = contec_recording(2048 + _leads(8))
+    return data[:32] + NAME[:8].encode() + data[40:]
+
+
+def _leads(count: int) -> np.ndarray:
+    signal = simulate("SNR", count, fs_hz=500).record.signal[:count, :3000]
+    return np.rint(signal * 200).astype(np.int16)
+
+
 def everything_stored() -> dict[str, bytes]:
     """Return all tables as text, and all files of the portal's home."""
     found = {}
@@ -139,11 +160,13 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
         "c.edf": planted_edf(),
         "d.xml": f"<x>{NAME}</x>".encode(),
         "e.json": planted_fhir(),
+        "f.mwf": planted_mfer(),
+        "g.xml": as_xml(json.loads(planted_fhir()) | {"id": "second"}).replace(" 9 16 ", " 9 17 ").encode(),
     }
     assert all(hits(data) for name, data in files.items() if name != "ecg.dat")
     dataset, ingest = take_in(make_project(), files)
     records = {record.key: record for record in Record.objects.filter(dataset=dataset)}
-    assert set(records) == {"ecg", "a", "b", "c", "e"}, list(ingest.items.values_list("name", "message"))
+    assert set(records) == {"ecg", "a", "b", "c", "e", "f", "g"}, list(ingest.items.values_list("name", "message"))
     table = f"file,patient_id,name,remark,label\na,{NUMBER},{NAME},{FREE},NORM\nc,{NUMBER},{FIRST},{PLACE},AFIB\n"
     labelling.import_start(
         actor=make_user(),
@@ -158,7 +181,7 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
     assert found == {}
     assert not hits(caplog.text.encode()) and not hits("".join(capfd.readouterr()).encode())
     assert {key: record.meta["original"] for key, record in records.items()} == {
-        "ecg": SCRUBBED, "a": SCRUBBED, "b": NOT_KEPT, "c": SCRUBBED, "e": NOT_KEPT,
+        "ecg": SCRUBBED, "a": SCRUBBED, "b": NOT_KEPT, "c": SCRUBBED, "e": NOT_KEPT, "f": NOT_KEPT, "g": NOT_KEPT,
     }  # fmt: skip
 
 
@@ -197,6 +220,18 @@ def test_names_in_capitals_are_nowhere_and_in_no_export(db, caplog, capfd, djang
         answer = client.get(path)
         assert answer.status_code == 200 and not hits(answer.content), path
         assert not hits(str(answer.headers).encode())
+
+
+def test_the_name_in_a_file_that_waits_for_answers_is_in_no_message(db, caplog):
+    dataset, ingest = take_in(make_project(), {"h.ecg": planted_contec()})
+    (item,) = ingest.items.all()
+    assert item.code == "needs_answer" and set(item.asks) == {"fs_hz", "unit", "lead_order"}
+    tables = {where: data for where, data in everything_stored().items() if where.startswith("table ")}
+    name = NAME[:8].lower().encode()
+    assert (
+        not [where for where, data in tables.items() if name in data.lower()]
+        and name not in caplog.text.lower().encode()
+    )
 
 
 @needs_shared

@@ -1,0 +1,104 @@
+"""What leaves the portal names nobody: bundles, models, cards, predictions, reports, signals, maps and the audit trail."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+
+import pytest
+
+from datasets.demo import sync_label_maps
+from tests.acceptance.conftest import signed_in
+from tests.api_client import Api
+from tests.datasets.test_identity import BIRTH, FIRST, FREE, NAME, NUMBER, PLACE, hits
+from tests.ecgfiles import Cohort, make_cohort, zip_of
+from tests.working import work_off
+
+FAST = {"epochs": 1, "batch_size": 16, "threads": 1, "seed": 5}
+
+
+def planted(cohort: Cohort) -> tuple[dict[str, bytes], bytes]:
+    """Return the files and the label table of a cohort in which every person is named: in headers, file names and columns."""
+    files, rows = {}, ["file,patient_id,patient_name,remark,scp_codes"]
+    for number, row in enumerate(cohort.rows):
+        key, name = row["filename_hr"], f"{NAME}_{FIRST}_{number:03d}"
+        header = cohort.files[f"study/{key}.hea"].replace(key.encode(), name.encode())
+        header += f"#{FIRST} {NAME} {NUMBER}{number} born {BIRTH}\n#Hx: {FREE} of {PLACE}\n".encode()
+        files |= {f"{PLACE}/{name}.hea": header, f"{PLACE}/{name}.dat": cohort.files[f"study/{key}.dat"]}
+        rows.append(f'{name},{NUMBER}{number},"{NAME}, {FIRST}",{FREE},"{row["scp_codes"]}"')
+    return files, "\n".join(rows).encode()
+
+
+def unpacked(data: bytes) -> bytes:
+    """Return a file with what it holds packed: members of a zip and their names, streams of a PDF."""
+    if data.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return b"\n".join(
+                part for name in archive.namelist() for part in (name.encode(), unpacked(archive.read(name)))
+            )
+    if data.startswith(b"%PDF"):
+        streams = [part.partition(b"endstream")[0].strip(b"\r\n") for part in data.split(b"stream")[1::2]]
+        return b"\n".join([data, *map(_inflated, streams)])
+    return data
+
+
+def _inflated(data: bytes) -> bytes:
+    try:
+        return zlib.decompress(data)
+    except zlib.error:
+        return data
+
+
+def done(api: Api, answer: dict) -> dict:
+    work_off()
+    job = api.get(f"jobs/{answer['job']}/")
+    assert job["state"] == "succeeded", job
+    return job
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_export_names_a_person(few_threads, settings, tmp_path):
+    settings.PORTAL_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "blobs"
+    sync_label_maps()
+    api = signed_in("olga")
+    project = api.post("projects/", {"name": "Ward study"})["id"]
+    dataset = api.post("datasets/", {"project": project, "name": "Ward"})["id"]
+    files, table = planted(make_cohort(40))
+    assert hits(table) and hits(b"".join(files.values()))
+    job = done(
+        api, api.post(f"datasets/{dataset}/uploads/", {}, status=202, files={"files": [("ward.zip", zip_of(files))]})
+    )
+    assert job["result"]["accepted"] == 40
+    labels = api.post(f"datasets/{dataset}/labels/", {}, status=202, files={"file": [(f"{NAME}_{FIRST}.csv", table)]})
+    assert done(api, labels)["result"]["taken"] == 40
+    (label_map,) = (row["id"] for row in api.rows("label-maps/", project=project) if row["name"] == "PTB-XL superclass")
+    run = api.post(
+        "training-runs/",
+        {"project": project, "dataset": dataset, "label_map": label_map, "classes": ["NORM", "MI", "CD", "HYP"],
+         "task": "multilabel", "architecture": "xresnet1d18", "settings": FAST},
+        status=202,
+    )  # fmt: skip
+    done(api, run)
+    run = api.get(f"training-runs/{run['id']}/")
+    version = run["produced_version"]
+    predicted = api.post("predictions/", {"version": version, "dataset": dataset}, status=202)
+    done(api, predicted)
+    record = api.rows("records/", dataset=dataset)[0]["id"]
+    found = {}
+    for path, query in (
+        *((f"model-versions/{version}/download/", {"format": form}) for form in ("bundle", "onnx", "safetensors")),
+        (f"model-versions/{version}/", {}), (f"model-versions/{version}/card/", {}), (f"training-runs/{run['id']}/", {}),
+        *((f"predictions/{predicted['id']}/rows/", {"format": form}) for form in ("csv", "json")),
+        *((f"evaluations/{run['report']}/report/", {"format": form}) for form in ("json", "html", "pdf")),
+        *((f"records/{record}/signal/", {"format": form}) for form in ("json", "csv", "npy")),
+        (f"datasets/{dataset}/labels/", {}), (f"label-maps/{label_map}/export/", {}), ("audit-events/", {"project": project}),
+        *(("audit-events/export/", {"project": project, "format": form}) for form in ("csv", "json", "fhir")),
+        (f"jobs/{labels['job']}/", {}), ("records/", {"dataset": dataset}),
+    ):  # fmt: skip
+        api.get(path, **query)
+        content = api.last.content if not api.last.streaming else api.call("get", path, query=query)
+        content = content if isinstance(content, bytes) else repr(content).encode()
+        assert len(content) > 50, path
+        found[f"{path} {query}"] = hits(unpacked(content) + str(api.last.headers).encode())
+    assert {where: words for where, words in found.items() if words} == {}
