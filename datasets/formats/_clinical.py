@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from datasets.ecg import SourceLabel, canonical_lead
-from datasets.formats.base import MAX_VALUES
-from ecgportal.errors import InvalidInput, TooLarge, UnreadableFile
+from datasets.ecg import LEADS_12, SourceLabel, canonical_lead
+from datasets.formats.base import MAX_VALUES, ReadOptions
+from ecgportal.errors import InvalidInput, NeedsAnswer, TooLarge, UnreadableFile
 
 # Factor to millivolt by unit symbol (UCUM symbols and the spellings that devices print).
 _MILLIVOLTS = {
@@ -133,6 +133,22 @@ def distinct_leads(name: str, leads: Sequence[str]) -> list[str]:
         out.append(f"{lead} ({times + 1})" if times and canonical_lead(lead) != lead else lead)
     check_leads(name, out)
     return out
+
+
+_UNNAMED = re.compile(r"channel \d+")
+
+
+def asked_leads(name: str, leads: Sequence[str], options: ReadOptions) -> list[str]:
+    """Return the leads; those of a file that merely numbers several channels (``channel 1``, ...) are asked for."""
+    if not all(_UNNAMED.fullmatch(lead) for lead in leads) or (len(leads) < 2 and not options.lead_order):
+        return list(leads)
+    if options.lead_order is not None and len(options.lead_order) == len(leads):
+        return [lead_name(lead) for lead in options.lead_order]
+    guess = f"Guess: {' '.join(LEADS_12)}. Twelve channels are in this order as a rule."
+    raise NeedsAnswer(
+        f"{name} does not name its {len(leads)} channels.",
+        fields={"lead_order": guess if len(leads) == 12 else f"No guess: give {len(leads)} names in file order."},
+    )
 
 
 def finite_signal(name: str, signal: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from datasets.formats._clinical import (
     CODED_LEADS,
+    asked_leads,
     check_rate,
     check_size,
     distinct_leads,
@@ -213,7 +214,7 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
         rows.append(row)
         leads.append(lead)
         notes += remarks
-    leads = distinct_leads(name, leads)
+    leads = distinct_leads(name, asked_leads(name, leads, options))
     return Group(
         index=index,
         label=label,

@@ -13,7 +13,15 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from datasets.ecg import Record, RecordMeta
-from datasets.formats._clinical import age_between, check_rate, check_size, distinct_leads, option_unit_mv, stem
+from datasets.formats._clinical import (
+    age_between,
+    asked_leads,
+    check_rate,
+    check_size,
+    distinct_leads,
+    option_unit_mv,
+    stem,
+)
 from datasets.formats.base import MAX_FILE_BYTES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
@@ -174,7 +182,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         recorded_at=at.isoformat() if at else None,
         notes=tuple(notes),
     )
-    record = Record(signal, fs_hz, tuple(distinct_leads(name, names)), meta=meta)
+    record = Record(signal, fs_hz, tuple(distinct_leads(name, asked_leads(name, names, options))), meta=meta)
     return ReadResult(((stem(name), record),), tuple(used))
 
 

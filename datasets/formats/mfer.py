@@ -17,6 +17,7 @@ from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
     CODED_LEADS,
     age_between,
+    asked_leads,
     check_rate,
     check_size,
     distinct_leads,
@@ -320,18 +321,6 @@ def _signal(
     return fs_hz, [lead for lead, _ in rows], finite_signal(name, np.stack([row for _, row in rows])), tuple(dropped)
 
 
-def _asked_leads(name: str, leads: list[str], options: ReadOptions) -> list[str]:
-    """Return the leads; where no channel is named they are asked for."""
-    if any(not lead.startswith("channel ") for lead in leads):
-        return leads
-    if options.lead_order is None or len(options.lead_order) != len(leads):
-        raise NeedsAnswer(
-            f"{name} does not name its {len(leads)} channels.",
-            fields={"lead_order": f"No guess: give {len(leads)} names in file order."},
-        )
-    return [lead_name(lead) for lead in options.lead_order]
-
-
 def _decoded(state: _State, tag: int) -> str | None:
     """Return a text by the character code that the file states."""
     raw = state.texts.get(tag, b"").split(b"\x00")[0]
@@ -386,7 +375,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     state = _parse(read_bytes(source), name)
     notes: list[str] = []
     fs_hz, leads, signal, dropped = _signal(state, options, notes)
-    names = distinct_leads(name, _asked_leads(name, leads, options))
+    names = distinct_leads(name, asked_leads(name, leads, options))
     record = Record(signal, fs_hz, tuple(names), meta=_meta(state, notes, dropped))
     return ReadResult(((stem(name), record),))
 

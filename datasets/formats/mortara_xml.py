@@ -16,6 +16,7 @@ import numpy as np
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
     age_between,
+    asked_leads,
     check_leads,
     check_rate,
     check_size,
@@ -170,7 +171,8 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         raise UnreadableFile(
             f"{name} is a Mortara file without rhythm channels. Export it with its waveforms.", code="no_waveform"
         )
-    leads = [lead_name(channel.get("NAME") or f"channel {index}") for index, channel in enumerate(channels, start=1)]
+    named = [lead_name(channel.get("NAME") or f"channel {index}") for index, channel in enumerate(channels, start=1)]
+    leads = asked_leads(name, named, options)
     check_leads(name, leads)
     rates = {decimal(channel.get("SAMPLE_FREQ")) for channel in channels}
     if len(rates) > 1:
@@ -181,7 +183,9 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     if stated is None and options.fs_hz is None:
         raise NeedsAnswer(
             f"{name} gives no sampling rate. State it.",
-            fields={"fs_hz": "Mortara electrocardiographs store 500 Hz or 1000 Hz; the file does not say which."},
+            fields={
+                "fs_hz": "No guess: Mortara electrocardiographs store 500 Hz or 1000 Hz; the file does not say which."
+            },
         )
     fs_hz = check_rate(name, stated if stated is not None else options.fs_hz)
     notes: list[str] = []

@@ -17,6 +17,7 @@ import numpy as np
 from datasets.ecg import LEADS_12, Record, RecordMeta
 from datasets.formats._clinical import (
     age_between,
+    asked_leads,
     check_leads,
     check_rate,
     check_size,
@@ -186,7 +187,7 @@ def _signal(name: str, root: Element, options: ReadOptions) -> tuple[float, tupl
             f"{name} is a Philips file without its waveforms (parsedwaveforms). Export it with them.",
             code="no_waveform",
         )
-    leads = _lead_names(name, root, waveforms)
+    leads = tuple(asked_leads(name, _lead_names(name, root, waveforms), options))
     stated = _characteristic(root, waveforms, ("samplespersecond",), ("samplingrate",))
     if stated is None and options.fs_hz is None:
         raise NeedsAnswer(

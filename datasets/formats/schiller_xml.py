@@ -14,6 +14,7 @@ import numpy as np
 from datasets.ecg import Record, RecordMeta
 from datasets.formats._clinical import (
     age_between,
+    asked_leads,
     check_leads,
     check_rate,
     check_size,
@@ -133,9 +134,10 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
             others.add(kind or "wave data of no type")
             continue
         channels = block.findall("channel")
-        leads = [
+        named = [
             lead_name(text_of(channel, "name") or f"channel {index}") for index, channel in enumerate(channels, start=1)
         ]
+        leads = asked_leads(name, named, options)
         check_leads(name, leads)
         if not leads:
             continue

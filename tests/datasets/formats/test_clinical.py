@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datasets.ecg import LEADS_12
 from datasets.formats import registry
 from datasets.formats._clinical import (
     age_between,
+    asked_leads,
     check_rate,
     decimal,
     distinct_leads,
@@ -24,7 +26,8 @@ from datasets.formats._clinical import (
     statement_labels,
     timeline,
 )
-from ecgportal.errors import InvalidInput, TooLarge, UnreadableFile
+from datasets.formats.base import ReadOptions
+from ecgportal.errors import InvalidInput, NeedsAnswer, TooLarge, UnreadableFile
 
 MINE = (
     "dicom", "hl7_aecg", "muse_xml", "cardiosoft_xml", "philips_xml", "scp_ecg", "edf", "mortara_xml", "schiller_xml",
@@ -189,3 +192,16 @@ def test_recognition_never_raises(head):
 def test_other_content_is_recognised_by_none(head):
     readers = registry.readers()
     assert not [name for name in MINE if readers[name].sniff(head, "ecg.xml")]
+
+
+def test_numbered_channels_are_asked_for_and_names_are_kept() -> None:
+    numbered = [f"channel {n}" for n in range(1, 13)]
+    with pytest.raises(NeedsAnswer) as asked:
+        asked_leads("a.dcm", numbered, ReadOptions())
+    assert asked.value.fields["lead_order"].startswith(f"Guess: {' '.join(LEADS_12)}.")
+    with pytest.raises(NeedsAnswer, match="its 12 channels"):
+        asked_leads("a.dcm", numbered, ReadOptions(lead_order=("I", "II")))
+    assert asked_leads("a.dcm", numbered, ReadOptions(lead_order=LEADS_12)) == list(LEADS_12)
+    for named in (["channel 1", "V1"], ["channel 1"], []):
+        assert asked_leads("a.dcm", named, ReadOptions()) == named
+    assert asked_leads("a.dcm", ["channel 1"], ReadOptions(lead_order=("II",))) == ["II"]

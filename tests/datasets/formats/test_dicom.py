@@ -289,6 +289,15 @@ def test_only_a_median_beat_is_refused():
     assert caught.value.code == "no_rhythm"
 
 
+def test_channels_without_a_name_are_asked_for_and_the_answer_taken():
+    digits = np.stack([np.arange(700), np.arange(700) * 2], axis=1).astype("<i2")
+    data = document([group(digits, [channel(ChannelSourceSequence=None)] * 2)])
+    with pytest.raises(NeedsAnswer) as caught:
+        read_one(data, "a.dcm", "dicom")
+    assert set(caught.value.fields) == {"lead_order"}
+    assert read_one(data, "a.dcm", "dicom", ReadOptions(lead_order=("II", "V1"))).leads == ("II", "V1")
+
+
 def test_an_unstated_unit_is_asked_for_and_the_answer_taken():
     bare = {"ChannelSensitivity": None, "ChannelSensitivityUnitsSequence": None}
     data = document([group(RAMP, [channel(**bare)])])
