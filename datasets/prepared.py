@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +90,10 @@ class PreparedStore:
     def open(cls, folder: str | os.PathLike[str]) -> PreparedStore:
         """Open a store; NotFound without one, InvalidInput when its manifest cannot be understood."""
         return cls(Path(folder))
+
+    def __reduce__(self) -> tuple[Callable[[Path], PreparedStore], tuple[Path]]:
+        """Another process opens the store anew."""
+        return PreparedStore.open, (self.folder,)
 
     def _load(self) -> None:
         """Take over the committed state; only keys that were not seen yet are read."""

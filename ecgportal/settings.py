@@ -243,6 +243,8 @@ Q_CLUSTER = {
         },
     },
 }
+# With how many processes of its host a training computes (0: one for each accelerator, or one).
+TRAIN_PROCESSES = int(os.environ.get("PORTAL_TRAIN_PROCESSES", "0"))
 # A running job hears with each beat whether it was cancelled.
 JOB_HEARTBEAT_S = 1.0
 JOB_STALE_S = 30.0

@@ -63,3 +63,9 @@ class JointView:
             if mine.any():
                 found[mine] = store.read(wanted[mine, 1])
         return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the same records without the database."""
+        from training.engine.source import Scattered
+
+        return Scattered, (self._stores, self._places, self.persons)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from django.conf import settings as portal
 from django.db import transaction
 
 from datasets.models import Record
@@ -223,14 +224,18 @@ def targets_of(row: TrainingRun, items: list[Labelled]) -> np.ndarray:
 def _fit(
     context: JobContext, row: TrainingRun, settings: FitSettings, contract: ModelContract, data: Prepared, number: int, span: tuple[float, float],
 ) -> Member:  # fmt: skip
-    from training.engine.fit import fit
+    from training.engine.launch import fit_together, processes_for
 
     by_part = data.by_part(number)
     module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
     folder = Path(storage.area("checkpoints", row.pk))
     folder = folder / f"network-{number}" if row.members > 1 else folder
-    result = fit(
-        module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
+    # Half of the records: folds are smaller than the training part. Other networks live in this process alone.
+    own = row.architecture in catalog() and contract.definition is None
+    wanted, fewest = portal.TRAIN_PROCESSES or None, len(by_part["train"]) // 2
+    count = processes_for(wanted, fewest, settings.batch_size) if own else 1
+    result = fit_together(
+        count, module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
         targets_of(row, by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
         groups=groups_of(row, by_part), callbacks=[Report(context, row, span, number)], checkpoint_dir=folder,
     )  # fmt: skip
@@ -279,7 +284,7 @@ def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], setti
     row.best_epoch, row.learning_rate, row.lr_finder = first.best_epoch, first.learning_rate, first.lr_finder or {}
     add_warnings(row, [note for member in members for note in member.result.notes])
     row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings) | {
-        "networks": len(members) * first.members, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
+        "networks": len(members) * first.members, "processes": first.processes, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
         "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs,
     }  # fmt: skip
     if len(members) > 1:

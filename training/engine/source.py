@@ -89,6 +89,31 @@ class Joined:
         return self.sources[0].read(rows) if whole is None else whole
 
 
+class Scattered:
+    """Records that lie in several sources in any order. places: ``(records, 2)``, number of the source and of the record in
+    it; persons: what is known of the records' persons, ``(records, features)``."""
+
+    def __init__(self, sources: Sequence[SignalSource], places: np.ndarray, persons: np.ndarray | None = None):
+        self.sources, self.places, self.persons = tuple(sources), places, persons
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        wanted = self.places[np.asarray(indices, dtype=np.intp)]
+        if not len(wanted):
+            return self.sources[0].read([])
+        found: np.ndarray | None = None
+        for number in np.unique(wanted[:, 0]):
+            mine = wanted[:, 0] == number
+            signals = self.sources[number].read(wanted[mine, 1])
+            if found is None:
+                found = np.empty((len(wanted), *signals.shape[1:]), np.float32)
+            found[mine] = signals
+        assert found is not None
+        return found
+
+
 class Feed:
     """Reads batches onto a device, ahead of their use, and counts missing samples.
 
