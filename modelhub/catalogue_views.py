@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.views import View
 
@@ -28,6 +29,7 @@ from modelhub.models import CatalogueEntry, ModelVersion
 from modelhub.views import tried
 
 MOST_COMPARED = 6
+_METRICS = ("auroc_macro", "auprc_macro", "f1_macro", "f1_weighted")
 
 
 class CataloguePage(View):
@@ -57,11 +59,11 @@ class ComparePage(View):
 
 
 def comparison(entries: list[CatalogueEntry]) -> list[dict[str, Any]]:
-    """Return one row per fact, with the cells in the order of the entries and whether they differ."""
+    """Return one row per fact, with the cells in the order of the entries and whether what they say differs."""
     columns = [_facts(entry) for entry in entries]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [{"name": name, "cells": [column.get(name, "") for column in columns]} for name in names]
-    return [{**row, "differs": len(set(row["cells"])) > 1} for row in rows]
+    return [{**row, "differs": len(set(filter(None, row["cells"]))) > 1} for row in rows]
 
 
 def _facts(entry: CatalogueEntry) -> dict[str, str]:
@@ -77,28 +79,29 @@ def _facts(entry: CatalogueEntry) -> dict[str, str]:
         "Normalisation": str(contract.get("normalisation")),
         "Network": version.architecture or "foreign network",
         "Parameters": f"{version.parameters:,}" if version.parameters else "not known",
-        "Size": f"{version.size / 1e6:.1f} MB",
+        "Size": filesizeformat(version.size),
+        "Judged on": "Not judged when it was proposed.",
         **metric_rows(entry),
     }
-    for name, text in prose.items():
-        facts[name.replace("_", " ").capitalize()] = text or "Not stated."
-    return facts
+    return facts | {title: prose.get(name) or "Not stated." for name, title in PROSE.items()}
 
 
 def metric_rows(entry: CatalogueEntry) -> dict[str, str]:
     """Return the metrics of the proposal as text, with their intervals."""
     metrics = entry.shown.get("facts", {}).get("metrics", {})
     rows = {}
-    for name, figure in metrics.items():
+    # The database keeps its own order of names.
+    for name in sorted(metrics, key=lambda name: (_METRICS.index(name) if name in _METRICS else len(_METRICS), name)):
+        figure = metrics[name]
         title = metric_title(name)
         if isinstance(figure, dict) and figure.get("value") is not None:
             low, high = figure.get("low"), figure.get("high")
             interval = f" (95 % {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
             rows[title] = f"{figure['value']:.3f}{interval}"
-    if rows:
-        data = metrics.get("data") or "data of its project"
-        rows["Judged on"] = f"{metrics.get('n')} records ({metrics.get('part')}, {data})"
-    return rows
+    if not rows:
+        return {}
+    data = metrics.get("data") or "data of its project"
+    return {"Judged on": f"{metrics.get('n')} records ({metrics.get('part')}, {data})", **rows}
 
 
 class EntryView(View):

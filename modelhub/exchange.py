@@ -103,11 +103,12 @@ def listing(exchange: Exchange, project: Any = None) -> list[dict[str, Any]]:
                 "modified": entry.modified,
                 "state": state,
                 "version": str(found.pk) if found else None,
+                "here": str(found) if found else "",
             }
         )
     published = {entry.name for entry in entries}
     rows += [
-        {"path": "", "size": version.size, "modified": version.created_at, "state": "local_only", "version": str(version.pk), "name": str(version)}
+        {"path": "", "size": version.size, "modified": version.created_at, "state": "local_only", "version": str(version.pk), "here": str(version), "name": str(version)}
         for name, version in local.items() if name not in published and version.pk not in {row.version_id for row in pulled.values()}
     ]  # fmt: skip
     return [{**row, "state_title": STATES[row["state"]][0], "tone": STATES[row["state"]][1]} for row in rows]

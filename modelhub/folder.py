@@ -267,6 +267,9 @@ def _records(name: str, index: dict[str, Path], refused: list[dict[str, str]]) -
     try:
         source = FileSource(name, index[name], index)
         reader = registry.sniff(source)
+        if reader is None and f"{PurePosixPath(name).with_suffix('.hea')}" in index:
+            # Annotations and the like of a WFDB record, which is read by its header.
+            return
         if reader is None:
             refused.append({"name": name, "code": "not_an_ecg", "message": f"{name} is not an ECG in a known format."})
             return

@@ -148,8 +148,7 @@ class _Sight:
         if version is not None and version.pk in self._mine:
             run: Any = getattr(version, "training_run", None)
             second = f"Run: {run.name}" if run is not None else version.get_origin_display().capitalize()
-            dataset = version.facts.get("dataset")
-            lines = (str(version), second, f"Data: {dataset}" if dataset else "Data: not known here")
+            lines = (str(version), second, _data_of(version))
             url = reverse("modelhub:version", kwargs={"pk": version.pk})
             return Kin(str(version), lines, url, how, version, sha256, is_mine=True)
         entry = self._shown.get(version.pk) if version is not None else None
@@ -160,6 +159,13 @@ class _Sight:
         where = "Of another project" if version is not None else "Not on this portal"
         lines = ("A version without a name", where, f"SHA-256 {sha256[:12]}…")
         return Kin(f"the file {sha256[:12]}…", lines, "", how, None, sha256)
+
+
+def _data_of(version: ModelVersion) -> str:
+    if dataset := version.facts.get("dataset"):
+        return f"Data: {dataset}"
+    train = (version.facts.get("records") or {}).get("train")
+    return f"Data: {train:,} records" if isinstance(train, int) else "Data: not known here"
 
 
 def lineage(version: ModelVersion, user: Any) -> Graph:
@@ -200,4 +206,9 @@ def _edge(parent: Node, child: Node) -> tuple[int, int, int, int]:
 
 
 def _short(text: str, most: int = 26) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Return a text that fits into a box; the number of a version stays readable."""
+    if len(text) <= most:
+        return text
+    head, space, number = text.rpartition(" v")
+    end = space + number if head and number.isdigit() else ""
+    return text[: most - 1 - len(end)].rstrip() + "…" + end

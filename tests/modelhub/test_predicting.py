@@ -255,6 +255,7 @@ def test_a_folder_is_answered_by_command_and_nothing_of_it_is_stored(world, tmp_
         fmt=["16"] * 12,
     )
     (ecgs / "notes.txt").write_text("no ECG")
+    (ecgs / "a.atr").write_bytes(b"\x00\x01")
     out = tmp_path / "out.csv"
     stdout = io.StringIO()
     call_command(
