@@ -114,7 +114,7 @@ class _Team:
         try:
             ended = False
             while not ended:
-                error = error or self._listen(0.2)
+                error = self._listen(0.2) or error
                 reason = self.told.should_stop()
                 self.answer.value = _ANSWERS.index(reason) if isinstance(reason, str) else int(bool(reason))
                 try:
@@ -122,7 +122,7 @@ class _Team:
                 except (processes.ProcessExitedException, processes.ProcessRaisedException) as gone:
                     failure, ended = gone, True
             while self.open:
-                error = error or self._listen(0.0)
+                error = self._listen(0.0) or error
         finally:
             for process in self.running.processes:
                 if process.is_alive():
