@@ -131,7 +131,7 @@ def export(
     """Return the files of a version; ParityError when onnxruntime does not answer as torch does. prose: licence and
     intended use, which the files then state."""
     from modelhub.architectures.registry import parameter_count
-    from modelhub.onnx.export import check_parity, export_onnx
+    from modelhub.onnx.export import export_checked
     from modelhub.weights import save_safetensors
 
     said = {
@@ -143,8 +143,7 @@ def export(
     facts = catalog().get(contract.architecture or "")
     if contract.is_trunk or (facts is not None and not facts.exports_onnx):
         return Files(weights, weights, parameter_count(module), {"format": "safetensors"})
-    onnx = export_onnx(module, contract, check_signals=check_signals, prose=prose)
-    difference = check_parity(module, onnx, contract, check_signals=check_signals)
+    onnx, difference = export_checked(module, contract, check_signals=check_signals, prose=prose)
     return Files(onnx, weights, parameter_count(module), {"format": "onnx", "parity_max_difference": difference})
 
 

@@ -108,13 +108,13 @@ def _ingest(path: Path, records: int = 0) -> tuple[float, float]:
     from datasets.services import upload_receive
     from ecgportal.jobs.models import JobState
     from tests.factories import make_dataset, make_project, make_user
-    from tests.working import work_off
+    from tests.working import work_off_one
 
     dataset = make_dataset(make_project())
     with path.open("rb") as stream:
         ingest = upload_receive(actor=make_user(), dataset=dataset, files=[File(stream, name=path.name)])
     used, clock = _used_s(), time.perf_counter()
-    (job,) = work_off()
+    job = work_off_one(ingest.job_id)
     used, clock = _used_s() - used, time.perf_counter() - clock
     if job.state != JobState.SUCCEEDED or ingest.items.filter(outcome="accepted").count() != (records or RECORDS):
         raise RuntimeError(f"the ingest ended as {job.state}: {job.error_message}")
