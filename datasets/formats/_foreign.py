@@ -43,12 +43,13 @@ _KINDS = (
         (b"\x80\x04\x95", b"\x80\x05\x95"),
         (".pkl", ".pickle", ".joblib"),
     ),
-    Foreign("a PDF document", _AS_DATA, (b"%PDF-",), (".pdf",)),
+    Foreign("a PDF document", _AS_DATA, (b"%PDF-",), (".pdf",), "not_an_ecg"),
     Foreign(
         "a picture",
         _AS_DATA,
         (b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*"),
         (".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".bmp", ".svg"),
+        "not_an_ecg",
     ),
     Foreign("a GDF recording", "Convert it to EDF+, BDF or CSV.", (b"GDF 1.", b"GDF 2."), (".gdf",)),
     Foreign(

@@ -11,6 +11,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
+from datasets.copying import copy_rows
 from datasets.models import Dataset, IngestItem, LabelImport, OriginalFile, Record, RecordLabel, Subject
 from datasets.presenting import Window, signal_csv
 from datasets.simulate import simulate
@@ -262,11 +263,13 @@ def test_label_tables_that_do_not_fit(desk: Desk):
 def test_a_failure_in_the_middle_leaves_nothing(desk: Desk, monkeypatch):
     answer = desk.begin(*GOOD.items(), *pair("other", 2).items())
 
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+    def full(rows):
+        if rows and isinstance(rows[0], OriginalFile):
+            raise OSError(28, "No space left on device")
+        copy_rows(rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OriginalFile.objects, "bulk_create", full)
+        patch.setattr("datasets.storing.copy_rows", full)
         work_off()
     job = desk.api.get(f"jobs/{answer['job']}/")
     assert (job["state"], job["error"]["code"]) == ("failed", "internal_error")

@@ -24,7 +24,7 @@ from ecgportal.errors import UnreadableFile
         ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "format_not_read", "as CSV"), ("a.xlsx", b"PK\x03\x04", "format_not_read", "as CSV"),
         ("a.parquet", b"PAR1", "format_not_read", "as CSV"), ("a.feather", b"ARROW1", "format_not_read", "as CSV"),
         ("a.db", b"SQLite format 3\x00", "format_not_read", "SQLite"), ("a.pkl", b"\x80\x04\x95", "format_not_read", "run code"),
-        ("scan.pdf", b"%PDF-1.7", "format_not_read", "picture holds none"), ("scan.xml", b"\x89PNG\r\n", "format_not_read", "picture"),
+        ("scan.pdf", b"%PDF-1.7", "not_an_ecg", "picture holds none"), ("scan.xml", b"\x89PNG\r\n", "not_an_ecg", "picture"),
         ("a.gdf", b"GDF 2.20", "format_not_read", "EDF"), ("a.vhdr", b"Brain Vision Data Exchange Header", "format_not_read", "EDF"),
         ("a.adicht", b"CFWB", "format_not_read", "LabChart"), ("a.acq", b"\x00\x00\x2d\x01", "format_not_read", "AcqKnowledge"),
         ("a.json", b'{"ecg": [1, 2, 3]}', "not_an_ecg", "FHIR"), ("a.xml", b"<?xml version='1.0'?><plist/>", "not_an_ecg", "XML"),
