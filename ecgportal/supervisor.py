@@ -101,6 +101,8 @@ def portal_children(role: str, bind: str, port: int) -> list[Child]:
                     "--config=python:ecgportal.web_server",
                     "ecgportal.wsgi:application",
                 ],
+                # Each of many threads would otherwise keep what it once needed in a heap of its own.
+                {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2")},
             )
         )
     if role in ("all", "workers"):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
-import threading
 from typing import Any
 
-# Slow to import and needed by the first record page, not by the first answer: loaded when the server listens already.
-_LATER = ("datasets.measure.measure", "viz.figures.filters", "scipy.signal")
+# Needed by the first record page, and 65 MB: loaded once for all workers, before they are forked.
+_SHARED = ("datasets.measure.measure", "viz.figures.filters", "scipy.signal")
 
 
-def post_worker_init(worker: Any) -> None:
-    """Load what was left for later, in each worker after it was forked."""
-
-    def load() -> None:
-        for name in _LATER:
-            importlib.import_module(name)
-
-    threading.Thread(target=load, name="later", daemon=True).start()
+def when_ready(server: Any) -> None:
+    """Load what the workers share. Garbage is no longer looked for in it: each worker would get its own copy by that."""
+    for name in _SHARED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
