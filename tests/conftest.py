@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long a machine takes to think of an example says nothing about what is tested.
-settings.register_profile("portal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long a machine takes to think of an example says nothing about what is tested. The examples are the same at every run,
+# so that a change is judged by what it changed; PORTAL_TEST_RANDOM=1 looks for new ones.
+settings.register_profile(
+    "portal",
+    deadline=None,
+    derandomize=not os.environ.get("PORTAL_TEST_RANDOM"),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("portal")
 
 # The synchronous driver of the browser tests runs an event loop in the thread that also uses the ORM.

@@ -2,6 +2,7 @@
 
 The tests start their own PostgreSQL in a throw-away folder unless ``DATABASE_URL`` names a server.
 ``PORTAL_TEST_PROCESSES`` sets how many processes share the tests (default: one per core, at most four; 0: one).
+With ``PORTAL_TEST_RANDOM=1`` the property tests think of new examples; otherwise they are the same at every run.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import wfdb
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datasets.beats import find_r_peaks
@@ -44,13 +44,16 @@ def test_simulated_beats_of_all_conditions_are_found():
     st.sampled_from([100.0, 250.0, 1000.0]),
     st.floats(0.2, 5),
 )
+@example("PAC", 207, 100.0, 1.0)
 def test_rate_and_amplitude_of_the_record_hardly_matter(name, seed, fs_hz, factor):
     ecg = simulate(name, seed, fs_hz=fs_hz, noise=NoiseSpec.clinical())
     found = find_r_peaks(ecg.record.signal * np.float32(factor), fs_hz) / fs_hz
     true = ecg.r_peaks_s
-    _, missed, false = _hits(found, true[(true > 0.12) & (true < 9.88)], 0.1)
-    edges = int(((true <= 0.12) | (true >= 9.88)).sum())
-    assert missed <= 1 and false <= edges + 1
+    # Of a beat whose peak lies just outside of the record a part may be seen, at each end.
+    inner = (found > 0.12) & (found < 9.88)
+    _, missed, _ = _hits(found, true[(true > 0.12) & (true < 9.88)], 0.1)
+    _, _, false = _hits(found[inner], true, 0.1)
+    assert missed <= 1 and false <= 1
 
 
 def test_steep_t_waves_of_paced_beats_are_no_beats():
