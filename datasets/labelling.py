@@ -374,7 +374,7 @@ def _read(row: LabelImport) -> tuple[tables.RawTable, tables.ColumnMapping, list
         rows = tables.apply(table, mapping)
         if not (mapping.labels or any(mapping.singles)):
             raise InvalidInput(
-                f"No column of the table states labels; it has {', '.join(table.columns[:30])}.",
+                f"No column of the table states labels; {tables.what_it_has(table)}",
                 fields={"labels": "Choose the columns that hold labels."},
             )
     except PortalError as error:

@@ -2,7 +2,7 @@
 
 WebDAV itself (RFC 4918) has no way to write a part of a file. Three extensions of it are spoken:
 
-- PATCH with ``X-Update-Range`` (sabre/dav's partial updates, dufs), where ``OPTIONS`` announces it;
+- PATCH with ``X-Update-Range`` (sabre/dav's partial updates), where ``OPTIONS`` announces it;
 - PUT with ``Content-Range`` (Apache mod_dav), found out with one byte, since a server may also ignore the header
   (rclone) or refuse it (nginx, wsgidav);
 - the folder of chunks of a Nextcloud, which puts them together itself.

@@ -17,7 +17,7 @@ from ecgportal.errors import InvalidInput
 
 __all__ = [
     "ColumnMapping", "LabelColumn", "Match", "RawTable", "RowLabels", "apply", "guess_mapping", "known_codes",
-    "match_keys", "read_table", "safe_cell", "sheet_of",
+    "match_keys", "read_table", "safe_cell", "sheet_of", "what_it_has",
 ]  # fmt: skip
 
 SYSTEMS = ("snomed", "scp", "icd10", "icd9", "aha", "name")
@@ -308,6 +308,14 @@ def _column(entry: str, value: Any, columns: Sequence[str]) -> str:
     return str(value)
 
 
+def what_it_has(table: RawTable) -> str:
+    """Return the end of a sentence that says which columns a table has, and which sheets its workbook."""
+    has = f"it has {', '.join(table.columns[:30])}."
+    if table.sheets:
+        has += f" The sheets of the workbook are {', '.join(table.sheets[:20])}; choose the one with the labels."
+    return has
+
+
 def apply(table: RawTable, mapping: ColumnMapping) -> list[RowLabels]:
     """Return what each row states under a mapping.
 
@@ -316,7 +324,7 @@ def apply(table: RawTable, mapping: ColumnMapping) -> list[RowLabels]:
     """
     if mapping.record is None:
         raise InvalidInput(
-            f"No column of the table names the records; it has {', '.join(table.columns[:30])}.",
+            f"No column of the table names the records; {what_it_has(table)}",
             fields={"record": "Choose the column that holds the file name or the record id."},
         )
     position = {column: index for index, column in enumerate(table.columns)}

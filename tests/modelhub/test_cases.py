@@ -38,7 +38,7 @@ from tests.modelhub.test_importing import place as place  # a fixture
 from tests.modelhub.test_onnx_safety import external, model
 from tests.modelhub.test_pages import signed_in
 from tests.modelhub.test_predicting import make_version
-from tests.modelhub.test_webdav import multistatus, rogue, send
+from tests.modelhub.test_webdav import endless, multistatus, rogue, send
 from tests.working import work_off
 
 pytestmark = pytest.mark.django_db
@@ -268,16 +268,6 @@ def test_a_server_that_sends_the_portal_elsewhere_is_not_followed(place, adminis
         codes = everything(place, administrator, saved(administrator, url))
     assert set(codes) <= {"remote_redirected", "remote_blocked", "remote_unreachable"}
     assert not ModelVersion.objects.filter(origin="pulled").exists()
-
-
-def endless(handler) -> None:
-    handler.send_response(207)
-    handler.end_headers()
-    try:
-        while True:
-            handler.wfile.write(b"<a>" * 100_000)
-    except OSError:
-        pass
 
 
 @pytest.mark.parametrize("answer", [endless, lambda handler: send(handler, 207, multistatus(80_000))])

@@ -267,17 +267,18 @@ def test_redirects_to_elsewhere_are_not_followed(target):
         assert code_of(lambda: remote.download("x.onnx", limit=100)) == "remote_redirected"
 
 
-def test_endless_body_ends():
-    def drip(handler):
-        handler.send_response(207)
-        handler.end_headers()
-        try:
-            while True:
-                handler.wfile.write(b"<a>" * 100_000)
-        except OSError:
-            pass
+def endless(handler) -> None:
+    handler.send_response(207)
+    handler.end_headers()
+    try:
+        while True:
+            handler.wfile.write(b"<a>" * 100_000)
+    except OSError:
+        pass
 
-    with rogue(drip) as url:
+
+def test_endless_body_ends():
+    with rogue(endless) as url:
         assert code_of(Remote(url, allow_private=True).list) == "remote_too_large"
         assert code_of(lambda: Remote(url, allow_private=True).download("x", limit=1_000_000)) == "remote_too_large"
 

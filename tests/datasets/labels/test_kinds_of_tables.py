@@ -74,6 +74,15 @@ def test_sheets_of_one_header_are_joined_and_others_are_named() -> None:
     assert "2 sheets" in table.notes[0] and "About, Legend" in table.notes[1]
 
 
+def test_a_legend_taken_for_the_table_is_refused_with_the_other_sheets() -> None:
+    book = workbook(Legend=[["code", "meaning"], ["NORM", "normal"]], Labels=[["file_name", "label"], ["a", "NORM"]])
+    table = read_table(book, "book.xlsx")
+    with pytest.raises(InvalidInput, match="sheets of the workbook are Legend, Labels; choose the one"):
+        apply(table, guess_mapping(table))
+    chosen = read_table(book, "book.xlsx", sheet="Labels")
+    assert [row.labels[0].code for row in apply(chosen, guess_mapping(chosen))] == ["NORM"]
+
+
 def test_one_sheet_can_be_chosen() -> None:
     data = workbook(
         Legend=[["code", "words"], ["AFIB", "fibrillation"]], labels=[["record", "label"], ["a", "AFIB"]], more=[["record", "label"], ["b", "NORM"]], empty=[],
