@@ -50,6 +50,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their number: two processes must find the same tests, and packed bytes may hold the hour."""
+    return f"{argname}_of_{len(val)}" if isinstance(val, bytes) else None
+
+
 def pytest_unconfigure(config):
     home = os.environ.get("PORTAL_TEST_HOME")
     if hasattr(config, "workerinput") or not home or f"-test-{os.getpid()}-" not in home:

@@ -20,7 +20,7 @@ from ecgportal.errors import UnreadableFile
         ("a.tar.zst", b"\x28\xb5\x2f\xfd", "archive_kind", "Zstandard"), ("a.7z", b"7z\xbc\xaf\x27\x1c", "archive_kind", "7-Zip"),
         ("a.rar", b"Rar!\x1a\x07\x01\x00", "archive_kind", "RAR"), ("a.tar.xz", b"\xfd7zXZ\x00", "archive_kind", "xz"),
         ("a.tar.bz2", b"BZh9", "archive_kind", "bzip2"), ("a.lz4", b"\x04\x22\x4d\x18", "archive_kind", "LZ4"),
-        ("a.csv.gz", gzip.compress(b"I,II\n"), "archive_kind", "packed with gzip"),
+        ("a.csv.gz", gzip.compress(b"I,II\n", mtime=0), "archive_kind", "packed with gzip"),
         ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "format_not_read", "as CSV"), ("a.xlsx", b"PK\x03\x04", "format_not_read", "as CSV"),
         ("a.parquet", b"PAR1", "format_not_read", "as CSV"), ("a.feather", b"ARROW1", "format_not_read", "as CSV"),
         ("a.db", b"SQLite format 3\x00", "format_not_read", "SQLite"), ("a.pkl", b"\x80\x04\x95", "format_not_read", "run code"),
