@@ -37,12 +37,15 @@ class TrainingRunSerializer(serializers.ModelSerializer):
     epochs = serializers.SerializerMethodField()
     report = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
+    outcome = serializers.SerializerMethodField(
+        help_text="of a cancelled run: which model was kept, or why there is none"
+    )
 
     class Meta:
         model = TrainingRun
         fields = [
             "id", "project", "name", "dataset", "datasets", "selection", "label_map", "classes", "task", "target", "architecture", "base_version",
-            "mode", "settings", "members", "state", "progress", "message", "error", "job", "split", "split_settings", "learning_rate", "epochs",
+            "mode", "settings", "members", "state", "progress", "message", "outcome", "error", "job", "split", "split_settings", "learning_rate", "epochs",
             "best_epoch", "produced_version", "report", "manifest", "warnings", "resumed", "repeats", "live", "pretraining", "created_at",
         ]  # fmt: skip
 
@@ -63,6 +66,10 @@ class TrainingRunSerializer(serializers.ModelSerializer):
     def get_report(self, run: TrainingRun) -> str | None:
         report = getattr(run, "report", None)
         return str(report.pk) if report else None
+
+    @extend_schema_field({"type": "string"})
+    def get_outcome(self, run: TrainingRun) -> str:
+        return selectors.outcome(run)
 
     @extend_schema_field({"type": "object", "nullable": True})
     def get_error(self, run: TrainingRun) -> dict[str, str] | None:

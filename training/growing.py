@@ -22,19 +22,33 @@ _FEWEST = 10
 
 
 def run(context: JobContext) -> dict[str, Any]:
-    """Train on every part that is not done yet, then fit the curve and forecast."""
+    """Train on every part that is not done yet, then fit the curve and forecast; after a cancel by what is done."""
     study = Study.objects.get(pk=context.payload["study"])
     row = running.load(str(study.run_id))
     data = running.ready(context, row)
-    plan = [(share, repeat) for repeat in range(study.settings["repeats"]) for share in SHARES]
-    done = {(t.choices["share"], t.choices["repeat"]) for t in study.trials.exclude(state=TrialState.RUNNING)}  # type: ignore[attr-defined]
-    for number, (share, repeat) in enumerate(plan):
-        if (share, repeat) not in done:
-            _train_part(context, row, study, data, share, repeat, (number / len(plan), (number + 1) / len(plan)))
-    study.result = _result(study, row)
-    study.save(update_fields=["result"])
+    plan = _plan(study)
+    missing = missing_parts(study)
+    try:
+        for number, (share, repeat) in enumerate(plan):
+            if (share, repeat) in missing:
+                _train_part(context, row, study, data, share, repeat, (number / len(plan), (number + 1) / len(plan)))
+    finally:
+        # What is done stays readable after a cancel, too.
+        study.result = _result(study, row)
+        study.save(update_fields=["result"])
     storage.remove_area("checkpoints", study.pk)
     return study.result
+
+
+def _plan(study: Study) -> list[tuple[float, int]]:
+    return [(share, repeat) for repeat in range(study.settings["repeats"]) for share in SHARES]
+
+
+def missing_parts(study: Study) -> list[tuple[float, int]]:
+    """Return the trainings of a learning curve that are not done, as ``(share, repeat)``."""
+    ended = [trial for trial in study.trials.all() if trial.state != TrialState.RUNNING]  # type: ignore[attr-defined]
+    done = {(trial.choices["share"], trial.choices["repeat"]) for trial in ended}
+    return [part for part in _plan(study) if part not in done]
 
 
 def part_of(items: Sequence[Labelled], share: float, seed: int) -> list[Labelled]:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 # Shares of the job's progress: reading and preparing, training, and what follows.
 _PREPARED, _TRAINED, _EVALUATING = 0.05, 0.95, 0.97
 _BATCH = 64
+#: Fields of a run that a search chooses.
+CHOSEN = ("architecture", "base_version", "mode", "settings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +126,9 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
 
 
 def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[float, float]) -> dict[str, Any]:
-    """Train the networks of a run, publish them as one version and evaluate it.
+    """Train the networks of a run, publish them as one version and evaluate it; after a cancel the best so far.
 
-    After a cancel the best so far is published, the job ends, and a job of its own evaluates it.
+    Raises JobCancelled without a version where no network had finished an epoch.
     """
     settings = FitSettings.from_dict(row.settings)
     contract = contract_of(row, data.recipe, _cross_fitted(row, settings, data))
@@ -149,8 +151,18 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
         stopped = member.result.stopped_reason
         if stopped == "cancelled":
             break
+    return keep(context, row, data, contract, members, settings, stopped)
+
+
+def keep(
+    context: JobContext, row: TrainingRun, data: Prepared, contract: ModelContract, members: list[Member], settings: FitSettings,
+    stopped: str, *, trial: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Publish trained networks as one version of a run, evaluate it, and close the job. stopped: why the training ended;
+    after ``cancelled`` the evaluation is left to a job of its own and JobCancelled is raised. trial: of a search, the
+    number of the one that the networks are of."""
     contract = contract.with_changes(thresholds=_thresholds(row, members, contract))
-    _note_outcome(row, data, members, settings, stopped)
+    _note_outcome(row, data, members, settings, stopped, trial)
     context.report(0.96, "Exporting the model")
     module, contract = _as_one(members, contract)
     version = _publish(row, module, contract, members[0].result)
@@ -278,14 +290,16 @@ def _as_one(members: list[Member], contract: ModelContract) -> tuple[nn.Module, 
     return one, contract.with_changes(config={**contract.config, "members": len(members)})
 
 
-def _note_outcome(row: TrainingRun, data: Prepared, members: list[Member], settings: FitSettings, stopped: str) -> None:
+def _note_outcome(
+    row: TrainingRun, data: Prepared, members: list[Member], settings: FitSettings, stopped: str, trial: int | None
+) -> None:
     """Write what was trained, and on what, into the run and its manifest."""
     first = members[0].result
     row.best_epoch, row.learning_rate, row.lr_finder = first.best_epoch, first.learning_rate, first.lr_finder or {}
     add_warnings(row, [note for member in members for note in member.result.notes])
     row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings) | {
         "networks": len(members) * first.members, "processes": first.processes, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
-        "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs,
+        "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs, **({} if trial is None else {"trial": trial}),
     }  # fmt: skip
     if len(members) > 1:
         sides = [on_two_sides(member.by_part) for member in members]
@@ -333,7 +347,8 @@ def _publish(row: TrainingRun, module: Any, contract: ModelContract, result: Any
             weights=files.weights, parent=row.base_version, facts=facts, checks=files.checks, card=card,
         )  # fmt: skip
         row.produced_version = version
-        row.save(update_fields=["produced_version"])
+        # What a search chose is the run's own from here on.
+        row.save(update_fields=["produced_version", *CHOSEN])
     return version
 
 

@@ -3,22 +3,25 @@ halving; the winner is trained in full and judged once on the test part."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ecgportal import storage
+from ecgportal.errors import JobCancelled
 from ecgportal.jobs.context import JobContext
+from modelhub import loading
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import ModelContract
 from training import running
 from training.costs import seconds_per_epoch
 from training.engine.settings import FitSettings
 from training.live import add_warnings, duration
-from training.models import Mode, Study, StudyKind, TrainingRun, Trial, TrialState
-from training.running import Prepared
+from training.models import EpochMetrics, Mode, Study, StudyKind, TrainingRun, Trial, TrialState
+from training.running import CHOSEN, Member, Prepared
 from training.selectors import start_title
-from training.trying import Follow, headline, next_trial, note_score, train_trial
+from training.trying import Follow, folder_of, headline, next_trial, note_score, result_of, train_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -42,17 +45,31 @@ _SEARCHED = 0.6
 
 
 def run(context: JobContext) -> dict[str, Any]:
-    """Search, then train the winner; after an interruption both go on where they were."""
+    """Search, then train the winner; after an interruption both go on where they were.
+
+    A cancel keeps the best so far: of the winner's training, or before its first whole epoch the best trial.
+    """
     row = running.load(context.payload["run"])
     study = Study.objects.get(run=row, kind=StudyKind.SEARCH)
     if context.is_resumed:
         row.resumed += 1
         row.save(update_fields=["resumed"])
     data = running.ready(context, row)
-    if not study.result:
-        _search(context, row, study, data)
-        _take_winner(row, study)
-    return running.train(context, row, data, (_SEARCHED, 0.95))
+    try:
+        if not study.result:
+            _search(context, row, study, data)
+            _take_winner(row, study)
+        outcome = running.train(context, row, data, (_SEARCHED, 0.95))
+    except JobCancelled:
+        try:
+            if row.produced_version_id is None:
+                _keep_best(context, row, study, data)
+        finally:
+            if row.produced_version_id is not None:
+                storage.remove_area("checkpoints", study.pk)
+        raise
+    storage.remove_area("checkpoints", study.pk)
+    return outcome
 
 
 def starts(row: TrainingRun, n_train: int, n_validation: int, budget_s: float) -> list[str]:
@@ -136,16 +153,18 @@ def _tell_again(tries: optuna.Study, trial: Trial, space: dict[str, Any]) -> Non
     )  # fmt: skip
 
 
-def settings_of(row: TrainingRun, choices: dict[str, Any], *, epochs: int | None = None) -> FitSettings:
-    """Return the run's settings with a trial's choices; ``epochs``: of a trial, which is one network."""
-    start = choices["start"]
-    wanted = FitSettings.from_dict(row.settings)
+def settings_of(study: Study, choices: dict[str, Any], *, as_tried: bool = False) -> FitSettings:
+    """Return what was asked for with a trial's choices. as_tried: as the search trains it, one network in few epochs."""
+    start, wanted = choices["start"], FitSettings.from_dict(study.settings.get("run") or study.run.settings)
     changed = replace(
         wanted, mode=start.removeprefix("base:") if start.startswith("base:") else Mode.SCRATCH, learning_rate=choices["learning_rate"],
         weight_decay=choices["weight_decay"], class_weights=choices["class_weights"],
         augmentation=replace(wanted.augmentation, **_AUGMENTATION[choices["augmentation"]]),
     )  # fmt: skip
-    return replace(changed, epochs=epochs, members=1, patience=None, head_epochs=None) if epochs else changed
+    if not as_tried:
+        return changed
+    epochs = max(2, min(_TRIAL_EPOCHS, wanted.epochs))
+    return replace(changed, epochs=epochs, members=1, patience=None, head_epochs=None)
 
 
 def _try(
@@ -153,7 +172,6 @@ def _try(
 ) -> None:  # fmt: skip
     start = trial.choices["start"]
     base = row.base_version if start.startswith("base:") else None
-    epochs = max(2, min(_TRIAL_EPOCHS, row.settings["epochs"]))
     by_part = data.by_part(1)
     contract = _contract(row, data, start)
     trial.scores, trial.score = [], None
@@ -176,7 +194,7 @@ def _try(
         return "budget" if has_other and spent + monotonic() - begun > budget_s else None
 
     result = train_trial(
-        trial, row, contract, base, settings_of(row, trial.choices, epochs=epochs), data.stores, by_part,
+        trial, row, contract, base, settings_of(study, trial.choices, as_tried=True), data.stores, by_part,
         lambda items: running.targets_of(row, items), Follow(context, share, tell, over),
     )  # fmt: skip
     if result is not None:
@@ -197,29 +215,74 @@ def _contract(row: TrainingRun, data: Prepared, start: str) -> ModelContract:
     return contract.with_changes(architecture=start, config={}, parent=None, needs=catalog()[start].needs)
 
 
-def _best(study: Study) -> Trial | None:
-    """Return the trial that went through with the best last smoothed score; of equal ones the quicker."""
-    done = [trial for trial in study.trials.filter(state=TrialState.DONE) if trial.scores]  # type: ignore[attr-defined]
-    if not done:
-        done = [trial for trial in study.trials.filter(state=TrialState.STOPPED) if trial.scores]  # type: ignore[attr-defined]
-    return max(done, key=lambda t: (t.scores[-1], -t.seconds), default=None)
+def _best(study: Study, *, unfinished: bool = False) -> Trial | None:
+    """Return the trial that went through with the best last smoothed score; of equal ones the quicker.
+
+    Where none went through, the best of those that were stopped early, and with ``unfinished`` the one that was begun.
+    """
+    scored = [trial for trial in study.trials.all() if trial.scores]  # type: ignore[attr-defined]
+    for state in (TrialState.DONE, TrialState.STOPPED, *([TrialState.RUNNING] if unfinished else [])):
+        found = [trial for trial in scored if trial.state == state]
+        if found:
+            return max(found, key=lambda t: (t.scores[-1], -t.seconds))
+    return None
+
+
+def _choose(row: TrainingRun, study: Study, trial: Trial, *, as_tried: bool = False) -> None:
+    """Make a trial's choices those of the run. as_tried: the run is to be the trial itself."""
+    start, settings = trial.choices["start"], settings_of(study, trial.choices, as_tried=as_tried)
+    if not start.startswith("base:"):
+        row.architecture, row.base_version = start, None
+    row.mode, row.settings = settings.mode, settings.to_dict()
+
+
+def _outcome(row: TrainingRun, study: Study, best: Trial) -> dict[str, Any]:
+    return {
+        "trial": best.number, "tried": study.trials.count(), "metric": headline(row.task), "value": best.score,  # type: ignore[attr-defined]
+        "choices": best.choices,
+    }  # fmt: skip
 
 
 def _take_winner(row: TrainingRun, study: Study) -> None:
     """Make the best trial's choices those of the run; without any the run keeps the defaults and says so."""
     best = _best(study)
-    count = study.trials.count()  # type: ignore[attr-defined]
     if best is None:
         add_warnings(row, ["No network could be tried within the minutes given; the defaults are trained."])
         study.result = {"trial": None}
     else:
-        start, settings = best.choices["start"], settings_of(row, best.choices)
-        if not start.startswith("base:"):
-            row.architecture, row.base_version = start, None
-        row.mode, row.settings = settings.mode, settings.to_dict()
-        row.save(update_fields=["architecture", "base_version", "mode", "settings"])
-        study.result = {
-            "trial": best.number, "tried": count, "metric": headline(row.task), "value": best.score, "choices": best.choices,
-        }  # fmt: skip
+        _choose(row, study, best)
+        row.save(update_fields=CHOSEN)
+        study.result = _outcome(row, study, best)
     study.save(update_fields=["result"])
-    storage.remove_area("checkpoints", study.pk)
+    # A cancel before the winner's first whole epoch falls back on what was tried.
+    for trial in study.trials.all():  # type: ignore[attr-defined]
+        if trial != best:
+            shutil.rmtree(folder_of(study, trial.number), ignore_errors=True)
+
+
+def _keep_best(context: JobContext, row: TrainingRun, study: Study, data: Prepared) -> None:
+    """After a cancel make the best trial the run's model; nothing where no trial finished an epoch."""
+    if study.result:
+        best = study.trials.filter(number=study.result["trial"]).first()  # type: ignore[attr-defined]
+    else:
+        best = _best(study, unfinished=True)
+    if best is None:
+        return
+    _choose(row, study, best, as_tried=True)
+    contract, settings, by_part = (
+        _contract(row, data, best.choices["start"]),
+        FitSettings.from_dict(row.settings),
+        data.by_part(1),
+    )
+    result = result_of(
+        best, row, contract, row.base_version, settings, data.stores, by_part, lambda items: running.targets_of(row, items)
+    )  # fmt: skip
+    module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
+    member = Member(loading.with_state(module, result.best_state), by_part, 1, result)
+    for epoch in result.history:
+        values = {name: value for name, value in epoch.items() if name != "epoch"}
+        EpochMetrics.objects.update_or_create(run=row, member=1, epoch=epoch["epoch"], defaults={"values": values})
+    study.trials.filter(state=TrialState.RUNNING).update(state=TrialState.STOPPED, note="the search was cancelled")  # type: ignore[attr-defined]
+    study.result = _outcome(row, study, best) | {"kept": True}
+    study.save(update_fields=["result"])
+    running.keep(context, row, data, contract, [member], settings, "cancelled", trial=best.number)

@@ -13,8 +13,19 @@ from django.db.models import Count, Max
 from datasets.models import Dataset, Record
 from ecgportal.jobs.models import Job, JobState
 from modelhub.architectures.catalog import catalog
+from training.growing import missing_parts
 from training.live import duration
-from training.models import PARTS, EpochMetrics, Mode, SplitGroup, SplitMember, Study, TrainingRun
+from training.models import (
+    PARTS,
+    EpochMetrics,
+    Mode,
+    SplitGroup,
+    SplitMember,
+    Study,
+    StudyKind,
+    TrainingRun,
+    TrialState,
+)
 from training.problems.registry import get_problem
 
 Counts = dict[str, dict[str, int]]
@@ -143,13 +154,55 @@ def study_json(run: TrainingRun, kind: str) -> dict[str, Any]:
     study = study_of(run, kind)
     if study is None:
         return {
-            "run": str(run.pk), "job": None, "state": None, "progress": None, "settings": {}, "trials": [], "result": {},
+            "run": str(run.pk), "job": None, "state": None, "progress": None, "settings": {}, "trials": [], "result": {}, "outcome": "",
         }  # fmt: skip
     fields = ("number", "state", "choices", "score", "low", "high", "seconds", "note")
     return {
         "run": str(run.pk), "job": str(study.job_id), "state": study.job.state, "progress": study.job.progress, "settings": study.settings,
         "trials": [{name: getattr(trial, name) for name in fields} for trial in study.trials.all()], "result": study.result,
+        "outcome": study_outcome(study),
     }  # fmt: skip
+
+
+def study_outcome(study: Study) -> str:
+    """Return what a search or a learning curve that was cancelled or has failed leaves behind; empty for others."""
+    if study.job.state not in (JobState.CANCELLED, JobState.FAILED):
+        return ""
+    trials = list(study.trials.all())  # type: ignore[attr-defined]
+    how = "was cancelled" if study.job.state == JobState.CANCELLED else "failed"
+    if study.kind == StudyKind.LEARNING_CURVE:
+        missing = missing_parts(study)
+        if not missing:
+            return ""
+        shares = ", ".join(dict.fromkeys(f"{100 * share:.0f} %" for share, _ in missing))
+        return (
+            f"The learning curve {how}: {len(missing)} of its trainings {'is' if len(missing) == 1 else 'are'} missing "
+            f"({shares} of the training records). What was finished stays; going on trains the rest."
+        )
+    ended = sum(trial.state != TrialState.RUNNING for trial in trials)
+    if study.result.get("kept"):
+        return (
+            f"The search {how} after {ended} {'training' if ended == 1 else 'trainings'}. The model is what number {study.result['trial']} "
+            "gave, the best so far, on fewer epochs than a training in full; any of them can be trained in full."
+        )
+    return ""
+
+
+def outcome(run: TrainingRun) -> str:
+    """Return which model a cancelled run has kept, or why there is none; empty for others."""
+    if run.job.state != JobState.CANCELLED:
+        return ""
+    if run.produced_version_id is None and run.manifest:
+        return "Cancelled; the model that was kept has been deleted since."
+    if run.produced_version_id is None:
+        what = "a network had finished its first epoch" if run.job.kind == "search" else "the first epoch was finished"
+        return f"Cancelled before {what}, so there is no model. Resume goes on from where it was."
+    kept = (
+        f"epoch {run.best_epoch} of the {run.manifest['epochs']} that were done" if run.best_epoch else "the last epoch"
+    )
+    if "trial" in run.manifest:
+        return f"Cancelled; the model is the best that the search had found: number {run.manifest['trial']}, {kept}."
+    return f"Cancelled; the model is the best so far: {kept}."
 
 
 def start_title(start: str) -> str:

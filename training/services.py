@@ -48,7 +48,7 @@ def run_start(
     run.job = _train_job(run, actor, "search" if budget else _kind_of(run), "Train")
     run.save(force_insert=True)
     if budget:
-        wish = budget | ({"base": str(run.base_version_id)} if run.base_version_id else {})
+        wish = budget | {"run": run.settings} | ({"base": str(run.base_version_id)} if run.base_version_id else {})
         Study.objects.create(run=run, kind=StudyKind.SEARCH, job=run.job, settings=wish)
     RunDataset.objects.bulk_create(
         RunDataset(run=run, dataset=row, position=position) for position, row in enumerate(choices.datasets)
@@ -105,7 +105,7 @@ def trial_take(*, actor: Any, run: TrainingRun, number: int) -> TrainingRun:
     base = ModelVersion.objects.select_related("model").filter(pk=trial.study.settings.get("base")).first()
     if start.startswith("base:") and base is None:
         raise Conflict("The base model of this trial is gone.", code="not_repeatable")
-    settings = searching.settings_of(run, trial.choices).to_dict()
+    settings = searching.settings_of(trial.study, trial.choices).to_dict()
     mode = settings.pop("mode")
     is_tuned = start.startswith("base:")
     return run_start(
@@ -185,10 +185,9 @@ def run_resume(*, actor: Any, run: TrainingRun) -> TrainingRun:
         )
     if run.produced_version_id:
         raise Conflict("The run has produced its model already; start a new one to train on.", code="not_resumable")
-    searching = run.studies.filter(kind=StudyKind.SEARCH, result={}).first()  # type: ignore[attr-defined]
-    run.job = _train_job(run, actor, "search" if searching else _kind_of(run), "Resume")
-    if searching:
-        Study.objects.filter(pk=searching.pk).update(job=run.job)
+    searches = Study.objects.filter(run=run, kind=StudyKind.SEARCH)
+    run.job = _train_job(run, actor, "search" if searches.exists() else _kind_of(run), "Resume")
+    searches.update(job=run.job)
     run.resumed += 1
     run.save(update_fields=["job", "resumed"])
     audit("run.resumed", run, actor=actor, project=run.project)

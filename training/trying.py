@@ -81,18 +81,9 @@ def train_trial(
 ) -> FitResult | None:  # fmt: skip
     """Train one trial and note how it went; None when this network cannot be trained so. JobInterrupted and JobCancelled
     leave the trial to be gone on with. groups: as for ``fit``, of an ensemble that is cross-fitted."""
-    from training.engine.fit import fit
-
     begun = time.monotonic()
-    folder = folder_of(trial.study, trial.number)
-    name = contract.architecture or row.architecture
     try:
-        module = loading.start_module(name, contract, base, seed=settings.seed)
-        result = fit(
-            module, JointView(stores, by_part["train"]), targets(by_part["train"]), JointView(stores, by_part["validation"]),
-            targets(by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes, callbacks=[follow], groups=groups,
-            checkpoint_dir=folder,
-        )  # fmt: skip
+        result = _fit(trial, row, contract, base, settings, stores, by_part, targets, follow, groups)
     except JobCancelled as error:
         if error.code == "interrupted":
             raise JobInterrupted from error
@@ -108,6 +99,37 @@ def train_trial(
     if result.stopped_reason == "cancelled":
         raise JobCancelled("The job was cancelled; what was tried so far is kept.")
     return result
+
+
+class _NoFurther(Callback):
+    """Stops a training at once."""
+
+    def should_stop(self) -> bool | str:
+        return "cancelled"
+
+
+def result_of(
+    trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
+    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray],
+) -> FitResult:  # fmt: skip
+    """Return what a trial gave so far, from its checkpoint and without another step; JobCancelled when that is nothing.
+    The arguments are those that the trial was trained with."""
+    return _fit(trial, row, contract, base, settings, stores, by_part, targets, _NoFurther())
+
+
+def _fit(
+    trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
+    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], callback: Callback,
+    groups: tuple[list[Any], list[Any]] | None = None,
+) -> FitResult:  # fmt: skip
+    from training.engine.fit import fit
+
+    module = loading.start_module(contract.architecture or row.architecture, contract, base, seed=settings.seed)
+    return fit(
+        module, JointView(stores, by_part["train"]), targets(by_part["train"]), JointView(stores, by_part["validation"]),
+        targets(by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
+        callbacks=[callback], groups=groups, checkpoint_dir=folder_of(trial.study, trial.number),
+    )  # fmt: skip
 
 
 def note_score(trial: Trial, row: TrainingRun, answers: np.ndarray, truth: np.ndarray, groups: list[str]) -> None:

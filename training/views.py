@@ -202,7 +202,7 @@ class RunPage(RunView):
         epochs, progress = selectors.epoch_rows(run), selectors.progression(run)
         table = [row | {"metrics": [row.get(name) for name, _ in progress.metrics]} for row in epochs]
         return self.page(
-            run=run, datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report, judging=judging,
+            run=run, outcome=selectors.outcome(run), datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report, judging=judging,
             settings=_settings_rows(run.settings), selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
             overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), statistics=selectors.statistics_rows(run), rename=RenameForm(initial={"name": run.name}),
             resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id, progress=progress,
@@ -236,7 +236,7 @@ def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
     ]  # type: ignore[attr-defined]
     return {
         "study": study, "rows": rows, "figure": drawn(figure, "learning-curve") if figure else None,
-        "metric": "Mean error" if run.task == "regression" else "AUROC",
+        "metric": "Mean error" if run.task == "regression" else "AUROC", "outcome": selectors.study_outcome(study),
     }  # fmt: skip
 
 

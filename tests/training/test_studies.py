@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecgportal.errors import Conflict, InvalidInput
+from ecgportal import storage
+from ecgportal.errors import Conflict, InvalidInput, JobCancelled
 from ecgportal.jobs.models import JobState
 from ecgportal.jobs.services import cancel
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
-from tests.working import work_off
-from training import searching
+from tests.working import work_off, work_off_one
+from training import running, searching
 from training.forecast import Point, forecast
 from training.growing import part_of
 from training.models import Study, TrainingRun, Trial, TrialState
-from training.services import learning_curve_start, run_delete, run_resume
+from training.services import learning_curve_start, run_again, run_delete, run_resume, trial_take
 from training.splitting import make_split
 
 
@@ -90,10 +91,11 @@ def test_a_cancelled_search_keeps_its_trials_and_is_resumed_as_a_search(ward, sm
     run.refresh_from_db()
     resumed = run_resume(actor=ward.user, run=run)
     assert resumed.job.kind == "search" and Study.objects.get(run=run).job == resumed.job
+    # The winner's training, too, may fall back on what was tried.
     Study.objects.filter(run=run).update(result={"trial": None})
     cancel(actor=ward.user, job=resumed.job)
     resumed.refresh_from_db()
-    assert run_resume(actor=ward.user, run=resumed).job.kind == "train"
+    assert run_resume(actor=ward.user, run=resumed).job.kind == "search"
 
 
 @pytest.mark.parametrize(
@@ -246,21 +248,134 @@ def test_a_search_spends_its_minutes_and_each_trial_can_be_trained_in_full(ward,
     assert answer.status_code == 302 and TrainingRun.objects.count() == 3
 
 
-def test_a_search_cancelled_in_a_trial_keeps_what_is_known_and_goes_on_from_there(ward, small, monkeypatch):
+def cancelled(ward: Ward, run: TrainingRun, monkeypatch, when) -> tuple[TrainingRun, Study]:
+    """Do a search whose trainings are cancelled when ``when(trials)`` is true."""
     from training.trying import Follow
 
-    run = ward.start(architecture=None, search={"minutes": 0.05}, settings={**FAST, "epochs": 2, "members": 1})
-    study = Study.objects.get(run=run)
+    trials = Trial.objects.filter(study__run=run)
     with monkeypatch.context() as patch:
-        ended = study.trials.exclude(state=TrialState.RUNNING)
-        patch.setattr(Follow, "should_stop", lambda self: "cancelled" if ended.exists() else False)
-        work_off()
-    run = TrainingRun.objects.select_related("job").get(pk=run.pk)
-    assert run.job.state == JobState.CANCELLED and run.produced_version is None
-    kept = list(ended.values_list("number", "score", "seconds"))
-    assert kept and not Study.objects.get(pk=study.pk).result
+        patch.setattr(Follow, "should_stop", lambda self: "cancelled" if when(trials) else False)
+        work_off_one(run.job_id)
+    run = TrainingRun.objects.select_related("job", "produced_version").get(pk=run.pk)
+    assert run.job.state == JobState.CANCELLED, run.job.error_message
+    return run, Study.objects.get(run=run)
+
+
+def wish(ward: Ward, **settings) -> TrainingRun:
+    return ward.start(
+        architecture=None, search={"minutes": 5}, settings={**FAST, "epochs": 2, "members": 1, **settings}
+    )
+
+
+def test_a_search_cancelled_within_its_first_epoch_has_no_model_and_goes_on_from_there(
+    ward, small, monkeypatch, client
+):
+    run, study = cancelled(ward, wish(ward), monkeypatch, lambda trials: True)
+    assert run.produced_version is None and not study.result and study.trials.get().state == TrialState.RUNNING
+    said = Api(session=ward.user).get(f"training-runs/{run.pk}/")["outcome"]
+    assert "before a network had finished its first epoch" in said and "Resume" in said
+    client.force_login(ward.user)
+    page = client.get(f"/training/{run.pk}/").content.decode()
+    assert said in page and "not finished" in page and "Resume</button>" in page
+    Study.objects.filter(pk=study.pk).update(settings=study.settings | {"minutes": 0.001})
     run_resume(actor=ward.user, run=run)
     work_off()
-    study = Study.objects.get(pk=study.pk)
-    assert list(study.trials.filter(number__in=[k[0] for k in kept]).values_list("number", "score", "seconds")) == kept
-    assert study.result["trial"] and TrainingRun.objects.get(pk=run.pk).produced_version
+    assert Study.objects.get(pk=study.pk).result["trial"] and TrainingRun.objects.get(pk=run.pk).produced_version
+
+
+def test_a_cancelled_search_keeps_the_model_of_its_best_trial(ward, small, monkeypatch, client):
+    def in_the_third(trials):
+        return trials.filter(state=TrialState.RUNNING, number=3).exists()
+
+    run, study = cancelled(ward, wish(ward, epochs=4, patience=1), monkeypatch, in_the_third)
+    best = study.trials.get(number=study.result["trial"])
+    ended = study.trials.exclude(number=3)
+    assert study.result["kept"] and best.state == TrialState.DONE and ended.count() == 2
+    assert best.scores[-1] == max(trial.scores[-1] for trial in ended.filter(state=TrialState.DONE))
+    assert study.trials.get(number=3).state == TrialState.STOPPED
+    version = run.produced_version
+    assert version.architecture == run.architecture == best.choices["start"] and run.manifest["trial"] == best.number
+    assert run.settings["epochs"] == 2 and run.epochs.count() == 2 and run.manifest["stopped_reason"] == "cancelled"
+    api = Api(session=ward.user)
+    said = api.get(f"training-runs/{run.pk}/")["outcome"]
+    assert f"number {best.number}, epoch {run.best_epoch} of the 2" in said
+    assert "after 3 trainings" in api.get(f"training-runs/{run.pk}/search/")["outcome"]
+    client.force_login(ward.user)
+    page = client.get(f"/training/{run.pk}/").content.decode()
+    assert said in page and "kept as the model" in page and "trained in full<" not in page
+    api.refused("post", f"training-runs/{run.pk}/resume/", {}, status=409, code="not_resumable")
+    # The job that follows judges it, the same again gives the same weights, and a trial in full is what was asked for.
+    assert [job.kind for job in work_off()] == ["judge_run"]
+    assert TrainingRun.objects.get(pk=run.pk).report.part == "test"
+    again = run_again(actor=ward.user, run=run)
+    full = trial_take(actor=ward.user, run=run, number=best.number)
+    assert (full.settings["epochs"], full.settings["patience"]) == (4, 1)
+    work_off()
+    again.refresh_from_db()
+    assert again.manifest["weights_hash"] == run.manifest["weights_hash"]
+
+
+def test_a_search_cancelled_in_its_first_trial_keeps_that_trials_best_epoch(ward, small, monkeypatch):
+    from training.trying import Follow
+
+    told, real = [], Follow.on_epoch_end
+    monkeypatch.setattr(Follow, "on_epoch_end", lambda self, row: told.append(row) or real(self, row))
+    run, study = cancelled(ward, wish(ward), monkeypatch, lambda trials: told)
+    assert run.produced_version is not None and run.manifest["epochs"] == 1
+    assert study.trials.get().state == TrialState.STOPPED and study.result["trial"] == 1
+
+
+def test_a_search_cancelled_before_the_winners_first_epoch_keeps_what_was_tried(ward, small, monkeypatch):
+    run = ward.start(architecture=None, search={"minutes": 0.001}, settings={**FAST, "epochs": 3, "members": 1})
+
+    def stopped(*args):
+        raise JobCancelled("Stopped before the first epoch.", code="cancelled")
+
+    monkeypatch.setattr(running, "_fit", stopped)
+    work_off_one(run.job_id)
+    run = TrainingRun.objects.select_related("job").get(pk=run.pk)
+    study = Study.objects.get(run=run)
+    assert run.job.state == JobState.CANCELLED and run.produced_version is not None, run.job.error_message
+    assert run.manifest["trial"] == study.result["trial"] and run.settings["epochs"] == 2
+    assert not any(storage.area("checkpoints", study.pk).iterdir())
+
+
+def test_a_trial_in_full_has_the_augmentations_that_were_asked_for_not_the_winners(ward):
+    run = wish(ward)
+    study, asked = Study.objects.get(run=run), run.settings["augmentation"]
+    choices = {
+        "start": "net1d_s",
+        "learning_rate": 0.01,
+        "weight_decay": 0.1,
+        "augmentation": "default",
+        "class_weights": "none",
+    }
+    Trial.objects.create(study=study, number=1, choices=choices, state=TrialState.DONE)
+    # As after a winner with the strong ones.
+    TrainingRun.objects.filter(pk=run.pk).update(settings=run.settings | {"augmentation": asked | {"noise_mv": 0.05}})
+    run.refresh_from_db()
+    assert trial_take(actor=ward.user, run=run, number=1).settings["augmentation"] == asked
+
+
+def test_a_cancelled_learning_curve_keeps_what_is_done_and_says_what_is_missing(ward, monkeypatch, client):
+    from training.trying import Follow
+
+    run = ward.train(settings={**FAST, "members": 1})
+    study = learning_curve_start(actor=ward.user, run=run)
+    done = Trial.objects.filter(study=study, state=TrialState.DONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Follow, "should_stop", lambda self: "cancelled" if done.exists() else False)
+        work_off()
+    api, kept = Api(session=ward.user), list(done.values("number", "score"))
+    found = api.get(f"training-runs/{run.pk}/learning-curve/")
+    assert (found["state"], found["result"]["metric"]) == ("cancelled", "auroc_macro") and kept
+    left = 5 - study.trials.exclude(state=TrialState.RUNNING).count()
+    assert f"{left} of its trainings" in found["outcome"] and "100 %" in found["outcome"]
+    client.force_login(ward.user)
+    page = client.get(f"/training/{run.pk}/").content.decode()
+    assert found["outcome"] in page and "Go on with the learning curve" in page
+    learning_curve_start(actor=ward.user, run=run)
+    work_off()
+    found = api.get(f"training-runs/{run.pk}/learning-curve/")
+    assert (found["state"], found["outcome"], len(found["trials"])) == ("succeeded", "", 5)
+    assert kept == list(done.filter(number__in=[row["number"] for row in kept]).values("number", "score"))
