@@ -56,7 +56,7 @@ _PREFIXES = (
     "ABLEITUNG", "DERIVATION", "DERIVAZIONE", "DERIVACION", "DERIVACAO", "ODPROWADZENIE", "AFLEIDING", "AVLEDNING",
     "SVOD", "STRIP", "ОТВЕДЕНИЕ", "导联", "導程", "誘導", _HANGUL_LEAD,
 )  # fmt: skip
-_SUFFIXES = ("导联", "導聯", "導程", "誘導", _HANGUL_LEAD, " ОТВЕДЕНИЕ", " LEAD")
+_SUFFIXES = ("导联", "導聯", "導程", "誘導", _HANGUL_LEAD, " ОТВЕДЕНИЕ", " LEAD", " ECG", " EKG")
 _SEPARATORS = re.compile(r"[\s_\-:.]+")
 # Signs of a lead that was stored upside down, as -aVR is in the Cabrera order.
 _DASHES = str.maketrans({"−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "－": "-"})
@@ -100,7 +100,7 @@ def _upright(text: str) -> str | None:
     words = [word for word in _SEPARATORS.split(text) if word]
     if sum(word in _KNOWN for word in words) > 1:
         return None
-    text = "".join(words).removeprefix("+")
+    text = "".join(words).removeprefix("+").removesuffix("+")
     return _KNOWN.get(text) or _ALIASES.get(text)
 
 

@@ -249,7 +249,7 @@ def _unknown(source: FileSource) -> UnreadableFile:
     if PurePosixPath(name).suffix.lower() in _TABLE_SUFFIXES and source.size:
         return UnreadableFile(
             f"{name} holds no ECG that can be read. If it is a table of labels, upload it on the dataset's Labels page; "
-            "ECGs are read from CSV tables, one column a lead, and from FHIR Observations (JSON).",
+            "ECGs are read from CSV tables, one column a lead, and from FHIR Observations (JSON, NDJSON or XML).",
             code="not_an_ecg",
         )
     return registry.unknown(source)

@@ -33,6 +33,7 @@ from datasets.formats._clinical import (
     millivolts_per,
     number,
     option_unit_mv,
+    sex,
     stem,
 )
 from datasets.formats.base import ReadOptions, ReadResult
@@ -52,7 +53,13 @@ _GAIN_KEY = re.compile(
 )
 _OFFSET_KEY = re.compile(r"(adc[_ ]?)?(base|baseline|offset|zero|add_offset|dc_?offset|adc[_ ]?zero)s?$", re.IGNORECASE)
 _UNIT_KEY = re.compile(r"(unit|units|signal_units?)$", re.IGNORECASE)
-_LEADS_KEY = re.compile(r"(leads?|lead_?names?|sig_?names?|channels?|channel_?names?|lead_?order)$", re.IGNORECASE)
+_LEADS_KEY = re.compile(
+    r"(leads?|lead_?names?|sig(nal)?_?names?|channels?|ch(an|annel)?_?names?|lead_?order|electrodes?|derivations?)$",
+    re.IGNORECASE,
+)
+_AGE_KEY = re.compile(r"(patient_?)?age(_?(at_?\w+|years?|y))?$", re.IGNORECASE)
+_SEX_KEY = re.compile(r"(patient_?)?(sex|gender)$", re.IGNORECASE)
+_SUBJECT_KEY = re.compile(r"(patient|subject)(_?(id|key|no|number))?$", re.IGNORECASE)
 _LABELS_KEY = re.compile(r"(labels?|names?|columns?)$", re.IGNORECASE)
 
 
@@ -80,6 +87,7 @@ def told_by(statements: dict[str, object]) -> Told:
     """Return what named values beside an array say: rate, unit, lead names (attributes, scalars, lists of words)."""
     fs_hz, unit_mv, leads, gain, offset = None, None, None, None, None
     units_mv: tuple[float, ...] | None = None
+    age, gender, subject = None, None, None
     # A converter's current rate comes before the rate of the original file.
     for key in sorted(statements, key=lambda k: not k.lower().startswith("curr")):
         value = statements[key]
@@ -107,7 +115,14 @@ def told_by(statements: dict[str, object]) -> Told:
             gain = (key, factors.pop() if len(factors) == 1 else math.nan)
         elif offset is None and _OFFSET_KEY.match(key) and any(values := _numbers(value)):
             offset = (key, values)
-    return Told(fs_hz, unit_mv, leads, units_mv, gain, offset)
+        elif age is None and _AGE_KEY.match(key):
+            age = None if isinstance(value, list | tuple) else number(value)
+        elif gender is None and _SEX_KEY.match(key) and isinstance(value, str):
+            # What a number means differs from collection to collection.
+            gender = sex(value) if not value.strip().isdecimal() else None
+        elif subject is None and _SUBJECT_KEY.match(key) and isinstance(value, str | int):
+            subject = str(value).strip()[:64] or None
+    return Told(fs_hz, unit_mv, leads, units_mv, gain, offset, meta=RecordMeta(subject=subject, age=age, sex=gender))
 
 
 def _numbers(value: object) -> tuple[float, ...]:
@@ -291,7 +306,8 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
     unit_mv = told.unit_mv
     if told.gain is not None and _are_digits(array):
         # Whether "gain" multiplies or divides is not agreed on, and a stated unit may be that of the digits' product.
-        unit_mv, told = None, replace(told, unit_guess=told.unit_guess or _by_gain(*told.gain))
+        by_gain = _by_gain(*told.gain)
+        unit_mv, told = None, replace(told, unit_guess=by_gain if by_gain[0] else told.unit_guess or by_gain)
     elif told.units_mv is not None and rows is not None:
         if len(told.units_mv) != len(rows):
             raise UnreadableFile(

@@ -16,7 +16,7 @@ from ecgportal.errors import InvalidInput, NeedsAnswer, TooLarge, UnreadableFile
 
 # Factor to millivolt by unit symbol (UCUM symbols and the spellings that devices print).
 _MILLIVOLTS = {
-    "nv": 1e-6, "nanovolt": 1e-6, "uvolt": 1e-3, "µvolt": 1e-3, "mvolt": 1.0, "microv": 1e-3, "milliv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "microvolt": 1e-3, "mv": 1.0, "millivolt": 1.0,
+    "nv": 1e-6, "nanovolt": 1e-6, "microvol": 1e-3, "millivol": 1.0, "nanov": 1e-6, "uvolt": 1e-3, "µvolt": 1e-3, "mvolt": 1.0, "microv": 1e-3, "milliv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "microvolt": 1e-3, "mv": 1.0, "millivolt": 1.0,
     "v": 1e3, "volt": 1e3, "milivolt": 1.0, "milivoltio": 1.0, "microvoltio": 1e-3, "mikrovolt": 1e-3,
     "毫伏": 1.0, "微伏": 1e-3, "毫伏特": 1.0, "微伏特": 1e-3, "ミリボルト": 1.0, "マイクロボルト": 1e-3, "мв": 1.0, "мкв": 1e-3,
 }  # fmt: skip
@@ -35,9 +35,20 @@ CODED_LEADS = {
 _NUMBERED = re.compile(r"^\s*(ch|chan|channel|ecg|ekg|lead|signal)?\s*[#_\-. ]*\d+\s*$", re.IGNORECASE)
 
 
+_OTHER_SIGNAL = re.compile(
+    r"(?<![a-z])(resp|pleth|ppg|abp|art\b|bp\b|nibp|pap\b|cvp|icp|sp?o2|sao2|et?co2|co2|eeg|emg|eog|gsr|eda|pcg|scg|acc|marker|trigger|"
+    r"temp|hr\b|flow|sound|snore|posi?tion|light|thorax|abdo|airflow|nasal|pulse|press)",
+    re.IGNORECASE,
+)
+# Electrodes of the 10-20 system, alone or as a difference, and of the eyes: the signals of sleep records beside their ECG.
+_HEAD = r"(fp[12z]|f[34789z]|f10|c[34z]|p[34789z]|o[12z]|t[3-8z]|a[12]|m[12]|e[12]|roc|loc|[lr]eog)"
+_EEG = re.compile(rf"({_HEAD}\s*[-:/]\s*({_HEAD}|ref|avg|le|cz)|fp[12z]|[fpo]z|o[12]|roc|loc)$", re.IGNORECASE)
+
+
 def millivolts_per(unit: str) -> float | None:
     """Return how many millivolt one ``unit`` is, or None when the unit is not a voltage."""
-    text = unit.strip()
+    # UTF-8 that was read as Latin-1, as in fields of bytes.
+    text = unit.strip().replace("Âµ", "µ").replace("Î¼", "μ")
     if text == "MV":
         # Not megavolt: ECG devices print capitals.
         return 1.0
@@ -72,6 +83,13 @@ def lead_name(label: str) -> str:
     """
     tidy = " ".join(label.replace("\x00", " ").split())
     return known_lead(tidy) or tidy
+
+
+def is_other_signal(name: str) -> bool:
+    """Tell whether a signal's name is that of something other than an ECG."""
+    if re.search(r"ecg|ekg", name, re.IGNORECASE):
+        return False
+    return _OTHER_SIGNAL.search(name) is not None or _EEG.match(name.strip()) is not None
 
 
 def number(text: object) -> float | None:
@@ -136,11 +154,20 @@ def distinct_leads(name: str, leads: Sequence[str]) -> list[str]:
 
 
 _UNNAMED = re.compile(r"channel \d+")
+# Holter recorders number their few channels, which are no standard leads; so many are.
+_MANY_NUMBERED = 8
+
+
+def merely_numbered(leads: Sequence[str]) -> bool:
+    """Tell whether a file numbers as many channels as an electrocardiograph has leads (``ECG 1`` to ``ECG 12``) and names none."""
+    return len(leads) >= _MANY_NUMBERED and all(map(_NUMBERED.match, leads))
 
 
 def asked_leads(name: str, leads: Sequence[str], options: ReadOptions) -> list[str]:
     """Return the leads; those of a file that merely numbers several channels (``channel 1``, ...) are asked for."""
-    if not all(_UNNAMED.fullmatch(lead) for lead in leads) or (len(leads) < 2 and not options.lead_order):
+    if not merely_numbered(leads) and (
+        not all(_UNNAMED.fullmatch(lead) for lead in leads) or (len(leads) < 2 and not options.lead_order)
+    ):
         return list(leads)
     if options.lead_order is not None and len(options.lead_order) == len(leads):
         return [lead_name(lead) for lead in options.lead_order]
@@ -294,7 +321,7 @@ def person_words(names: Iterable[str | None]) -> frozenset[str]:
 # with names in it and is left out.
 _STATEMENT_WORDS = frozenset(
     """
-    A ABBERANCY ABBERANT ABERRANCY ABERRANT ABERRANTLY ABNORMAL ABNORMALITIES ABNORMALITY ACCELERATED ACUTE AGE ALL AN
+    A ABBERANCY ABBERANT ABERRANCY ABERRANT ABERRANTLY AF AFIB AFL ABNORMAL ABNORMALITIES ABNORMALITY ACCELERATED ACUTE AGE ALL AN
     AND ANGLE ANTERIOR ANTEROLATERAL ANTEROSEPTAL ARRHYTHMIA ARTEFACT ARTIFACT AT ATRIAL ATRIUM ATYPICAL AV AXIS
     BASELINE BEAT BEATS BIATRIAL BIFASCICULAR BIGEMINAL BIGEMINY BIVENTRICULAR BLOCK BORDERLINE BOTH BRADYCARDIA BRUGADA BUNDLE
     BRANCH CANNOT CAPTURE CARDIOMYOPATHY CARDIAC CHANGES CHEST CLOCKWISE COMPATIBLE COMPLETE COMPLEX COMPLEXES

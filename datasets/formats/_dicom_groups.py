@@ -15,6 +15,7 @@ from datasets.formats._clinical import (
     check_rate,
     check_size,
     distinct_leads,
+    is_other_signal,
     known_lead,
     lead_name,
     millivolts_per,
@@ -33,6 +34,14 @@ MAX_CHANNELS = 512
 _KINDS = {
     ("SB", 8): "i1", ("UB", 8): "u1", ("SS", 16): "i2", ("US", 16): "u2", ("SL", 32): "i4", ("UL", 32): "u4",
     ("SV", 64): "i8", ("UV", 64): "u8",
+}  # fmt: skip
+# ISO/IEEE 11073-10101: a lead's potential is this plus the lead's number.
+_POTENTIAL = 256
+_UNSPECIFIED = re.compile(r"0|unspecified lead", re.IGNORECASE)
+# Units of ISO/IEEE 11073-10101, by code and by name.
+_MDC_VOLTS = {
+    "266400": 1e3, "266418": 1.0, "266419": 1e-3, "266420": 1e-6,
+    "VOLT": 1e3, "MILLI_VOLT": 1.0, "MICRO_VOLT": 1e-3, "NANO_VOLT": 1e-6,
 }  # fmt: skip
 _MEDIAN = re.compile(r"median|average|averaged|template|representative|\bbeat\b", re.IGNORECASE)
 
@@ -71,18 +80,24 @@ def _code(item: Dataset, keyword: str) -> tuple[str, str, str]:
 def channel_lead(channel: Dataset) -> str:
     """Return the lead of a channel by its code, the code's meaning or the label, in this order."""
     value, scheme, meaning = _code(channel, "ChannelSourceSequence")
-    if scheme == "MDC" and re.fullmatch(r"131[01]\d\d", value):
-        # The number of a lead in partition 2 of ISO/IEEE 11073-10101.
+    if re.fullmatch(r"131\d{3}", value):
+        # The number of a lead in partition 2 of ISO/IEEE 11073-10101, of a lead or of the potential of one.
         value = f"2:{int(value) - (2 << 16)}"
+    if (potential := re.fullmatch(r"2\s*:\s*(\d{3})", value)) and int(potential[1]) > _POTENTIAL:
+        value = f"2:{int(potential[1]) - _POTENTIAL}"
     match = re.fullmatch(r"5\.6\.3-9-(\d{1,3})|2\s*:\s*(\d{1,3})|10\.\d+\.(\d{1,3})", value)
     if match:
         coded = CODED_LEADS.get(int(next(part for part in match.groups() if part)))
         if coded:
             return coded
-    for text in (value if scheme == "MDC" else "", meaning, str(channel.get("ChannelLabel", "") or "")):
-        if text and text not in ("0", "Unspecified lead", "Unspecified Lead"):
-            return lead_name(text)
-    return ""
+    label = str(channel.get("ChannelLabel", "") or "").strip()
+    texts = [text for text in (meaning, label) if text and not _UNSPECIFIED.fullmatch(text)]
+    if value and not _UNSPECIFIED.fullmatch(value):
+        # Codes of a manufacturer's own may be letters of a lead by chance: they count where nothing else is said.
+        texts = [value, *texts] if scheme == "MDC" else texts or [value] * (known_lead(value) is not None)
+    # The meaning may be no more than "ECG channel".
+    known = next((text for text in texts if known_lead(text) is not None), None)
+    return lead_name(known or next(iter(texts), ""))
 
 
 def _channel_scale(
@@ -97,7 +112,8 @@ def _channel_scale(
     unit = value or meaning
     if unit:
         # Some writers code the unit in a scheme of their own and name it in words.
-        factor = millivolts_per(value) or millivolts_per(meaning)
+        factor = _MDC_VOLTS.get(value) or millivolts_per(value) or millivolts_per(meaning)
+        factor = factor or _MDC_VOLTS.get(meaning.upper().removeprefix("MDC_DIM_"))
         if factor is None and not is_lead:
             return None
     else:
@@ -205,7 +221,10 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
     for column, channel in enumerate(channels):
         lead = channel_lead(channel) or f"channel {column + 1}"
         what = f"channel {lead} of waveform group {index}"
-        scale = _channel_scale(name, what, channel, options, is_lead=known_lead(lead) is not None)
+        is_lead = known_lead(lead) is not None
+        # Monitors give respiration in a unit of voltage, too.
+        is_ecg = is_lead or not is_other_signal(lead)
+        scale = _channel_scale(name, what, channel, options, is_lead=is_lead) if is_ecg else None
         channel_leads.append(lead if scale is not None else None)
         if scale is None:
             dropped.append(lead)

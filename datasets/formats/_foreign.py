@@ -20,6 +20,12 @@ class Foreign:
     code: str = "format_not_read"
 
 
+# What lies beside ECGs in published collections and folders of systems.
+_NOT_NEEDED = re.compile(
+    r"(records(-\w+)?|annotators|sha(1|256)sums(\.txt)?|md5sums(\.txt)?|licen[cs]e(\.\w+)?|readme(\.\w+)?|changelog(\.\w+)?|"
+    r"thumbs\.db|desktop\.ini|\.ds_store|\._.+|autorun\.inf|index\.html?|.+\.(?:xws|md5|sha256|md|log|py|m))$",
+    re.IGNORECASE,
+)
 _UNPACK = "Unpack it and upload the folder, or pack it as zip or tar.gz."
 _AS_TABLE = "Export its ECGs as CSV, one column a lead, with the unit in the header as in I (uV)."
 _AS_DATA = "Ask the device's software for an export of the samples (DICOM, SCP-ECG, aECG or CSV); a picture holds none."
@@ -84,10 +90,14 @@ def refusal(head: bytes, name: str, titles: str) -> UnreadableFile:
         return UnreadableFile(
             f"{name} is empty, or begins with nothing but blanks. Upload it again.", code="empty_file"
         )
+    if _NOT_NEEDED.match(PurePosixPath(name).name):
+        return UnreadableFile(
+            f"{name} holds no ECG, and none of the ECGs beside it needs it. It was passed over.", code="not_needed"
+        )
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".json" or re.match(rb"[\xef\xbb\xbf\s]*[{\[]", head):
         return UnreadableFile(
-            f"{name} is JSON, of which FHIR Observations with SampledData are read. Export the ECG so, or as CSV.",
+            f"{name} is JSON, of which FHIR Observations with SampledData are read (NDJSON and XML, too). Export the ECG so, or as CSV.",
             code="not_an_ecg",
         )
     if re.match(rb"[\xef\xbb\xbf\s]*<", head):

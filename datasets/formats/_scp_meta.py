@@ -6,7 +6,7 @@ import struct
 from datetime import datetime
 
 from datasets.ecg import RecordMeta
-from datasets.formats._clinical import age_between
+from datasets.formats._clinical import age_between, left_out_note, person_words, statement_labels
 
 _AGE_YEARS = {1: 1.0, 2: 1 / 12, 3: 7 / 365.25, 4: 1 / 365.25, 5: 1 / 8766}
 _SEX = {1: "male", 2: "female"}
@@ -94,9 +94,29 @@ def _rates(data: bytes) -> dict[str, float]:
     return {key: float(value) for key, value in values if 0 < value < 2000 and value not in _NOT_MEASURED}
 
 
-def read_meta(patient: bytes, measurements: bytes, notes: list[str]) -> RecordMeta:
-    """Return the meta data of sections 1 and 7 (data parts); names and addresses are passed over."""
+# Whether it was confirmed, date and time, the number of statements; each has a number, a length and its text.
+_STATEMENTS_HEAD = 9
+
+
+def _statements(data: bytes) -> list[str]:
+    """Return the device's statements of section 8 as they stand."""
+    found: list[str] = []
+    at = _STATEMENTS_HEAD
+    for _ in range(data[_STATEMENTS_HEAD - 1] if len(data) >= _STATEMENTS_HEAD else 0):
+        if at + 3 > len(data):
+            break
+        (length,) = struct.unpack_from("<H", data, at + 1)
+        found.append(_text(data[at + 3 : at + 3 + length]) or "")
+        at += 3 + length
+    return found
+
+
+def read_meta(patient: bytes, measurements: bytes, statements: bytes, notes: list[str]) -> RecordMeta:
+    """Return the meta data of sections 1, 7 and 8 (data parts); names and addresses are passed over."""
     tags = _tags(patient)
+    labels, left_out = statement_labels(
+        _statements(statements), person_words(_text(tags.get(tag, b"")) for tag in _IDENTIFYING)
+    )
     at = _date(tags.get(25, b""), tags.get(26, b""))
     age = None
     if len(tags.get(4, b"")) >= 3:
@@ -109,8 +129,9 @@ def read_meta(patient: bytes, measurements: bytes, notes: list[str]) -> RecordMe
         subject=_text(tags.get(2, b"")),
         age=age if age is not None else age_between(_date(tags.get(5, b"")), at),
         sex=_SEX.get(sex[0]) if sex else None,
+        labels=labels,
         printed=_printed(measurements),
         device=model,
         recorded_at=at.isoformat() if at else None,
-        notes=tuple(notes),
+        notes=(*notes, *left_out_note(left_out)),
     )

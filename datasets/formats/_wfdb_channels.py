@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from datasets.ecg import LEADS_12, OTHER_LEADS
-from datasets.formats._clinical import lead_name, millivolts_per, option_unit_mv
+from datasets.formats._clinical import is_other_signal, lead_name, merely_numbered, millivolts_per, option_unit_mv
 from datasets.formats._wfdb_header import SignalSpec
 from datasets.formats.base import ReadOptions
 from ecgportal.errors import NeedsAnswer, UnreadableFile
 
-_OTHER_SIGNAL = re.compile(
-    r"(?<![a-z])(resp|pleth|ppg|abp|art\b|bp\b|nibp|pap\b|cvp|icp|sp?o2|sao2|et?co2|co2|eeg|emg|eog|gsr|eda|pcg|scg|acc|marker|trigger|"
-    r"temp|hr\b|flow|sound|snore|posi?tion|light|thorax|abdo|airflow|nasal|pulse|press)",
-    re.IGNORECASE,
-)
-# Electrodes of the 10-20 system, alone or as a difference, and of the eyes: the signals of sleep records beside their ECG.
-_HEAD = r"(fp[12z]|f[34789z]|f10|c[34z]|p[34789z]|o[12z]|t[3-8z]|a[12]|m[12]|e[12]|roc|loc|[lr]eog)"
-_EEG = re.compile(rf"({_HEAD}\s*[-:/]\s*({_HEAD}|ref|avg|le|cz)|fp[12z]|[fpo]z|o[12]|roc|loc)$", re.IGNORECASE)
 _KNOWN_LEADS = frozenset((*LEADS_12, *OTHER_LEADS))
 
 
@@ -36,13 +27,6 @@ class Channel:
 UNCALIBRATED = "Guess: 200/mV. The header is uncalibrated; 200/mV is the value that the WFDB guide assumes then."
 
 
-def _is_other(name: str) -> bool:
-    """Tell whether a signal's name is that of something other than an ECG."""
-    if re.search(r"ecg|ekg", name, re.IGNORECASE):
-        return False
-    return _OTHER_SIGNAL.search(name) is not None or _EEG.match(name.strip()) is not None
-
-
 @lru_cache(maxsize=4096)
 def _lead(name: str, unit: str) -> tuple[str, float | None] | None:
     """Return a signal's lead name and factor to millivolt (None: unit is no voltage); None when it is no ECG."""
@@ -50,7 +34,7 @@ def _lead(name: str, unit: str) -> tuple[str, float | None] | None:
     factor = millivolts_per(unit)
     if lead in _KNOWN_LEADS:
         return lead, factor
-    if factor is None or _is_other(name):
+    if factor is None or is_other_signal(name):
         return None
     return lead, factor
 
@@ -116,7 +100,7 @@ def _choose(
 
 
 def _is_known(name: str) -> bool:
-    return bool(name) and (lead_name(name) in _KNOWN_LEADS or _is_other(name))
+    return bool(name) and (lead_name(name) in _KNOWN_LEADS or is_other_signal(name))
 
 
 def choose_channels(
@@ -128,11 +112,12 @@ def choose_channels(
     """
     signals = tuple([(spec.name, spec.unit) for spec in layout])
     absent = tuple([spec.fmt == 0 and not in_segments for spec in layout])
-    if signals and options.lead_order is None and not any(label for label, _ in signals):
+    ecgs = [label for label, _ in signals if not is_other_signal(label)]
+    if signals and options.lead_order is None and (not any(label for label, _ in signals) or merely_numbered(ecgs)):
         fields = {"lead_order": _order_question(len(signals))}
         if options.unit is None and any(spec.gain is None for spec in layout):
             fields["unit"] = UNCALIBRATED
-        raise NeedsAnswer(f"{name} does not name its {len(signals)} signals.", fields=fields)
+        raise NeedsAnswer(f"{name} does not name the leads of its {len(signals)} signals.", fields=fields)
     choice = _choose(signals, absent, options.unit, options.lead_order)
     if choice.open is not None:
         lead, unit = choice.open

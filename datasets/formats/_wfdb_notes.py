@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from datasets.ecg import SourceLabel
-from datasets.formats._clinical import number, sex
+from datasets.formats._clinical import number, sex, statement_labels
 
 Annotation = tuple[float, str, str | None, str]
 
@@ -22,12 +22,20 @@ _SYMBOLS = {
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 _RESOLUTION = re.compile(r"## time resolution:\s*([\d.]+)")
 
-_PERSON = re.compile(r"(?<!\w)<?(age|sex|gender)>?\s*:\s*([^\s<]*)", re.IGNORECASE)
+_PERSON = re.compile(
+    r"(?<!\w)<?(age|sex|gender)>?(?:\s*[\(\[](?:in )?(?:years?|yrs?|y)[\)\]])?\s*[:=]\s*([^\s<]*)(?:\s+(months?|weeks?|days?)\b)?",
+    re.IGNORECASE,
+)
+_AGE = re.compile(r"([>≥]?)(-?\d+(?:\.\d+)?)\s*(?:y|yrs?|years?|yo)?\+?", re.IGNORECASE)
+_PER_YEAR = {"m": 12.0, "w": 365.25 / 7, "d": 365.25}
 _SUBJECT = re.compile(
-    r"<?(?:subject|patient)(?:[ _]?(?:id|identifier|no|number))?>?\s*[:=]\s*([\w.\-]{1,64})$", re.IGNORECASE
+    r"<?(?:subject|patient)(?:[ _]?(?:id|identifier|no|number))?>?\s*(?:[:=]\s*([\w.\-]{1,64})|\s(\d{1,6}))$",
+    re.IGNORECASE,
 )
 _CODES = re.compile(r"(?:dx|diagnosis code)\s*:\s*(.*)$", re.IGNORECASE)
 _BARE_PERSON = re.compile(r"(-?\d{1,3})\s+([MF?])\b")
+_DIAGNOSES = re.compile(r"<diagnoses>\s*:?\s*(.*)$", re.IGNORECASE)
+_STATED = re.compile(r"(?:diagnos[ie]s|rhythm|interpretation|ecg)\s*:\s*(.*)$", re.IGNORECASE)
 _ADMISSION = re.compile(r"reason for admission\s*:\s*(.*)$", re.IGNORECASE)
 _NOTHING = frozenset(("", "unknown", "none", "(none)", "n/a", "nan", "not available", "no"))
 
@@ -36,8 +44,9 @@ class Statements:
     """Age, sex, labels and the subject's key found in header comments.
 
     Spellings known: ``Dx:`` of the PhysioNet/CinC Challenges (codes or words between commas), ``<age>`` /
-    ``<sex>`` / ``<diagnoses>:`` followed by one statement a line (LUDB), ``69 M ...`` (MIT-BIH),
-    ``age:`` / ``sex:`` / ``Reason for admission:`` (PTB), ``<subject_id>:`` (MIMIC-IV-ECG). Other comments may be free text and are left out.
+    ``<sex>`` / ``<diagnoses>:`` followed by one statement a line (LUDB) or by several between commas (INCART, with ``patient 1``),
+    ``69 M ...`` (MIT-BIH), ``age:`` / ``sex:`` / ``Reason for admission:`` (PTB), ``<subject_id>:`` (MIMIC-IV-ECG), ``Rhythm:`` and
+    ``Diagnosis:`` before words of electrocardiograph statements. Other comments may be free text and are left out.
     """
 
     def __init__(self, comments: Iterable[str]):
@@ -60,18 +69,27 @@ class Statements:
             if admission is not None:
                 _add(labels, admission[1])
                 continue
-            in_diagnoses = comment.lower().startswith("<diagnoses>")
+            stated = _STATED.match(comment)
+            if stated is not None:
+                for label in statement_labels(re.split(r"[,;]", stated[1]))[0]:
+                    _add(labels, label.code)
+                continue
+            diagnoses = _DIAGNOSES.search(comment)
+            in_diagnoses = diagnoses is not None and diagnoses.start() == 0
+            for word in diagnoses[1].split(",") if diagnoses is not None else ():
+                _add(labels, word)
             self._person(comment)
         self.labels = tuple(labels)
 
     def _person(self, comment: str) -> None:
         subject = _SUBJECT.match(comment)
-        if subject is not None and subject[1].lower() not in _NOTHING:
-            self.subject = self.subject or subject[1]
+        key = (subject[1] or subject[2]) if subject is not None else ""
+        if key.lower() not in _NOTHING:
+            self.subject = self.subject or key
             return
-        for what, value in _PERSON.findall(comment):
+        for what, value, unit in _PERSON.findall(comment):
             if what.lower() == "age":
-                self._age(value)
+                self._age(value, _PER_YEAR.get(unit[:1].lower(), 1.0))
             else:
                 self.sex = self.sex or sex(value)
         bare = _BARE_PERSON.match(comment)
@@ -79,10 +97,11 @@ class Statements:
             self._age(bare[1])
             self.sex = self.sex or sex(bare[2])
 
-    def _age(self, text: str) -> None:
-        value = number(text)
-        if self.age is None and value is not None:
-            self.age = plausible_age(value)
+    def _age(self, text: str, per_year: float = 1.0) -> None:
+        found = _AGE.fullmatch(text.rstrip(",;"))
+        if self.age is None and found is not None:
+            # "Over 89" stands for everybody older.
+            self.age = plausible_age(float(found[2]) / per_year + (found[1] != ""))
 
 
 def plausible_age(years: float) -> float | None:

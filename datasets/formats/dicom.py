@@ -41,6 +41,7 @@ _VRS = frozenset(
     "AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 )
 _LONG_VRS = frozenset("OB OD OF OL OV OW SQ UC UN UR UT SV UV".split())
+_DIRECTORY = "1.2.840.10008.1.3.10"
 _ECG_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.9.1.1": "12-lead ECG",
     "1.2.840.10008.5.1.4.1.1.9.1.2": "general ECG",
@@ -230,6 +231,11 @@ def _dataset(name: str, data: bytes) -> Dataset:
             f"{name} is a damaged DICOM file ({type(error).__name__}: {str(error)[:120]}). Export it again.",
             code="damaged_dicom",
         ) from error
+    if not has_waveform and str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
+        raise UnreadableFile(
+            f"{name} is the directory of a medium (DICOMDIR). It holds no ECG itself; the files that it lists are read one by one.",
+            code="not_needed",
+        )
     if not has_waveform:
         raise UnreadableFile(
             f"{name} is a DICOM object without a waveform ({modality}"

@@ -20,6 +20,7 @@ from datasets.formats._clinical import (
     known_lead,
     lead_name,
     left_out_note,
+    merely_numbered,
     millivolts_per,
     option_unit_mv,
     statement_labels,
@@ -68,22 +69,37 @@ def _leads(name: str, signals: list[Signal], options: ReadOptions) -> dict[int, 
                 },
             )
         return {index: lead_name(label) for index, label in enumerate(options.lead_order)}
-    sure = {known_lead(signal.label) for signal in signals if not _DOUBTFUL.match(signal.label)}
-    ecg_file = {"I", "II"} <= sure and not any(_EEG.match(signal.label) for signal in signals)
+    labels = [_without_reference(signal.label) for signal in signals]
+    sure = {known_lead(label) for label in labels if not _DOUBTFUL.match(label)}
+    ecg_file = {"I", "II"} <= sure and not any(map(_EEG.match, labels))
     found: dict[int, str] = {}
-    for index, signal in enumerate(signals):
-        if _ECG_LABEL.match(signal.label):
+    for index, label in enumerate(labels):
+        if _ECG_LABEL.match(label):
             # Whether a hyphen divides or turns the lead over ("ECG -aVR") is known to the dictionary of leads.
-            whole = re.sub(r"[ \-]+Ref$", "", signal.label, flags=re.IGNORECASE)
-            bare = re.sub(r"^(ECG|EKG)[ _\-:]*", "", whole, flags=re.IGNORECASE)
-            sure_of = ecg_file or not _DOUBTFUL.match(bare)
-            found[index] = lead_name(whole) if sure_of and known_lead(bare) and known_lead(whole) else signal.label
-        elif known_lead(signal.label) and (ecg_file or not _DOUBTFUL.match(signal.label)):
-            found[index] = lead_name(signal.label)
+            bare = re.sub(r"^(ECG|EKG)[ _\-:]*", "", label, flags=re.IGNORECASE)
+            sure_of = ecg_file or not _DOUBTFUL.match(bare) or known_lead(bare) in ("X", "Y", "Z")
+            found[index] = (
+                lead_name(label) if sure_of and known_lead(bare) and known_lead(label) else signals[index].label
+            )
+        elif known_lead(label) and (ecg_file or not _DOUBTFUL.match(label)):
+            found[index] = lead_name(label)
+    if merely_numbered(list(found.values())):
+        if options.lead_order is None or len(options.lead_order) != len(found):
+            raise NeedsAnswer(
+                f"{name} numbers its {len(found)} ECG signals and does not say which leads they are. Name them.",
+                fields={"lead_order": _order_question(len(found))},
+            )
+        return dict(zip(found, map(lead_name, options.lead_order), strict=True))
     return found
 
 
+def _without_reference(label: str) -> str:
+    """Return a label without the electrode that monitors measure against (``aVR-Ref``)."""
+    return re.sub(r"[ \-]+Ref$", "", label, flags=re.IGNORECASE)
+
+
 def _is_named(label: str) -> bool:
+    label = _without_reference(label)
     return bool(
         _ECG_LABEL.match(label) or _OTHER_KINDS.match(label) or (known_lead(label) and not _DOUBTFUL.match(label))
     )
@@ -94,7 +110,7 @@ def _scale(name: str, signal: Signal, options: ReadOptions) -> tuple[float, floa
     factor = millivolts_per(signal.unit) if signal.unit else None
     if factor is not None:
         pass
-    elif signal.unit and known_lead(re.sub(r"^(ECG|EKG)[ _\-:]+", "", signal.label)) is None:
+    elif signal.unit and known_lead(re.sub(r"^(ECG|EKG)[ _\-:]+", "", _without_reference(signal.label))) is None:
         return None
     elif options.unit is not None:
         factor = option_unit_mv(options.unit)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from xml.etree.ElementTree import Element
 
@@ -393,16 +393,38 @@ def _series_records(name: str, root: Element, series: Element, options: ReadOpti
     sets = [entry for entry in sets if entry.leads]
     records = []
     for fs_hz in dict.fromkeys(entry.fs_hz for entry in sets):
-        used = [entry for entry in sets if entry.fs_hz == fs_hz]
-        clock = used[0].start
-        starts = [_offset(entry.start, clock) for entry in used]
-        order = sorted(range(len(used)), key=lambda i: -used[i].signal.shape[1])
-        leads, signal = timeline(name, fs_hz, [(starts[i], used[i].leads, used[i].signal) for i in order])
-        first = used[starts.index(min(starts))].start
-        remarks: list[str] = []
-        signal = without_calibration(finite_signal(name, signal), fs_hz, remarks)
-        records.append(Record(signal, fs_hz, leads, meta=_meta(root, series, first, used, remarks)))
+        clock = next(entry.start for entry in sets if entry.fs_hz == fs_hz)
+        for used in _timelines([entry for entry in sets if entry.fs_hz == fs_hz], clock):
+            starts = [_offset(entry.start, clock) for entry in used]
+            order = sorted(range(len(used)), key=lambda i: -used[i].signal.shape[1])
+            leads, signal = timeline(name, fs_hz, [(starts[i], used[i].leads, used[i].signal) for i in order])
+            first = used[starts.index(min(starts))].start
+            remarks: list[str] = []
+            signal = without_calibration(finite_signal(name, signal), fs_hz, remarks)
+            records.append(Record(signal, fs_hz, leads, meta=_meta(root, series, first, used, remarks)))
     return records
+
+
+def _timelines(sets: Sequence[_Set], clock: datetime | float | None) -> list[list[_Set]]:
+    """Share sequence sets of one rate among as few timelines as lose nothing: sets of the same leads at the same time are recordings
+    of their own."""
+    lines: list[list[_Set]] = []
+    for entry in sets:
+        begin = _offset(entry.start, clock)
+        end = begin + entry.signal.shape[1] / entry.fs_hz
+        for line in lines:
+            if not any(
+                set(other.leads) == set(entry.leads)
+                and begin
+                < (at := _offset(other.start, clock)) + other.signal.shape[1] / other.fs_hz - 0.5 / other.fs_hz
+                and at < end - 0.5 / entry.fs_hz
+                for other in line
+            ):
+                line.append(entry)
+                break
+        else:
+            lines.append([entry])
+    return lines
 
 
 def _offset(start: datetime | float | None, clock: datetime | float | None) -> float:

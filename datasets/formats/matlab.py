@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets.ecg import LEADS_12, RecordMeta
+from datasets.ecg import LEADS_12
 from datasets.formats import _hdf
 from datasets.formats._arrays import MAX_BESIDE, Told, records_of
-from datasets.formats._clinical import number, sex
 from datasets.formats._matfile import is_level4, is_level5, read_matfile
 from datasets.formats.base import Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 
@@ -45,11 +44,9 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
 
 
 def _known_collections(key: str, array: np.ndarray, told: Told, beside: Mapping[str, object]) -> Told:
-    """Add age and sex, and the guesses of rate and unit for the layouts of known collections."""
-    word = beside.get("sex") or beside.get("gender")
-    meta = RecordMeta(age=number(beside.get("age")), sex=sex(word if isinstance(word, str) else None))
+    """Add the guesses of rate and unit for the layouts of known collections."""
     fs_guess, unit_guess = _guesses(key, array, beside)
-    return replace(told, fs_guess=fs_guess, unit_guess=unit_guess, meta=meta)
+    return replace(told, fs_guess=fs_guess, unit_guess=unit_guess)
 
 
 def _guesses(

@@ -125,11 +125,6 @@ def _digits(name: str, root: Element, waveforms: Element, leads: int, samples: i
             f"{name} compresses its samples with {method[:20]!r}; XLI is read.", code="unknown_compression"
         )
     bits = _characteristic(root, waveforms, ("nbitspersample", "bitspersample"), ("bitspersample",))
-    if bits not in (None, 0, 16):
-        raise UnreadableFile(
-            f"{name} packs its samples in {bits:g} bits, which is not published; 16 bits are read. Export it as 16 bits.",
-            code="unknown_sample_kind",
-        )
     text = waveforms.text or ""
     if encoding == "plain":
         values = parse_numbers(name, "the waveform", text, None)
@@ -143,7 +138,14 @@ def _digits(name: str, root: Element, waveforms: Element, leads: int, samples: i
             f"{name}: the samples are not base64 ({error}). The file is damaged; export it again.", code="bad_base64"
         ) from error
     if method == "XLI":
+        # The chunks unpack to words of 16 bits, whatever the converter's resolution was.
         return xli_decode(name, data, leads, samples), True
+    if bits not in (None, 0, 16) and not (bits < 16 and len(data) >= 2 * leads * samples):
+        raise UnreadableFile(
+            f"{name} packs its samples in {bits:g} bits, which is not published; whole words of 16 bits are read. "
+            "Export it as 16 bits.",
+            code="unknown_sample_kind",
+        )
     _check_count(name, leads, samples, len(data) // 2)
     signed = waveforms.get("signalsigned") or text_of(root, "dataacquisition/signalcharacteristics/signalsigned") or ""
     kind = "<u2" if signed.lower() in ("false", "f", "no", "0") else "<i2"

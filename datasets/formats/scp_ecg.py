@@ -1,4 +1,4 @@
-"""SCP-ECG (EN 1064, ISO 11073-91064), sections 0 to 7, versions 1.0 to 3.0.
+"""SCP-ECG (EN 1064, ISO 11073-91064), sections 0 to 8, versions 1.0 to 3.0.
 
 Check sums are checked where they are stated (not 0). Rhythm data may be plain or Huffman-coded, with first or second differences, with the
 reference beat subtracted, and with reduced rate outside the QRS (bimodal compression).
@@ -364,7 +364,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         )
     notes: list[str] = []
     fs_hz, leads, signal = _rhythm(name, sections, data[15], notes)
-    meta = read_meta(sections.get(1, b""), sections.get(7, b""), notes)
+    meta = read_meta(sections.get(1, b""), sections.get(7, b""), sections.get(8, b""), notes)
     return ReadResult(((stem(name), Record(signal=finite_signal(name, signal), fs_hz=fs_hz, leads=leads, meta=meta)),))
 
 

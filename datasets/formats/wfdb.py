@@ -32,6 +32,9 @@ _USUAL_HEADER_BYTES = 16 * 1024
 _LONG_VALUES = 20_000_000
 MAX_ANNOTATION_BYTES = 16 * 1024 * 1024
 
+# Annotators of beats and waves on PhysioNet beside the reference, those who were checked by people first.
+_ANNOTATORS = ("ATR", "ecg", "ari", "man", "q1c", "qrs", "pu0", "wqrs", "pu", "ann")
+
 _SIGNAL_FILE = re.compile(r".+\.(dat|mat|xyz|d\d{1,2})$", re.IGNORECASE)
 _GEORGIA = re.compile(r"E\d{5}$")
 
@@ -84,7 +87,7 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         age=said.age,
         sex=said.sex,
         labels=said.labels,
-        annotations=_annotations(source, header.fs_hz, choice, used),
+        annotations=_annotations(source, header.fs_hz, choice, used, notes),
         dropped_channels=choice.dropped,
         recorded_at=header.recorded_at,
         notes=tuple(notes),
@@ -276,10 +279,14 @@ def _frames_from_size(source: Source, header: Header, used: list[str]) -> int:
 
 def _companion(source: Source, name: str, used: list[str]) -> Source:
     """Return a file beside the header; nothing outside the upload's folder can be reached."""
+    # "./r.dat" lies beside the header, too.
+    name = name.removeprefix("./")
     companion = source.companion(name)
     if companion is None:
         # Systems that do not tell capitals from small letters wrote such pairs.
-        companion = source.companion(name.lower()) or source.companion(name.upper())
+        stem, dot, suffix = name.rpartition(".")
+        variants = (name.lower(), name.upper(), f"{stem}{dot}{suffix.upper()}", f"{stem}{dot}{suffix.lower()}")
+        companion = next(filter(None, map(source.companion, variants)), None)
     if companion is None:
         raise UnreadableFile(
             f"{source.name} needs the file {name!r}, which is not beside it. Upload both files of the record together.",
@@ -289,11 +296,23 @@ def _companion(source: Source, name: str, used: list[str]) -> Source:
     return companion
 
 
-def _annotations(source: Source, fs_hz: float, choice: Choice, used: list[str]) -> tuple[Annotation, ...]:
-    """Read the reference annotations beside the header: ``.atr``, and one file a lead as in LUDB (``.i`` to ``.v6``)."""
+def _annotations(
+    source: Source, fs_hz: float, choice: Choice, used: list[str], notes: list[str]
+) -> tuple[Annotation, ...]:
+    """Read the annotations beside the header: the reference ``.atr``, where there is none the first of the other annotators of beats;
+    one file a lead as in LUDB (``.i`` to ``.v6``)."""
     stem = _key(source.name)
     found: list[Annotation] = []
-    for suffix, lead in choice.marks:
+    marks = choice.marks
+    if source.companion(f"{stem}.atr") is None:
+        other = next((suffix for suffix in _ANNOTATORS if source.companion(f"{stem}.{suffix}") is not None), None)
+        if other is not None:
+            marks = ((other, None), *marks)
+        if other is not None and other != "ATR":
+            notes.append(
+                f"The annotations are those of the annotator {other!r}; there are no reference annotations (.atr)."
+            )
+    for suffix, lead in marks:
         companion = source.companion(f"{stem}.{suffix}")
         if companion is None:
             continue

@@ -327,3 +327,26 @@ def test_a_numpy_table_with_named_columns_and_complex_numbers() -> None:
     assert record.leads == LEADS_12 and np.array_equal(record.signal, SIGNAL)
     with pytest.raises(UnreadableFile, match="complex"):
         registry.read(BytesSource("a.npy", npy(SIGNAL.astype(complex))), ANSWERS)
+
+
+def test_a_gain_beside_a_matrix_comes_before_the_guess_for_its_name() -> None:
+    data = mat({"val": np.rint(SIGNAL * 200).astype(np.int16), "gain": 200.0})
+    with pytest.raises(NeedsAnswer) as asked:
+        read(data, "x.mat", ReadOptions(500, None, LEADS_12))
+    assert asked.value.fields["unit"].startswith("Guess: 200/mV.")
+
+
+def test_who_was_recorded_and_the_names_of_channels_beside_an_array() -> None:
+    beside = {"fs": 500, "units": "mV", "age": 56.0, "sex": "F", "patient_id": "P7"}
+    cells = np.array(LEADS_12, dtype=object)
+    files = {
+        "x.mat": mat({"ecg": {"signal": SIGNAL, "ch_names": cells, **beside}}),
+        "x.npz": npz(ecg=SIGNAL, ch_names=np.array(LEADS_12), **beside),
+        "x.h5": hdf({"ecg": SIGNAL}, ch_names=list(LEADS_12), **beside),
+    }
+    for name, data in files.items():
+        ((_, record),) = read(data, name, ReadOptions()).records
+        assert_is_signal(record)
+        assert (record.meta.subject, record.meta.age, record.meta.sex) == ("P7", 56, "female"), name
+    ((_, record),) = read(npz(ecg=SIGNAL, ch_names=np.array(LEADS_12), **(beside | {"sex": 1})), "x.npz").records
+    assert record.meta.sex is None

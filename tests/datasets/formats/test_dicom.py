@@ -421,3 +421,57 @@ def test_a_lead_whose_unit_is_no_voltage_is_a_question():
         read_one(data, "a.dcm", "dicom")
     assert caught.value.fields["unit"].startswith("Guess: uV.")
     assert read_one(data, "a.dcm", "dicom", ReadOptions(unit="uV")).lead("I")[0] == pytest.approx(-2.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "scheme", "meaning", "label", "lead"),
+    [
+        ("2:62", "MDC", "Lead aVR", "", "aVR"),
+        ("131134", "MDC", "", "", "aVR"),
+        ("131390", "MDC", "", "", "aVR"),
+        ("2:318", "MDC", "", "", "aVR"),
+        ("999999", "MDC", "Lead aVR", "", "aVR"),
+        ("MDC_ECG_LEAD_AVR", "MDC", "X", "", "aVR"),
+        ("K7", "99ACME", "ECG channel", "aVR", "aVR"),
+        ("aVR", "99ACME", "", "", "aVR"),
+        ("K7", "99ACME", "Unspecified lead", "aVR+", "aVR"),
+    ],
+)
+def test_the_lead_is_told_by_whatever_names_one(value, scheme, meaning, label, lead):
+    item = channel(ChannelLabel=label)
+    item.ChannelSourceSequence = code(value, scheme, meaning)
+    assert read_one(document([group(RAMP, [item])]), "a.dcm", "dicom").leads == (lead,)
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning", "per_digit"), [("266418", "", 2.5), ("266419", "MDC_DIM_MICRO_VOLT", 2.5e-3)]
+)
+def test_units_by_their_numbers_in_the_mdc_nomenclature(value, meaning, per_digit):
+    item = channel()
+    item.ChannelSensitivityUnitsSequence = code(value, "MDC", meaning)
+    record = read_one(document([group(RAMP, [item])]), "a.dcm", "dicom")
+    assert record.signal[0, -1] == pytest.approx(999 * per_digit)
+
+
+def test_respiration_in_microvolt_is_no_ecg():
+    breath = channel(ChannelLabel="RESP")
+    del breath.ChannelSourceSequence
+    data = document([group(RAMP, [channel()]), group(RAMP[:500], [breath], fs_hz=125, label="RESP")])
+    record = read_one(data, "a.dcm", "dicom")
+    assert record.leads == ("I",) and record.fs_hz == 500
+
+
+def test_the_directory_of_a_medium_is_not_needed():
+    dataset = Dataset()
+    dataset.FileSetID, dataset.DirectoryRecordSequence = "X", Sequence([])
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = (
+        "1.2.840.10008.1.3.10",
+        "1.2",
+    )
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset, enforce_file_format=True)
+    with pytest.raises(UnreadableFile, match="files that it lists") as caught:
+        read_one(out.getvalue(), "DICOMDIR", "dicom")
+    assert caught.value.code == "not_needed"

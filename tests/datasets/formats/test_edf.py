@@ -358,3 +358,32 @@ def test_a_lead_whose_unit_is_no_voltage_is_a_question_and_another_signal_is_dro
     record = read_one(data, "a.edf", "edf", ReadOptions(unit="200/mV"))
     assert record.leads == ("I", "II") and record.meta.dropped_channels == ("Pulse",)
     assert record.lead("I")[0] == pytest.approx(-15 / 200)
+
+
+@pytest.mark.parametrize("form", ["{}-Ref", "{}-REF", "ECG {}-Ref", "{} ECG", "{}+", "EKG-{}"])
+def test_labels_of_leads_with_their_reference(form):
+    leads = ("I", "II", "aVR", "V1")
+    data = build([(form.format(lead), "uV", ramp()) for lead in leads])
+    assert read_one(data, "a.edf", "edf").leads == leads
+
+
+@pytest.mark.parametrize("unit", ["µV".encode().decode("latin-1"), "microvol", "uVolt", "µV"])
+def test_spellings_of_microvolt_in_eight_bytes(unit):
+    record = read_one(build([("II", unit, ramp())]), "a.edf", "edf")
+    assert record.signal[0, 0] == pytest.approx(-150 * 0.1e-3, abs=1e-7)
+
+
+def test_twelve_numbered_signals_ask_for_their_leads_and_three_do_not():
+    data = build([(f"ECG {i + 1}", "uV", ramp()) for i in range(12)])
+    with pytest.raises(NeedsAnswer) as asked:
+        read_one(data, "a.edf", "edf")
+    assert asked.value.fields["lead_order"].startswith("Guess: I II III")
+    names = tuple("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6".split())
+    assert read_one(data, "a.edf", "edf", ReadOptions(lead_order=names)).leads == names
+    three = build([(f"ECG{i + 1}", "uV", ramp()) for i in range(3)])
+    assert read_one(three, "a.edf", "edf").leads == ("ECG1", "ECG2", "ECG3")
+
+
+def test_franks_leads_are_known_behind_the_word_for_an_ecg():
+    data = build([(f"ECG {axis}", "uV", ramp()) for axis in "XYZ"])
+    assert read_one(data, "a.edf", "edf").leads == ("X", "Y", "Z")

@@ -28,11 +28,13 @@ from ecgportal.errors import UnreadableFile
         ("a.gdf", b"GDF 2.20", "format_not_read", "EDF"), ("a.vhdr", b"Brain Vision Data Exchange Header", "format_not_read", "EDF"),
         ("a.adicht", b"CFWB", "format_not_read", "LabChart"), ("a.acq", b"\x00\x00\x2d\x01", "format_not_read", "AcqKnowledge"),
         ("a.json", b'{"ecg": [1, 2, 3]}', "not_an_ecg", "FHIR"), ("a.xml", b"<?xml version='1.0'?><plist/>", "not_an_ecg", "XML"),
+        ("db/RECORDS", b"A0001\n", "not_needed", "passed over"), ("SHA256SUMS.txt", b"0a1b A0001.hea\n", "not_needed", "passed over"),
+        ("LICENSE.txt", b"Open Data Commons", "not_needed", "passed over"), ("Thumbs.db", b"\xd0\xcf", "not_needed", "passed over"),
         ("a.bin", b"", "empty_file", "empty"), ("a.bin", b"MZ\x90", "not_an_ecg", "It reads:"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_read_is_named_with_what_to_do(name: str, head: bytes, code: str, words: str) -> None:
-    data = head + b"x" * 600 if head and code != "not_an_ecg" else head
+    data = head + b"x" * 600 if head and code not in ("not_an_ecg", "not_needed") else head
     with pytest.raises(UnreadableFile) as error:
         registry.read(BytesSource(name, data))
     assert error.value.code == code and name in error.value.message and words in error.value.message

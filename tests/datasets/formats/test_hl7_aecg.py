@@ -332,3 +332,18 @@ def test_commas_and_comments_between_the_digits_change_nothing():
     )
     read = [read_bytes_as(text.encode(), "a.xml", "hl7_aecg").records[0][1] for text in (plain, commas)]
     assert np.array_equal(read[0].signal, read[1].signal)
+
+
+@pytest.mark.parametrize("head", ["20200101101010.000", ""])
+def test_sets_of_the_same_leads_at_the_same_time_are_records_of_their_own(head):
+    body = sequence_set({"MDC_ECG_LEAD_I": DIGITS}, head=head) + sequence_set({"MDC_ECG_LEAD_I": "7 " * 100}, head=head)
+    (_, first), (_, second) = read_bytes_as(document(body), "a.xml", "hl7_aecg").records
+    assert first.n_samples == second.n_samples == 100
+    assert second.signal[0] == pytest.approx(np.full(100, 0.035))
+
+
+def test_sets_of_the_same_leads_one_after_the_other_stay_one_record():
+    body = sequence_set({"MDC_ECG_LEAD_I": DIGITS})
+    body += sequence_set({"MDC_ECG_LEAD_I": "7 " * 100}, head="20200101101010.200")
+    record = read_one(document(body), "a.xml", "hl7_aecg")
+    assert record.n_samples == 200 and record.signal[0, 100:] == pytest.approx(np.full(100, 0.035))

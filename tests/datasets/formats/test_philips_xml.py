@@ -211,10 +211,20 @@ def test_unsigned_samples_have_their_zero_at_the_offset():
     assert record.signal[0] == pytest.approx(sine() * 0.005, abs=1e-6)
 
 
-def test_samples_in_14_bits_are_refused_with_the_reason():
-    data = document(xli_encode(sine()) * 2).replace(b'resolution="5"', b'resolution="5" bitspersample="14"')
-    with pytest.raises(UnreadableFile, match="14 bits"):
-        read_one(data, "a.xml", "philips_xml")
+@pytest.mark.parametrize("bits", ["12", "14"])
+def test_a_converter_of_fewer_bits_is_read_where_its_samples_are_whole_words(bits):
+    data = document(xli_encode(sine()) * 2).replace(
+        b'resolution="5"', f'resolution="5" bitspersample="{bits}"'.encode()
+    )
+    assert read_one(data, "a.xml", "philips_xml").signal[0] == pytest.approx(sine() * 0.005, abs=1e-6)
+    stated = f'numberofleads="1" leadlabels="V1" samplespersecond="500" resolution="5" bitspersample="{bits}"'
+    words = sine().astype("<i2").tobytes()
+    assert read_one(document(words, stated), "a.xml", "philips_xml").signal[0] == pytest.approx(
+        sine() * 0.005, abs=1e-6
+    )
+    packed = words[: len(words) * int(bits) // 16]
+    with pytest.raises(UnreadableFile, match=f"{bits} bits"):
+        read_one(document(packed, stated), "a.xml", "philips_xml")
 
 
 @pytest.mark.parametrize(

@@ -416,3 +416,21 @@ def test_damaged_custom_files_never_crash(steps, head):
 
 
 test_damaged_files_never_crash = needs_shared(fuzz_test("scp_ecg", EXAMPLE))
+
+
+def test_the_statements_of_section_8_are_labels_and_names_are_left_out():
+    texts = ("Sinus rhythm", "Left bundle branch block", "Reviewed by Planted")
+    section = struct.pack("<BHBBBBBB", 1, 2020, 2, 3, 10, 11, 12, len(texts))
+    for number, text in enumerate(texts, start=1):
+        section += struct.pack("<BH", number, len(text) + 1) + text.encode() + b"\x00"
+    row = signal(100)
+    sections = {
+        1: scp.patient_section(), 3: scp.leads_section([("I", 1, 100)]), 8: section,
+        6: scp.block([row.astype("<i2").tobytes()]),
+    }  # fmt: skip
+    meta = read_one(scp.scp_file(sections), "a.scp", "scp_ecg").meta
+    assert [label.code for label in meta.labels] == list(texts[:2])
+    assert "left out" in " ".join(meta.notes)
+    for cut in range(len(section)):
+        sections[8] = section[:cut]
+        read_one(scp.scp_file(sections), "a.scp", "scp_ecg")

@@ -489,3 +489,64 @@ def test_a_signal_file_that_matlab_saved_again_is_not_taken_for_bare_samples() -
         with pytest.raises(UnreadableFile, match="saved again by MATLAB") as caught:
             read_made(header, {"x.mat": out.getvalue()})
         assert caught.value.code == "signal_file_damaged"
+
+
+@pytest.mark.parametrize(
+    ("comments", "subject", "age", "sex", "labels"),
+    [
+        (
+            "# <age>: 65 <sex>: F <diagnoses> Coronary artery disease, arterial hypertension\n# patient 1",
+            "1", 65, "female", ["Coronary artery disease", "arterial hypertension"],
+        ),
+        ("# Age (years): 45\n# Gender = Female", None, 45, "female", []),
+        ("#Age:45y\n#Sex:M", None, 45, "male", []),
+        ("# age: >89  sex: M", None, 90, "male", []),
+        ("# age: 6 months", None, 0.5, None, []),
+        ("#Age: NaN\n#Sex: Unknown", None, None, None, []),
+        ("# Rhythm: AF\n# Diagnosis: Anterior MI, seen by Smith", None, None, None, ["AF", "Anterior MI"]),
+    ],
+)  # fmt: skip
+def test_what_comments_of_other_collections_say(
+    comments: str, subject: str | None, age: float | None, sex: str | None, labels: list[str]
+) -> None:
+    meta = read_made(f"x 2 100 4\n{PAIR}{comments}\n", PAIR_FILES).meta
+    assert (meta.subject, meta.age, meta.sex) == (subject, age, sex)
+    assert [label.code for label in meta.labels] == labels
+
+
+@pytest.mark.parametrize("suffix", ["qrs", "ecg", "man", "ari"])
+def test_annotations_of_another_annotator_are_kept_where_there_are_no_reference_ones(
+    suffix: str, tmp_path: Path
+) -> None:
+    wfdb.wrann(
+        "x", suffix, np.array([10, 40, 90]), ["N", "V", "+"], aux_note=["", "", "(AFIB"], write_dir=str(tmp_path)
+    )
+    other = (tmp_path / f"x.{suffix}").read_bytes()
+    record = read_made("x 2 100 4\n" + PAIR, PAIR_FILES | {f"x.{suffix}": other})
+    assert record.meta.annotations == ((0.1, "N", None, ""), (0.4, "V", None, ""), (0.9, "+", None, "(AFIB"))
+    assert suffix in " ".join(record.meta.notes)
+    wfdb.wrann("x", "atr", np.array([20]), ["N"], write_dir=str(tmp_path))
+    files = PAIR_FILES | {f"x.{suffix}": other, "x.atr": (tmp_path / "x.atr").read_bytes()}
+    assert [at for at, *_ in read_made("x 2 100 4\n" + PAIR, files).meta.annotations] == [0.2]
+
+
+@pytest.mark.parametrize("stored", ["x.DAT", "X.dat"])
+def test_signal_files_under_other_capitals_and_with_a_dot_before_them(stored: str) -> None:
+    header = "x 2 100 4\n" + PAIR.replace("x.dat", "./x.dat" if stored == "x.DAT" else "X.DAT")
+    assert read_made(header, {stored: PAIR_FILES["x.dat"]}).n_samples == 4
+
+
+def test_a_baseline_written_as_a_fraction() -> None:
+    record = read_made("x 2 100 4\n" + PAIR.replace("1000/mV", "1000.0(2.0)/mV"), PAIR_FILES)
+    assert record.signal[:, 1] == pytest.approx([0.0, 0.001])
+
+
+def test_twelve_numbered_channels_ask_for_their_leads_and_two_do_not() -> None:
+    lines = "".join(f"x.dat 16 1000 16 0 0 0 0 ECG{i + 1}\n" for i in range(12))
+    files = {"x.dat": np.arange(48, dtype="<i2").tobytes()}
+    with pytest.raises(NeedsAnswer) as asked:
+        read_made("x 12 100 4\n" + lines, files)
+    assert asked.value.fields["lead_order"].startswith("Guess: I II III")
+    assert read_made("x 12 100 4\n" + lines, files, ReadOptions(lead_order=LEADS_12)).leads == LEADS_12
+    two = PAIR.replace(" I\n", " ECG1\n").replace(" II\n", " ECG2\n")
+    assert read_made("x 2 100 4\n" + two, PAIR_FILES).leads == ("ECG1", "ECG2")
