@@ -298,7 +298,17 @@ def age_between(birth: datetime | None, at: datetime | None) -> float | None:
     return float(years) if years <= 130 else None
 
 
-_SEX = {"m": "male", "male": "male", "1": "male", "f": "female", "female": "female", "2": "female"}
+_SEX = (
+    {"m": "male", "1": "male", "f": "female", "2": "female"}
+    | dict.fromkeys(
+        "male man männlich mann maennlich homme masculin hombre masculino maschio maschile мужской 男 男性".split(),
+        "male",
+    )
+    | dict.fromkeys(
+        "female woman weiblich frau w femme féminin feminin mujer femenino feminino femmina femminile женский 女 女性".split(),
+        "female",
+    )
+)
 
 
 def sex(text: str | None) -> str | None:

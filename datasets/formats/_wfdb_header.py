@@ -50,6 +50,7 @@ class Header:
     signals: tuple[SignalSpec, ...]
     segments: tuple[tuple[str, int], ...] | None
     comments: tuple[str, ...]
+    states_rate: bool = True
 
 
 @lru_cache(maxsize=4096)
@@ -72,7 +73,7 @@ def _gain(token: str) -> tuple[float | None, int | None, str] | None:
 
 
 @lru_cache(maxsize=256)
-def _record_line(line: str) -> tuple[str, int | None, int, float, int | None, str | None] | None:
+def _record_line(line: str) -> tuple[str, int | None, int, float, int | None, str | None, bool] | None:
     match = _RECORD.match(line)
     if match is None:
         return None
@@ -102,6 +103,7 @@ def _record_line(line: str) -> tuple[str, int | None, int, float, int | None, st
         fs_hz,
         n_frames,
         recorded_at,
+        bool(words),
     )
 
 
@@ -170,10 +172,10 @@ def parse_header(text: str, file: str) -> Header:
     record = _record_line(lines[0])
     if record is None:
         raise _bad(file, f"its record line {_quote(lines[0])} is not one of a WFDB header")
-    name, n_segments, n_signals, fs_hz, n_frames, recorded_at = record
+    name, n_segments, n_signals, fs_hz, n_frames, recorded_at, states_rate = record
     if n_segments is not None:
         segments = _segment_lines(lines[1:], n_segments, file)
-        return Header(name, fs_hz, n_frames, recorded_at, (), segments, tuple(comments))
+        return Header(name, fs_hz, n_frames, recorded_at, (), segments, tuple(comments), states_rate)
     if n_signals > MAX_SIGNALS:
         raise _bad(file, f"it announces {n_signals} signals; at most {MAX_SIGNALS} are read")
     if len(lines) - 1 < n_signals:
@@ -184,7 +186,7 @@ def parse_header(text: str, file: str) -> Header:
         if spec is None:
             raise _bad(file, f"its signal line {_quote(line)} cannot be read")
         signals.append(spec)
-    return Header(name, fs_hz, n_frames, recorded_at, tuple(signals), None, tuple(comments))
+    return Header(name, fs_hz, n_frames, recorded_at, tuple(signals), None, tuple(comments), states_rate)
 
 
 def _segment_lines(lines: list[str], n_segments: int, file: str) -> tuple[tuple[str, int], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -65,6 +65,12 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
     used: list[str] = []
     notes: list[str] = []
     header = _header(source)
+    if not header.states_rate:
+        header = replace(header, fs_hz=options.fs_hz or header.fs_hz)
+        notes.append(
+            f"The header states no sampling rate; {header.fs_hz:g} Hz "
+            + ("were given." if options.fs_hz else "is what the WFDB guide lays down then.")
+        )
     if not 0 < header.fs_hz < 1e6:
         raise UnreadableFile(
             f"{source.name} states a sampling rate of {header.fs_hz:g} Hz. Correct the header.", code="bad_rate"
@@ -128,7 +134,7 @@ def _georgia_gain(header: Header, notes: list[str]) -> Header:
         "1000 digits per mV were used, as in the later releases of the same samples."
     )
     signals = tuple(spec._replace(gain=1000.0) for spec in header.signals)
-    return Header(header.name, header.fs_hz, header.n_frames, header.recorded_at, signals, None, header.comments)
+    return replace(header, signals=signals)
 
 
 def _common_rate(specs: Sequence[SignalSpec], choice: Choice, notes: list[str]) -> int:
@@ -169,7 +175,7 @@ def _segments(source: Source, header: Header, used: list[str]) -> tuple[tuple[Si
         if position == 0 and frames == 0:
             layout = inner.signals
             continue
-        if inner.fs_hz != header.fs_hz:
+        if inner.states_rate and inner.fs_hz != header.fs_hz:
             raise UnreadableFile(
                 f"{companion.name} runs at {inner.fs_hz:g} Hz, its record {source.name} at {header.fs_hz:g} Hz.",
                 code="bad_rate",

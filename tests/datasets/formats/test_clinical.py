@@ -23,6 +23,7 @@ from datasets.formats._clinical import (
     option_unit_mv,
     parse_numbers,
     person_words,
+    sex,
     statement_labels,
     timeline,
 )
@@ -205,3 +206,11 @@ def test_numbered_channels_are_asked_for_and_names_are_kept() -> None:
     for named in (["channel 1", "V1"], ["channel 1"], []):
         assert asked_leads("a.dcm", named, ReadOptions()) == named
     assert asked_leads("a.dcm", ["channel 1"], ReadOptions(lead_order=("II",))) == ["II"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("W", "female"), ("weiblich", "female"), ("MASCULINO", "male"), ("女", "female"), ("O", None), ("Unknown", None)],
+)
+def test_sex_in_other_languages(text, expected):
+    assert sex(text) == expected

@@ -550,3 +550,10 @@ def test_twelve_numbered_channels_ask_for_their_leads_and_two_do_not() -> None:
     assert read_made("x 12 100 4\n" + lines, files, ReadOptions(lead_order=LEADS_12)).leads == LEADS_12
     two = PAIR.replace(" I\n", " ECG1\n").replace(" II\n", " ECG2\n")
     assert read_made("x 2 100 4\n" + two, PAIR_FILES).leads == ("ECG1", "ECG2")
+
+
+def test_a_header_without_a_rate_says_so_and_takes_the_answer() -> None:
+    record = read_made("x 2\n" + PAIR, PAIR_FILES)
+    assert record.fs_hz == 250 and "no sampling rate" in " ".join(record.meta.notes)
+    assert read_made("x 2\n" + PAIR, PAIR_FILES, ReadOptions(fs_hz=500)).fs_hz == 500
+    assert read_made("x 2 100 4\n" + PAIR, PAIR_FILES, ReadOptions(fs_hz=500)).fs_hz == 100
