@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from modelhub.models import ModelVersion
 
 
+# At most so many records go through a network in torch at once.
+_TOGETHER = 64
+
+
 @dataclass(frozen=True)
 class Files:
     """The files of a version. ``main`` is the ONNX file, or safetensors for a trunk or a network that ONNX cannot hold."""
@@ -151,17 +155,23 @@ class TorchPredictor:
     """Runs a version whose network ONNX cannot hold."""
 
     def __init__(self, module: nn.Module, contract: ModelContract):
-        self.module, self.contract = module.eval(), contract
+        from modelhub.runtime.pieces import Pieces
+
+        self.module, self.contract, self.pieces = module.eval(), contract, Pieces(_TOGETHER)
 
     def predict(self, batch: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
         """Return float32 ``(n, classes)`` for float32 ``(n, leads, samples)``; no such network takes a person."""
+        import numpy as np
         import torch
 
         from modelhub.runtime.predictor import activate
 
         self.contract.check_batch(batch)
         with torch.inference_mode():
-            return activate(self.module(torch.from_numpy(batch)).numpy(), self.contract)
+            parts = self.pieces.of(lambda part: self.module(torch.from_numpy(part)).numpy(), batch)
+            return activate(
+                np.concatenate(parts or [np.zeros((0, self.contract.n_classes), np.float32)]), self.contract
+            )
 
 
 def predictor(version: ModelVersion, *, features: bool = False) -> Any:

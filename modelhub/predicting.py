@@ -89,6 +89,8 @@ def run(context: JobContext) -> dict[str, Any]:
         context.progress(0.4 + 0.6 * (start + len(ids)) / len(wanted), f"{start + len(ids)} of {len(wanted)} records")
     result = {"prediction": str(row.pk), "predicted": len(wanted) + len(done), "refused": len(refused)}
     result["care_basis"] = novelty.basis(reference)
+    if predictor.pieces.notes:
+        result["notes"] = predictor.pieces.notes
     compared = agreement.of_run(row)
     return result | ({"agreement": compared} if compared else {})
 

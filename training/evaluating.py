@@ -40,14 +40,19 @@ def _quiet(part: float, note: str) -> None:
 _MAX_SAMPLES = 20_000
 
 
-def probabilities(version: ModelVersion, view: JointView, progress: Told = _quiet) -> np.ndarray:
-    """Return the version's answers ``(records, classes)`` for prepared records. progress: told the share that is done."""
+def probabilities(
+    version: ModelVersion, view: JointView, progress: Told = _quiet, notes: list[str] | None = None
+) -> np.ndarray:
+    """Return the version's answers ``(records, classes)`` for prepared records. progress: told the share that is done.
+    notes: gets what is to be said of how they were computed."""
     predictor = loading.predictor(version)
     parts = []
     for start in range(0, len(view), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(view)))
         parts.append(predictor.predict(view.read(rows), view.persons[rows]))
         progress((rows[-1] + 1) / len(view), f"{rows[-1] + 1} of {len(view)} records")
+    if notes is not None:
+        notes += predictor.pieces.notes
     return np.concatenate(parts) if parts else np.zeros((0, len(version.classes)), np.float32)
 
 
@@ -68,8 +73,9 @@ def _judge(
     problem = get_problem(contract.task)
     truth = problem.encode([item.label for item in items], list(contract.classes)).values
     thresholds = [contract.thresholds.get(name, 0.5) for name in contract.classes] if contract.thresholds else None
+    notes: list[str] = []
     if answers is None:
-        answers = probabilities(version, view, progress)
+        answers = probabilities(version, view, progress, notes)
     groups = [item.group for item in items]
     report = evaluate(
         answers, truth, contract.classes, contract.task, groups=groups, thresholds=thresholds, before_step=before_step
@@ -84,6 +90,8 @@ def _judge(
         thresholds=thresholds,
         before_step=before_step,
     )
+    if notes:
+        report["notes"] = [*report.get("notes", []), *notes]
     if len(items) <= _MAX_SAMPLES:
         report["samples"] = {
             "records": [str(item.record) for item in items], "keys": [item.key for item in items],
@@ -115,9 +123,12 @@ def of_run(
     known = Evaluation.objects.filter(run=run).first()
     if known is not None:
         return known
+    notes: list[str] = []
     if answers is None:
-        answers = probabilities(version, view, progress)
+        answers = probabilities(version, view, progress, notes)
     report = _judge(version, view, items, progress, answers=answers)
+    if notes:
+        report["notes"] = [*report.get("notes", []), *notes]
     report["left_out_training_subjects"] = left_out
     if trained_on is not None:
         _tell_membership(report, version, trained_on, (answers, items), progress)

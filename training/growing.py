@@ -104,7 +104,7 @@ def _train_part(
         module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
         module = loading.with_state(module, result.best_state)
         test = by_part["test"]
-        answers = running.answers_of(module, data.stores, test, context.raise_if_stopping)
+        answers = running.answers_of(row, module, data.stores, test, context.raise_if_stopping)
         note_score(trial, row, answers, running.targets_of(row, test), [item.group for item in test])
         trial.state = TrialState.DONE
     trial.save()

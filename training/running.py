@@ -377,7 +377,8 @@ def evaluate_held_back(
             own, leaked = unseen(own, base)
             left_out += leaked
         if how.holds_out_every_fold and own:
-            answers.append(problem.activate(answers_of(member.module, data.stores, own, context.raise_if_stopping)))
+            outputs = answers_of(row, member.module, data.stores, own, context.raise_if_stopping)
+            answers.append(problem.activate(outputs))
         items += own
     if left_out:
         add_warnings(
@@ -394,15 +395,16 @@ def evaluate_held_back(
 
 
 def answers_of(
-    module: nn.Module, stores: Stores, items: list[Labelled], before_batch: Callable[[], None]
+    row: TrainingRun, module: nn.Module, stores: Stores, items: list[Labelled], before_batch: Callable[[], None]
 ) -> np.ndarray:
     """Return a network's raw outputs ``(records, outputs)``; ``before_batch`` may end the work by what it raises."""
+    from modelhub.runtime.pieces import Pieces
     from training.engine.predict import predict
 
-    parts = []
+    parts, pieces = [], Pieces(_BATCH, lambda sentence: add_warnings(row, [sentence]))
     for start in range(0, len(items), _BATCH):
         before_batch()
-        parts.append(predict(module, JointView(stores, items[start : start + _BATCH])))
+        parts.append(predict(module, JointView(stores, items[start : start + _BATCH]), pieces=pieces))
     return np.concatenate(parts)
 
 

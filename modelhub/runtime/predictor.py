@@ -14,6 +14,7 @@ from ecgportal.errors import InvalidInput, UnsafeFile
 from modelhub.architectures.person import INPUT, N_FEATURES, UNKNOWN
 from modelhub.contract import ModelContract
 from modelhub.runtime.lift import lift_convolutions
+from modelhub.runtime.pieces import Pieces
 from modelhub.runtime.reference import add_features, flat
 
 # What a layer of a few records puts out stays in the processor's cache; larger batches cost time and memory.
@@ -21,9 +22,10 @@ BATCH = 4
 
 
 class Predictor(Protocol):
-    """Anything that answers a batch of prepared ECGs."""
+    """Anything that answers a batch of prepared ECGs. pieces: what it computes at once, and what is to be said of that."""
 
     contract: ModelContract
+    pieces: Pieces
 
     def predict(self, batch: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
         """Return probabilities (values for regression), float32 ``(n, classes)``, for float32 ``(n, leads, samples)``.
@@ -63,6 +65,7 @@ class OnnxPredictor:
         self._persons = np.zeros((0, N_FEATURES), dtype=np.float32)
         self._data = data
         self._threads = max(1, threads)
+        self.pieces = Pieces(BATCH)
         self._session = self._open(1)
         self._wide: onnxruntime.InferenceSession | None = None
         self._check_interface()
@@ -105,14 +108,8 @@ class OnnxPredictor:
 
     def _fill(self, session: onnxruntime.InferenceSession, batch: np.ndarray, result: np.ndarray, part: slice) -> None:
         signals = np.ascontiguousarray(batch[part], dtype=np.float32)
-        inputs = {self._input: signals}
-        if self.contract.needs:
-            inputs[INPUT] = np.ascontiguousarray(self._persons[part])
-        results = session.run(None, inputs)
-        answer = np.asarray(results[0])
-        if self._features is not None:
-            # One append at a time is safe from any thread; the first record's place puts the parts in order.
-            self._features.append((part.start or 0, flat(results[1])))
+        given = [signals, np.ascontiguousarray(self._persons[part])] if self.contract.needs else [signals]
+        answer = np.concatenate(self.pieces.of(lambda *own: self._run(session, part.start or 0, *own), *given))
         if answer.shape != (len(signals), self.contract.n_classes):
             raise InvalidInput(
                 f"The model answered with shape {answer.shape}; its contract names {self.contract.n_classes} classes. "
@@ -120,6 +117,15 @@ class OnnxPredictor:
                 code="class_count_differs",
             )
         result[part] = answer
+
+    def _run(
+        self, session: onnxruntime.InferenceSession, start: int, signals: np.ndarray, persons: np.ndarray | None = None
+    ) -> np.ndarray:
+        results = session.run(None, {self._input: signals} | ({} if persons is None else {INPUT: persons}))
+        if self._features is not None:
+            # One append at a time is safe from any thread; the first record's place puts the parts in order.
+            self._features.append((start, flat(results[1])))
+        return np.asarray(results[0])
 
     def _single_session(self) -> onnxruntime.InferenceSession:
         """Return the session for one record at a time: all threads work on it."""

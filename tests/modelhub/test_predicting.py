@@ -149,6 +149,8 @@ def test_cancelled_predictions_go_on_where_they_stopped(world, monkeypatch):
         inner = real(version, **options)
 
         class Stops:
+            pieces = inner.pieces
+
             def predict(self, batch, person=None):
                 asked.append(len(batch))
                 if len(asked) == 2:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgportal.errors import TrainingFailed
+from modelhub.runtime.pieces import free_cached_memory, is_out_of_memory
 from training.engine.team import Exchange
 
 if TYPE_CHECKING:
@@ -45,13 +46,57 @@ def interruptible(net: nn.Module, check: Callable[[], None], *, on: bool = True)
             handle.remove()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocator, an accelerator's or the processor's, had no memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    # The processor's allocator reports through a plain RuntimeError.
-    said = ("can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+@contextmanager
+def told_of_memory() -> Iterator[None]:
+    """Turn memory that runs out where no smaller pieces help into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        free_cached_memory()
+        raise TrainingFailed(
+            "Memory ran out beside the computing of a batch, where smaller pieces do not help. Choose a smaller network, shorter "
+            "signals or a smaller batch size, or train when less is running. What was stored of whole epochs stays.",
+            code="out_of_memory",
+        ) from error
+
+
+class Undo:
+    """Takes back what an attempt at a batch that does not count has moved beside gradients: the statistics of batch
+    normalisation, and the random numbers that dropout has drawn."""
+
+    def __init__(self, net: nn.Module):
+        self.net = net
+        self._kept: dict[torch.dtype, list[Tensor]] = {}
+
+    def keep(self) -> None:
+        """Note where things stand. The copies lie where those of the step before lay, and are made by one kernel for all
+        buffers of a type: on an accelerator single copies would cost more than they weigh."""
+        own = self._buffers()
+        if not self._kept:
+            self._kept = {dtype: [torch.empty_like(buffer) for buffer in buffers] for dtype, buffers in own.items()}
+        for dtype, buffers in own.items():
+            torch._foreach_copy_(self._kept[dtype], buffers)
+        self._random = torch.get_rng_state(), torch.cuda.get_rng_state() if self._on_cuda(own) else None
+
+    def restore(self) -> None:
+        own = self._buffers()
+        for dtype, buffers in own.items():
+            torch._foreach_copy_(buffers, self._kept[dtype])
+        torch.set_rng_state(self._random[0])
+        if self._random[1] is not None:
+            torch.cuda.set_rng_state(self._random[1])
+
+    def _buffers(self) -> dict[torch.dtype, list[Tensor]]:
+        found: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in self.net.buffers():
+            found.setdefault(buffer.dtype, []).append(buffer.detach())
+        return found
+
+    @staticmethod
+    def _on_cuda(own: dict[torch.dtype, list[Tensor]]) -> bool:
+        return any(buffer.is_cuda for buffers in own.values() for buffer in buffers[:1])
 
 
 class Stepper:
@@ -66,6 +111,7 @@ class Stepper:
     ):  # fmt: skip
         self.net, self.loss, self.autocast, self.piece, self.note = net, loss, autocast, piece, note
         self.exchange = exchange or Exchange()
+        self.undo = Undo(net)
 
     def gradients(
         self, x: Tensor, targets: Tensor, whole: int | None = None, beside: tuple[Tensor, ...] = ()
@@ -77,7 +123,7 @@ class Stepper:
         """
         # Every process computes as many pieces, so that their exchanges meet.
         largest = len(x) if whole is None else -(-whole // self.exchange.size)
-        buffers = [buffer.clone() for buffer in self.net.buffers()]
+        self.undo.keep()
         while True:
             self.exchange.begin()
             pieces = -(-largest // self.piece)
@@ -91,10 +137,7 @@ class Stepper:
             if not self.exchange.any_of(total is None, x.device):
                 assert total is not None
                 return total
-            # Statistics of batch normalisation have moved in an attempt that does not count.
-            with torch.no_grad():
-                for buffer, kept in zip(self.net.buffers(), buffers, strict=True):
-                    buffer.copy_(kept)
+            self.undo.restore()
             self._halve(largest)
 
     def _tried(self, x: Tensor, targets: Tensor, whole: int, beside: tuple[Tensor, ...], pieces: int) -> Tensor | None:
@@ -130,15 +173,15 @@ class Stepper:
     def _clear(self) -> None:
         for p in self.net.parameters():
             p.grad = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached_memory()
 
     def _halve(self, batch: int) -> None:
         self._clear()
         size = min(self.piece, batch)
         if size <= 2:
+            few = "one record does" if size == 1 else "two records at once do"
             raise TrainingFailed(
-                "Even two records at once do not fit into memory. Choose a smaller network or shorter signals.",
+                f"Even {few} not fit into memory. Choose a smaller network or shorter signals, or train when less is running.",
                 code="out_of_memory",
             )
         self.piece = -(-size // 2)
@@ -167,6 +210,8 @@ def first_forward(net: nn.Module, x: Tensor, n_outputs: int | None = None) -> No
         with torch.no_grad():
             outputs = net.eval()(x[:2])
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise TrainingFailed(
             f"The network does not take signals with {x.shape[1]} leads and {x.shape[2]} samples ({_first_line(error)}). "
             "Prepare the data as the network needs it, or choose another network.",

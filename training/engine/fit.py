@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
-from training.engine.batches import Stopped, first_forward, interruptible, not_finite
+from training.engine.batches import Stopped, first_forward, interruptible, not_finite, told_of_memory
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
 from training.engine.data import Data, check_data
@@ -83,7 +83,8 @@ def fit(
         members=len(networks_of(module)), groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
     )  # fmt: skip
     told = Callbacks(callbacks)
-    with held(torch.device("cpu") if Team().comes_second else place, told.wait_for_accelerator), kept_random_state():
+    waits_for = torch.device("cpu") if Team().comes_second else place
+    with held(waits_for, told.wait_for_accelerator), kept_random_state(), told_of_memory():
         run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place)
         threads = run.open(checkpoint_dir, resume)
         with deterministic(threads), kept_memory():
@@ -258,6 +259,10 @@ class _Run:
             fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self._check_stop, exchange=first.exchange,
         )  # fmt: skip
         self.finder, self.rate = found.to_json(), found.suggestion
+        for sentence in found.notes:
+            self._note(sentence)
+        for member in self.members:
+            member.stepper.piece = min(member.stepper.piece, found.piece or member.stepper.piece)
         self._note(f"The learning rate {self.rate:.2g} was found on the training part ({found.rule}).")
 
     def _announce(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from ecgportal.errors import InvalidInput, TrainingFailed
+from training.engine import optim
 from training.engine.augment import augment
-from training.engine.batches import Stepper
+from training.engine.batches import Stepper, told_of_memory
 from training.engine.data import as_targets
 from training.engine.memory import kept_memory
 from training.engine.network import Form, freeze_for, rate_factors, train_mode
@@ -45,7 +46,8 @@ class LrFinderResult:
     """The sweep and what follows from it.
 
     losses: of the batch at each of ``rates``; smoothed: their exponential average. valley, steepest: suggestions, None where the curve gives none.
-    suggestion: the valley, else the steepest, else a default; ``rule`` says which.
+    suggestion: the valley, else the steepest, else a default; ``rule`` says which. notes: sentences for the user. piece: how
+    many records of a batch fit into memory at once.
     """
 
     rates: tuple[float, ...]
@@ -55,11 +57,13 @@ class LrFinderResult:
     steepest: float | None
     suggestion: float
     rule: str
+    notes: tuple[str, ...] = ()
+    piece: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "rates": list(self.rates), "losses": list(self.losses), "smoothed": list(self.smoothed), "valley": self.valley, "steepest": self.steepest,
-            "suggestion": self.suggestion, "rule": self.rule,
+            "suggestion": self.suggestion, "rule": self.rule, "notes": list(self.notes),
         }  # fmt: skip
 
 
@@ -137,6 +141,7 @@ def sweep(
     gradients = [(p, p.requires_grad, p.grad) for p in net.parameters()]
     modes = [(m, m.training) for m in net.modules()]
     rates, losses = [], []
+    notes: list[str] = []
     with kept_random_state():
         try:
             seed_everything(derive(settings.seed, "finder"))
@@ -144,7 +149,7 @@ def sweep(
             train_mode(net, active)
             optimiser = build_optimiser(net, settings, 1.0, rate_factors(net, stage, settings.trunk_rate_factor))
             stepper = Stepper(
-                net, loss, autocast=autocast, piece=settings.batch_size, note=lambda _: None, exchange=exchange
+                net, loss, autocast=autocast, piece=settings.batch_size, note=notes.append, exchange=exchange
             )
             orders = _orders(usable, settings, steps)
             average, lowest = 0.0, math.inf
@@ -170,7 +175,7 @@ def sweep(
                     torch.nn.utils.clip_grad_norm_(
                         [p for g in optimiser.param_groups for p in g["params"]], settings.clip_norm
                     )
-                optimiser.step()
+                optim.step(optimiser, notes.append)
         finally:
             with torch.no_grad():
                 for name, tensor in net.state_dict().items():
@@ -186,7 +191,7 @@ def sweep(
             "Look for damaged records in the training part.",
             code="loss_not_finite",
         )
-    return suggest(rates, losses)
+    return replace(suggest(rates, losses), notes=tuple(dict.fromkeys(notes)), piece=stepper.piece)
 
 
 def find_learning_rate(
@@ -217,9 +222,19 @@ def find_learning_rate(
             targets[usable], LossOptions(settings.class_weights, settings.focal_gamma, settings.label_smoothing)
         )
         stage = "head" if settings.mode in ("head", "head_then_full") else settings.mode
-        return sweep(
-            form.net, feed, targets, usable, loss, settings, stage, fs_hz=fs_hz, before_batch=before_batch, steps=steps
-        )
+        with told_of_memory():
+            return sweep(
+                form.net,
+                feed,
+                targets,
+                usable,
+                loss,
+                settings,
+                stage,
+                fs_hz=fs_hz,
+                before_batch=before_batch,
+                steps=steps,
+            )
 
 
 def _orders(usable: np.ndarray, settings: FitSettings, steps: int) -> list[np.ndarray]:

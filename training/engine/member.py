@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modelhub.runtime.pieces import Pieces
+from training.engine import optim
 from training.engine.augment import augment, mixup
 from training.engine.batches import Stepper
 from training.engine.data import Part
@@ -54,6 +56,7 @@ class Member:
         self.stepper = Stepper(
             self.net, loss, autocast=autocast, piece=settings.batch_size, note=note, exchange=self.exchange
         )
+        self.note, self.pieces = note, Pieces(max(32, settings.batch_size), note)
         self.optimiser: torch.optim.Optimizer | None = None
         self.active: list[nn.Module] | None = None
 
@@ -101,7 +104,7 @@ class Member:
         norm = torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm if s.clip_norm is not None else math.inf)
         if device.type == "cpu" and not (math.isfinite(float(value)) and math.isfinite(float(norm))):
             return value * math.nan
-        optimiser.step()
+        optim.step(optimiser, self.note)
         if self.average is not None:
             self.average.update(self.net)
         return value + norm * 0
@@ -111,7 +114,8 @@ class Member:
         own = np.arange(len(rows))[self.team.own_rows(len(rows))]
         size = max(32, self.settings.batch_size)
         found = outputs_of(
-            self.judged_net, self.feed, batch_size=size, rows=rows[own], autocast=self.autocast, before_batch=before_batch
+            self.judged_net, self.feed, batch_size=size, rows=rows[own], autocast=self.autocast, before_batch=before_batch,
+            pieces=self.pieces,
         ) if len(own) else np.zeros((0, self.targets.shape[1]), np.float32)  # fmt: skip
         return self.team.gathered(own, found, len(rows), self.feed.device)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelhub.runtime.pieces import free_cached_memory, is_out_of_memory
 from training.engine.network import no_decay_names
 from training.engine.settings import FitSettings
 
@@ -51,6 +52,40 @@ def build_optimiser(
         for (factor, decays), members in sorted(groups.items(), key=lambda item: item[0])
     ]  # fmt: skip
     return OPTIMISERS[settings.optimiser](listed, lr=learning_rate)
+
+
+def step(optimiser: torch.optim.Optimizer, note: Callable[[str], None]) -> None:
+    """Do one step. In its first an optimiser makes its state, up to twice the weights' size; when memory runs out there,
+    what had changed is put back and the step is done one tensor after the other, with the same result.
+
+    note: told so. Memory that is still too small is reported as it is; the weights are then of no use.
+    """
+    if optimiser.state:
+        optimiser.step()
+        return
+    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    # In the main memory, so that an accelerator's is left alone.
+    before = [p.detach().to("cpu", copy=True) for p in parameters]
+    try:
+        optimiser.step()
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    optimiser.state.clear()
+    free_cached_memory()
+    gradients = [p.grad for p in parameters]
+    with torch.no_grad():
+        for p, weights in zip(parameters, before, strict=True):
+            p.copy_(weights)
+            p.grad = None
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient
+        optimiser.step()
+        p.grad = None
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient
+    note("Memory ran out in the optimiser's first step; it was done one tensor after the other, with the same result.")
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> float:

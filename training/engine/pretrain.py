@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
-from training.engine.batches import Stopped, first_forward, interruptible, is_out_of_memory, not_finite
+from modelhub.runtime.pieces import free_cached_memory, is_out_of_memory
+from training.engine import optim
+from training.engine.batches import Stopped, Undo, first_forward, interruptible, not_finite, told_of_memory
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore
 from training.engine.device import held, resolve_device
@@ -107,7 +109,9 @@ def pretrain(
             code="too_few_records",
         )
     told, place = Callbacks(callbacks), resolve_device(device)
-    with held(place, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads), kept_memory():
+    with (
+        held(place, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads), kept_memory(), told_of_memory()
+    ):  # fmt: skip
         run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place)
         try:
             return run.train(checkpoint_dir, resume)
@@ -142,6 +146,7 @@ class _Pretraining:
             layer.requires_grad_(False)
         self.both = nn.ModuleDict({"net": self.net, "predictor": self.objective})
         self.optimiser = build_optimiser(self.both, settings, self.rate, {})
+        self.undo = Undo(self.both)
         self.history: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.kept: State = {}
@@ -205,56 +210,74 @@ class _Pretraining:
         self.history.append(row | {"seconds": time.monotonic() - begun})
 
     def _batch(self, x: Tensor, epoch: int, number: int) -> tuple[float, float]:
-        """Learn from a batch and return its mean loss and score; in several steps where memory has run out before."""
-        while True:
-            pieces = x.tensor_split(-(-len(x) // self.piece))
-            try:
-                done = [
-                    (len(own), self._step(own, derive(self.settings.seed, "augment", epoch, number, *((part,) if part else ()))))
-                    for part, own in enumerate(pieces)
-                ]  # fmt: skip
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._halve(len(x))
+        """Learn from a batch and return its mean loss and score; in several steps where memory has run out."""
+        begin, part, loss, score = 0, 0, 0.0, 0.0
+        while begin < len(x):
+            rest = x[begin:]
+            own = rest.tensor_split(-(-len(rest) // self.piece))[0]
+            seed = derive(self.settings.seed, "augment", epoch, number, *((part,) if part else ()))
+            done = self._gradients(own, seed)
+            if done is None:
+                self._halve(len(own))
                 continue
-            loss, score = (sum(n * each[k] for n, each in done) / len(x) for k in (0, 1))
-            if not math.isfinite(loss):
-                raise not_finite(epoch, number, self.rate, len(self.history))
-            return loss, score
+            if self.settings.clip_norm is not None:
+                parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+            optim.step(self.optimiser, self._note)
+            loss, score = loss + len(own) * done[0] / len(x), score + len(own) * done[1] / len(x)
+            begin, part = begin + len(own), part + 1
+        if not math.isfinite(loss):
+            raise not_finite(epoch, number, self.rate, len(self.history))
+        return loss, score
 
-    def _halve(self, batch: int) -> None:
-        size = min(self.piece, batch)
+    def _gradients(self, x: Tensor, seed: int) -> tuple[float, float] | None:
+        """Leave the gradients in the parameters and return loss and score; None, with nothing changed, when memory ran out."""
+        self.undo.keep()
+        for p in self.both.parameters():
+            p.grad = None
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        try:
+            loss, score = self.objective(self.net, Batch(x, self.fs_hz, generator, self.settings.augmentation))
+            loss.backward()
+            return float(loss.detach()), score
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self.undo.restore()
+        return None
+
+    def _halve(self, size: int) -> None:
         if size < 4:
             raise TrainingFailed(
-                "Even a few records at once do not fit into memory. Choose a smaller network or shorter signals.",
+                "Even a few records at once do not fit into memory. Choose a smaller network or shorter signals, or learn when less is "
+                "running.",
                 code="out_of_memory",
             )
         for p in self.both.parameters():
             p.grad = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached_memory()
         self.piece = -(-size // 2)
-        self.notes.append(f"Memory ran out; the network now learns from batches of {self.piece} records.")
-        self.callbacks.on_note(self.notes[-1])
+        self._note(f"Memory ran out; the network now learns from batches of {self.piece} records.")
 
-    def _step(self, x: Tensor, seed: int) -> tuple[float, float]:
-        for p in self.both.parameters():
-            p.grad = None
-        generator = torch.Generator(device=self.device).manual_seed(seed)
-        loss, score = self.objective(self.net, Batch(x, self.fs_hz, generator, self.settings.augmentation))
-        loss.backward()
-        if self.settings.clip_norm is not None:
-            own = [p for group in self.optimiser.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(own, self.settings.clip_norm)
-        self.optimiser.step()
-        return float(loss.detach()), score
+    def _note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+        self.callbacks.on_note(sentence)
 
     def _judge(self) -> float:
         """Return the mean loss on the records that are held back, each epoch with the same of them hidden."""
-        size = min(self.settings.batch_size, self.piece)
-        orders = [np.asarray(part) for part in np.array_split(self.others, -(-len(self.others) // size))]
         self.both.eval()
+        while True:
+            size = min(self.settings.batch_size, self.piece)
+            try:
+                return self._judged(size)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # What is hidden, and among which records one is told from, goes by the batch: begin anew.
+            self._halve(min(size, len(self.others)))
+
+    def _judged(self, size: int) -> float:
+        orders = [np.asarray(part) for part in np.array_split(self.others, -(-len(self.others) // size))]
         total = 0.0
         with torch.no_grad():
             for number, x in enumerate(self.feed.batches(orders)):
