@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ecgportal import storage
+from ecgportal.errors import JobCancelled
 from ecgportal.jobs.context import JobContext
 from training import running
 from training.engine.settings import FitSettings
@@ -32,10 +33,11 @@ def run(context: JobContext) -> dict[str, Any]:
         for number, (share, repeat) in enumerate(plan):
             if (share, repeat) in missing:
                 _train_part(context, row, study, data, share, repeat, (number / len(plan), (number + 1) / len(plan)))
-    finally:
-        # What is done stays readable after a cancel, too.
-        study.result = _result(study, row)
-        study.save(update_fields=["result"])
+    except JobCancelled:
+        # What is done stays readable, and the rest can be gone on with.
+        _note_result(study, row)
+        raise
+    _note_result(study, row)
     storage.remove_area("checkpoints", study.pk)
     return study.result
 
@@ -110,15 +112,14 @@ def _train_part(
     trial.save()
 
 
-def _result(study: Study, row: TrainingRun) -> dict[str, Any]:
-    """Return the fitted curve with what twice the records would bring, or the reason why there is none."""
+def _note_result(study: Study, row: TrainingRun) -> None:
+    """Store the fitted curve with what twice the records would bring, or the reason why there is none."""
     points = [
         Point(trial.choices["records"], trial.score, trial.low, trial.high)
         for trial in study.trials.filter(state=TrialState.DONE)  # type: ignore[attr-defined]
         if trial.score is not None
     ]
     lower = is_lower_better(row.task)
-    return {
-        "metric": headline(row.task),
-        **forecast(points, lower_is_better=lower, most=None if lower else 1.0).to_json(),
-    }
+    found = forecast(points, lower_is_better=lower, most=None if lower else 1.0)
+    study.result = {"metric": headline(row.task), **found.to_json()}
+    study.save(update_fields=["result"])

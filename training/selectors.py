@@ -197,9 +197,9 @@ def outcome(run: TrainingRun) -> str:
     if run.produced_version_id is None:
         what = "a network had finished its first epoch" if run.job.kind == "search" else "the first epoch was finished"
         return f"Cancelled before {what}, so there is no model. Resume goes on from where it was."
-    kept = (
-        f"epoch {run.best_epoch} of the {run.manifest['epochs']} that were done" if run.best_epoch else "the last epoch"
-    )
+    if run.is_pretraining:
+        return f"Cancelled; the trunk is that of epoch {run.best_epoch}, the last whole one."
+    kept = f"epoch {run.best_epoch} of the {run.manifest['epochs']} that were done"
     if "trial" in run.manifest:
         return f"Cancelled; the model is the best that the search had found: number {run.manifest['trial']}, {kept}."
     return f"Cancelled; the model is the best so far: {kept}."

@@ -83,7 +83,8 @@ def test_what_a_cancelled_run_kept_is_evaluated_by_a_job_that_its_page_shows(war
     follow = Job.objects.get(pk=run.job.result["evaluation_job"])
     assert follow.state == JobState.QUEUED and not Evaluation.objects.filter(run=run).exists()
     client.force_login(ward.user)
-    assert f"/jobs/{follow.pk}/" in client.get(f"/training/{run.pk}/").content.decode()
+    page = client.get(f"/training/{run.pk}/").content.decode()
+    assert f"/jobs/{follow.pk}/" in page and "the best so far: epoch 1 of the 1" in page
     assert [job.state for job in work_off()] == [JobState.SUCCEEDED]
     report = Evaluation.objects.get(run=run)
     assert (report.part, report.report["n"]) == ("test", run.manifest["records"]["test"])

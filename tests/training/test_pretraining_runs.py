@@ -174,6 +174,8 @@ def test_a_cancel_keeps_the_trunk_of_the_last_epoch(ward, monkeypatch):
     run.refresh_from_db()
     assert run.job.state == JobState.CANCELLED and run.produced_version.is_trunk
     assert run.manifest["epochs"] == 1 and run.manifest["stopped_reason"] == "cancelled"
+    said = Api(session=ward.user).get(f"training-runs/{run.pk}/")["outcome"]
+    assert said == "Cancelled; the trunk is that of epoch 1, the last whole one."
 
 
 @pytest.mark.parametrize(
