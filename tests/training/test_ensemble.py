@@ -150,7 +150,7 @@ def test_regression_by_an_ensemble_answers_in_the_unit_of_its_target():
 
 
 def test_the_default_number_of_members_follows_the_records():
-    assert [tiny_settings().n_members(n) for n in (10, 300, 20_000)] == [1, 3, 1]
+    assert [tiny_settings().n_members(n) for n in (10, 160, 300, 1000, 20_000)] == [1, 3, 5, 3, 1]
     assert tiny_settings(mode="full").n_members(300) == 1 and tiny_settings(members=5).n_members(20_000) == 5
 
 
