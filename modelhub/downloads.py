@@ -17,6 +17,7 @@ from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from modelhub import agreement, packaging, services, sr_json
+from modelhub.architectures.catalog import catalog
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Prediction, PredictionRun, VersionState
 
@@ -42,10 +43,7 @@ def answer(version: ModelVersion, kind: str, *, actor: Any) -> FileResponse | Ht
     name = _file_name(version)
     if kind == "onnx":
         if version.checks.get("format", "onnx") != "onnx":
-            raise InvalidInput(
-                f"The network of {version} cannot be written as ONNX.",
-                fields={"format": "Choose safetensors or bundle."},
-            )
+            raise InvalidInput(why_no_onnx(version), fields={"format": "Choose safetensors or bundle."})
         audit("model_version.downloaded", version, actor=actor, project=version.model.project, changes={"format": kind})
         return FileResponse(
             storage.open_blob(version.sha256),
@@ -72,6 +70,19 @@ def answer(version: ModelVersion, kind: str, *, actor: Any) -> FileResponse | Ht
             headers={"Content-Disposition": f'attachment; filename="{name}.ecgmodel.zip"'},
         )
     raise InvalidInput(f"There is no model format {kind!r}.", fields={"format": f"Choose one of {', '.join(FORMATS)}."})
+
+
+def why_no_onnx(version: ModelVersion) -> str:
+    """Say why a version has no ONNX file, and what can be done."""
+    facts = catalog().get(version.architecture)
+    if version.is_trunk:
+        return f"{version} has no classes; it becomes an ONNX file when it is fine-tuned."
+    if facts is not None and facts.exports_onnx:
+        return (
+            f"{version} was stored when its network could not be written as ONNX. Download its safetensors file and import "
+            "it as a new version: that one has an ONNX file."
+        )
+    return f"The network of {version} cannot be written as ONNX."
 
 
 card_markdown = packaging.card_markdown

@@ -21,7 +21,7 @@ from modelhub.architectures.person import INPUT, person_features
 from modelhub.contract import ModelContract, statements_for_file
 from modelhub.onnx.metadata import metadata_of
 from modelhub.onnx.passes import publishable, set_tensors
-from modelhub.onnx.simplify import drop_idle_states
+from modelhub.onnx.simplify import drop_idle_states, settle_constants
 
 OPSET = 17
 TOLERANCE = 1e-4
@@ -55,6 +55,7 @@ def export_checked(
     working = copy.deepcopy(module).cpu()
     state = _tensors_to_keep(working)
     model = publishable(_traced(working, contract))
+    settle_constants(model)
     drop_idle_states(model)
     _name_check(set_tensors(model, state), module)
     _describe(model, contract, prose or {})

@@ -34,6 +34,31 @@ def simplify(model: onnx.ModelProto) -> None:
     drop_dead(model.graph)
 
 
+def settle_constants(model: onnx.ModelProto) -> None:
+    """Write down what follows from the graph's own constants alone, as exporters spell shapes and slices (in place).
+
+    No weight is touched, and nothing large is made of something small.
+    """
+    graph = model.graph
+    settled: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        inputs = {name for name in node.input if name}
+        if node.op_type == "Constant" or (node.op_type not in _NEVER and inputs and inputs <= settled):
+            settled.update(node.output)
+            nodes.append(node)
+    wanted = sorted({n for node in graph.node if node.output[0] not in settled for n in node.input} & settled)
+    answers = _evaluate(nodes, {}, wanted, list(model.opset_import)) if wanted else None
+    if answers is None:
+        return
+    small = {name: value for name, value in zip(wanted, answers, strict=True) if value.size <= _SMALL}
+    kept = [node for node in graph.node if not any(name in small for name in node.output)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in small.items())
+    drop_dead(graph)
+
+
 def drop_dead(graph: onnx.GraphProto) -> None:
     """Remove nodes that nothing uses, and the weights that only they used."""
     wanted = {value.name for value in graph.output}
@@ -81,7 +106,7 @@ def _fold_small(model: onnx.ModelProto) -> None:
         if value is None and node.op_type not in _NEVER and len(node.output) == 1:
             inputs = [name for name in node.input if name]
             if inputs and all(name in known for name in inputs):
-                value = _evaluate([node], {name: known[name] for name in inputs}, node.output[0], opsets)
+                value = _single([node], {name: known[name] for name in inputs}, node.output[0], opsets)
         if value is not None and value.size <= _SMALL:
             known[node.output[0]] = made[node.output[0]] = value
         else:
@@ -112,21 +137,27 @@ def _constant(node: onnx.NodeProto) -> np.ndarray | None:
 
 
 def _evaluate(
-    nodes: list[onnx.NodeProto], given: dict[str, np.ndarray], wanted: str, opsets: list[onnx.OperatorSetIdProto]
-) -> np.ndarray | None:
+    nodes: list[onnx.NodeProto], given: dict[str, np.ndarray], wanted: list[str], opsets: list[onnx.OperatorSetIdProto]
+) -> list[np.ndarray] | None:
     """Return what nodes make of constants, or None when the reference implementation cannot tell."""
     if sum(value.size for value in given.values()) > 64 * 1024 * 1024:
         return None
     graph = helper.make_graph(
-        nodes, "constants", [],
-        [onnx.ValueInfoProto(name=wanted)], [numpy_helper.from_array(value, name) for name, value in given.items()],
+        nodes, "constants", [], [onnx.ValueInfoProto(name=name) for name in wanted],
+        [numpy_helper.from_array(value, name) for name, value in given.items()],
     )  # fmt: skip
     try:
-        answers: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run([wanted], {})
+        answers: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(wanted, {})
     except Exception:  # an operator that cannot be computed in advance stays in the graph as it is.
         return None
-    answer = answers[0]
-    return answer if isinstance(answer, np.ndarray) and answer.dtype != object else None
+    return answers if all(isinstance(a, np.ndarray) and a.dtype != object for a in answers) else None
+
+
+def _single(
+    nodes: list[onnx.NodeProto], given: dict[str, np.ndarray], wanted: str, opsets: list[onnx.OperatorSetIdProto]
+) -> np.ndarray | None:
+    answers = _evaluate(nodes, given, [wanted], opsets)
+    return None if answers is None else answers[0]
 
 
 def _settle_weights(model: onnx.ModelProto) -> None:
@@ -184,7 +215,7 @@ def _computed(
         nodes.append(producer)
         return True
 
-    return _evaluate(nodes, given, name, opsets) if collect(name) else None
+    return _single(nodes, given, name, opsets) if collect(name) else None
 
 
 def _is_zero(

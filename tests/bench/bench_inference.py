@@ -2,7 +2,8 @@
 
 How much faster it can be at all follows from the last row of each network: the multiply-accumulates of its convolutions
 and linear layers per CPU second, as a share of what the same cores reach in float32 matrix multiplication in the same
-run. Whoever stands at 70 % can be made at most 1.4 times as fast, unless by fewer products.
+run. Whoever stands at 70 % can be made at most 1.4 times as fast, unless by fewer products. (The state spaces of S4D are
+neither convolutions nor linear layers; their products are not counted.)
 
 ``python -m tests.bench.bench_inference`` prints the table.
 """
@@ -43,7 +44,7 @@ def run() -> list[dict]:
     threads = min(2, len(os.sched_getaffinity(0)))
     signals = np.random.default_rng(0).standard_normal((_RECORDS, 12, 1000), dtype=np.float32)
     matrix = np.random.default_rng(1).standard_normal((_MATRIX, _MATRIX), dtype=np.float32)
-    for name in ("inception_time", "xception_time", "se_wrn", "xresnet1d101"):
+    for name in ("inception_time", "xception_time", "se_wrn", "xresnet1d101", "s4d_128"):
         contract = ModelContract(
             leads=LEADS_12, fs_hz=100, n_samples=1000, classes=tuple("abcde"), task="multilabel", architecture=name
         )
