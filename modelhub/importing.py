@@ -149,13 +149,33 @@ def _examined(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
         return _torch(data, name, answers) if _is_torch_zip(data) else _bundle(data)
     if _is_safetensors(data):
         return _safetensors(data, name, answers)
-    if data[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+    if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise UnsafeFile(
             f"{name} is a Python pickle, which can run code when it is opened. It is never loaded. Save the weights with "
             "safetensors.torch.save_file, or with torch.save of a current PyTorch.",
             code="pickle_refused",
         )
+    other = _other_kind(data)
+    if other:
+        raise UnsafeFile(f"{name} is no model file that is read here: it is {other}", code="not_onnx")
     return _onnx(data, name, answers)
+
+
+def _other_kind(data: bytes) -> str | None:
+    """Say what a file is that people send by mistake, and what to send instead."""
+    if not data:
+        return "empty. Send it again."
+    if data[:8] == b"\x89HDF\r\n\x1a\n":
+        return "an HDF5 file, as Keras writes. Convert the model with tf2onnx and send the .onnx file."
+    if data[4:8] == b"TFL3":
+        return "a TensorFlow Lite file. Convert the model with tf2onnx and send the .onnx file."
+    if data[:2] == b"\x1f\x8b":
+        return "compressed with gzip. Unpack it and send what is in it."
+    if data.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself. Fetch the file with git lfs pull and send that."
+    if data.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "a web page. The download it came from probably asked for a sign-in."
+    return None
 
 
 def _is_torch_zip(data: bytes) -> bool:

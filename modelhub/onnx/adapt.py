@@ -6,6 +6,7 @@ Everything is written into the graph itself, so that prediction, training and la
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from ecgportal.errors import UnsafeFile
 from modelhub.onnx.passes import to_inference
 from modelhub.onnx.safety import type_name
+from modelhub.onnx.simplify import drop_dead
 
 _MAX_LEADS = 64
+_MIXING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "LSTM", "GRU", "RNN", "Einsum"})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Layout:
 def layout_of(model: onnx.ModelProto) -> Layout:
     """Find leads and samples in the input's shape; UnsafeFile (``input_mismatch``) explains what does not fit."""
     value = _signal_input(model)
+    if not value.type.HasField("tensor_type"):
+        raise _mismatch("its input is a sequence, map or optional value, not a tensor")
+    if any(d.HasField("dim_value") and d.dim_value == 0 for d in value.type.tensor_type.shape.dim):
+        raise _mismatch("its input has an axis of length zero")
     shape = [
         d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim
     ]
@@ -45,13 +52,19 @@ def layout_of(model: onnx.ModelProto) -> Layout:
         extra = 1 + shape[1:].index(1)
         shape = shape[:extra] + shape[extra + 1 :]
     if len(shape) != 3:
-        raise _mismatch(f"its input has {len(shape)} axes; an ECG has three: records, leads, samples")
+        raise _mismatch(
+            f"its input has {len(shape)} axes; an ECG has three: records, leads, samples. Export it with an input of that "
+            "shape"
+        )
     second, third = shape[1], shape[2]
     if second is not None and second <= _MAX_LEADS and (third is None or third > second):
         return Layout(second, third, False, extra, element)
     if third is not None and third <= _MAX_LEADS and (second is None or second > third):
         return Layout(third, second, True, extra, element)
-    raise _mismatch(f"its input of shape {tuple(shape)} does not tell leads from samples")
+    said = ", ".join("free" if size is None else str(size) for size in shape)
+    raise _mismatch(
+        f"its input of shape ({said}) does not tell leads from samples. Export it with the number of leads fixed"
+    )
 
 
 def repair(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -64,19 +77,72 @@ def repair(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     return result, changed
 
 
+def keep_one_output(model: onnx.ModelProto, n_classes: int | None) -> str | None:
+    """Leave the output that answers, in place; return a sentence where there were several.
+
+    n_classes: how many numbers it should have, where that is known. Otherwise the first output of numbers counts.
+    """
+    outputs = list(model.graph.output)
+    if len(outputs) == 1:
+        return None
+    numbers = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+    fitting = [value for value in outputs if value.type.tensor_type.elem_type in numbers] or outputs
+    exact = [value for value in fitting if n_classes is not None and _width(value) == n_classes]
+    chosen = (exact or fitting)[0]
+    del model.graph.output[:]
+    model.graph.output.append(chosen)
+    drop_dead(model.graph)
+    names = ", ".join(value.name[:80] for value in outputs)
+    return f"The file has {len(outputs)} outputs ({names}); {chosen.name[:80]} is taken, the others are left out."
+
+
+def _width(value: onnx.ValueInfoProto) -> int | None:
+    """Return how many numbers an output has for each record, or None where a size is free."""
+    dims = value.type.tensor_type.shape.dim[1:]
+    return math.prod(dim.dim_value for dim in dims) if dims and all(dim.dim_value > 0 for dim in dims) else None
+
+
 def strip_activation(model: onnx.ModelProto) -> str | None:
     """Remove a softmax or sigmoid at the very end, in place; return ``softmax``, ``sigmoid`` or None."""
     output = model.graph.output[0].name
     producers = {name: node for node in model.graph.node for name in node.output}
     last = producers.get(output)
-    if last is None or last.op_type not in ("Softmax", "Sigmoid"):
+    kinds = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+    if last is None or last.op_type not in kinds or any(output in node.input for node in model.graph.node):
         return None
-    if sum(output in node.input for node in model.graph.node):
+    if any(a.name == "axis" and a.i not in (1, -1) for a in last.attribute):
         return None
-    kind = last.op_type.lower()
     model.graph.node.remove(last)
     _rename(model.graph, last.input[0], output)
-    return kind
+    return kinds[last.op_type]
+
+
+def activation_inside(model: onnx.ModelProto) -> str | None:
+    """Return ``softmax`` or ``sigmoid`` where one lies between the last layer that mixes features and the output."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    waiting, seen = [model.graph.output[0].name], set()
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is None or node.op_type in _MIXING or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op_type in ("Softmax", "Sigmoid", "HardSigmoid"):
+            return "softmax" if node.op_type == "Softmax" else "sigmoid"
+        waiting.extend(node.input)
+    return None
+
+
+def one_row_per_record(model: onnx.ModelProto) -> None:
+    """Give the output the shape ``(records, numbers)``, in place."""
+    value = model.graph.output[0]
+    inner = f"{value.name}__as_it_came"
+    _rename(model.graph, value.name, inner)
+    shape = numpy_helper.from_array(np.array([0, -1], dtype=np.int64), "ecg_portal_row")
+    model.graph.initializer.append(shape)
+    model.graph.node.append(helper.make_node("Reshape", [inner, "ecg_portal_row"], [value.name]))
+    value.type.tensor_type.ClearField("shape")
+    value.type.tensor_type.shape.dim.add().dim_param = "batch"
+    value.type.tensor_type.shape.dim.add()
 
 
 def adapt_input(model: onnx.ModelProto, layout: Layout, *, scale: float = 1.0, standardizer: str = "None") -> list[str]:

@@ -25,8 +25,19 @@ from datasets.preprocess.resample import Resample
 from datasets.preprocess.select_leads import SelectLeads
 from ecgportal.errors import InvalidInput, ParityError, PortalError, UnsafeFile
 from modelhub.contract import ModelContract, Task
-from modelhub.onnx.adapt import Layout, adapt_input, free_batch, layout_of, repair, strip_activation
+from modelhub.onnx.adapt import (
+    Layout,
+    activation_inside,
+    adapt_input,
+    free_batch,
+    keep_one_output,
+    layout_of,
+    one_row_per_record,
+    repair,
+    strip_activation,
+)
 from modelhub.onnx.metadata import CONTRACT_KEY, SCALES, STANDARDIZERS, contract_in, parse_target_keys
+from modelhub.onnx.reasons import reason_of
 from modelhub.onnx.safety import OnnxFacts, check_onnx
 from modelhub.onnx.simplify import free_reshapes, simplify
 from modelhub.onnx.versions import TARGET, to_target
@@ -71,6 +82,7 @@ def import_foreign(
     """
     model, facts = check_onnx(data, name=name)
     given = dict(answers or {})
+    _check_finite(model, name)
     layout = layout_of(model)
     notes: list[str] = []
     model, repaired = repair(model)
@@ -80,16 +92,30 @@ def import_foreign(
             "stored statistics, as in prediction."
         )
     batch = free_batch(model)
-    last = strip_activation(model)
+    chosen = keep_one_output(model, _n_named(facts, given))
+    if chosen:
+        notes.append(chosen)
+    # A regression's last activation belongs to the network: nothing puts it back.
+    last = strip_activation(model) if given.get("task") != "regression" else None
     if last:
         notes.append(f"The file ends in a {last}; it was taken off, so that training can go on from the logits.")
     scale, standardizer = _input_treatment(facts, given, notes)
     notes += adapt_input(model, layout, scale=scale, standardizer=standardizer)
     n_samples = layout.n_samples or _whole(given.get("n_samples"))
     length = n_samples or 1000
+    if _as_row(model, layout.n_leads, length, batch):
+        notes.append("The answer's axes of one are taken off.")
     stored, reason = _plain_form(model, batch, layout.n_leads, length)
     n_outputs = _outputs_of(stored, layout.n_leads, length)
-    contract, questions, known = _contract(facts, layout, n_outputs, last, given, notes)
+    applied = None if last or given.get("task") == "regression" else _applied(model, stored, layout.n_leads, length)
+    contract, questions, known = _contract(facts, layout, n_outputs, last or applied, given, notes)
+    if applied:
+        notes.append("The file answers with probabilities; they are taken as they are.")
+        contract = contract.with_changes(output="probabilities") if contract is not None else None
+        reason = reason or (
+            f"Its {applied} is followed by further operators, so that it gives probabilities, and training needs what goes "
+            "into that. Export the model without its last activation to train it further."
+        )
     parity = None
     if reason is None:
         try:
@@ -101,6 +127,50 @@ def import_foreign(
     return ForeignModel(
         stored, contract, questions, tuple(notes), reason is None, reason, parity, facts, n_outputs, known
     )
+
+
+def _check_finite(model: onnx.ModelProto, name: str) -> None:
+    """Refuse weights that are not numbers; endless ones stand in masks."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+            if np.isnan(onnx.numpy_helper.to_array(tensor)).any():
+                raise UnsafeFile(
+                    f"{name} was refused: the weights {tensor.name[:80]!r} hold values that are not numbers. Its training "
+                    "went wrong; export another state of it.",
+                    code="weights_not_finite",
+                )
+
+
+def _n_named(facts: OnnxFacts, given: Mapping[str, Any]) -> int | None:
+    """Return how many classes the user or the file names, where that can be told."""
+    if given.get("classes"):
+        return len(given["classes"])
+    try:
+        return len(parse_target_keys(facts.metadata["target_keys"]))
+    except (KeyError, UnsafeFile):
+        return None
+
+
+def _as_row(model: onnx.ModelProto, n_leads: int, n_samples: int, batch: int | None) -> bool:
+    """Let an answer of one number, or with axes of one around its numbers, be one row per record (in place)."""
+    signals = np.zeros((batch or 2, n_leads, n_samples), dtype=np.float32)
+    answer = _answer(model.SerializeToString(), signals)
+    if answer is None or answer.ndim in (0, 2) or len(answer) != len(signals) or answer.dtype.kind != "f":
+        return False
+    if sum(size != 1 for size in answer.shape[1:]) > 1:
+        return False
+    one_row_per_record(model)
+    return True
+
+
+def _applied(model: onnx.ModelProto, stored: bytes, n_leads: int, n_samples: int) -> str | None:
+    """Return the activation after which a file gives probabilities, or None where it gives logits or other numbers."""
+    found = activation_inside(model)
+    if found is None:
+        return None
+    signals = np.random.default_rng(5).normal(0, 0.3, (8, n_leads, n_samples)).astype(np.float32)
+    answer = _answer(stored, signals)
+    return found if answer is not None and bool(((answer >= 0) & (answer <= 1)).all()) else None
 
 
 def _plain_form(model: onnx.ModelProto, batch: int | None, n_leads: int, n_samples: int) -> tuple[bytes, str | None]:
@@ -176,15 +246,14 @@ def _outputs_of(stored: bytes, n_leads: int, n_samples: int) -> int:
         entry = session.get_inputs()[0]
         answer = np.asarray(session.run(None, {entry.name: np.zeros((2, n_leads, n_samples), dtype=np.float32)})[0])
     except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
-        reason = str(error).splitlines()[0][:300]
         raise UnsafeFile(
-            f"The model does not run on two ECGs of {n_leads} leads and {n_samples} samples: {reason}",
+            f"The model does not run on two ECGs of {n_leads} leads and {n_samples} samples: {reason_of(error)}",
             code="model_not_runnable",
         ) from error
     if answer.ndim != 2 or answer.shape[0] != 2 or not np.issubdtype(answer.dtype, np.floating):
         raise UnsafeFile(
             f"The model answers two ECGs with an array of shape {answer.shape} ({answer.dtype}); expected is one row of "
-            "numbers per ECG.",
+            "numbers per ECG. Export it so that it answers with one number for each class.",
             code="unsupported_outputs",
         )
     return int(answer.shape[1])
@@ -208,6 +277,12 @@ def _contract(
     task = given.get("task")
     if task is None and last:
         task = "multiclass" if last == "softmax" else "multilabel"
+    exclusive = {"softmax": ("multiclass", "binary"), "sigmoid": ("multilabel", "binary")}.get(last or "", (task,))
+    if task not in exclusive or (task == "binary" and (last == "softmax") != (n_outputs == 2)):
+        questions["task"] = (
+            f"The file ends in a {last} over {n_outputs} outputs, which does not fit {task}. "
+            f"Say {'multiclass' if last == 'softmax' else 'multilabel'}."
+        )
     if task is None and "target_keys" in facts.metadata:
         task = "multiclass"
         notes.append("The classes are taken as exclusive (softmax), as ExChanGeAI does.")
@@ -298,7 +373,10 @@ def _parity(stored: bytes, n_leads: int, n_samples: int, check_signals: np.ndarr
     probe = ModelContract(
         leads=tuple(str(i) for i in range(n_leads)), fs_hz=1.0, n_samples=n_samples, classes=("any",), task="regression", fixed_length=True
     )  # fmt: skip
-    return check_parity(network, stored, probe, check_signals=check_signals)
+    try:
+        return check_parity(network, stored, probe, check_signals=check_signals)
+    except ParityError as error:
+        raise ParityError("The network made from the graph does not answer as the file does.") from error
 
 
 def _whole(value: object) -> int | None:

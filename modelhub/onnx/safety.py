@@ -34,7 +34,8 @@ CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 ALLOWED_OPERATORS = frozenset(
     """
     Abs Acos Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat
-    Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu
+    Constant ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout
+    DynamicQuantizeLinear Einsum Elu
     Equal Erf Exp Expand Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool
     GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LRN
     LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max
@@ -45,6 +46,9 @@ ALLOWED_OPERATORS = frozenset(
     Transpose Trilu Unsqueeze Where Xor
     """.split()
 )
+
+# Domains that tools declare whether or not they use them; a declaration alone brings no operator along.
+_DECLARED_BY_TOOLS = frozenset({"ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc", "org.pytorch.aten"})  # fmt: skip
 
 # Bits per element; packed 4-bit types count as one byte, which is on the safe side.
 _BYTES: dict[int, int] = {
@@ -90,7 +94,10 @@ def _check(data: bytes) -> tuple[onnx.ModelProto, OnnxFacts]:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise UnsafeFile("it is not a readable ONNX file.", code="not_onnx") from error
+        raise UnsafeFile(
+            "it is not a readable ONNX file: cut short, or of another kind. Read are .onnx, .safetensors, .pt and bundles.",
+            code="not_onnx",
+        ) from error
     if not model.graph.node or not model.graph.output:
         raise UnsafeFile("it holds no graph; it is not an ONNX model.", code="not_onnx")
     opset = _check_versions(model)
@@ -125,11 +132,23 @@ def _check_versions(model: onnx.ModelProto) -> int:
     if not 3 <= model.ir_version <= MAX_IR_VERSION:
         raise UnsafeFile(f"its format version {model.ir_version} is not known here.", code="unknown_opset")
     if model.functions or model.training_info:
-        raise UnsafeFile("it defines functions or training steps of its own.", code="custom_functions")
+        raise UnsafeFile(
+            "it defines functions or training steps of its own. Export it for inference, with its functions inlined.",
+            code="custom_functions",
+        )
     domains: dict[str, int] = {}
-    for entry in model.opset_import:
+    used = {node.domain for node in model.graph.node}
+    for entry in list(model.opset_import):
+        if entry.domain in _DECLARED_BY_TOOLS:
+            # Its operators, if any, are refused by name with the nodes.
+            if entry.domain not in used:
+                model.opset_import.remove(entry)
+            continue
         if entry.domain not in ("", "ai.onnx"):
-            raise UnsafeFile(f"it imports the custom domain {entry.domain[:80]!r}.", code="custom_domain")
+            raise UnsafeFile(
+                f"it imports the custom domain {entry.domain[:80]!r}. Export it with the standard operators of ONNX only.",
+                code="custom_domain",
+            )
         domains.setdefault("", entry.version)
         if domains[""] != entry.version:
             raise UnsafeFile("it imports two versions of the standard operators.", code="unknown_opset")
@@ -183,7 +202,8 @@ def _check_graph(graph: GraphProto) -> None:
 def _check_node(node: NodeProto) -> None:
     if node.domain not in ("", "ai.onnx"):
         raise UnsafeFile(
-            f"it uses the operator {node.op_type[:80]!r} of the custom domain {node.domain[:80]!r}.",
+            f"it uses the operator {node.op_type[:80]!r} of the custom domain {node.domain[:80]!r}. Export it with the "
+            "standard operators of ONNX only, not optimised for one machine.",
             code="custom_domain",
         )
     if node.op_type in CONTROL_FLOW:

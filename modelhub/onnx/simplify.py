@@ -259,20 +259,43 @@ def _plain_splits(model: onnx.ModelProto) -> None:
 
 
 def _plain_pads(model: onnx.ModelProto) -> None:
-    """Write the automatic padding of convolutions of stride one as numbers."""
+    """Write automatic padding as numbers, where the length that is padded is known or makes no difference (in place)."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    sizes: dict[str, list[int]] | None = None
     for node in model.graph.node:
         values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         kind = values.get("auto_pad", b"NOTSET")
-        if node.op_type != "Conv" or kind in (b"NOTSET", b"") or node.input[1] not in tensors:
+        if node.op_type not in ("Conv", "MaxPool", "AveragePool") or kind in (b"NOTSET", b""):
             continue
-        kernel = list(tensors[node.input[1]].dims)[2:]
-        if any(stride != 1 for stride in values.get("strides", [])) and kind != b"VALID":
+        if node.op_type == "Conv" and node.input[1] not in tensors:
             continue
-        dilations = values.get("dilations", [1] * len(kernel))
-        totals = [0 if kind == b"VALID" else d * (k - 1) for d, k in zip(dilations, kernel)]
+        kernel = list(tensors[node.input[1]].dims)[2:] if node.op_type == "Conv" else list(values["kernel_shape"])
+        strides, dilations = (list(values.get(name, [1] * len(kernel))) for name in ("strides", "dilations"))
+        extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel)]
+        if kind == b"VALID":
+            totals = [0] * len(kernel)
+        elif all(stride == 1 for stride in strides):
+            totals = [extent - 1 for extent in extents]
+        else:
+            sizes = _sizes(model) if sizes is None else sizes
+            lengths = sizes.get(node.input[0], [])
+            if len(lengths) != len(kernel) or not all(lengths):
+                continue
+            totals = [max(0, (-(-n // s) - 1) * s + e - n) for n, s, e in zip(lengths, strides, extents)]
         small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
         pads = [*small, *large] if kind != b"SAME_LOWER" else [*large, *small]
         for attribute in [a for a in node.attribute if a.name in ("auto_pad", "pads")]:
             node.attribute.remove(attribute)
         node.attribute.append(helper.make_attribute("pads", pads))
+
+
+def _sizes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """Return the sizes of the axes behind the channels, by tensor, 0 where one is free."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # native code with errors of its own; what is not known stays as it is.
+        return {}
+    return {
+        value.name: [max(0, dim.dim_value) for dim in value.type.tensor_type.shape.dim[2:]]
+        for value in [*graph.value_info, *graph.input]
+    }
