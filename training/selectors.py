@@ -179,10 +179,10 @@ def study_outcome(study: Study) -> str:
             f"The learning curve {how}: {len(missing)} of its trainings {'is' if len(missing) == 1 else 'are'} missing "
             f"({shares} of the training records). What was finished stays; going on trains the rest."
         )
-    ended = sum(trial.state != TrialState.RUNNING for trial in trials)
+    ended = sum(trial.state == TrialState.DONE for trial in trials)
     if study.result.get("kept"):
         return (
-            f"The search {how} after {ended} {'training' if ended == 1 else 'trainings'}. The model is what number {study.result['trial']} "
+            f"The search {how} after {ended} whole {'training' if ended == 1 else 'trainings'}. The model is what number {study.result['trial']} "
             "gave, the best so far, on fewer epochs than a training in full; any of them can be trained in full."
         )
     return ""
