@@ -340,6 +340,7 @@ class PredictionPage(PredictionView):
         for row in page:
             row.truth = truths.get(row.record_id)
             row.verdict = agreement.verdict(row.predicted, row.truth)
+            row.named = list(zip(run.version.classes, row.values, strict=False))
         counts = dict.fromkeys(run.version.classes, 0)
         for names in run.predictions.values_list("predicted", flat=True).iterator(chunk_size=5000):
             for name in names:

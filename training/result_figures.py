@@ -110,7 +110,8 @@ def figures_of(row: Evaluation, dark: bool = False) -> dict[str, Figure]:
 
 
 def parts_figure(row: Evaluation, dark: bool = False) -> Figure | None:
-    """Return the headline figure in each part of the records against that of all; None where nothing divides them."""
+    """Return the headline figure in each part of the records against that of all; None where nothing divides them or no part is
+    large enough to be judged."""
     found = (row.report or {}).get("subgroups") or {}
     parts = {name: found[name] for name in _ATTRIBUTES if name in found}
     if not parts:
@@ -121,6 +122,9 @@ def parts_figure(row: Evaluation, dark: bool = False) -> Figure | None:
         attribute.capitalize(): [score_of(one["name"], one.get(name), one["n"]) for one in rows]
         for attribute, rows in parts.items()
     }
+    if not any(one.value is not None for rows in groups.values() for one in rows):
+        # The table below says of each part why it was not judged.
+        return None
     return comparison.forest(
         groups, reference=score_of("all records", row.report.get(name)), metric=metric, dark=dark, unit="target's unit" if regression else "share",
     )  # fmt: skip

@@ -242,6 +242,14 @@ def inside(row: DatasetMap, method: str, area: list[tuple[float, float]]) -> Que
     return Record.objects.filter(pk__in=found.values("record")).order_by("key", "id")
 
 
+def nearest(row: DatasetMap, method: str, x: float, y: float) -> Record | None:
+    """Return the record whose place is nearest to ``(x, y)``, with its key only."""
+    dx, dy = F(f"{method}_x") - x, F(f"{method}_y") - y
+    placed = row.points.filter(**{f"{method}_x__isnull": False}).annotate(far=dx * dx + dy * dy)
+    found = placed.order_by("far", "record_id").select_related("record").only("record__key")[:1]
+    return next((point.record for point in found), None)
+
+
 def read_area(text: str) -> list[tuple[float, float]]:
     """Read ``x,y;x,y;...`` (3 to 200 corners). InvalidInput for anything else."""
     try:

@@ -79,7 +79,9 @@ def rows(found: Mapping[str, Any], printed: Mapping[str, float] | None = None) -
     axes = found.get("axis_deg") or {}
     for wave, title in _AXES:
         how = "from the net amplitudes in I and aVF of the median beat"
-        out.append(_row(title, axes.get(wave), "°", how, reasons.get(f"axis_deg.{wave}")))
+        out.append(
+            _row(title, axes.get(wave), "°", how, reasons.get(f"axis_deg.{wave}"), printed.get(f"{wave}_axis_deg"))
+        )
     return out
 
 

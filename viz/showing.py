@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from modelhub import loading
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
 from viz.figures.overlays import Annotation, Overlays, Saliency
-from viz.figures.view import View, from_query
+from viz.figures.view import View, from_query, usual_layout
 
 MARKS = {"none": "None", "r": "R peaks", "waves": "P, QRS and T waves"}
 ORIGINAL, DEFAULT = "original", "default"
@@ -49,15 +49,18 @@ class Showing:
     blind: bool = False
 
 
-def read(query: Mapping[str, str]) -> Showing:
-    """Read an address's query; InvalidInput names the field that is wrong. Unknown keys are ignored."""
+def read(query: Mapping[str, str], leads: Collection[str]) -> Showing:
+    """Read an address's query; InvalidInput names the field that is wrong. Unknown keys are ignored.
+
+    leads: those of the record, which choose the layout where the query names none.
+    """
     marks = query.get("marks", "none")
     if marks not in MARKS:
         raise InvalidInput(
             f"There are no marks {marks[:40]!r}.", fields={"marks": f"Choose one of {', '.join(MARKS)}."}
         )
     return Showing(
-        from_query(query), marks, query.get("signal", ORIGINAL)[:60], query.get("saliency", "none")[:200],
+        from_query(query, View(layout=usual_layout(leads))), marks, query.get("signal", ORIGINAL)[:60], query.get("saliency", "none")[:200],
         query.get("blind") == "1",
     )  # fmt: skip
 
@@ -204,7 +207,7 @@ def header_of(row: Record, showing: Showing, found: Mapping[str, Any] | None) ->
     flags = row.quality.get("flags", [])
     header: dict[str, Any] = {
         "record": row.key, "subject": row.subject.key if row.subject else None, "recorded_at": recorded_words(row), "age": row.age, "sex": row.sex or None, "format": row.format,
-        "quality": [f"Quality: {', '.join(flags)}"] if flags else [],
+        "quality": [f"Quality: {', '.join(flags).replace('_', ' ')}"] if flags else [],
     }  # fmt: skip
     if not showing.blind and found is not None:
         header["measurements"] = found

@@ -10,12 +10,14 @@ from django.utils.safestring import SafeString
 from datasets import annotating, record_filters, selectors
 from datasets.forms_annotations import AnnotationForm, LabelForm
 from datasets.models import LabelSource, Record
+from datasets.quality import RECORD_FLAGS
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from modelhub import explaining
 from modelhub.models import Prediction
 from viz import measured, showing
 from viz.figures.ecg12 import SCREEN_POINTS, ecg_svg, summary
+from viz.figures.view import usual_layout
 
 _MOST_SERIAL, _MOST_PREDICTIONS, _MOST_VERSIONS, _MOST_CLASSES = 50, 100, 10, 8
 
@@ -45,7 +47,7 @@ class RecordPage(RecordView):
         query = self.request.GET
         queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), record_filters.usable(query))
         before, after = selectors.neighbours(row, queryset)
-        asked = showing.read(query)
+        asked = showing.read(query, row.leads)
         original = showing.source_of(row)
         shown, why = showing.at_stage(row, original, asked.signal)
         found = showing.measurements(row, original, asked.view)
@@ -65,7 +67,7 @@ class RecordPage(RecordView):
             )
         predictions = self._predictions(row)
         context = {
-            "record": row, "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
+            "record": row, "usual_layout": usual_layout(row.leads), "flags": [RECORD_FLAGS.get(flag, flag) for flag in (row.quality or {}).get("flags", ())], "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
             # A 40 Hz filter makes amplitudes wrong; it does not go along to the next record (AHA/ACCF/HRS 2007).
             "onward": _with(query, "band", "" if query.get("band") == "monitor" else query.get("band", "")),
             "picture": SafeString(picture), "told": summary(shown, None if asked.blind else found, view=asked.view),

@@ -29,7 +29,7 @@ class RecordBeats(RecordView):
         lead = request.GET.get("lead") or ("II" if "II" in source.leads else source.leads[0])
         if lead not in source.leads:
             raise InvalidInput(f"Lead {lead[:20]} was not recorded.", fields={"lead": "Choose a recorded lead."})
-        asked = showing.read(request.GET)
+        asked = showing.read(request.GET, self.object.leads)
         found = showing.measurements(self.object, source, asked.view)
         figures = {
             "aligned": aligned_beats_figure(source, found, lead=lead),

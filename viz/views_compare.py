@@ -29,7 +29,7 @@ class CompareView(RecordView):
 
     def get(self, request: HttpRequest, pk: Any) -> HttpResponse:
         row: Record = self.object
-        asked = showing.read(request.GET)
+        asked = showing.read(request.GET, row.leads)
         others = list(showing.serial_of(row)[:_MOST_SERIAL])
         recipes = [choice for choice in showing.signal_choices(row) if choice[0] != showing.ORIGINAL]
         original = showing.source_of(row)

@@ -21,7 +21,7 @@ _MARGIN_MM = 8.0
 def picture(view: RecordView, *, width: str, uid: str = "ecg") -> str:
     """Return the record's ECG as SVG with everything that the address asks for."""
     row = view.object
-    asked = showing.read(view.request.GET)
+    asked = showing.read(view.request.GET, row.leads)
     original = showing.source_of(row)
     shown, _ = showing.at_stage(row, original, asked.signal)
     found = None if asked.blind else showing.measurements(row, original, asked.view)

@@ -53,6 +53,14 @@ def _tidy(value: object) -> str:
     return " ".join(str(value).split()).strip(" .;")[:200]
 
 
+# Names of a column that says which record a row is of, without blanks and signs, the surest first; the last few may mean other things.
+RECORD_NAMES = (
+    "filename", "filenamehr", "filenamelr", "file", "recordname", "recordid", "record", "recording", "ecgid", "examid",
+    "studyid", "ecg", "path", "filepath", "traceid", "uuid",
+)  # fmt: skip
+DOUBTFUL_RECORD_NAMES = ("name", "id", "column1")
+
+
 def key_of(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.casefold())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import recording_time
 from datasets.ecg import SourceLabel
-from datasets.labels.cells import NOTHING, codes_in, key_of, number_in
+from datasets.labels.cells import DOUBTFUL_RECORD_NAMES, NOTHING, RECORD_NAMES, codes_in, key_of, number_in
 from datasets.labels.matching import Match, match_keys
 from datasets.labels.tabular import RawTable, read_table, safe_cell
 from ecgportal.errors import InvalidInput
@@ -23,10 +23,6 @@ __all__ = [
 SYSTEMS = ("snomed", "scp", "icd10", "icd9", "aha", "name")
 MAX_LABELS_A_ROW = 500
 
-_RECORD = (
-    "filename", "filenamehr", "filenamelr", "file", "recordname", "recordid", "record", "recording", "ecgid", "examid",
-    "studyid", "ecg", "path", "filepath", "traceid", "uuid", "name", "id", "column1",
-)  # fmt: skip
 _ALSO_RECORD = ("filenamehr", "filenamelr", "ecgid", "path", "filepath", "studyid", "examid")
 _SUBJECT = ("patientid", "subjectid", "patient", "subject", "personid", "participantid", "pid")
 _AGE = ("age", "ageyears", "patientage")
@@ -146,9 +142,10 @@ def guess_mapping(table: RawTable, *, overrides: Mapping[str, Any] | None = None
     def first(names: Iterable[str]) -> str | None:
         return next((by_key[name] for name in names if name in by_key), None)
 
+    record = first((*RECORD_NAMES, *DOUBTFUL_RECORD_NAMES))
     mapping = ColumnMapping(
-        record=first(_RECORD),
-        also_record=tuple(by_key[name] for name in _ALSO_RECORD if name in by_key and by_key[name] != first(_RECORD)),
+        record=record,
+        also_record=tuple(by_key[name] for name in _ALSO_RECORD if name in by_key and by_key[name] != record),
         likelihood=first(_LIKELIHOOD),
         subject=first(_SUBJECT),
         age=first(_AGE),

@@ -7,10 +7,12 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from typing import Any
 
+from datasets.labels.cells import RECORD_NAMES, key_of
 from ecgportal.errors import InvalidInput, TooLarge, UnreadableFile
 
 MAX_BYTES = 512 * 1024 * 1024
@@ -151,27 +153,21 @@ def _xlsx_rows(data: bytes, name: str, wanted: str | None) -> _Book:
         import openpyxl
 
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-        rows: list[list[str]] = []
-        joined, left, titles = 0, [], []
+        held: list[tuple[str, list[list[str]]]] = []
         for sheet in book.worksheets[:_MAX_SHEETS]:
-            own = _sheet_rows(sheet, name, sum(map(len, rows)))
-            titles += [sheet.title] if own else []
-            if wanted:
-                rows = own if sheet.title == wanted else rows
-            # A sheet of one column or one row is a remark.
-            elif not rows and ((len(own) > 1 and len(own[0]) > 1) or len(book.worksheets) == 1):
-                rows = own
-            elif rows and own and own[0] == rows[0]:
-                rows += own[1:]
-                joined += 1
-            elif own:
-                left.append(sheet.title)
+            own = _sheet_rows(sheet, name, sum(len(row) for _, rows in held for row in rows))
+            held += [(sheet.title, own)] if own else []
         book.close()
     except TooLarge:
         raise
     # openpyxl raises whatever its parsing runs into; all of it means a damaged workbook.
     except Exception as error:
         raise _bad(name, f"the workbook is damaged ({type(error).__name__})") from error
+    titles = [title for title, _ in held]
+    main = _main_sheet(held, wanted)
+    alike = [title for title, rows in held if main and not wanted and title != main and rows[0] == dict(held)[main][0]]
+    rows = [row for title, own in held if title == main or title in alike for row in own[title in alike :]]
+    joined, left = len(alike), [] if wanted else [title for title in titles if title != main and title not in alike]
     notes = [f"{joined + 1} sheets of the same header were joined."] if joined else []
     if left:
         others = ", ".join(title[:40] for title in left[:5])
@@ -182,6 +178,17 @@ def _xlsx_rows(data: bytes, name: str, wanted: str | None) -> _Book:
             fields={"sheet": f"Choose one of {', '.join(titles[:20])}."},
         )
     return _Book(rows, tuple(notes), tuple(titles) if len(titles) > 1 else ())
+
+
+def _main_sheet(held: Sequence[tuple[str, list[list[str]]]], wanted: str | None) -> str | None:
+    """Return the sheet to read: the wanted one, else the first table that names records, else the first table."""
+    if wanted:
+        return next((title for title, _ in held if title == wanted), None)
+    # A sheet of one column or one row is a remark.
+    tables = [(title, rows) for title, rows in held if (len(rows) > 1 and len(rows[0]) > 1) or len(held) == 1]
+    # A legend of codes may stand first.
+    naming = [title for title, rows in tables if any(key_of(cell) in RECORD_NAMES for cell in rows[0])]
+    return next(iter([*naming, *(title for title, _ in tables)]), None)
 
 
 def _sheet_rows(sheet: Any, name: str, before: int) -> list[list[str]]:
@@ -231,7 +238,7 @@ def _json_table(text: str, name: str) -> RawTable:
         values = list(content.values())
         if values and all(isinstance(value, list) for value in values) and "record" not in content:
             lengths = {len(value) for value in values}
-            heads = {_key(column) for column in content}
+            heads = {key_of(column) for column in content}
             if len(lengths) == 1 and heads & {"filename", "record", "recordname", "ecgid", "label", "labels"}:
                 content = [dict(zip(content, row)) for row in zip(*values)]
         if isinstance(content, dict):
@@ -275,7 +282,3 @@ def _is_data(rows: list[list[str]]) -> bool:
         return False
     shapes = {re.sub(r"[0-9]+", "9", row[0].strip()) if row else "" for row in rows[:20]}
     return len(shapes) == 1
-
-
-def _key(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())

@@ -7,7 +7,7 @@ import pytest
 
 from training.metrics.report import evaluate
 from training.models import Evaluation
-from training.result_figures import FIGURES, figure_of
+from training.result_figures import FIGURES, figure_of, parts_figure
 
 
 def _evaluation(task: str, classes: list[str]) -> Evaluation:
@@ -42,3 +42,13 @@ def test_the_area_beside_a_curve_is_the_report_s_own():
     row = _evaluation("multilabel", ["NORM", "MI"])
     value = row.report["per_class"]["MI"]["auroc"]["value"]
     assert f"{value:.3f}" in figure_of(row, "roc").summary
+
+
+def test_parts_that_are_too_small_give_no_empty_figure():
+    row = _evaluation("multilabel", ["NORM", "MI"])
+    small = {"name": "female", "n": 3, "auroc_macro": None, "reason": "too few records"}
+    row.report["subgroups"] = {"sex": [small, small | {"name": "male"}]}
+    assert parts_figure(row) is None
+    large = small | {"auroc_macro": {"value": 0.8, "low": 0.7, "high": 0.9}}
+    row.report["subgroups"] = {"sex": [small, large]}
+    assert parts_figure(row).plotly["data"]

@@ -212,6 +212,24 @@ def test_the_dash_view_asks_for_permission_at_every_call(
     assert found["chosen"]["children"] == "8 records inside the line." and "area=-99,-99" in found["open"]["href"]
 
 
+def test_a_click_on_a_place_names_the_record_there(client: Client, made: DatasetMap, team: dict[str, Any]) -> None:
+    client.force_login(team["viewer"])
+    found = mapping.places(made, "pca", "sex")
+    outputs = [("point", "children"), ("point", "href"), ("point", "hidden")]
+
+    def ask(clicked: Any) -> Any:
+        inputs = [("address", "search", f"?id={made.pk}"), ("map", "clickData", clicked), ("method", "value", "pca")]
+        return _ask(client, "..point.children...point.href...point.hidden..", outputs, inputs)
+
+    for key, pk, (x, y) in zip(found.keys, found.records, found.xy.tolist()):
+        answer = ask({"points": [{"x": x + 1e-4, "y": y}]}).json()["response"]["point"]
+        assert answer == {"children": f"Open {key}", "href": reverse("viz:record", args=[pk]), "hidden": False}
+    for clicked in (None, {}, {"points": [{"x": "a"}]}, {"points": [{"x": float("1e999"), "y": 0}]}, {"points": 3}):
+        assert ask(clicked).json()["response"]["point"]["hidden"] is True
+    client.force_login(team["outsider"])
+    assert ask({"points": [{"x": 0, "y": 0}]}).status_code == 404
+
+
 def test_a_map_of_a_failed_job_shows_why(client: Client, dataset: Dataset, team: dict[str, Any]) -> None:
     row = DatasetMap.objects.create(
         dataset=dataset, basis="shape", job=make_job(dataset.project, kind="map", state="failed")

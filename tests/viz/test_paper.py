@@ -18,7 +18,7 @@ from viz.figures.figure import untyped
 from viz.figures.filters import Filters
 from viz.figures.interactive import Zoom
 from viz.figures.paper import cells, from_mm, minmax_index, page, shown_samples, to_mm
-from viz.figures.view import GAINS_MM_MV, LAYOUTS, SPEEDS_MM_S, View, from_query, to_query
+from viz.figures.view import GAINS_MM_MV, LAYOUTS, SPEEDS_MM_S, View, from_query, to_query, usual_layout
 
 # Written out by hand from the hospital standard, not read from the code.
 EXPECTED_3X4 = [["I", "aVR", "V1", "V4"], ["II", "aVL", "V2", "V5"], ["III", "aVF", "V3", "V6"]]
@@ -54,6 +54,21 @@ def test_standard_layout_has_the_standard_leads_in_their_places() -> None:
     assert (made[12].label, made[12].t0_s, made[12].t1_s, made[12].rhythm) == ("II", 0, 10, True)
 
 
+@pytest.mark.parametrize(
+    ("leads", "layout"),
+    [
+        (LEADS_12, "3x4+rhythm"), (("I", "II", "V1"), "3x4+rhythm"), (("MLII", "V5"), "recorded"), (("II",), "recorded"),
+        (("ECG1", "ECG2", "ECG3"), "recorded"),
+    ],
+)  # fmt: skip
+def test_few_leads_get_a_row_each_and_nothing_empty(leads: tuple[str, ...], layout: str) -> None:
+    assert usual_layout(leads) == layout
+    record = Record(np.zeros((len(leads), 5000), np.float32), 500.0, leads)
+    made = cells(record, View(layout="recorded"))
+    assert [cell.lead for cell in made] == list(leads) and [cell.row for cell in made] == list(range(len(leads)))
+    assert all((cell.t0_s, cell.t1_s, cell.state) == (0, 10, "flat") for cell in made)
+
+
 def test_cabrera_shows_limb_leads_in_anatomical_order_with_avr_inverted() -> None:
     left = [cell for cell in cells(distinct(), View(layout="cabrera")) if cell.column == 0]
     assert [cell.label for cell in left] == EXPECTED_CABRERA
@@ -82,7 +97,7 @@ def test_plotly_trace_of_each_cell_holds_the_lead_in_its_label(layout: str) -> N
         assert trace["name"] == cell.label
         y = -untyped(trace["y"])
         _check_points(record, cell, places(trace), y, 0.001)
-        if layout != "12x1":
+        if layout not in ("12x1", "recorded"):
             assert y.size == round((cell.t1_s - cell.t0_s) * record.fs_hz) + (cell.t1_s < record.duration_s)
     labels = [one["text"] for one in figure["layout"]["annotations"] if one.get("name", "").startswith("label-")]
     assert labels == [f"<b>{cell.label}</b>" for cell in cells(record, view)]

@@ -436,3 +436,18 @@ def test_where_the_libraries_lie_is_kept_by_the_browser_and_told_to_no_stranger(
     assert client.get("/dash/app/EcgView/_dash-layout")["Cache-Control"] == "private, max-age=60"
     refused = Client().get(address)
     assert refused.status_code == 401 and "max-age" not in refused.get("Cache-Control", "")
+
+
+def test_a_holter_of_two_leads_is_shown_row_by_row_and_called_by_its_words(client: Client, dataset: Any) -> None:
+    row = factories.make_record(dataset, "holter", signal=ECG.signal[:2], fs_hz=500.0, leads=("MLII", "V5"))
+    Record.objects.filter(pk=row.pk).update(
+        quality={"flags": ["missing_leads"]},
+        meta=row.meta | {"printed": {"qrs_axis_deg": -31.0}},
+    )
+    url = reverse("viz:record", args=[row.pk])
+    page = client.get(url).content.decode()
+    assert "One row for each recorded lead" in page and "&amp;usual=recorded" in page
+    assert "At least one of the twelve leads is missing." in page and "missing_leads" not in page
+    assert "WFDB record" in page and "−31°" in page
+    asked = client.get(url + "?layout=3x4%2Brhythm").content.decode()
+    assert "3 × 4 and rhythm strip" in asked and "not recorded" in asked

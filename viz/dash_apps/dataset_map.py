@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dash import dcc, html
@@ -32,6 +33,11 @@ app.layout = page(
     dcc.Store(id="area"),
     html.P(
         [html.Span(id="chosen"), " ", html.A("Show these records", id="open", href="", target="_top", hidden=True)],
+        className="told",
+        role="status",
+    ),
+    html.P(
+        ["Click a place to see its record. ", html.A(id="point", href="", target="_top", hidden=True)],
         className="told",
         role="status",
     ),
@@ -108,3 +114,18 @@ def choose(row: DatasetMap, area: str | None, method: str) -> list[Any]:
     n = mapping.inside(row, method, corners).count()
     href = f"{reverse('viz:map_records', args=[row.pk])}?by={method}&area={area}"
     return [f"{n} record{'' if n == 1 else 's'} inside the line.", href, not n]
+
+
+@guarded_callback(
+    app, _rows, Action.DATA_VIEW, [Output("point", "children"), Output("point", "href"), Output("point", "hidden")],
+    Input("map", "clickData"), Input("method", "value"),
+)  # fmt: skip
+def name(row: DatasetMap, clicked: Any, method: str) -> list[Any]:
+    """Name the record whose place was clicked and link to it: large maps are sent without the names of their records."""
+    points = clicked.get("points") if isinstance(clicked, dict) else None
+    place = points[0] if isinstance(points, list) and points and isinstance(points[0], dict) else {}
+    x, y = place.get("x"), place.get("y")
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (x, y)):
+        return ["", "", True]
+    record = mapping.nearest(row, _method(row, method), x, y)
+    return ["", "", True] if record is None else [f"Open {record.key}", reverse("viz:record", args=[record.pk]), False]

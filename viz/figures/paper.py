@@ -93,7 +93,7 @@ def page(record: Record, view: View) -> Page:
     the same window in every column instead; the page's notes say which it is.
     """
     layout = LAYOUTS[view.layout]
-    rows = _rows(record, layout.rows)
+    rows = _rows(record, layout.rows) if layout.rows else [(name,) for name in record.leads]
     n_columns = len(rows[0])
     start_s = view_start_s(record, view)
     column_s = view.window_s / n_columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 
 from datasets.ecg import LEADS_12
@@ -29,7 +29,10 @@ WINDOWS_S = (5.0, 10.0, 20.0, 30.0, 60.0)
 
 @dataclass(frozen=True)
 class Layout:
-    """Leads per row, ``-aVR`` for an inverted one, and rhythm strips below (``""``: the view's rhythm lead)."""
+    """Leads per row, ``-aVR`` for an inverted one, and rhythm strips below (``""``: the view's rhythm lead).
+
+    Without rows every recorded lead has one of its own.
+    """
 
     title: str
     rows: tuple[tuple[str, ...], ...]
@@ -49,7 +52,15 @@ LAYOUTS: dict[str, Layout] = {
     "6x2+rhythm": Layout("6 × 2 and rhythm strip", tuple(zip(LEADS_12[:6], _CHEST, strict=True)), ("",)),
     "12x1": Layout("12 × 1", tuple((name,) for name in LEADS_12)),
     "cabrera": Layout("Cabrera 6 × 2 (−aVR)", tuple(zip(_CABRERA, _CHEST, strict=True))),
+    "recorded": Layout("One row for each recorded lead", ()),
 }
+# With fewer of the twelve leads than so many a page of twelve would be empty for the most part.
+_FEW_LEADS = 3
+
+
+def usual_layout(leads: Collection[str]) -> str:
+    """Return the layout in which a record with these leads is shown first."""
+    return "3x4+rhythm" if sum(name in LEADS_12 for name in leads) >= _FEW_LEADS else "recorded"
 
 
 @dataclass(frozen=True)

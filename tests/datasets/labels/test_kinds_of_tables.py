@@ -74,13 +74,21 @@ def test_sheets_of_one_header_are_joined_and_others_are_named() -> None:
     assert "2 sheets" in table.notes[0] and "About, Legend" in table.notes[1]
 
 
+@pytest.mark.parametrize("legend", [["code", "meaning"], ["name", "meaning"]])
+def test_a_legend_in_front_is_not_taken_for_the_table(legend: list[str]) -> None:
+    book = workbook(Legend=[legend, ["NORM", "normal"]], Labels=[["file_name", "label"], ["a", "NORM"]])
+    table = read_table(book, "book.xlsx")
+    assert table.rows == (("a", "NORM"),) and "left out: Legend" in table.notes[0]
+
+
 def test_a_legend_taken_for_the_table_is_refused_with_the_other_sheets() -> None:
-    book = workbook(Legend=[["code", "meaning"], ["NORM", "normal"]], Labels=[["file_name", "label"], ["a", "NORM"]])
+    book = workbook(Legend=[["code", "meaning"], ["NORM", "normal"]], Labels=[["Ward 3", "label"], ["a", "NORM"]])
     table = read_table(book, "book.xlsx")
     with pytest.raises(InvalidInput, match="sheets of the workbook are Legend, Labels; choose the one"):
         apply(table, guess_mapping(table))
     chosen = read_table(book, "book.xlsx", sheet="Labels")
-    assert [row.labels[0].code for row in apply(chosen, guess_mapping(chosen))] == ["NORM"]
+    mapping = guess_mapping(chosen, overrides={"record": "Ward 3"})
+    assert [row.labels[0].code for row in apply(chosen, mapping)] == ["NORM"]
 
 
 def test_one_sheet_can_be_chosen() -> None:
@@ -88,7 +96,7 @@ def test_one_sheet_can_be_chosen() -> None:
         Legend=[["code", "words"], ["AFIB", "fibrillation"]], labels=[["record", "label"], ["a", "AFIB"]], more=[["record", "label"], ["b", "NORM"]], empty=[],
     )  # fmt: skip
     guessed, chosen = read_table(data, "t.xlsx"), read_table(data, "t.xlsx", sheet="labels")
-    assert guessed.columns == ("code", "words") and guessed.sheet is None
+    assert guessed.rows == (("a", "AFIB"), ("b", "NORM")) and guessed.sheet is None
     assert guessed.sheets == chosen.sheets == ("Legend", "labels", "more")
     assert chosen.rows == (("a", "AFIB"),) and chosen.sheet == guess_mapping(chosen).sheet == "labels"
     assert guess_mapping(chosen, overrides=guess_mapping(chosen).to_dict()) == guess_mapping(chosen)

@@ -33,6 +33,9 @@
     var held = Array.prototype.slice.call(arguments, 1);
     var query = new URLSearchParams(search || "");
     var values = {};
+    // The layout that this record is shown in where nobody chose one.
+    DEFAULTS.layout = query.get("usual") || DEFAULTS.layout;
+    held[0] = DEFAULTS.layout;
     var out = NAMES.map(function (name, place) {
       var given = query.get(name);
       // A plus sign that was not escaped arrives as a blank.
