@@ -80,7 +80,8 @@ def repair(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 def keep_one_output(model: onnx.ModelProto, n_classes: int | None) -> str | None:
     """Leave the output that answers, in place; return a sentence where there were several.
 
-    n_classes: how many numbers it should have, where that is known. Otherwise the first output of numbers counts.
+    n_classes: how many numbers it should have, where that is known. Otherwise the first output of numbers counts that no
+    other is made of.
     """
     outputs = list(model.graph.output)
     if len(outputs) == 1:
@@ -88,12 +89,29 @@ def keep_one_output(model: onnx.ModelProto, n_classes: int | None) -> str | None
     numbers = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
     fitting = [value for value in outputs if value.type.tensor_type.elem_type in numbers] or outputs
     exact = [value for value in fitting if n_classes is not None and _width(value) == n_classes]
-    chosen = (exact or fitting)[0]
+    within = {name for value in fitting for name in _sources(model, value.name)}
+    last = [value for value in fitting if value.name not in within]
+    chosen = (exact or last or fitting)[0]
     del model.graph.output[:]
     model.graph.output.append(chosen)
     drop_dead(model.graph)
-    names = ", ".join(value.name[:80] for value in outputs)
-    return f"The file has {len(outputs)} outputs ({names}); {chosen.name[:80]} is taken, the others are left out."
+    names = ", ".join(f"{value.name[:80]}: {_width(value) or 'any'}" for value in outputs)
+    return (
+        f"The file has {len(outputs)} outputs ({names} numbers); {chosen.name[:80]} is taken, the others are left out."
+    )
+
+
+def _sources(model: onnx.ModelProto, name: str) -> set[str]:
+    """Return the names of all that a value is made of."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        node = producers.get(waiting.pop())
+        new = set(node.input) - found if node is not None else set()
+        found |= new
+        waiting.extend(new)
+    return found
 
 
 def _width(value: onnx.ValueInfoProto) -> int | None:

@@ -109,6 +109,8 @@ def import_foreign(
     n_outputs = _outputs_of(stored, layout.n_leads, length)
     applied = None if last or given.get("task") == "regression" else _applied(model, stored, layout.n_leads, length)
     contract, questions, known = _contract(facts, layout, n_outputs, last or applied, given, notes)
+    if chosen and "classes" in questions:
+        questions["classes"] += " If another of its outputs answers, name as many classes as that one has numbers."
     if applied:
         notes.append("The file answers with probabilities; they are taken as they are.")
         contract = contract.with_changes(output="probabilities") if contract is not None else None

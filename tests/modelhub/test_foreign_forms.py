@@ -84,6 +84,14 @@ def test_of_several_outputs_the_one_with_the_classes_answers_and_is_named(answer
     assert any("2 outputs" in note and "is taken" in note for note in found.checks["notes"])
 
 
+def test_without_names_the_output_that_no_other_is_made_of_answers():
+    data = exported(Small(lambda features, logits: (features, logits)), ("f", "y"))
+    found = examine(data, "a.onnx", {})
+    assert found.checks["n_outputs"] == 4
+    assert "outputs (f: 8, y: 4 numbers); y is taken" in found.checks["notes"][0]
+    assert "name as many classes as that one has" in found.checks["questions"]["classes"]
+
+
 @pytest.mark.parametrize(
     "answer,classes",
     [
