@@ -134,6 +134,11 @@ class ImportForm(AnswersForm):
     licences = OFFERED
     field_order = ["name", "file", *STATEMENTS, *ANSWERS]
 
+    def ask_for_file_again(self) -> None:
+        """Say that the file has to be chosen anew: no browser keeps it in a form that comes back."""
+        if self.files and "file" not in self.errors:
+            self.add_error("file", "Choose the file again; the browser does not keep it.")
+
 
 class PredictForm(forms.Form):
     version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")

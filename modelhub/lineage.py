@@ -78,7 +78,7 @@ class Node:
     @property
     def texts(self) -> list[tuple[int, int, str]]:
         """Return ``(x, y, text)`` of each line."""
-        return [(self.x + 12, self.y + 24 + 20 * i, _short(line)) for i, line in enumerate(self.lines)]
+        return [(self.x + 12, self.y + 24 + 20 * i, _short(line, 26 if i else 23)) for i, line in enumerate(self.lines)]
 
 
 @dataclass(frozen=True)
@@ -205,8 +205,8 @@ def _edge(parent: Node, child: Node) -> tuple[int, int, int, int]:
     return parent.x + _WIDTH, parent.y + _HEIGHT // 2, child.x, child.y + _HEIGHT // 2
 
 
-def _short(text: str, most: int = 26) -> str:
-    """Return a text that fits into a box; the number of a version stays readable."""
+def _short(text: str, most: int) -> str:
+    """Return a text that fits into a box, whose first line is bold; the number of a version stays readable."""
     if len(text) <= most:
         return text
     head, space, number = text.rpartition(" v")

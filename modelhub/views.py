@@ -6,12 +6,12 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Prefetch
+from django.db.models import Exists, OuterRef, Prefetch
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 
-from datasets.models import Dataset
+from datasets.models import Dataset, Record
 from ecgportal.api.viewsets import as_uuid
 from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
@@ -90,6 +90,7 @@ class ImportPage(ProjectView):
                 take_error(form, error)
             else:
                 return redirect("jobs:detail", pk=job.pk)
+        form.ask_for_file_again()
         return self.page(form=form, status=422)
 
 
@@ -115,7 +116,10 @@ class VersionPage(VersionView):
         version = self.object
         form = PredictForm(project=self.project, initial={"version": version.pk})
         questions = version.checks.get("questions", {}) if version.state == VersionState.INCOMPLETE else {}
-        datasets, open_ = Dataset.objects.filter(project=self.project).order_by("name"), statements.missing(version)
+        open_ = statements.missing(version)
+        # An empty dataset has no record to try it on, and would be the first to be offered.
+        datasets = Dataset.objects.filter(project=self.project).order_by("name")
+        datasets = datasets.filter(Exists(Record.objects.filter(dataset=OuterRef("pk"))))
         return self.page(
             unknown_data=version.card.get("training_data", "").strip().lower().rstrip(".") == statements.NOT_KNOWN.lower().rstrip("."),
             graph=lineage(version, request.user), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 
@@ -46,6 +47,9 @@ def test_a_version_is_tried_on_one_record(version):
     owner = factories.make_team(version.model.project)["owner"]
     client, address = signed_in(owner), reverse("modelhub:try", kwargs={"pk": version.pk})
     pk = str(Dataset.objects.get(project=version.model.project).pk)
+    factories.make_dataset(version.model.project, name="Aachen, still empty")
+    page = client.get(reverse("modelhub:version", kwargs={"pk": version.pk})).context
+    assert [str(row.pk) for row in page["try_form"].fields["dataset"].queryset] == [pk]
     answer = client.post(address, {"dataset": pk, "key": ""})
     assert answer.status_code == 302
     assert work_off()[-1].state == "succeeded"
@@ -212,3 +216,14 @@ def test_the_catalogue_is_filtered_by_input_and_metrics(version):
         shown = client.get(f"{reverse('catalogue')}?{query}").content.decode()
         assert ("Net v1" in shown) is bool(count), query
     assert client.get("/api/v1/catalogue/?leads=many").status_code == 422
+
+
+def test_an_import_that_comes_back_asks_for_its_file_again():
+    project = factories.make_project()
+    client = signed_in(factories.make_team(project)["owner"])
+    file = SimpleUploadedFile("a.onnx", b"model")
+    address = reverse("modelhub:import", kwargs={"project": project.pk})
+    answer = client.post(address, {"name": "", "file": file})
+    assert answer.status_code == 422
+    assert answer.context["form"].errors["file"] == ["Choose the file again; the browser does not keep it."]
+    assert client.post(address, {"name": ""}).context["form"].errors["file"] == ["This field is required."]
