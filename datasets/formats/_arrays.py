@@ -286,6 +286,7 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
             code="not_an_ecg",
         )
     check_size(name, 1, array.size)
+    array, told = _unpacked(array, told)
     leads = told.leads or (tuple(lead_name(lead) for lead in options.lead_order) if options.lead_order else None)
     fields: dict[str, str] = {}
     rows = _leads_first(array, leads, fields)
@@ -331,6 +332,21 @@ def record_of(name: str, array: np.ndarray, told: Told, options: ReadOptions) ->
     if not np.isfinite(signal).any():
         raise UnreadableFile(f"{name} holds no sample, only gaps.", code="no_signal")
     return Record(signal, fs_hz, leads, meta=told.meta)
+
+
+def _unpacked(array: np.ndarray, told: Told) -> tuple[np.ndarray, Told]:
+    """Return packed whole numbers as the values that they stand for, as the CF conventions of netCDF lay it down:
+    ``stored * scale_factor + add_offset`` in the stated unit."""
+    if told.gain is None or told.gain[0] != "scale_factor" or told.unit_mv is None or array.dtype.kind not in "iu":
+        return array, told
+    scale, offset = told.gain[1], 0.0
+    if math.isnan(scale):
+        return array, told
+    if told.offset is not None:
+        if told.offset[0] != "add_offset" or len(told.offset[1]) != 1:
+            return array, told
+        offset = told.offset[1][0]
+    return array * scale + offset, replace(told, gain=None, offset=None)
 
 
 def _are_digits(array: np.ndarray) -> bool:

@@ -350,3 +350,16 @@ def test_who_was_recorded_and_the_names_of_channels_beside_an_array() -> None:
         assert (record.meta.subject, record.meta.age, record.meta.sex) == ("P7", 56, "female"), name
     ((_, record),) = read(npz(ecg=SIGNAL, ch_names=np.array(LEADS_12), **(beside | {"sex": 1})), "x.npz").records
     assert record.meta.sex is None
+
+
+@pytest.mark.parametrize(
+    ("offset", "unit", "scale"), [({}, "mV", 0.005), ({"add_offset": -1.25}, "mV", 0.005), ({}, "uV", 5.0)]
+)
+def test_whole_numbers_packed_by_the_conventions_of_netcdf(offset: dict[str, float], unit: str, scale: float) -> None:
+    shift = offset.get("add_offset", 0.0)
+    digits = np.rint((SIGNAL * (1000 if unit == "uV" else 1) - shift) / scale).astype(np.int16)
+    data = hdf({"ecg": digits}, fs=500, units=unit, leads=list(LEADS_12), scale_factor=scale, **offset)
+    ((_, record),) = read(data, "x.h5", ReadOptions()).records
+    assert record.signal == pytest.approx(SIGNAL, abs=3e-3)
+    with pytest.raises(NeedsAnswer):
+        read(hdf({"ecg": digits}, fs=500, leads=list(LEADS_12), scale_factor=scale, **offset), "x.h5", ReadOptions())
