@@ -100,6 +100,27 @@ def test_every_layout_is_to_scale_and_each_cell_holds_its_lead(opened):
             assert 0 <= cell["near"][0] <= 3 and 5 <= cell["near"][1] <= 12
 
 
+def test_a_long_record_of_two_leads_fills_the_page_beside_its_overview(site, sign_in, recorder):
+    user = factories.make_user("edith")
+    dataset = factories.make_dataset(factories.make_project({user: "editor"}))
+    signal = np.tile(ECG.signal[:2], (1, 9))
+    row = factories.make_record(dataset, "holter", signal=signal, fs_hz=500.0, leads=("MLII", "V5"))
+    for width in (1280, 390):
+        page = sign_in(user, width=width).new_page()
+        page.goto(f"/records/{row.pk}/")
+        looks.settle(page)
+        frame = looks.dash_frames(page)[0]
+        frame.locator("#overview .js-plotly-plot").wait_for()
+        # Nothing of the paper is hidden, and it is as wide as its figure.
+        frame.wait_for_function(
+            f"""() => {{
+              const region = document.querySelector('#paper-region'), plot = {PLOT}, size = plot._fullLayout._size;
+              const wide = plot._fullLayout.xaxis.l2p(plot.layout.meta.width_mm) - plot._fullLayout.xaxis.l2p(0);
+              return region.scrollHeight <= region.clientHeight + 1 && wide > 0.97 * (plot.clientWidth - size.l - size.r);
+            }}"""
+        )
+
+
 def test_caliper_by_mouse_by_keys_and_by_numbers(opened):
     page, frame = opened
     frame.get_by_role("button", name="Caliper", exact=True).click()

@@ -550,9 +550,11 @@
   function fit() {
     var m = meta();
     var size = graph._fullLayout._size;
-    var around = document.querySelector(".frame").scrollHeight - graph.parentElement.clientHeight;
+    var around = document.querySelector(".frame").scrollHeight - region.clientHeight;
     var height = graph.clientWidth - size.l - size.r;
-    height = height * m.height_mm / m.width_mm + size.t + size.b + around;
+    // A page of one row is lower than a figure may become.
+    var least = parseFloat(getComputedStyle(graph.parentElement).minHeight) || 0;
+    height = Math.max(height * m.height_mm / m.width_mm + size.t + size.b, least) + around;
     tell({ portal: "ecg-height", height: Math.round(Math.min(Math.max(height, 480), 1800)) });
   }
 
