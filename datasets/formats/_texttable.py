@@ -42,7 +42,7 @@ _UNIT = re.compile(
     re.IGNORECASE,
 )
 # A time of day or an elapsed time: hours, minutes and seconds with a fraction, or minutes and seconds.
-_CLOCK = re.compile(r"(?<![\d:.])(\d{1,3}):(\d{2})(?::(\d{2}))?([.,]\d{1,9})?(?![\d:])")
+_CLOCK = re.compile(r"(?<![\d:.])(\d{1,3}):(\d{2})(?::(\d{2}))?([.,]\d{1,9}|:\d{3})?(?![\d:])")
 _MOMENT = re.compile(r"[\w:./,+\-\[\]() ]{4,40}")
 _LETTERS = re.compile(r"(T|Z|UTC|GMT|AM|PM|[A-Z][a-z]{2,8})")
 _HALF = re.compile(r"\b([AaPp])[Mm]\b")

@@ -408,6 +408,8 @@ def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[
     if (steps < 1.5 * step).all():
         # Written times are rounded; over the whole length the rounding is smallest.
         step = float((time[-1] - time[0]) / (len(time) - 1))
+    else:
+        step = float(steps[steps < 1.75 * step].mean())
     seconds = TIME_UNITS.get((unit or "").lower())
     if seconds is None:
         fits = [factor for factor in (1.0, 1e-3, 1e-6, 1e-9) if 20 <= 1 / (step * factor) <= 20_000]
@@ -429,8 +431,13 @@ def _timed(name: str, table: np.ndarray, index: int, unit: str | None) -> tuple[
         raise UnreadableFile(
             f"{name}: its time column means {fs_hz:g} Hz, which is no rate of an ECG.", code="bad_time"
         )
-    place = np.rint((time - time[0]) * seconds * fs_hz).astype(np.int64)
-    if (np.diff(place) < 1).any() or np.abs((time - time[0]) * seconds * fs_hz - place).max() > 0.3:
+    phase = (time - time[0]) * seconds * fs_hz
+    # Times that were cut off to whole milliseconds lie beside the even steps, half a rounding on the average.
+    phase -= np.angle(np.mean(np.exp(2j * np.pi * phase))) / (2 * np.pi)
+    place = np.rint(phase).astype(np.int64)
+    uneven = np.abs(phase - place).max() > 0.3
+    place -= place[0]
+    if (np.diff(place) < 1).any() or uneven:
         raise UnreadableFile(
             f"{name}: the steps of its time column are uneven. Resample the ECG to one rate first.", code="bad_time"
         )

@@ -6,6 +6,7 @@ here; the other storage formats go through the ``wfdb`` package in a private fol
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -311,7 +312,9 @@ def _annotations(
     found: list[Annotation] = []
     marks = choice.marks
     if source.companion(f"{stem}.atr") is None:
-        other = next((suffix for suffix in _ANNOTATORS if source.companion(f"{stem}.{suffix}") is not None), None)
+        other = next(
+            (suffix for suffix in _ANNOTATORS if _is_annotation_file(source.companion(f"{stem}.{suffix}"))), None
+        )
         if other is not None:
             marks = ((other, None), *marks)
         if other is not None and other != "ATR":
@@ -327,6 +330,17 @@ def _annotations(
         found += read if lead is None else [(time, symbol, lead, note) for time, symbol, _, note in read]
     found.sort(key=lambda annotation: annotation[0])
     return tuple(found)
+
+
+def _is_annotation_file(file: Source | None) -> bool:
+    """Tell whether a file can be one of annotations: words of two bytes, the last of them zero. An ``.ecg`` may be SCP-ECG."""
+    if file is None or not 2 <= file.size <= MAX_ANNOTATION_BYTES or file.size % 2:
+        return False
+    with file.open() as stream:
+        if stream.read(22)[16:] == b"SCPECG":
+            return False
+        stream.seek(-2, io.SEEK_END)
+        return stream.read(2) == b"\x00\x00"
 
 
 reader(

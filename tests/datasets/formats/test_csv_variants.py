@@ -136,6 +136,23 @@ def test_times_of_day_tell_the_rate_also_over_midnight(form: str, delimiter: str
     assert_is_signal(read(text_of(["timestamp", *MV_NAMES], times, delimiter, decimal)))
 
 
+@pytest.mark.parametrize("cut", [0, 6])
+def test_times_of_day_with_a_colon_before_their_milliseconds(cut: int) -> None:
+    begin = BEGIN.replace(hour=10, minute=5)
+    times = [(begin + timedelta(seconds=float(t))).strftime("00:%M:%S:%f")[3 * (cut > 0) : -3] for t in TIMES_S]
+    assert_is_signal(read(text_of(["time", *MV_NAMES], times)))
+
+
+@pytest.mark.parametrize("fs_hz", [128, 256, 360, 500, 512, 1000])
+def test_times_cut_off_to_whole_milliseconds_are_even_and_gaps_stay(fs_hz: int) -> None:
+    at = np.arange(N + 50) / fs_hz
+    times = [str(1_700_000_000_000 + int(t * 1000)) for t in np.delete(at, slice(100, 150))]
+    record = read(text_of(["timestamp (ms)", *MV_NAMES], times))
+    assert record.fs_hz == pytest.approx(fs_hz, rel=2e-3) and record.n_samples == N + 50
+    assert np.isnan(record.signal[:, 100:150]).all()
+    assert record.signal[:, 150:] == pytest.approx(SIGNAL[:, 100:].astype(np.float32), abs=1e-5)
+
+
 def test_times_in_whole_seconds_ask_for_the_rate_and_take_it() -> None:
     times = [(BEGIN + timedelta(seconds=float(t))).strftime("%H:%M:%S") for t in np.arange(N) / 100]
     text = text_of(["time", *MV_NAMES], times)

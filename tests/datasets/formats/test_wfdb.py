@@ -557,3 +557,9 @@ def test_a_header_without_a_rate_says_so_and_takes_the_answer() -> None:
     assert record.fs_hz == 250 and "no sampling rate" in " ".join(record.meta.notes)
     assert read_made("x 2\n" + PAIR, PAIR_FILES, ReadOptions(fs_hz=500)).fs_hz == 500
     assert read_made("x 2 100 4\n" + PAIR, PAIR_FILES, ReadOptions(fs_hz=500)).fs_hz == 100
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"<ECG/>", b"\x01" * 16 + b"SCPECG" + b"\x00" * 20, b"time,I\n0,1\n"])
+def test_another_file_under_an_annotators_name_is_left_to_its_own_reader(data: bytes) -> None:
+    _, result = registry.read(BytesSource("x.hea", f"x 2 100 4\n{PAIR}".encode(), PAIR_FILES | {"x.ecg": data}))
+    assert result.companions == ("x.dat",) and not result.records[0][1].meta.annotations
