@@ -19,7 +19,7 @@ from datasets import labelling
 from datasets.collections import download, registry
 from datasets.collections.base import Collection, Folder
 from datasets.models import Dataset, Ingest, LabelImport
-from datasets.services import dataset_create, hold_blobs
+from datasets.services import dataset_create
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, PortalError
@@ -224,7 +224,7 @@ def _keep(ingest: Ingest, name: str, rows: Any, mapping: Any) -> LabelImport | N
         for key, value in mapping.items()
         if not isinstance(value, str) or value in there
     }
-    hold_blobs()
+    storage.hold_blobs()
     sha256, _ = storage.put_bytes(out.getvalue().encode())
     kept, _ = LabelImport.objects.update_or_create(
         dataset=ingest.dataset, job=ingest.job, file_name=name,

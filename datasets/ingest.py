@@ -18,7 +18,7 @@ from django.db.models import Count
 
 from datasets import ecg, featuring, importing, ingest_sharing, label_jobs, uploading
 from datasets.collections.base import Collection
-from datasets.ingest_plan import PartLost, Plan, free_name
+from datasets.ingest_plan import PartLost, Plan, free_name, start_over_elsewhere
 from datasets.models import Ingest, IngestPart, Outcome, Stage
 from datasets.reading import Answer, Spool, row_of
 from datasets.reading_pool import Batch, ReadingPool, Task, read_here
@@ -26,7 +26,7 @@ from datasets.reading_worker import identity_of, options_of
 from datasets.storing import Store
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import PortalError
+from ecgportal.errors import PortalError, StorageFailed
 from ecgportal.jobs.context import LeaseLost
 from ecgportal.jobs.models import TERMINAL, Job
 from ecgportal.projects.services import pseudonym_key
@@ -51,12 +51,16 @@ def run(context: JobContext) -> dict[str, Any]:
     """The job: everything of one upload becomes an answer per file. Other hosts that have workers share the reading."""
     ingest = Ingest.objects.select_related("dataset__project", "created_by", "job").get(pk=context.payload["ingest"])
     _sweep()
+    start_over_elsewhere(ingest)
     try:
         collection = _find(context, ingest) if ingest.source else None
         plan = Plan(ingest, collection[1] if collection else None)
         counts = _read(context, plan, collection)
         label_jobs.again(ingest)
         tables = importing.read_tables(context, ingest, *collection) if collection else []
+    except StorageFailed:
+        # The job goes on when the bucket answers again.
+        raise
     except Exception:
         # The job has ended for good: nothing reads these files again.
         _give_up(ingest)
@@ -141,7 +145,7 @@ class Reading:
         return count
 
     def _parts(self) -> Iterator[Task]:
-        while not self._context.must_give_way and (taken := self._plan.take(self._context.job)) is not None:
+        while not _gives_way(self._context) and (taken := self._plan.take(self._context.job)) is not None:
             yield taken, taken.tasks()
 
     def _batches(self) -> Iterator[Batch]:
@@ -202,7 +206,7 @@ def _read_parts(context: JobContext, plan: Plan, store: Store) -> None:
                 reading.work()
             except PartLost:
                 raise LeaseLost from None
-            if context.must_give_way:
+            if _gives_way(context):
                 context.give_way()
             if plan.is_whole():
                 if not plan.go_on():
@@ -212,6 +216,11 @@ def _read_parts(context: JobContext, plan: Plan, store: Store) -> None:
                 # Another process holds the rest; should it die, its parts are free again.
                 tell()
                 context.stopping.wait(_LOOK_S)
+
+
+def _gives_way(context: JobContext) -> bool:
+    """Tell whether others shall have their turn. With a bucket the next turn may be another host's, which would begin anew."""
+    return storage.shared() is None and context.must_give_way
 
 
 def _progress(plan: Plan) -> tuple[float, str]:
@@ -225,7 +234,9 @@ def _progress(plan: Plan) -> tuple[float, str]:
 def _sent(context: JobContext, ingest: Ingest) -> dict[str, Path]:
     """Return the files to read by name: all that were sent, or those that waited for an answer."""
     folder, files = storage.area("uploads", ingest.pk), {}
-    for entry in ingest.waiting if context.payload.get("waiting") else ingest.files:
+    entries = ingest.waiting if context.payload.get("waiting") else ingest.files
+    uploading.bring(ingest, entries, context.raise_if_stopping)
+    for entry in entries:
         files[free_name(entry["name"], files)] = folder / entry["path"]
     return files
 
@@ -234,11 +245,11 @@ def _sweep() -> None:
     """Remove the files of uploads whose job ended without doing it, and of those that were given up."""
     uploading.sweep()
     ended = Ingest.objects.filter(job__state__in=TERMINAL, waiting=[]).values_list("pk", flat=True)
-    folders = [path for path in storage.area("uploads").iterdir() if path.is_dir()]
-    names = {str(pk) for pk in ended.filter(pk__in=[path.name for path in folders if len(path.name) == 36])}
-    for path in folders:
-        if path.name in names:
-            storage.remove_area("uploads", path.name)
+    found = {path.name for path in storage.area("uploads").iterdir() if path.is_dir()}
+    if (store := storage.shared()) is not None:
+        found |= store.folders("uploads/")
+    for pk in ended.filter(pk__in=[name for name in found if len(name) == 36]):
+        storage.remove_area("uploads", pk)
     IngestPart.objects.filter(ingest__job__state__in=TERMINAL).delete()
 
 

@@ -20,7 +20,7 @@ from datasets.file_index import FileIndex
 from datasets.formats import archive
 from datasets.models import Ingest, IngestPart, Stage
 from datasets.reading import SPLIT_PART, Answer, FileTask, refused
-from ecgportal import storage
+from ecgportal import home, storage
 from ecgportal.errors import PortalError
 from ecgportal.jobs.models import OPEN, Job, JobState
 
@@ -79,6 +79,9 @@ class Plan:
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir()
         FileIndex.write(self._list(Stage.ARCHIVES), self.base, files)
+        if storage.shared() is not None:
+            self.ingest.read_on = home.host_name()
+            self.ingest.save(update_fields=["read_on"])
         works, answers = [], []
         for name, path in files.items():
             if not self.ingest.source and _is_archive(name, path):
@@ -186,6 +189,12 @@ class Plan:
         if self._index is None or self._index.path != path:
             self._index = FileIndex(path, self.base)
         return self._index
+
+    def is_here(self) -> bool:
+        """Tell whether what was planned and unpacked lies on this host."""
+        if storage.shared() is None:
+            return True
+        return self.ingest.read_on == home.host_name() and self._list(self.ingest.stage).exists()
 
     def is_small(self) -> bool:
         """Tell whether the stage's work is done sooner than another process has started."""
@@ -321,6 +330,13 @@ class Taken:
             if path.is_relative_to(root):
                 return word, str(path.relative_to(root))
         raise ValueError(f"{path} lies outside the upload")
+
+
+def start_over_elsewhere(ingest: Ingest) -> None:
+    """Plan an upload anew that another host was reading, where hosts have no folder in common. What is stored of it stays stored,
+    and is not stored again."""
+    if ingest.stage not in (Stage.NEW, Stage.READ) and not Plan(ingest).is_here():
+        Plan(ingest).close(Stage.NEW)
 
 
 def free_name(name: str, taken: dict[str, Path]) -> str:

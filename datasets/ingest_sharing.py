@@ -6,7 +6,7 @@ import time
 
 from datasets.ingest_plan import Plan
 from datasets.models import Ingest
-from ecgportal import home
+from ecgportal import home, storage
 from ecgportal.jobs import health, services
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job, JobState
@@ -35,6 +35,9 @@ class Others:
         if time.monotonic() < self._next and not is_new:
             return
         self._next = time.monotonic() + _ASK_EVERY_S
+        # Hosts without a folder in common cannot read one upload together.
+        if storage.shared() is not None:
+            return
         hosts = [name for name in health.hosts() if name not in (home.host_name(), self._context.job.host)]
         if not hosts or self._plan.n_free() < _MANY_PARTS:
             return

@@ -16,7 +16,7 @@ from datasets.labels import table as tables
 from datasets.labels.cells import number_in
 from datasets.models import Dataset, LabelImport, LabelSource, Record, RecordLabel, Sex, Subject
 from datasets.recording_time import shifted
-from datasets.services import clean_name, drop_unused_blobs, hold_blobs
+from datasets.services import clean_name
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, PortalError, TooLarge
@@ -39,7 +39,7 @@ def import_keep(*, actor: Any, dataset: Dataset, file: Any) -> LabelImport:
         raise TooLarge(
             f"The label table has {file.size / 1e6:.0f} MB; at most {_MAX_TABLE_BYTES / 1e6:.0f} MB can be read."
         )
-    hold_blobs()
+    storage.hold_blobs()
     sha256, size = storage.put(file.file if hasattr(file, "file") else file)
     row = LabelImport(
         dataset=dataset, created_by=actor, file_name=names_of(dataset).shown(clean_name(file.name)), sha256=sha256
@@ -95,6 +95,7 @@ def import_discard(*, actor: Any, label_import: LabelImport) -> None:
     dataset, sha256 = label_import.dataset, label_import.sha256
     with transaction.atomic():
         label_import.delete()
+        storage.release_blobs([sha256])
         audit(
             "labels.discarded",
             dataset,
@@ -102,7 +103,7 @@ def import_discard(*, actor: Any, label_import: LabelImport) -> None:
             project=dataset.project,
             changes={"label_table": label_import.file_name},
         )
-    drop_unused_blobs([sha256])
+    storage.drop_unused([sha256])
 
 
 def preview(
@@ -358,11 +359,12 @@ def _put_clean(row: LabelImport, table: tables.RawTable, is_scrubbed: bool = Tru
     writer = csv.writer(out)
     writer.writerow(table.columns)
     writer.writerows(table.rows)
-    hold_blobs()
+    storage.hold_blobs()
     row.sha256, _ = storage.put_bytes(out.getvalue().encode())
     row.is_scrubbed = is_scrubbed
     row.save(update_fields=["sha256", "is_scrubbed"])
-    transaction.on_commit(lambda: drop_unused_blobs([sent]))
+    storage.release_blobs([sent])
+    transaction.on_commit(lambda: storage.drop_unused([sent]))
 
 
 def _read(row: LabelImport) -> tuple[tables.RawTable, tables.ColumnMapping, list[tables.RowLabels]]:

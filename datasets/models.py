@@ -97,7 +97,8 @@ class Ingest(UUIDModel):
 
     source: empty for an upload; ``{"collection", "folder"}`` or ``{"collection", "download": true}`` for an import, whose files
     stay where they lie. is_open: files are still arriving (``ArrivingFile``), nothing is read yet. waiting: the kept files
-    that could not be taken without an answer, as in ``files``. stage: how far the reading is.
+    that could not be taken without an answer, as in ``files``. stage: how far the reading is. read_on: the host that reads it
+    where hosts have no folder in common, empty elsewhere.
     """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="ingests")
@@ -109,6 +110,7 @@ class Ingest(UUIDModel):
     waiting = models.JSONField(default=list)
     is_open = models.BooleanField(default=False)
     stage = models.PositiveSmallIntegerField(choices=Stage.choices, default=Stage.NEW, editable=False)
+    read_on = models.CharField(max_length=120, blank=True, default="", editable=False)
 
     project_path = "dataset__project"
 
@@ -160,13 +162,15 @@ class IngestPart(UUIDModel):
 
 
 class ArrivingFile(UUIDModel):
-    """A file of an open upload. received: how many of its ``size`` bytes are there."""
+    """A file of an open upload. received: how many of its ``size`` bytes are there. pieces: in a portal with a bucket the names
+    of the objects that hold them, in order, below the upload's own."""
 
     ingest = models.ForeignKey(Ingest, on_delete=models.CASCADE, related_name="arriving")
     position = models.PositiveIntegerField()
     name = models.CharField(max_length=400)
     size = models.BigIntegerField()
     received = models.BigIntegerField(default=0)
+    pieces = models.JSONField(default=list)
 
     project_path = "ingest__dataset__project"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from datasets import signals
 from datasets.models import Dataset, PreparedSet, Record
 from datasets.prepared import PreparedStore
 from datasets.preprocess.recipe import Recipe
-from ecgportal import storage
-from ecgportal.errors import Conflict
+from ecgportal import home, storage
+from ecgportal.errors import Conflict, NotFound
 
 _BATCH = 128
 _LOOK_AGAIN_S = 0.1
@@ -40,7 +40,9 @@ def open_store(dataset: Dataset, recipe: Recipe) -> PreparedStore:
 @contextmanager
 def _one_at_a_time(dataset: Dataset, recipe: Recipe, progress: Progress | None) -> Iterator[None]:
     """Let one job at a time prepare a dataset by a recipe; others wait, may be told to stop, and find the work done."""
-    name = f"prepare {dataset.pk} {recipe.digest}"
+    # With a bucket each host has a store of its own.
+    where = f" on {home.host_name()}" if storage.shared() is not None else ""
+    name = f"prepare {dataset.pk} {recipe.digest}{where}"
     with connection.cursor() as cursor:
         while not _locked(cursor, name):
             if progress is not None:
@@ -63,11 +65,10 @@ def bring_up_to_date(dataset: Dataset, recipe: Recipe, progress: Progress | None
     with _one_at_a_time(dataset, recipe, progress):
         store.refresh()
         have = set(store.index)
-        missing = [
-            pk
-            for pk in Record.objects.filter(dataset=dataset).order_by("id").values_list("pk", flat=True)
-            if str(pk) not in have
-        ]
+        stored = list(Record.objects.filter(dataset=dataset).order_by("id").values_list("pk", flat=True))
+        missing = [pk for pk in stored if str(pk) not in have]
+        # Deleted by another host, or while this one was preparing them.
+        take_out(store, have - {str(pk) for pk in stored})
         for start in range(0, len(missing), _BATCH):
             rows = list(Record.objects.filter(pk__in=missing[start : start + _BATCH]).select_related("subject"))
             store.append([str(row.pk) for row in rows], [recipe.apply(signals.load(row)) for row in rows])
@@ -101,7 +102,22 @@ class StoreView:
 
 def forget(dataset: Dataset, record_id: uuid.UUID) -> None:
     """Remove one record's samples from every prepared set of its dataset."""
-    for prepared in PreparedSet.objects.filter(dataset=dataset):
-        store = open_store(dataset, Recipe.from_json(prepared.recipe))
-        if str(record_id) in store.index:
-            store.remove(str(record_id))
+    for store in stores_here(dataset.pk):
+        take_out(store, [str(record_id)])
+    there = Record.objects.filter(dataset=dataset).count()
+    PreparedSet.objects.filter(dataset=dataset, record_count__gt=there).update(record_count=there)
+
+
+def stores_here(dataset_id: Any) -> Iterator[PreparedStore]:
+    """Yield the prepared stores of a dataset that lie on this host."""
+    for manifest in storage.folder_of("prepared", dataset_id).glob("*/manifest.json"):
+        yield PreparedStore.open(manifest.parent)
+
+
+def take_out(store: PreparedStore, keys: Iterable[str]) -> None:
+    """Remove those of some records from a store that it holds."""
+    for key in keys:
+        if key in store.index:
+            # Another process may have done it at this moment.
+            with suppress(NotFound):
+                store.remove(key)

@@ -13,8 +13,8 @@ from django.db.models.functions import Cast, Concat
 from datasets import labelling, selectors, signals
 from datasets.models import Dataset, Ingest, IngestItem, LabelImport, OriginalFile, Record, Subject
 from datasets.preparing import forget
-from datasets.services import drop_unused_blobs
 from datasets.uses import runs_using
+from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 
@@ -37,13 +37,21 @@ def records_delete(records: Sequence[Record], write: Any) -> list[str]:
     # Samples go first: whatever happens after it, they cannot be read any more.
     for record in records:
         signals.erase(record)
-    with transaction.atomic():
-        Record.objects.filter(pk__in=ids).delete()
-        Subject.objects.filter(pk__in=subjects, records__isnull=True).delete()
-        write(runs)
+    made: list[Any] = []
+    try:
+        with transaction.atomic():
+            made = signals.cut_out(records)
+            Record.objects.filter(pk__in=ids).delete()
+            Subject.objects.filter(pk__in=subjects, records__isnull=True).delete()
+            storage.release_blobs(digests)
+            write(runs)
+    except BaseException:
+        for pack in made:
+            signals.discard(records[0].dataset_id, pack)
+        raise
     for record in records:
         forget(record.dataset, record.pk)
-    drop_unused_blobs(digests)
+    storage.drop_unused(digests)
     return runs
 
 

@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import connection, transaction
-from django.db.models import ProtectedError
+from django.db import transaction
+from django.db.models import ProtectedError, Q
 
 from datasets import tallies
 from datasets.formats.base import MAX_FILE_BYTES
-from datasets.models import Dataset, Ingest, LabelImport, LabelMap, OriginalFile, Subject
+from datasets.models import Dataset, Ingest, LabelMap, OriginalFile, Subject
 from ecgportal import storage
 from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, TooLarge
+from ecgportal.jobs.models import OPEN
 from ecgportal.jobs.services import enqueue
 
 MAX_UPLOAD_BYTES = 20 * MAX_FILE_BYTES
@@ -60,6 +61,8 @@ def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
     digests = list(OriginalFile.objects.filter(record__dataset=dataset).values_list("sha256", flat=True).distinct())
     digests += dataset.label_imports.values_list("sha256", flat=True)
     dataset_id, project = dataset.pk, dataset.project
+    unread = dataset.ingests.filter(Q(is_open=True) | ~Q(waiting=[]) | Q(job__state__in=OPEN))
+    uploads = dict(unread.values_list("pk", "job__state"))
     with transaction.atomic():
         count = dataset.records.count()
         try:
@@ -70,29 +73,16 @@ def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
             ) from error
         dataset.pk = dataset_id
         tallies.forget(dataset_id)
+        storage.release([f"signals/{dataset_id}/", f"prepared/{dataset_id}/", *(f"uploads/{pk}/" for pk in uploads)])
+        storage.release_blobs(digests)
         audit("dataset.deleted", dataset, actor=actor, project=project, changes={"records": count})
-    storage.remove_area("signals", dataset_id)
-    storage.remove_area("prepared", dataset_id)
-    drop_unused_blobs(digests)
-
-
-def hold_blobs() -> None:
-    """Keep ``drop_unused_blobs`` waiting until the current transaction ends, whose rows will refer to stored files."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('blobs', 2))")
-
-
-def drop_unused_blobs(digests: Iterable[str]) -> None:
-    """Remove stored files that neither a record nor a label table refers to."""
-    digests = set(digests)
-    if not digests:
-        return
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('blobs', 2))")
-        used = set(OriginalFile.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
-        used |= set(LabelImport.objects.filter(sha256__in=digests).values_list("sha256", flat=True))
-        for sha256 in digests - used:
-            storage.delete_blob(sha256)
+    for kind in ("signals", "prepared"):
+        storage.remove_area(kind, dataset_id, here_only=True)
+    for pk, state in uploads.items():
+        # A job that reads them now finds its upload gone and ends by itself.
+        if state not in OPEN:
+            storage.remove_area("uploads", pk, here_only=True)
+    storage.drop_unused(digests)
 
 
 def check_read_options(fs_hz: Any = None, unit: Any = None, lead_order: Any = None) -> dict[str, Any]:
@@ -151,6 +141,7 @@ def upload_receive(
                 for chunk in file.chunks():
                     stream.write(chunk)
             ingest.files.append({"name": clean_name(file.name), "path": path.name, "size": path.stat().st_size})
+        storage.keep_all([folder / entry["path"] for entry in ingest.files])
         return ingest_start(actor, ingest)
     except BaseException:
         storage.remove_area("uploads", ingest.pk)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
+from django.db import connection
 
 from datasets import ecg
 from datasets.models import Record
@@ -50,6 +53,11 @@ class PackWriter:
             size -= len(data)
         return offset
 
+    def zeros(self, size: int) -> None:
+        """Append ``size`` bytes of zeros."""
+        while size:
+            size -= self._stream.write(bytes(min(size, _CHUNK)))
+
     def __enter__(self) -> PackWriter:
         return self
 
@@ -57,9 +65,11 @@ class PackWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.close()
-        if kind is None:
-            os.replace(self._part, self._target)
-        else:
+        try:
+            if kind is None:
+                storage.keep(self._part, self._target)
+                os.replace(self._part, self._target)
+        finally:
             self._part.unlink(missing_ok=True)
 
 
@@ -67,6 +77,7 @@ def adopt_pack(dataset_id: uuid.UUID, path: Path) -> uuid.UUID:
     """Make a finished file of signals a pack; the file is moved. Returns the pack's name."""
     pack = uuid.uuid4()
     target = _path(dataset_id, pack)
+    storage.keep(path, target)
     try:
         os.replace(path, target)
     except OSError:
@@ -78,19 +89,38 @@ def adopt_pack(dataset_id: uuid.UUID, path: Path) -> uuid.UUID:
 
 def discard(dataset_id: uuid.UUID, pack: uuid.UUID) -> None:
     """Remove a pack whose rows were not committed."""
-    _path(dataset_id, pack).unlink(missing_ok=True)
+    storage.drop(_path(dataset_id, pack))
 
 
 def _stored(record: Record) -> np.ndarray:
     """Return the native signal as a read-only memory map. NotFound when its pack is missing or short."""
-    path = _path(record.dataset_id, record.pack)
-    shape = (len(record.leads), record.n_samples)
     try:
-        return np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape)
+        return _map(record)
     except (FileNotFoundError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and _fetched(record):
+            return _map(record)
         raise NotFound(
             f"The stored signal of {record.key} is missing. Restore the data folder from a backup or upload the record again."
         ) from error
+
+
+def _map(record: Record) -> np.ndarray:
+    path, shape = _path(record.dataset_id, record.pack), (len(record.leads), record.n_samples)
+    return np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape)
+
+
+def _fetched(record: Record) -> bool:
+    """See that the record's pack is on this host, where the portal has a bucket; False when there is none."""
+    if storage.shared() is None:
+        return False
+    if storage.obtain(_path(record.dataset_id, record.pack)):
+        return True
+    # Since the row was read a neighbour in the pack may have been deleted, which gave the pack a new name.
+    pack = Record.objects.filter(pk=record.pk).values_list("pack", flat=True).first()
+    if pack is None or pack == record.pack:
+        return False
+    record.pack = pack
+    return storage.obtain(_path(record.dataset_id, pack))
 
 
 def read_signal(record: Record, longest_s: float | None = None) -> np.ndarray:
@@ -128,11 +158,65 @@ def derived_path(record: Record, name: str) -> Path:
 
 
 def erase(record: Record) -> None:
-    """Overwrite a record's samples with zeros, so that a deleted person's signal is gone from the disk."""
+    """Overwrite a record's samples with zeros, so that a deleted person's signal is gone from the disk. A portal with a bucket
+    cuts them out in the transaction of the deletion, by :func:`cut_out`."""
     path = _path(record.dataset_id, record.pack)
     for derived in path.parent.glob(f"{record.pk}.*"):
         derived.unlink(missing_ok=True)
-    if path.exists():
+    if storage.shared() is None and path.exists():
         with path.open("r+b") as stream:
             stream.seek(record.offset)
             stream.write(b"\x00" * (4 * len(record.leads) * record.n_samples))
+
+
+def cut_out(records: Sequence[Record]) -> list[uuid.UUID]:
+    """In the transaction that deletes some records of a dataset: give the others of their packs new packs without them, and
+    release the old ones. What other hosts have of these is under a name that no row has any more.
+
+    Returns the new packs, to be discarded if the transaction fails; none where the portal has no bucket. Conflict while a
+    backup is written, which may name the old packs.
+    """
+    if storage.shared() is None or not records:
+        return []
+    dataset_id, ids = records[0].dataset_id, [record.pk for record in records]
+    with connection.cursor() as cursor:
+        # Two deletions from one pack, or a deletion and a batch that is stored, take turns.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [str(dataset_id)])
+    storage.hold_off_backup()
+    places: dict[uuid.UUID, list[tuple[int, int]]] = defaultdict(list)
+    # Their packs as they are now: a deletion that came before may have named them anew.
+    rows = Record.objects.filter(dataset=dataset_id, pk__in=ids)
+    for pack, offset, leads, n_samples in rows.values_list("pack", "offset", "leads", "n_samples"):
+        places[pack].append((offset, 4 * len(leads) * n_samples))
+    made: list[uuid.UUID] = []
+    try:
+        for pack, holes in places.items():
+            others = Record.objects.filter(dataset=dataset_id, pack=pack).exclude(pk__in=ids)
+            if others.exists():
+                made.append(_without(dataset_id, pack, holes))
+                others.update(pack=made[-1])
+    except BaseException:
+        for pack in made:
+            discard(dataset_id, pack)
+        raise
+    storage.release(
+        [storage.key_of(_path(dataset_id, pack)) for pack in places]
+        + [f"signals/{dataset_id}/{pk}." for pk in ids]
+        + [f"prepared/{dataset_id}/{pk}" for pk in ids]
+    )
+    return made
+
+
+def _without(dataset_id: uuid.UUID, pack: uuid.UUID, holes: list[tuple[int, int]]) -> uuid.UUID:
+    """Write a pack again with zeros in the place of some records; returns the new one."""
+    path = _path(dataset_id, pack)
+    if not storage.obtain(path):
+        raise NotFound(f"The signals that lie beside those of the records are missing from {storage.shared()}.")
+    with PackWriter(dataset_id) as writer, path.open("rb") as stream:
+        at = 0
+        for offset, size in sorted(holes):
+            writer.copy(stream, at, offset - at)
+            writer.zeros(size)
+            at = offset + size
+        writer.copy(stream, at, path.stat().st_size - at)
+    return writer.pack

@@ -32,7 +32,6 @@ from datasets.models import (
 from datasets.quality import RECORD_FLAGS
 from datasets.reading import Answer
 from datasets.reading_pool import Batch
-from datasets.services import drop_unused_blobs, hold_blobs
 from ecgportal import storage
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import encrypt
@@ -150,8 +149,7 @@ class Store:
                 # Two uploads to one dataset take turns here, so that the same file is stored once.
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [str(self.dataset.pk)])
                 # No file may be removed as unused between being stored and being referred to.
-                cursor.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('blobs', 2))")
-                hold_blobs()
+                storage.hold_blobs()
                 if taken is not None:
                     taken.hold()
                 items, candidates = self._judge(batch.answers)
@@ -166,7 +164,7 @@ class Store:
         except BaseException:
             if pack is not None:
                 signals.discard(self.dataset.pk, pack)
-            drop_unused_blobs(x["sha256"] for answer in batch.answers for x in answer.get("originals", ()))
+            storage.drop_unused(x["sha256"] for answer in batch.answers for x in answer.get("originals", ()))
             raise
         self.n_new += len(new)
         return len(new)
@@ -320,6 +318,7 @@ class Store:
         records: list[Record] = []
         originals: list[OriginalFile] = []
         labels: list[RecordLabel] = []
+        kept: dict[str, Path] = {}
         for c in new:
             assert c.record is not None
             c.record.pack = pack
@@ -327,7 +326,7 @@ class Store:
             for original in c.answer["originals"]:
                 if original["path"] is None:
                     continue
-                storage.adopt(Path(original["path"]), original["sha256"])
+                kept[original["sha256"]] = Path(original["path"])
                 name = PurePosixPath(self.shown(original["name"])).name[:400]
                 originals.append(
                     OriginalFile(record=c.record, name=name, sha256=original["sha256"], size=original["size"])
@@ -345,6 +344,7 @@ class Store:
                             source=LabelSource.FILE,
                         )
                     )
+        storage.adopt([(path, sha256) for sha256, path in kept.items()])
         copy_rows(records)
         copy_rows(originals)
         copy_rows(labels)

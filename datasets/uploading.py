@@ -7,13 +7,15 @@ numbers of ours in the upload's own folder. Bytes are written as they come, so m
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from django.db import transaction
-from django.db.models import Count, F, Max, Q, QuerySet, Sum
+from django.db.models import Count, F, Func, JSONField, Max, Q, QuerySet, Sum, Value
 from django.utils import timezone
 
 from datasets.ingest_plan import Plan
@@ -21,7 +23,7 @@ from datasets.models import ArrivingFile, Dataset, Ingest, Outcome, Stage
 from datasets.services import MAX_UPLOAD_BYTES, clean_name, ingest_start
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, InvalidInput, TooLarge
+from ecgportal.errors import Conflict, InvalidInput, NotFound, TooLarge
 from ecgportal.jobs.services import enqueue
 
 MAX_FILES = 200_000
@@ -29,6 +31,7 @@ MAX_DECLARED = 5000
 MAX_PIECE_BYTES = 256_000_000
 KEPT_DAYS = 14
 _CHUNK = 1 << 20
+_AT_A_TIME = 64
 
 
 @transaction.atomic
@@ -72,8 +75,8 @@ def files_declare(*, ingest: Ingest, files: Sequence[tuple[str, int]]) -> list[A
     known = {row.name: row for row in ingest.arriving.filter(name__in=wanted)}
     for row in known.values():
         if row.size != wanted[row.name]:
-            row.size, row.received = wanted[row.name], 0
-            row.save(update_fields=["size", "received"])
+            row.size, row.received, row.pieces = wanted[row.name], 0, []
+            row.save(update_fields=["size", "received", "pieces"])
     last = ingest.arriving.aggregate(last=Max("position"))["last"]
     first = 0 if last is None else last + 1
     new = [name for name in wanted if name not in known]
@@ -102,12 +105,16 @@ def file_receive(*, file: ArrivingFile, offset: int, stream: BinaryIO) -> Arrivi
             f"{file.name} stands at byte {file.received}, not at {offset}.", code="wrong_offset",
             fields={"received": str(file.received)},
         )  # fmt: skip
+    path, piece = _path(file), None
+    if storage.shared() is not None:
+        # The next piece may reach another host, so each is an object of its own.
+        piece = path.with_name(f"{path.name}.{offset}-{uuid.uuid4().hex[:12]}")
     at = offset
-    path = _path(file)
-    path.touch()
+    target_path = piece or path
+    target_path.touch()
     try:
-        with path.open("r+b") as target:
-            target.seek(offset)
+        with target_path.open("r+b") as target:
+            target.seek(0 if piece else offset)
             while chunk := stream.read(_CHUNK):
                 if at + len(chunk) > file.size or at + len(chunk) - offset > MAX_PIECE_BYTES:
                     raise TooLarge(
@@ -116,8 +123,7 @@ def file_receive(*, file: ArrivingFile, offset: int, stream: BinaryIO) -> Arrivi
                 target.write(chunk)
                 at += len(chunk)
     finally:
-        # Two pieces for the same place: the one that ends first counts, the other is told where the file stands.
-        taken = ArrivingFile.objects.filter(pk=file.pk, received=offset).update(received=at)
+        taken = _note_piece(file, offset, at, piece)
     if not taken:
         file.refresh_from_db()
         raise Conflict(
@@ -128,17 +134,43 @@ def file_receive(*, file: ArrivingFile, offset: int, stream: BinaryIO) -> Arrivi
     return file
 
 
+def _note_piece(file: ArrivingFile, offset: int, at: int, piece: Path | None) -> bool:
+    """Note that the bytes from ``offset`` to ``at`` have arrived. Two pieces for the same place: the one that ends first counts, the
+    other is told where the file stands (False)."""
+    here = ArrivingFile.objects.filter(pk=file.pk, received=offset)
+    if piece is None:
+        return bool(here.update(received=at))
+    try:
+        if at == offset:
+            return here.exists()
+        storage.keep(piece)
+    finally:
+        piece.unlink(missing_ok=True)
+    more = Func(F("pieces"), Value([piece.name], JSONField()), arg_joiner=" || ", template="%(expressions)s")
+    taken = here.update(received=at, pieces=more)
+    if not taken:
+        storage.drop(piece)
+    return bool(taken)
+
+
 def files_receive(*, ingest: Ingest, files: Sequence[tuple[str, Any]]) -> list[ArrivingFile]:
     """Take whole files, ``(name, file with size and chunks())``: many small ones in one request."""
     rows = files_declare(ingest=ingest, files=[(name, file.size) for name, file in files])
+    sent: list[Path] = []
     for row, (_, file) in zip(rows, files, strict=True):
         if row.received == row.size:
             continue
+        sent.append(_path(row))
         with _path(row).open("wb") as target:
             for chunk in file.chunks():
                 target.write(chunk)
-        row.received = row.size
-    ArrivingFile.objects.bulk_update(rows, ["received"], batch_size=1000)
+        row.received, row.pieces = row.size, []
+    if storage.shared() is not None:
+        # Who reads them fetches them; another host may send other ones under the same numbers.
+        storage.keep_all(sent)
+        for path in sent:
+            path.unlink()
+    ArrivingFile.objects.bulk_update(rows, ["received", "pieces"], batch_size=1000)
     return rows
 
 
@@ -155,9 +187,12 @@ def upload_finish(*, actor: Any, ingest: Ingest) -> Ingest:
     rows = list(ingest.arriving.order_by("position"))
     if not rows:
         raise InvalidInput("The upload holds no file.", fields={"files": "Send at least one file."})
-    for row in rows:
+    for row in rows if storage.shared() is None else ():
         _path(row).touch()
-    ingest.files = [{"name": row.name, "path": _path(row).name, "size": row.size} for row in rows]
+    ingest.files = [
+        {"name": row.name, "path": _path(row).name, "size": row.size, **({"pieces": row.pieces} if row.pieces else {})}
+        for row in rows
+    ]
     ingest.is_open = False
     ingest.arriving.all().delete()
     return ingest_start(actor, ingest)
@@ -169,6 +204,7 @@ def upload_discard(*, actor: Any, ingest: Ingest) -> None:
         ingest = _locked_open(ingest)
         dataset, ingest_id = ingest.dataset, ingest.pk
         ingest.delete()
+        storage.release_area("uploads", ingest_id)
         audit("upload.discarded", dataset, actor=actor, project=dataset.project, changes={"upload": str(ingest_id)})
     storage.remove_area("uploads", ingest_id)
 
@@ -215,7 +251,7 @@ def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
     kept, waiting = folder / "waiting", []
     kept.mkdir(exist_ok=True)
     # Those that were kept before stay where they lie, so that the job can be started again at any point.
-    number = max((int(path.name) for path in kept.iterdir()), default=-1)
+    number = max((int(path.name) for path in kept.iterdir() if path.name.isdigit()), default=-1)
     for name in sorted(name for name in index if _stem(shown(name)) in stems):
         target = index[name]
         if target.parent != kept:
@@ -224,6 +260,7 @@ def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
             os.link(index[name], target)
         entry = {"name": name, "shown": shown(name), "path": f"waiting/{target.name}", "size": target.stat().st_size}
         waiting.append(entry)
+    storage.keep_all([folder / entry["path"] for entry in waiting])
     with transaction.atomic():
         ingest.waiting = waiting
         ingest.files = [{**entry, "name": shown(entry["name"])} for entry in ingest.files]
@@ -238,6 +275,57 @@ def drop_read(ingest: Ingest) -> None:
     needed = {folder / entry["path"] for entry in ingest.waiting}
     for path in [path for path in folder.rglob("*") if path.is_file() and path not in needed]:
         path.unlink(missing_ok=True)
+    store = storage.shared()
+    if store is not None and needed:
+        keys = {storage.key_of(path) for path in needed}
+        storage.release([found.key for found in store.list(f"{storage.key_of(folder)}/") if found.key not in keys])
+
+
+def bring(ingest: Ingest, entries: Sequence[dict[str, Any]], check: Callable[[], None]) -> None:
+    """See that the files of an upload lie on this host, fetched from the bucket and put together where they came in pieces.
+
+    check: called in between, may raise. NotFound when one is nowhere.
+    """
+    folder, store = storage.area("uploads", ingest.pk), storage.shared()
+    wanted: list[tuple[str, Path]] = []
+    for entry in entries:
+        path = folder / entry["path"]
+        if (store is None and "pieces" not in entry) or (path.exists() and path.stat().st_size == entry["size"]):
+            continue
+        path.parent.mkdir(exist_ok=True)
+        if "pieces" in entry:
+            check()
+            _put_together(path, entry)
+        elif entry["size"] == 0:
+            path.touch()
+        else:
+            wanted.append((storage.key_of(path), path))
+    for start in range(0, len(wanted), _AT_A_TIME) if store is not None else ():
+        check()
+        if missing := store.fetch_all(wanted[start : start + _AT_A_TIME]):
+            raise _lost(len(missing))
+
+
+def _put_together(path: Path, entry: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as target:
+        for name in entry["pieces"]:
+            piece = path.with_name(name)
+            if not storage.obtain(piece):
+                raise _lost(1)
+            with piece.open("rb") as source:
+                shutil.copyfileobj(source, target, _CHUNK)
+            piece.unlink()
+    if part.stat().st_size != entry["size"]:
+        raise _lost(1)
+    part.replace(path)
+
+
+def _lost(count: int) -> NotFound:
+    return NotFound(
+        f"{count} files of this upload are missing from {storage.shared() or 'the data folder'}. Send them again.",
+        code="upload_lost",
+    )
 
 
 def sweep() -> None:

@@ -1,7 +1,8 @@
-"""One file that holds the whole portal: a dump of the database and the files of the data folder.
+"""One file that holds the whole portal: a dump of the database and the files of the data folder, or of the bucket.
 
 The database is dumped before the files are read: a file is stored before the row that refers to it, so every row of
-the dump finds its file. Prepared signals are left out; they are made again when a job needs them.
+the dump finds its file. Prepared signals are left out; they are made again when a job needs them. A backup of a portal with a
+bucket can be restored without one, and the other way round.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from ecgportal import embedded_pg, home, version
+from ecgportal import embedded_pg, home, storage, version
+from ecgportal.bucket import Bucket
 from ecgportal.errors import Conflict, InvalidInput, NotFound, PortalError
 
 FORMAT = 1
@@ -63,24 +66,26 @@ def check_target(target: Path) -> None:
 def write(target: Path, progress: Progress) -> dict[str, Any]:
     """Write the backup; it appears whole at ``target`` (0600) or not at all."""
     check_target(target)
-    with tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent) as folder:
+    with storage.backing_up(), tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent) as folder:
         dump, draft = Path(folder, _DUMP), Path(folder, "draft.tar")
         progress(0.0, "Dumping the database")
         _run(["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={dump}"])
-        files = [path for path in _files() if path.is_file()]
-        total = max(sum(path.stat().st_size for path in files), 1)
+        store = storage.shared()
+        files = [path for path in _files() if path.is_file()] if store is None else []
+        entries = _local(files) if store is None else _stored(store)
+        total = max(sum(entry.size for entry in entries), 1)
         count, size = 0, 0
         os.close(os.open(draft, os.O_CREAT | os.O_WRONLY, 0o600))
         with tarfile.open(draft, "w") as archive:
             archive.add(dump, _DUMP)
-            for path in files:
+            for entry in entries:
                 try:
-                    archive.add(path, f"files/{path.relative_to(settings.PORTAL_HOME).as_posix()}", recursive=False)
+                    _add(archive, entry, store, Path(folder, "fetched"))
                 except FileNotFoundError:
                     # Deleted since the dump, together with its row or as an upload that was taken in.
                     continue
-                count, size = count + 1, size + path.stat().st_size
-                progress(min(0.1 + 0.9 * size / total, 1.0), f"{count} of {len(files)} files")
+                count, size = count + 1, size + entry.size
+                progress(min(0.1 + 0.9 * size / total, 1.0), f"{count} of {len(entries)} files")
             manifest = {
                 "format": FORMAT, "version": version.VERSION, "created_at": timezone.now().isoformat(), "files": count, "bytes": size,
                 "database_sha256": _sha256(dump), "has_key": (settings.PORTAL_HOME / _KEY).exists(),
@@ -88,6 +93,42 @@ def write(target: Path, progress: Progress) -> dict[str, Any]:
             _add_text(archive, folder, manifest)
         draft.replace(target)
     return {"backup": str(target), **manifest}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file for the archive. path: None where it lies in the bucket alone."""
+
+    key: str
+    size: int
+    path: Path | None
+
+
+def _local(files: Iterable[Path]) -> list[_Entry]:
+    return [_Entry(storage.key_of(path), path.stat().st_size, path) for path in files]
+
+
+def _stored(store: Bucket) -> list[_Entry]:
+    """Return what the bucket holds, and this host's key. What never changes is read from this host where it lies here, too."""
+    key = settings.PORTAL_HOME / _KEY
+    entries = _local([key] if key.exists() else [])
+    for name in FOLDERS:
+        for found in store.list(f"{name}/"):
+            path = settings.PORTAL_HOME / found.key
+            is_here = name in ("blobs", "signals") and path.is_file() and path.stat().st_size == found.size
+            entries.append(_Entry(found.key, found.size, path if is_here else None))
+    return entries
+
+
+def _add(archive: tarfile.TarFile, entry: _Entry, store: Bucket | None, fetched: Path) -> None:
+    path = entry.path
+    if path is None:
+        assert store is not None
+        if not store.fetch(entry.key, fetched):
+            raise FileNotFoundError(entry.key)
+        path = fetched
+    archive.add(path, f"files/{entry.key}", recursive=False)
+    fetched.unlink(missing_ok=True)
 
 
 def _files() -> Iterator[Path]:
@@ -118,6 +159,10 @@ def read(source: Path, progress: Progress) -> dict[str, Any]:
         folder = Path(text)
         progress(0.0, "Unpacking")
         manifest = _unpack(source, folder, progress)
+        store = storage.shared()
+        if store is not None:
+            # Files first, as everywhere: a row names nothing that is not there.
+            _into(store, folder / "files", progress)
         progress(0.9, "Restoring the database")
         connection.close()
         arguments = [
@@ -128,13 +173,70 @@ def read(source: Path, progress: Progress) -> dict[str, Any]:
             "--exit-on-error",
             "--single-transaction",
         ]
-        _run(["pg_restore", *arguments, f"--dbname={_database()}", str(folder / _DUMP)])
+        try:
+            _run(["pg_restore", *arguments, f"--dbname={_database()}", str(folder / _DUMP)])
+        except PortalError:
+            if store is not None:
+                _empty(store)
+            raise
         for path in sorted((folder / "files").iterdir()) if (folder / "files").exists() else []:
             if (root / path.name).is_dir():
                 shutil.rmtree(root / path.name)
             path.replace(root / path.name)
     progress(1.0, "Restored")
     return {"restored": str(source), **manifest}
+
+
+def _into(store: Bucket, root: Path, progress: Progress) -> None:
+    """Bring unpacked files into an empty bucket; after an error it is empty again."""
+    try:
+        for path in (path for name in FOLDERS for path in sorted((root / name).rglob("*"))):
+            if path.is_file() and _belongs(path.relative_to(root)):
+                store.put(path.relative_to(root).as_posix(), path)
+                progress(0.87, "Bringing the files into the bucket")
+    except BaseException:
+        _empty(store)
+        raise
+
+
+def _empty(store: Bucket) -> None:
+    for name in FOLDERS:
+        store.delete_below(f"{name}/")
+
+
+def _belongs(path: Path) -> bool:
+    """Tell whether a file of a data folder lies in a bucket, too: what a host has made of a record does not."""
+    return path.parts[0] != "signals" or path.suffix == ".f32"
+
+
+def to_bucket(progress: Progress) -> dict[str, Any]:
+    """Bring the files of this host's data folder into the bucket. Run again, it goes on: what is there with the same digest is not
+    sent again. Returns how many were sent, were there already, and which blobs are damaged (their bytes are not what their name
+    says), which are left out."""
+    store = storage.shared()
+    if store is None:
+        raise Conflict(
+            "PORTAL_STORAGE_URL is not set. Set it to s3://bucket/prefix, where the files are to go.", code="no_bucket"
+        )
+    there = {found.key: found.size for found in store.list()}
+    files = [path for path in _files() if path.name != _KEY and _belongs(path.relative_to(settings.PORTAL_HOME))]
+    sent, damaged = 0, []
+    for number, path in enumerate(files, start=1):
+        key, digest = storage.key_of(path), _sha256(path)
+        if key.startswith("blobs/") and digest != path.name:
+            damaged.append(path.name)
+            continue
+        found = store.head(key) if there.get(key) == path.stat().st_size else None
+        if found is None or found.sha256 != digest:
+            store.put(key, path, digest)
+            sent += 1
+        progress(number / len(files), f"{number} of {len(files)} files")
+    return {
+        "bucket": settings.STORAGE_URL,
+        "sent": sent,
+        "there_already": len(files) - sent - len(damaged),
+        "damaged": damaged,
+    }
 
 
 def _require_empty() -> None:
@@ -145,6 +247,12 @@ def _require_empty() -> None:
                 f"{settings.PORTAL_HOME} holds data already ({name}). Restore into an empty PORTAL_HOME.",
                 code="not_empty",
             )
+    store = storage.shared()
+    if store is not None and any(True for name in FOLDERS for _ in store.list(f"{name}/")):
+        raise Conflict(
+            f"{settings.STORAGE_URL} holds files already. Restore into an empty bucket or another prefix.",
+            code="not_empty",
+        )
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT to_regclass('accounts_user') IS NOT NULL")

@@ -110,6 +110,16 @@ class RemoteError(PortalError):
     status = 502
 
 
+class StorageFailed(PortalError):
+    """The bucket in which the portal's files lie does not answer, refuses, or lost something.
+
+    Codes: ``storage_unreachable``, ``storage_refused``, ``storage_no_bucket``, ``storage_failed``, ``storage_damaged``.
+    """
+
+    code = "storage_unreachable"
+    status = 503
+
+
 class JobCancelled(PortalError):
     """Raised inside a job when its cancel flag was seen."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ecgportal import home
+from ecgportal import bucket, home
 from ecgportal.client_address import networks
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -19,9 +19,19 @@ PORTAL_HOME = home.portal_home()
 PRODUCTION = os.environ.get("PORTAL_ENV", "") == "production"
 DEBUG = False
 
-if os.environ.get("PORTAL_STORAGE_URL"):
+# Files lie under PORTAL_HOME, or in a bucket that several hosts share (ecgportal.storage).
+STORAGE_URL = os.environ.get("PORTAL_STORAGE_URL", "")
+try:
+    if STORAGE_URL:
+        bucket.parse(STORAGE_URL)
+except ValueError as error:
     raise ImproperlyConfigured(
-        "PORTAL_STORAGE_URL is set, but this version keeps files under PORTAL_HOME only. Unset it, or share PORTAL_HOME."
+        f"PORTAL_STORAGE_URL cannot be used: {error}. Unset, files lie under PORTAL_HOME."
+    ) from error
+if STORAGE_URL and not home.uses_embedded() and not os.environ.get("PORTAL_SECRET_KEY"):
+    raise ImproperlyConfigured(
+        "PORTAL_STORAGE_URL and DATABASE_URL are set, so several hosts may work together, each with a PORTAL_HOME of its own. Set "
+        f"PORTAL_SECRET_KEY, too, the same on every host (a portal that ran before has it in {PORTAL_HOME / 'secret_key'})."
     )
 SECRET_KEY = home.secret_key()
 _hosts = [host for host in os.environ.get("PORTAL_ALLOWED_HOSTS", "").split(",") if host]
@@ -248,6 +258,8 @@ TRAIN_PROCESSES = int(os.environ.get("PORTAL_TRAIN_PROCESSES", "0"))
 # A running job hears with each beat whether it was cancelled.
 JOB_HEARTBEAT_S = 1.0
 JOB_STALE_S = 30.0
+# After how long a job is tried again that the bucket did not let go on.
+STORAGE_WAIT_S = 20.0
 # How long a job that can go on later may hold a worker while others wait for one.
 JOB_TURN_S = 60.0
 # Whether a worker of trainings keeps a process that has loaded what a training needs, so that the next one begins at once.
@@ -277,5 +289,6 @@ LOGGING = {
     "loggers": {
         "django_plotly_dash": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
+        "botocore": {"level": "WARNING"},
     },
 }

@@ -113,6 +113,9 @@ def portal_children(role: str, bind: str, port: int) -> list[Child]:
             # A worker that is killed while it waits for a message takes a lock with it that the others need.
             child = Child(f"queue-{queue}", command, {"Q_CLUSTER_NAME": queue}, role == "all", one_body=True)
             children.append(child)
+    if os.environ.get("PORTAL_STORAGE_URL"):
+        # Every host, of whatever role, keeps files that may be deleted elsewhere.
+        children.append(Child("storage", [python, manage, "tend_storage", "--skip-checks"], after_web=role == "all"))
     return children
 
 

@@ -5,4 +5,4 @@ class ModelhubConfig(AppConfig):
     name = "modelhub"
 
     def ready(self) -> None:
-        from modelhub import actions, handlers, overview  # noqa: F401  (register audit verbs, job kinds, figures)
+        from modelhub import actions, handlers, overview, tidying  # noqa: F401  (register audit verbs, job kinds, figures, files)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from django.db import transaction
+
 from ecgportal import storage
 from modelhub import novelty, packaging
 from modelhub.models import ModelBundle, ModelVersion
@@ -33,15 +35,18 @@ def bundle_file(version: ModelVersion) -> ModelBundle:
     InvalidInput (``identifiers_found``) when a text of the version looks as if it named a patient.
     """
     row = ModelBundle.objects.filter(version=version).first()
-    if row is not None and row.made_of == made_of(version) and storage.blob_path(row.sha256).exists():
+    if row is not None and row.made_of == made_of(version) and storage.has_blob(row.sha256):
         return row
     # What is computed once about the training data belongs to what the bundle is made of.
     novelty.reference_for(version)
     wanted = made_of(version)
-    sha256, size = storage.put_bytes(packaging.bundle_of(version))
-    before = row.sha256 if row is not None else sha256
-    values = {"made_of": wanted, "sha256": sha256, "size": size}
-    row, _ = ModelBundle.objects.update_or_create(version=version, defaults=values)
+    data = packaging.bundle_of(version)
+    with transaction.atomic():
+        storage.hold_blobs()
+        sha256, size = storage.put_bytes(data)
+        before = row.sha256 if row is not None else sha256
+        values = {"made_of": wanted, "sha256": sha256, "size": size}
+        row, _ = ModelBundle.objects.update_or_create(version=version, defaults=values)
     if before != sha256:
-        storage.delete_blob(before)
+        storage.drop_unused([before])
     return row

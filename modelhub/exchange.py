@@ -245,7 +245,7 @@ def pull(context: JobContext) -> dict[str, Any]:
         line.tried(lambda: remote.fetch(transfer.remote_path, part, MAX_BUNDLE_BYTES, told))
     seen = _state_of(entry) if entry else ""
     data = part.read_bytes()
-    storage.remove_area("checkpoints", transfer.pk)
+    storage.remove_area("checkpoints", transfer.pk, here_only=True)
     context.progress(0.5, "Checking")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
@@ -274,15 +274,16 @@ def pull(context: JobContext) -> dict[str, Any]:
 
 
 def _begun(transfer: Transfer) -> Path:
-    """Return where what is fetched goes, with what the last broken pull of the same file left; older leavings are removed."""
+    """Return where what is fetched goes, with what the last broken pull of the same file left on this host; older leavings are
+    removed."""
     part = storage.area("checkpoints", transfer.pk) / "incoming.part"
     broken = Transfer.objects.filter(direction="pull", version=None, job__state__in=TERMINAL).exclude(pk=transfer.pk)
     for row in broken.filter(job__finished_at__lt=timezone.now() - _KEPT):
-        storage.remove_area("checkpoints", row.pk)
+        storage.remove_area("checkpoints", row.pk, here_only=True)
     same = broken.filter(exchange=transfer.exchange, project=transfer.project, remote_path=transfer.remote_path)
     last = same.order_by("-created_at").first()
     if last is not None and not part.exists():
         for left in storage.area("checkpoints", last.pk).glob("incoming.part*"):
             left.replace(part.with_name(left.name))
-        storage.remove_area("checkpoints", last.pk)
+        storage.remove_area("checkpoints", last.pk, here_only=True)
     return part

@@ -69,15 +69,7 @@ def run(context: JobContext) -> dict[str, Any]:
 
 def _forget(sha256: str) -> None:
     """Remove what was uploaded unless a version is made of exactly these bytes."""
-    if not _in_use(sha256):
-        storage.delete_blob(sha256)
-
-
-def _in_use(sha256: str) -> bool:
-    return (
-        ModelVersion.objects.filter(sha256=sha256).exists()
-        or ModelVersion.objects.filter(weights_sha256=sha256).exists()
-    )
+    storage.drop_unused([sha256])
 
 
 @transaction.atomic
@@ -116,6 +108,7 @@ def complete(found: Incoming, *, actor: Any, version_id: str) -> ModelVersion:
             code="contract_incomplete",
             fields=questions,
         )
+    storage.hold_blobs()
     version.sha256, version.size = storage.put_bytes(found.main)
     version.weights_sha256 = storage.put_bytes(found.weights)[0] if found.weights else ""
     version.contract, version.classes, version.task = contract.to_dict(), list(contract.classes), contract.task

@@ -89,6 +89,7 @@ def version_add(
         described = {
             "contract": known, "classes": names, "task": known.get("task", ""), "architecture": known.get("architecture", ""),
         }  # fmt: skip
+    storage.hold_blobs()
     sha256, size = storage.put_bytes(onnx)
     weights_sha256 = storage.put_bytes(weights)[0] if weights else ""
     Model.objects.select_for_update().get(pk=model.pk)
@@ -162,6 +163,7 @@ def version_delete(*, actor: Any, version: ModelVersion) -> None:
         with transaction.atomic():
             version.delete()
             version.pk = version_id
+            storage.release_blobs(sha256)
             audit("model.deleted", version, actor=actor, project=project)
             if not model.versions.exists():
                 model.delete()
@@ -170,12 +172,7 @@ def version_delete(*, actor: Any, version: ModelVersion) -> None:
         raise Conflict(
             f"{version} cannot be deleted: {', '.join(names)} depend on it.", code="version_in_use"
         ) from error
-    for digest in sha256:
-        if (
-            not ModelVersion.objects.filter(sha256=digest).exists()
-            and not ModelVersion.objects.filter(weights_sha256=digest).exists()
-        ):
-            storage.delete_blob(digest)
+    storage.drop_unused(sha256)
 
 
 @transaction.atomic
@@ -253,6 +250,7 @@ def import_start(
         raise InvalidInput("Give the model a name.", fields={"name": "Required."})
     if file.size > 2 << 30:
         raise InvalidInput("A model file may have at most 2 GB.", code="too_large", fields={"file": "Too large."})
+    storage.hold_blobs()
     sha256, size = storage.put(file.file)
     payload = {
         "sha256": sha256,

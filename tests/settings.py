@@ -19,6 +19,7 @@ TEST_HOME = Path(os.environ["PORTAL_TEST_HOME"])
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
 os.environ["PORTAL_HOME"] = str(TEST_HOME / _worker)
 os.environ.pop("PORTAL_RUN", None)
+os.environ.pop("PORTAL_STORAGE_URL", None)
 
 from ecgportal import home  # noqa: E402
 

@@ -5,4 +5,4 @@ class TrainingConfig(AppConfig):
     name = "training"
 
     def ready(self) -> None:
-        from training import actions, handlers, overview, uses  # noqa: F401  (register audit verbs, job kinds, figures, uses)
+        from training import actions, handlers, overview, tidying, uses  # noqa: F401  (register audit verbs, job kinds, figures, files, uses)

@@ -38,7 +38,8 @@ def run(context: JobContext) -> dict[str, Any]:
         _note_result(study, row)
         raise
     _note_result(study, row)
-    storage.remove_area("checkpoints", study.pk)
+    # A curve may be drawn again with more repeats, under the same name.
+    storage.clear_folder(storage.area("checkpoints", study.pk))
     return study.result
 
 

@@ -18,7 +18,7 @@ from modelhub.architectures.catalog import definition_of
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
-from training import running
+from training import keeping, running
 from training.choices import needs_of
 from training.data import JointView
 from training.engine.settings import FitSettings
@@ -65,10 +65,12 @@ def run(context: JobContext) -> dict[str, Any]:
     # it is told, and nothing is chosen by that.
     view = JointView(data.stores, [*by_part["train"], *by_part["validation"]])
     others = JointView(data.stores, by_part["test"][:_MOST_JUDGED]) if by_part["test"] else None
+    folder = Path(storage.area("checkpoints", row.pk))
+    keeping.fetch(folder)
     try:
         result = pretrain(
             module, view, settings, fs_hz=contract.fs_hz, how=how, held_back=others,
-            callbacks=[_Told(context, row, len(view))], checkpoint_dir=Path(storage.area("checkpoints", row.pk)),
+            callbacks=[_Told(context, row, len(view)), keeping.Kept(row, folder)], checkpoint_dir=folder,
         )  # fmt: skip
     except JobCancelled as error:
         # A stop of the portal is not the user's cancel.
@@ -90,6 +92,7 @@ def run(context: JobContext) -> dict[str, Any]:
             "run.finished", row, actor=row.created_by, project=row.project,
             changes={"version": str(version), "stopped": result.stopped_reason},
         )  # fmt: skip
+        storage.release_area("checkpoints", row.pk)
         context.close(outcome, cancelled=cancelled)
     storage.remove_area("checkpoints", row.pk)
     if cancelled:

@@ -25,7 +25,7 @@ from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from modelhub.statements import prefilled
-from training import evaluating
+from training import evaluating, keeping
 from training.choices import FEWEST_RECORDS, needs_of, records_of, too_few_patients
 from training.costs import note_speed, speed_key
 from training.data import JointView, Stores, prepare
@@ -181,6 +181,7 @@ def keep(
         audit(
             "run.finished", row, actor=row.created_by, project=row.project, changes={"version": str(version), "stopped": stopped}
         )  # fmt: skip
+        storage.release_area("checkpoints", row.pk)
         context.close(outcome, cancelled=stopped == "cancelled")
     storage.remove_area("checkpoints", row.pk)
     if stopped == "cancelled":
@@ -242,6 +243,7 @@ def _fit(
     module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
     folder = Path(storage.area("checkpoints", row.pk))
     folder = folder / f"network-{number}" if row.members > 1 else folder
+    keeping.fetch(folder)
     # Half of the records: folds are smaller than the training part. Other networks live in this process alone.
     own = row.architecture in catalog() and contract.definition is None
     wanted, fewest = portal.TRAIN_PROCESSES or None, len(by_part["train"]) // 2
@@ -249,7 +251,7 @@ def _fit(
     result = fit_together(
         count, module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
         targets_of(row, by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
-        groups=groups_of(row, by_part), callbacks=[Report(context, row, span, number)], checkpoint_dir=folder,
+        groups=groups_of(row, by_part), callbacks=[Report(context, row, span, number), keeping.Kept(row, folder)], checkpoint_dir=folder,
     )  # fmt: skip
     if result.stopped_reason == "interrupted":
         raise JobInterrupted

@@ -207,6 +207,8 @@ def run_delete(*, actor: Any, run: TrainingRun) -> None:
         if split is not None:
             split.delete()
         run.pk = run_id
+        for area in (run_id, *(study.pk for study in studies)):
+            storage.release_area("checkpoints", area)
         audit("run.deleted", run, actor=actor, project=run.project)
     for area in (run_id, *(study.pk for study in studies)):
         storage.remove_area("checkpoints", area)

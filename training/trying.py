@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ecgportal import storage
-from ecgportal.errors import JobCancelled, PortalError
+from ecgportal.errors import JobCancelled, PortalError, StorageFailed
 from ecgportal.jobs.context import JobContext, JobInterrupted
 from modelhub import loading
+from training import keeping
 from training.data import JointView, Stores
 from training.engine.callbacks import Callback, Progress
 from training.engine.settings import FitSettings
@@ -82,6 +82,7 @@ def train_trial(
     """Train one trial and note how it went; None when this network cannot be trained so. JobInterrupted and JobCancelled
     leave the trial to be gone on with. groups: as for ``fit``, of an ensemble that is cross-fitted."""
     begun = time.monotonic()
+    keeping.fetch(folder_of(trial.study, trial.number))
     try:
         result = _fit(trial, row, contract, base, settings, stores, by_part, targets, follow, groups)
     except JobCancelled as error:
@@ -114,6 +115,13 @@ def result_of(
 ) -> FitResult:  # fmt: skip
     """Return what a trial gave so far, from its checkpoint and without another step; JobCancelled when that is nothing.
     The arguments are those that the trial was trained with."""
+    folder = folder_of(trial.study, trial.number)
+    try:
+        keeping.fetch(folder)
+    except StorageFailed:
+        # What lies here is good enough where the bucket does not answer.
+        if not folder.exists():
+            raise
     return _fit(trial, row, contract, base, settings, stores, by_part, targets, _NoFurther())
 
 
@@ -124,11 +132,12 @@ def _fit(
 ) -> FitResult:  # fmt: skip
     from training.engine.fit import fit
 
+    folder = folder_of(trial.study, trial.number)
     module = loading.start_module(contract.architecture or row.architecture, contract, base, seed=settings.seed)
     return fit(
         module, JointView(stores, by_part["train"]), targets(by_part["train"]), JointView(stores, by_part["validation"]),
         targets(by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
-        callbacks=[callback], groups=groups, checkpoint_dir=folder_of(trial.study, trial.number),
+        callbacks=[callback, keeping.Kept(row, folder)], groups=groups, checkpoint_dir=folder,
     )  # fmt: skip
 
 
@@ -153,7 +162,7 @@ def next_trial(study: Study, choices: dict[str, Any]) -> Trial:
     if begun is not None and begun.choices == choices:
         return begun
     if begun is not None:
-        shutil.rmtree(folder_of(study, begun.number), ignore_errors=True)
+        storage.clear_folder(folder_of(study, begun.number))
         begun.delete()
     last = study.trials.order_by("-number").first()  # type: ignore[attr-defined]
     return Trial.objects.create(study=study, number=last.number + 1 if last else 1, choices=choices)

@@ -38,4 +38,5 @@ register(
     audit__exported="exported the audit trail",
     backup__started="started the backup {object}",
     backup__restored="restored the portal from the backup {object}",
+    storage__moved="brought the files of a data folder into {object}",
 )

@@ -47,7 +47,8 @@ def hosts() -> list[str]:
 
 
 def blobs() -> str:
-    return "ok" if storage.is_writable() else "The data folder cannot be written. Check its owner and the free space."
+    """Return ``ok``, or a sentence that says why files cannot be stored."""
+    return storage.trouble() or "ok"
 
 
 def torch() -> str:

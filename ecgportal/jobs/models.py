@@ -110,3 +110,21 @@ class WorkerBeat(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Removal(models.Model):
+    """A file of the bucket that is to be forgotten, written in the transaction by which no row names it any more.
+
+    key: as :func:`ecgportal.storage.release` takes it. is_done: the bucket has forgotten it; the row stays for a while, by which
+    the other hosts do.
+    """
+
+    key = models.CharField(max_length=300, unique=True)
+    at = models.DateTimeField(db_index=True)
+    is_done = models.BooleanField(default=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["id"], name="removal_to_do", condition=models.Q(is_done=False))]
+
+    def __str__(self) -> str:
+        return self.key

@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 import uuid
+from typing import Any
 
 import psutil
 from django.conf import settings
@@ -22,7 +23,7 @@ from django.db import close_old_connections, connection
 
 from ecgportal import home
 from ecgportal.audit.context import AuditContext, acting
-from ecgportal.errors import JobCancelled, PortalError
+from ecgportal.errors import JobCancelled, PortalError, StorageFailed
 from ecgportal.jobs import services, spare
 from ecgportal.jobs.context import JobContext, JobInterrupted, LeaseLost
 from ecgportal.jobs.models import Job, JobState
@@ -101,7 +102,7 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
     context = JobContext(job)
     try:
         with acting(AuditContext(channel="worker", correlation=job.pk)), context:
-            result = KINDS[job.kind].run(context) or {}
+            result = _done(job, context)
             services.succeed(job.pk, attempt, result)
         return 0
     except JobCancelled:
@@ -129,6 +130,20 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
         message = f"The job met an error that the portal did not expect. An operator finds the details in the log under job {job.pk}."
         services.fail(job.pk, attempt, "internal_error", message)
         return 0
+
+
+def _done(job: Job, context: JobContext) -> dict[str, Any]:
+    """Call the job's handler. What needs the bucket while it does not answer waits, and goes on later: it can be cancelled
+    meanwhile, and nothing is lost that is stored."""
+    try:
+        return KINDS[job.kind].run(context) or {}
+    except StorageFailed as error:
+        logger.warning("job %s waits for the storage: %s", job.pk, error.message)
+        note = f"{error.message[:200]} The job goes on when that is mended."
+        context.report(job.progress, note)
+        context.stopping.wait(settings.STORAGE_WAIT_S)
+        context.raise_if_stopping()
+        raise JobInterrupted(note) from error
 
 
 def _living_process(job: Job) -> psutil.Process | None:

@@ -12,6 +12,7 @@ import tarfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import psycopg
 import pytest
@@ -19,9 +20,10 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from datasets import signals
 from datasets.demo import sync_label_maps
-from datasets.models import Dataset, Record
-from ecgportal import backup
+from datasets.models import Dataset, OriginalFile, Record
+from ecgportal import backup, storage
 from ecgportal.accounts.models import User
 from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job
@@ -31,6 +33,8 @@ from modelhub.models import ModelVersion
 from modelhub.services import exchange_save
 from tests import factories
 from tests.ecgfiles import make_cohort
+from tests.hosts import hosts as hosts  # a fixture
+from tests.hosts import s3_server as s3_server  # a fixture
 from tests.modelhub.dav_server import dav_server as dav_server  # a fixture
 from tests.working import work_off
 from training.models import Evaluation
@@ -269,6 +273,49 @@ def test_a_portal_is_backed_up_and_restored(tmp_path, folder, other_database, mo
     assert broken.returncode == 1 and "Row 2 was changed" in broken.stderr
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_portal_moves_into_a_bucket_and_its_backup_into_another(tmp_path, hosts, other_database, settings):
+    """Three commands as an operator types them; the second host has nothing but the bucket."""
+    url, settings.STORAGE_URL = settings.STORAGE_URL, ""
+    record = factories.make_record(factories.make_dataset(factories.make_project()))
+    sha256, _ = storage.put_bytes(b"an original")
+    OriginalFile.objects.create(record=record, name="a.csv", sha256=sha256, size=11)
+    signal = signals.read_signal(record)
+    assert "PORTAL_STORAGE_URL is not set" in refused("storage_to_bucket")
+    settings.STORAGE_URL = url
+    damaged = storage.blob_path("0" * 64)
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not what its name says")
+    told = ask("storage_to_bucket")
+    assert (told["sent"], told["there_already"], told["damaged"]) == (2, 0, ["0" * 64])
+    damaged.unlink()
+    assert ask("storage_to_bucket") == {"bucket": url, "sent": 0, "there_already": 2, "damaged": []}
+
+    hosts.on("b")
+    target = tmp_path / "portal.tar"
+    assert ask("backup", target)["files"] == 2
+    own = {"PORTAL_HOME": str(tmp_path / "new"), "PORTAL_SECRET_KEY": "s" * 50, "PORTAL_STORAGE_URL": url}
+    in_bucket = {**_environment(other_database), **own, "DJANGO_SETTINGS_MODULE": "ecgportal.settings"}
+    full = _shell(in_bucket, "restore", target)
+    assert full.returncode == 1 and "holds files already" in full.stderr
+    done = _shell({**in_bucket, "PORTAL_STORAGE_URL": f"{url}/again"}, "restore", target, "--json")
+    assert done.returncode == 0, done.stderr
+    assert {key.removeprefix("again/") for key in hosts.keys("again/")} == hosts.keys("blobs/") | hosts.keys("signals/")
+    settings.STORAGE_URL = f"{url}/again"
+    hosts.on("c")
+    assert storage.read_blob(sha256) == b"an original" and np.array_equal(signals.read_signal(record), signal)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_copies_of_a_host_are_tended_by_a_command(hosts, settings):
+    sha256, _ = storage.put_bytes(b"named by no row")
+    call_command("tend_storage", "--once")
+    assert not storage.blob_path(sha256).exists()
+    settings.STORAGE_URL, said = "", io.StringIO()
+    call_command("tend_storage", stderr=said)
+    assert "not set" in said.getvalue()
+
+
 def _connected(database: str) -> psycopg.Connection:
     own = connection.settings_dict
     return psycopg.connect(
@@ -314,7 +361,5 @@ def test_ctrl_c_asks_the_job_to_stop(team, monkeypatch):
 
 
 def test_the_backup_knows_every_folder_of_the_storage():
-    from ecgportal import storage
-
     left_out = {"prepared", "run"}
     assert set(backup.FOLDERS) | left_out == storage._AREAS | {"blobs"}
