@@ -192,7 +192,8 @@ def cut_out(records: Sequence[Record]) -> list[uuid.UUID]:
     try:
         for pack, holes in places.items():
             others = Record.objects.filter(dataset=dataset_id, pack=pack).exclude(pk__in=ids)
-            if others.exists():
+            # Of a pack that was lost there is nothing left to cut out.
+            if others.exists() and storage.obtain(_path(dataset_id, pack)):
                 made.append(_without(dataset_id, pack, holes))
                 others.update(pack=made[-1])
     except BaseException:
@@ -210,8 +211,6 @@ def cut_out(records: Sequence[Record]) -> list[uuid.UUID]:
 def _without(dataset_id: uuid.UUID, pack: uuid.UUID, holes: list[tuple[int, int]]) -> uuid.UUID:
     """Write a pack again with zeros in the place of some records; returns the new one."""
     path = _path(dataset_id, pack)
-    if not storage.obtain(path):
-        raise NotFound(f"The signals that lie beside those of the records are missing from {storage.shared()}.")
     with PackWriter(dataset_id) as writer, path.open("rb") as stream:
         at = 0
         for offset, size in sorted(holes):

@@ -258,7 +258,7 @@ TRAIN_PROCESSES = int(os.environ.get("PORTAL_TRAIN_PROCESSES", "0"))
 # A running job hears with each beat whether it was cancelled.
 JOB_HEARTBEAT_S = 1.0
 JOB_STALE_S = 30.0
-# After how long a job is tried again that the bucket did not let go on.
+# After how long a job is tried again that the bucket did not let go on; longer with each try.
 STORAGE_WAIT_S = 20.0
 # How long a job that can go on later may hold a worker while others wait for one.
 JOB_TURN_S = 60.0

@@ -46,7 +46,7 @@ def fetch(folder: Path) -> None:
     for name, digest in _files(content).items():
         if not store.fetch(f"{key}/{name}", folder / name, digest):
             raise StorageFailed(
-                f"The checkpoint of this run in {store} lacks {name}. Cancel the run and start it anew.",
+                f"The checkpoint of this run in {store} lacks {name}. Start the run anew.",
                 code="storage_damaged",
             )
     draft = folder / f".{_STATE}.fetched"

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 75
 _CLOCK_S = 2.0
+_LONGEST_WAIT_S = 300.0
 
 
 def start(job_id: str) -> str:
@@ -138,10 +139,12 @@ def _done(job: Job, context: JobContext) -> dict[str, Any]:
     try:
         return KINDS[job.kind].run(context) or {}
     except StorageFailed as error:
+        if error.code == "storage_damaged":
+            raise
         logger.warning("job %s waits for the storage: %s", job.pk, error.message)
         note = f"{error.message[:200]} The job goes on when that is mended."
         context.report(job.progress, note)
-        context.stopping.wait(settings.STORAGE_WAIT_S)
+        context.stopping.wait(min(context.attempt * settings.STORAGE_WAIT_S, _LONGEST_WAIT_S))
         context.raise_if_stopping()
         raise JobInterrupted(note) from error
 

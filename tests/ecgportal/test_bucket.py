@@ -39,17 +39,23 @@ def test_addresses_of_buckets_are_read_and_others_refused_with_the_reason():
 
 
 def settings_of(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = "import sys; from ecgportal import settings; print(settings.STORAGE_URL, 'boto3' in sys.modules)"
+    program = (
+        "import sys, django; django.setup(); from ecgportal import storage; from django.conf import settings;"
+        "settings.STORAGE_URL or storage.trouble() or storage.read_blob(storage.put_bytes(b'x')[0]);"
+        "print(settings.STORAGE_URL or '-', 'boto3' in sys.modules or 'botocore' in sys.modules)"
+    )
     base = {
         name: value for name, value in os.environ.items() if not name.startswith(("PORTAL_", "DATABASE_", "DJANGO_"))
     }
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=home.REPOSITORY, check=False,
-        env={**base, "PORTAL_HOME": str(tmp_path), "PORTAL_ENV_FILE": os.devnull, **environment},
+        env={**base, "DJANGO_SETTINGS_MODULE": "ecgportal.settings", "PORTAL_HOME": str(tmp_path), "PORTAL_ENV_FILE": os.devnull, **environment},
     )  # fmt: skip
 
 
 def test_the_settings_take_a_bucket_and_say_what_is_missing(tmp_path):
+    # Without one the library is not even loaded.
+    assert settings_of(tmp_path).stdout.split() == ["-", "False"]
     where = {"PORTAL_STORAGE_URL": "s3://ecg/x"}
     assert settings_of(tmp_path, **where).stdout.split() == ["s3://ecg/x", "False"]
     assert "cannot be used" in settings_of(tmp_path, PORTAL_STORAGE_URL="/srv/files").stderr
