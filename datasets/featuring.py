@@ -14,7 +14,7 @@ from datasets import signals
 from datasets.measure.features import FEATURES, VERSION, features
 from datasets.models import Dataset, Record, RecordFeatures
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, PortalError
+from ecgportal.errors import Conflict, PortalError, StorageFailed
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import OPEN, Job
 from ecgportal.jobs.services import enqueue
@@ -105,6 +105,9 @@ def run(context: JobContext) -> dict[str, Any]:
 def _row(record: Record) -> RecordFeatures:
     try:
         found = features(signals.load(record, _LONGEST_S), _noise_mv(record))
+    except StorageFailed:
+        # That the signal could not be fetched now says nothing about the record.
+        raise
     except PortalError as error:
         return RecordFeatures(record=record, version=VERSION, reason=error.message[:300])
     shape = b"" if found.shape is None else found.shape.astype("<f2").tobytes()

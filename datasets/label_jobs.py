@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import labelling
 from datasets.models import Ingest, LabelImport, Outcome
-from ecgportal.errors import PortalError
+from ecgportal.errors import PortalError, StorageFailed
 from ecgportal.jobs import runner
 from ecgportal.jobs.models import Job, JobState
 
@@ -50,6 +50,8 @@ def again(ingest: Ingest) -> None:
     for row in tables_read.select_related("dataset__project", "created_by") if only else ():
         try:
             labelling.read(row, only=only)
+        except StorageFailed:
+            raise
         except PortalError as error:
             # The files are stored; a table that cannot be read any more must not undo that.
             logger.warning("label table %s could not be read again: %s", row.pk, error.code)

@@ -19,7 +19,7 @@ from datasets.recording_time import shifted
 from datasets.services import clean_name
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import Conflict, InvalidInput, PortalError, TooLarge
+from ecgportal.errors import Conflict, InvalidInput, PortalError, StorageFailed, TooLarge
 from ecgportal.jobs.models import Job
 from ecgportal.jobs.services import enqueue
 from ecgportal.projects.services import pseudonym_key
@@ -144,6 +144,9 @@ def read(
     """
     try:
         table, mapping, rows = _read(row)
+    except StorageFailed:
+        # The table is as it was; only the bucket does not answer.
+        raise
     except PortalError:
         if not row.dataset.project.keeps_identifiers:
             # The table cannot be read again; what it says about persons must not stay.
@@ -239,6 +242,8 @@ def forget_rows(row: LabelImport, keys: list[str], subject: str) -> None:
     """Take a person out of a kept table: the rows of their records (``keys``) and those that name the ``subject``."""
     try:
         table, mapping, rows = _read(row)
+    except StorageFailed:
+        raise
     except PortalError:
         # What cannot be read cannot be searched; nothing of it was ever taken.
         _put_clean(row, tables.RawTable((), ()))

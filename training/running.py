@@ -181,7 +181,8 @@ def keep(
         audit(
             "run.finished", row, actor=row.created_by, project=row.project, changes={"version": str(version), "stopped": stopped}
         )  # fmt: skip
-        storage.release_area("checkpoints", row.pk)
+        for area in (row.pk, *row.studies.values_list("pk", flat=True)):  # type: ignore[attr-defined]
+            storage.release_area("checkpoints", area)
         context.close(outcome, cancelled=stopped == "cancelled")
     storage.remove_area("checkpoints", row.pk)
     if stopped == "cancelled":

@@ -89,6 +89,8 @@ def train_trial(
         if error.code == "interrupted":
             raise JobInterrupted from error
         raise
+    except StorageFailed:
+        raise
     except PortalError as error:
         trial.state, trial.note = TrialState.FAILED, error.message[:300]
         return None

@@ -17,7 +17,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Js
 from django.views.decorators.csrf import csrf_protect
 
 from ecgportal.api.viewsets import as_uuid
-from ecgportal.errors import InvalidInput, NotAllowed, NotFound
+from ecgportal.errors import InvalidInput, NotAllowed, NotFound, StorageFailed
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from viz.dash_setup import libraries_version
@@ -49,7 +49,7 @@ def dash_guard(
             )
         try:
             return _kept(protected(request, *a, **kwargs), name, request.path)
-        except (NotFound, NotAllowed, InvalidInput) as error:
+        except (NotFound, NotAllowed, InvalidInput, StorageFailed) as error:
             return JsonResponse(
                 {"error": {"code": error.code, "message": error.message, "fields": error.fields}}, status=error.status
             )

@@ -8,9 +8,9 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connections
 
+from datasets import featuring, ingest_plan, labelling, preparing, removing, signals, storing
 from datasets import ingest as ingesting
-from datasets import ingest_plan, labelling, preparing, removing, signals, storing
-from datasets.models import ArrivingFile, Ingest, LabelImport, OriginalFile, PreparedSet, Record
+from datasets.models import ArrivingFile, Ingest, LabelImport, OriginalFile, PreparedSet, Record, RecordFeatures
 from datasets.preprocess.recipe import DEFAULT_RECIPE
 from datasets.services import dataset_delete, upload_receive
 from ecgportal import storage, tending
@@ -372,6 +372,25 @@ class TestWithoutAnswer:
         hosts.mend()
         succeeded()
         assert Record.objects.count() == 2 and Job.objects.get(pk=ingest.job_id).state == JobState.SUCCEEDED
+
+    def test_a_label_table_and_the_measuring_wait_too(self, hosts, dataset, team):
+        take_in(dataset)
+        table = b"file,patient_id,label\nr0000,4711,NORM\nr0001,8155512,AFIB\n"
+        row = labelling.import_start(actor=team["editor"], dataset=dataset, file=SimpleUploadedFile("t.csv", table))
+        measure = featuring.measuring_start(actor=team["editor"], dataset=dataset)
+        hosts.on("b")
+        hosts.cut()
+        for job_id in (row.job_id, measure.pk):
+            job = work_off_one(job_id)
+            assert job.state == JobState.QUEUED and "goes on when that is mended" in job.message
+        with pytest.raises(StorageFailed):
+            labelling.forget_rows(row, ["r0000"], "nobody")
+        assert not RecordFeatures.objects.exists()
+        hosts.mend()
+        succeeded()
+        row.refresh_from_db()
+        measured = RecordFeatures.objects.exclude(reason__contains="bucket")
+        assert (row.result["taken"], measured.count()) == (2, 3)
 
     def test_a_dataset_is_deleted_and_its_files_when_the_bucket_answers(self, hosts, dataset):
         (record,) = take_in(dataset, 1)
