@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -223,6 +224,14 @@ class Bucket:
         """See within a few seconds whether the bucket answers and lets itself be listed."""
         with self._said("Looking at the bucket", quick=True) as client:
             client.list_objects_v2(Bucket=self.name, Prefix=self.prefix, MaxKeys=1)
+
+    def try_out(self) -> None:
+        """See that the bucket lets itself be written, read, listed and emptied."""
+        self.check()
+        key = f"check-{uuid.uuid4()}"
+        self.put(key, b"storage check")
+        self.read(key)
+        self.delete([key])
 
     def __str__(self) -> str:
         return f"the bucket {self.name}"

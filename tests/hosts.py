@@ -42,6 +42,8 @@ def s3_server() -> Iterator[str]:
 class Hosts:
     """The portal's files lie in a bucket. ``on`` lets this process be another host from then on."""
 
+    _reached = ""
+
     def __init__(self, url: str, root: Path, settings, monkeypatch):
         self._url, self._root, self._settings, self._monkeypatch = url, root, settings, monkeypatch
         settings.STORAGE_URL = f"s3://{NAME}/{PREFIX}"
@@ -70,7 +72,15 @@ class Hosts:
 
     def reach(self, url: str) -> None:
         self._monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        if Hosts._reached != url:
+            self.connect_anew()
+            Hosts._reached = url
+
+    @staticmethod
+    def connect_anew() -> None:
+        """Make the next client by the environment as it is then; making one takes longer than most of what it does."""
         bucket._client.cache_clear()
+        Hosts._reached = ""
 
     def cut(self) -> None:
         """Let nothing answer where the bucket was."""
@@ -95,4 +105,3 @@ class Hosts:
 @pytest.fixture
 def hosts(s3_server, tmp_path, settings, monkeypatch) -> Iterator[Hosts]:
     yield Hosts(s3_server, tmp_path, settings, monkeypatch)
-    bucket._client.cache_clear()

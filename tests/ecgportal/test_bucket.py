@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from django.core.management import CommandError, call_command
 
+from datasets.management.commands import setup
 from ecgportal import bucket, home, storage
+from ecgportal.accounts.models import User
 from ecgportal.bucket import Bucket, Stored, parse
 from ecgportal.errors import NotFound, StorageFailed
 from ecgportal.jobs import health
@@ -40,8 +44,10 @@ def test_addresses_of_buckets_are_read_and_others_refused_with_the_reason():
 
 def settings_of(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     program = (
-        "import sys, django; django.setup(); from ecgportal import storage; from django.conf import settings;"
-        "settings.STORAGE_URL or storage.trouble() or storage.read_blob(storage.put_bytes(b'x')[0]);"
+        "import sys; from ecgportal import settings\n"
+        "if not settings.STORAGE_URL:\n"
+        "    import django; django.setup(); from ecgportal import storage\n"
+        "    storage.trouble() or storage.read_blob(storage.put_bytes(b'x')[0])\n"
         "print(settings.STORAGE_URL or '-', 'boto3' in sys.modules or 'botocore' in sys.modules)"
     )
     base = {
@@ -132,6 +138,19 @@ class TestObjects:
 
 @pytest.mark.django_db
 class TestTrouble:
+    def test_a_first_start_without_the_bucket_makes_nothing_and_can_be_repeated(self, hosts, monkeypatch):
+        monkeypatch.setattr(setup.Command, "_static_files", lambda self: None)
+        monkeypatch.setenv("PORTAL_DEMO", "0")
+        hosts.cut()
+        with pytest.raises(CommandError, match="does not answer"):
+            call_command("setup")
+        assert not User.objects.exists()
+        hosts.mend()
+        said = io.StringIO()
+        call_command("setup", stdout=said)
+        assert User.objects.get().is_administrator and "Password:" in said.getvalue()
+        assert {key.split("/")[0] for key in hosts.keys()} == {"blobs"}
+
     def test_each_cause_has_its_sentence_and_its_code(self, hosts, settings, monkeypatch, tmp_path):
         assert health.blobs() == "ok"
         large = tmp_path / "large"
@@ -158,8 +177,9 @@ class TestTrouble:
         settings.STORAGE_URL = f"s3://{NAME}/{PREFIX}"
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
-        bucket._client.cache_clear()
+        hosts.connect_anew()
         assert said() == {"storage_refused"} and "no credentials" in health.blobs()
+        hosts.connect_anew()
 
     def test_keys_that_the_server_does_not_know_are_refused_with_a_sentence(self, hosts, s3_server, monkeypatch):
         # From now on the server asks who calls.

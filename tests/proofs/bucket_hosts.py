@@ -3,7 +3,7 @@
 Run: ``python -m tests.proofs.bucket_hosts [--epochs N] [--folder F]``. Three supervisors with a ``PORTAL_HOME`` each work over one database and
 moto's S3 server. An upload to the web host is read by a worker and shown by the web host; a training is killed with its whole host after
 two epochs and goes on at the other one from the checkpoint in the bucket; then a record is deleted at the web host, and its samples must
-be gone from the bucket and from every host within three minutes.
+be gone from the bucket and from every host within three minutes, and from the one that was killed when it comes back.
 """
 
 from __future__ import annotations
@@ -77,11 +77,15 @@ def prove(epochs: int, folder: str | None) -> bool:
     with Bucket(), Portal(folder) as portal:
         homes = {name: portal.home / f"home-{name}" for name in _HOSTS}
         port = free_port()
+
+        def settings(name: str) -> dict[str, str]:
+            return {
+                "PORTAL_HOME": str(homes[name]), "PORTAL_RUN": str(portal.home / "run" / f"{name}-{_HOSTS[name]}"), "PORT": str(port),
+                "PORTAL_ADMIN_PASSWORD": _PASSWORD, "PORTAL_WARM_START": "0",
+            }  # fmt: skip
+
         for name, role in _HOSTS.items():
-            portal.start(
-                name, role, PORTAL_HOME=str(homes[name]), PORTAL_RUN=str(portal.home / "run" / f"{name}-{role}"), PORT=str(port),
-                PORTAL_ADMIN_PASSWORD=_PASSWORD, PORTAL_WARM_START="0",
-            )  # fmt: skip
+            portal.start(name, role, **settings(name))
             if name == "web":
                 until(lambda: "is ready at" in portal.log("web"), "the web host", 300)
         client = Client(port)
@@ -135,6 +139,9 @@ def prove(epochs: int, folder: str | None) -> bool:
         alive = {name: home for name, home in homes.items() if name != victim}
         until(lambda: not _where(marker, alive), "the deleted samples to go", _GONE_S, 2.0)
         print(f"samples of the deleted record lay in {before}; gone after {time.monotonic() - begun:.0f} s", flush=True)
+        portal.start(victim, _HOSTS[victim], **settings(victim))
+        until(lambda: not _where(marker, homes), "the samples to go from the host that comes back", _GONE_S, 2.0)
+        print(f"{victim}, started again, has forgotten them, too", flush=True)
         ok = (
             stored == 40 and told["state"] == "succeeded" and told["resumed"] == 1 and finisher != victim
             and _epochs(client, run["id"]) <= epochs and len(before) >= 2

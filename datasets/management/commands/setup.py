@@ -7,14 +7,15 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from datasets import demo
-from ecgportal import version
+from ecgportal import storage, version
 from ecgportal.accounts.models import User
 from ecgportal.accounts.services import user_create
+from ecgportal.errors import StorageFailed
 from ecgportal.projects.models import Project
 
 
@@ -48,6 +49,12 @@ class Command(BaseCommand):
         """Create the first administrator and, unless ``PORTAL_DEMO=0``, the demonstration."""
         if User.objects.exists():
             return
+        if (store := storage.shared()) is not None:
+            # Before anything is made: a first start is made once only.
+            try:
+                store.try_out()
+            except StorageFailed as error:
+                raise CommandError(error.message) from error
         name = os.environ.get("PORTAL_ADMIN_USER") or "admin"
         password = os.environ.get("PORTAL_ADMIN_PASSWORD") or ""
         shown = password or secrets.token_urlsafe(12)
