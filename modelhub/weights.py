@@ -103,11 +103,13 @@ def check_pt_archive(data: bytes) -> int:
         parts = info.filename.split("/")
         if ".." in parts or info.filename.startswith("/") or "\\" in info.filename or ":" in info.filename:
             raise _bad_pt(f"its member {info.filename[:80]!r} points outside the archive")
+        if "code" in parts[1:2] or parts[-1] == "constants.pkl":
+            raise _bad_pt(
+                "it is a TorchScript program, not a dictionary of weights; save the model's state_dict() instead"
+            )
         # torch.save never compresses: a compressed member is not of its making, and could inflate without end.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise _bad_pt(f"its member {info.filename[:80]!r} is compressed")
-        if "code" in parts[1:2] or parts[-1] == "constants.pkl":
-            raise _bad_pt("it is a TorchScript program, not a dictionary of weights")
     total = sum(info.file_size for info in entries)
     if total > len(data):
         raise _bad_pt("its members claim more bytes than it has")

@@ -125,8 +125,16 @@ def test_a_pickle_with_code_is_never_run(tmp_path):
 
 
 def test_a_whole_module_is_refused():
-    with pytest.raises(UnsafeFile, match="not a plain dictionary of weights"):
+    with pytest.raises(UnsafeFile, match=r"it holds torch\.nn\.\S*Linear.*Save model\.state_dict\(\)") as error:
         read_state_dict(pt(torch.nn.Linear(2, 2)))
+    assert "\x1b" not in error.value.message and "trust" not in error.value.message
+
+
+def test_a_program_of_torchscript_is_called_what_it_is():
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
+    with pytest.raises(UnsafeFile, match="TorchScript"):
+        read_state_dict(buffer.getvalue())
 
 
 def archive(name: str, data: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
