@@ -207,11 +207,12 @@ class TestHealth:
     def test_full_disk_is_told(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         worker_beat("host-a")
 
-        def full(data: bytes) -> None:
+        def full(**named: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(storage, "put_bytes", full)
-        assert client.get("/healthz").status_code == 503
+        monkeypatch.setattr(storage.tempfile, "NamedTemporaryFile", full)
+        answer = client.get("/healthz")
+        assert answer.status_code == 503 and "free space" in answer.json()["storage"]
 
     @pytest.mark.parametrize(
         ("version", "is_well"),
