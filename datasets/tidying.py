@@ -32,32 +32,20 @@ def forget_prepared(key: str) -> None:
             take_out(store, {ids[1]})
 
 
-def _folders(kind: str) -> dict[str, Path]:
-    """Return an area's folders that are named by a UUID."""
-    found: dict[str, Path] = {}
-    for path in storage.area(kind).iterdir():
-        try:
-            found[str(uuid.UUID(path.name))] = path
-        except ValueError:
-            # Nothing that the portal made.
-            continue
-    return found
-
-
 @tending.tidier
 def tidy_datasets() -> None:
     """Remove packs, derived files and prepared records that no row names any more."""
     for kind, tidy in (("signals", _tidy_signals), ("prepared", _tidy_prepared)):
-        folders = _folders(kind)
-        there = {str(pk) for pk in Dataset.objects.filter(pk__in=folders).values_list("pk", flat=True)}
-        for name, folder in folders.items():
-            if name in there:
-                tidy(name, folder)
+        folders = storage.areas(kind)
+        there = set(Dataset.objects.filter(pk__in=folders).values_list("pk", flat=True))
+        for pk, folder in folders.items():
+            if pk in there:
+                tidy(pk, folder)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tidy_signals(dataset: str, folder: Path) -> None:
+def _tidy_signals(dataset: uuid.UUID, folder: Path) -> None:
     waiting: dict[str, list[Path]] = {}
     for path in folder.iterdir():
         if tending.is_left_over(path):
@@ -75,7 +63,7 @@ def _tidy_signals(dataset: str, folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _tidy_prepared(dataset: str, folder: Path) -> None:
+def _tidy_prepared(dataset: uuid.UUID, folder: Path) -> None:
     stored = {str(pk) for pk in Record.objects.filter(dataset=dataset).values_list("pk", flat=True)}
     for store in stores_here(dataset):
         take_out(store, set(store.index) - stored)
@@ -84,15 +72,15 @@ def _tidy_prepared(dataset: str, folder: Path) -> None:
 @tending.tidier
 def tidy_uploads() -> None:
     """Remove the files of uploads that were read, given up or deleted."""
-    folders = _folders("uploads")
+    folders = storage.areas("uploads")
     # The row of an upload that is being sent comes last.
     yesterday = time.time() - _UNKNOWN_S
-    rows = {name: folder.stat().st_mtime < yesterday for name, folder in folders.items()}
+    rows = {pk: folder.stat().st_mtime < yesterday for pk, folder in folders.items()}
     for pk, state, waiting in Ingest.objects.filter(pk__in=folders).values_list("pk", "job__state", "waiting"):
-        rows[str(pk)] = state in TERMINAL and not waiting
-    for name, is_over in rows.items():
+        rows[pk] = state in TERMINAL and not waiting
+    for pk, is_over in rows.items():
         if is_over:
-            storage.remove_area("uploads", name, here_only=True)
+            storage.remove_area("uploads", pk, here_only=True)
 
 
 def _is_id(name: str) -> bool:

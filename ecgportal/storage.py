@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -304,6 +305,18 @@ def area(kind: str, *ids: object) -> Path:
     folder = folder_of(kind, *ids)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def areas(kind: str) -> dict[uuid.UUID, Path]:
+    """Return the folders of a kind that are on this host and named by a row's id."""
+    found: dict[uuid.UUID, Path] = {}
+    for path in area(kind).iterdir():
+        try:
+            found[uuid.UUID(path.name)] = path
+        except ValueError:
+            # Nothing that the portal made.
+            continue
+    return found
 
 
 def remove_area(kind: str, *ids: object, here_only: bool = False) -> None:

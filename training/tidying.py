@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
-
 from django.db.models import Q
 
 from ecgportal import storage, tending
@@ -16,17 +13,11 @@ from training.models import Study, TrainingRun
 @tending.tidier
 def tidy_checkpoints() -> None:
     """Remove the checkpoints of runs that were deleted or have given their model, and of studies that have ended."""
-    found: dict[uuid.UUID, object] = {}
-    for path in storage.area("checkpoints").iterdir():
-        try:
-            found[uuid.UUID(path.name)] = path
-        except ValueError:
-            # Nothing that the portal made.
-            continue
+    found = storage.areas("checkpoints")
     needed = set(TrainingRun.objects.filter(pk__in=found, produced_version=None).values_list("pk", flat=True))
     needed |= set(TrainingRun.objects.filter(pk__in=found, job__state__in=OPEN).values_list("pk", flat=True))
     unfinished = Q(result={}) | Q(job__state__in=OPEN) | Q(run__produced_version=None)
     needed |= set(Study.objects.filter(unfinished, pk__in=found).values_list("pk", flat=True))
     needed |= set(Transfer.objects.filter(pk__in=found).values_list("pk", flat=True))
     for pk in set(found) - needed:
-        shutil.rmtree(storage.folder_of("checkpoints", pk), ignore_errors=True)
+        storage.remove_area("checkpoints", pk, here_only=True)
