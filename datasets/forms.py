@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django import forms
@@ -103,6 +103,16 @@ class AnswersForm(forms.Form):
         values = self.cleaned_data
         unit = f"{values['digits_per_mv']:g}/mV" if values["unit"] == _DIGITS else values["unit"]
         return {"fs_hz": values["fs_hz"], "unit": unit, "lead_order": values["lead_order"]}
+
+
+def answered(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answers that an upload was sent with as the form's first values."""
+    found = {name: options[name] for name in ("fs_hz", "unit") if name in options}
+    if str(found.get("unit", "")).endswith("/mV"):
+        found |= {"unit": _DIGITS, "digits_per_mv": found["unit"].removesuffix("/mV")}
+    if names := options.get("lead_order"):
+        found["lead_order"] = ", ".join(names)
+    return found
 
 
 _GUESS = re.compile(r"Guess: (.+?)\. ")

@@ -12,7 +12,7 @@ from django.shortcuts import redirect
 
 from datasets import selectors, services, uploading
 from datasets.collections import registry
-from datasets.forms import AnswersForm, ItemFilterForm, UploadForm, initial_answers
+from datasets.forms import AnswersForm, ItemFilterForm, UploadForm, answered, initial_answers
 from datasets.models import Ingest, Outcome
 from datasets.views import DatasetView
 from ecgportal.errors import InvalidInput, PortalError
@@ -28,7 +28,8 @@ class UploadView(DatasetView):
     template = "datasets/upload.html"
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        return self._page(UploadForm())
+        sent = self.earlier(Ingest.objects.filter(dataset=self.object))
+        return self._page(UploadForm(initial=answered(sent.options) if sent else None))
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         if request.headers.get("X-Upload") == "open":

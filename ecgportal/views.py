@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, ClassVar
 
 from django.core.paginator import Page, Paginator
@@ -51,6 +52,14 @@ class ProjectView(View):
     def allows(self, action: Action) -> bool:
         """Tell whether the user's role allows ``action``, for showing or hiding a control."""
         return action in access.ROLE_ALLOWS.get(self.role or "", frozenset())
+
+    def earlier(self, rows: QuerySet[Any]) -> Any:
+        """Return the row whose values the form begins with: the one of ``rows`` that ``?again=`` names, or None."""
+        try:
+            pk = uuid.UUID(self.request.GET.get("again", ""))
+        except ValueError:
+            return None
+        return rows.filter(pk=pk).first()
 
     def page(self, template: str | None = None, status: int = 200, **context: Any) -> HttpResponse:
         """Render a page with the project's context and ``can`` (``{{ can.DATA_EDIT }}`` and so on)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django import forms
@@ -138,6 +138,12 @@ class ImportForm(AnswersForm):
         """Say that the file has to be chosen anew: no browser keeps it in a form that comes back."""
         if self.files and "file" not in self.errors:
             self.add_error("file", "Choose the file again; the browser does not keep it.")
+
+
+def asked_before(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was filled in for an import, by its job's payload, as the first values of ``ImportForm``."""
+    said = {name: ", ".join(value) if isinstance(value, list) else value for name, value in payload["contract"].items()}
+    return {**said, **payload["card"], "name": payload["name"]}
 
 
 class PredictForm(forms.Form):

@@ -33,6 +33,7 @@ from modelhub.forms import (
     PushForm,
     StatementsForm,
     TryForm,
+    asked_before,
 )
 from modelhub.lineage import lineage
 from modelhub.models import Exchange, Model, ModelVersion, PredictionRun, Transfer, VersionState
@@ -72,7 +73,8 @@ class ImportPage(ProjectView):
     nav_active = "models"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self.page(form=ImportForm())
+        refused = self.earlier(Job.objects.filter(project=self.project, kind="model_import"))
+        return self.page(form=ImportForm(initial=asked_before(refused.payload) if refused else None))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = ImportForm(request.POST, request.FILES)
@@ -297,13 +299,18 @@ class PredictionListPage(ProjectView):
         return self.page(form=form, page_obj=page, runs=page, status=status)
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self._page(
-            request,
-            PredictForm(
-                project=self.project,
-                initial={"version": request.GET.get("version"), "dataset": request.GET.get("dataset")},
-            ),
-        )
+        row = self.earlier(PredictionRun.objects.filter(project=self.project))
+        if row is None:
+            initial = {name: request.GET.get(name) for name in ("version", "dataset")}
+        else:
+            keys = Record.objects.filter(pk__in=row.record_ids).order_by("key").values_list("key", flat=True)
+            initial = {
+                "version": row.version_id,
+                "dataset": row.dataset_id,
+                "label_map": row.label_map_id,
+                "records": "\n".join(keys),
+            }
+        return self._page(request, PredictForm(project=self.project, initial=initial))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = PredictForm(request.POST, project=self.project)

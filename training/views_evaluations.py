@@ -34,9 +34,11 @@ class EvaluationListPage(ProjectView):
         return self.page(form=form, page_obj=page, evaluations=page, status=status)
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        return self._page(
-            request, EvaluationForm(project=self.project, initial={"version": request.GET.get("version")})
-        )
+        row = self.earlier(Evaluation.objects.filter(project=self.project).only("version", "dataset", "label_map"))
+        initial = {"version": request.GET.get("version")}
+        if row is not None:
+            initial = {"version": row.version_id, "dataset": row.dataset_id, "label_map": row.label_map_id}
+        return self._page(request, EvaluationForm(project=self.project, initial=initial))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = EvaluationForm(request.POST, project=self.project)

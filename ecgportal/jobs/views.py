@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from ecgportal.jobs import services
@@ -65,9 +65,8 @@ class JobFragmentView(_JobView):
     needs = {"get": Action.JOB_VIEW}
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        response = render(
-            request, "jobs/_progress.html", {"job": self.object, "can_cancel": self.allows(Action.JOB_CANCEL)}
-        )
+        can_cancel = self.allows(Action.JOB_CANCEL)
+        response = self.page("jobs/_progress.html", job=self.object, can_cancel=can_cancel)
         if not self.object.is_open and request.headers.get("HX-Request"):
             response["HX-Refresh"] = "true"
         return response
