@@ -10,6 +10,7 @@ from django import forms
 
 from datasets import record_filters
 from datasets.ecg import LEADS_12
+from datasets.formats.registry import title_of
 from datasets.labels import builtin
 from datasets.labels.maps import RELATIONS
 from datasets.labels.table import SYSTEMS
@@ -187,12 +188,12 @@ class RecordFilterForm(FilterForm):
         for name, entry in FILTERS.items():
             if name not in self.fields and (name in shown or self.data.get(name)):
                 self.fields[name] = _field_of(entry)
-        for name, counts, say in (("label", labels, _with_words), ("format", totals.formats, str)):
-            choices = [(value, f"{say(value)} ({count})") for value, count in counts.items()]
+        for name, counts, say in (("label", labels, _with_words), ("format", totals.formats, title_of)):
+            choices = [(value, f"{say(value)} ({count:,})") for value, count in counts.items()]
             self.fields[name].choices = [("", "All"), *choices]
-        flags = [(flag, f"{flag.replace('_', ' ')} ({count})") for flag, count in totals.flags.items()]
+        flags = [(flag, f"{flag.replace('_', ' ')} ({count:,})") for flag, count in totals.flags.items()]
         of_leads = [
-            (f"lead:{flag}", f"some lead: {flag.replace('_', ' ')} ({count})")
+            (f"lead:{flag}", f"some lead: {flag.replace('_', ' ')} ({count:,})")
             for flag, count in totals.lead_flags.items()
         ]
         self.fields["quality"].choices = [("", "All"), (NO_FLAG, "no flag"), (ANY_FLAG, "any flag"), *flags, *of_leads]

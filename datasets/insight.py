@@ -32,6 +32,7 @@ from django.db.models.functions import Floor
 
 from datasets import selectors, tallies
 from datasets.ecg import LEADS_12
+from datasets.formats.registry import title_of
 from datasets.measure.features import FEATURES, Feature
 from datasets.models import Dataset, Record, Sex
 
@@ -56,6 +57,10 @@ class Counts:
         self.counts[name] = count
         self.filters[name] = query
 
+    def worded(self, words: Callable[[str], str]) -> Counts:
+        """Return the same for people to read."""
+        return Counts(*({words(name): value for name, value in each.items()} for each in (self.counts, self.filters)))
+
     def rows(self) -> list[list[Any]]:
         """Return name, count and query of each."""
         return [[name, n, self.filters[name]] for name, n in self.counts.items()]
@@ -65,7 +70,8 @@ class Counts:
 class Field:
     """What divides records. value: expression; named: from its value to the name and the query that finds it.
 
-    many: a record may have several values. by_size: shown by count, not in the order of the values.
+    many: a record may have several values. by_size: shown by count, not in the order of the values. words: how people read
+    a name; machines get the name itself.
     """
 
     name: str
@@ -73,6 +79,7 @@ class Field:
     named: Callable[[Any], tuple[str, Query]]
     many: bool = False
     by_size: bool = False
+    words: Callable[[str], str] = str
 
 
 def _age(decade: float) -> tuple[str, Query]:
@@ -115,7 +122,7 @@ FIELDS = {
         Field("sex", lambda: F("sex"), _sex),
         Field("rate", lambda: F("fs_hz"), lambda fs_hz: (f"{fs_hz:g} Hz", {"fs_hz": repr(fs_hz)})),
         Field("length", _length_band, _length),
-        Field("format", lambda: F("format"), lambda name: (name, {"format": name}), by_size=True),
+        Field("format", lambda: F("format"), lambda name: (name, {"format": name}), by_size=True, words=title_of),
         Field("device", lambda: KT("meta__device"), _simple("device", "not stated"), by_size=True),
         Field("site", lambda: F("site"), _simple("site", "not stated"), by_size=True),
         Field("quality", lambda: Func(F("quality_flags"), function="unnest", output_field=TextField()),

@@ -116,7 +116,7 @@ def _categories(first: Dataset, second: Dataset) -> list[Difference]:
         return []
     found = []
     for name, title in _TITLES.items():
-        one, two = (count(rows, FIELDS[name]) for rows in records)
+        one, two = (count(rows, FIELDS[name]).worded(FIELDS[name].words) for rows in records)
         made = _divided if FIELDS[name].many else _exclusive
         difference = made(name, title, one, two, totals, second.name)
         if difference is not None:

@@ -12,7 +12,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.pdf import Block, Heading, Picture, Table, Text, render
 from training.models import Evaluation
-from training.result_figures import figures_of
+from training.result_figures import figures_of, parts_of
 from viz.figures.charts import show
 from viz.figures.render import figure_svg
 
@@ -63,12 +63,6 @@ def class_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, **figures} for name, figures in _in_order(report).items()]
 
 
-def parts_of(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the parts of the records by attribute, in the order in which they are shown."""
-    found = report.get("subgroups") or {}
-    return {name: found[name] for name in ATTRIBUTES if name in found}
-
-
 def headline(report: dict[str, Any]) -> tuple[str, str]:
     """Return the name and title of the figure by which parts and datasets are held against each other."""
     return ("mae", "Mean absolute error") if report.get("task") == "regression" else ("auroc_macro", "AUROC")
@@ -106,7 +100,7 @@ def as_html(row: Evaluation) -> str:
             "overall": overall_rows(row.report),
             "classes": class_rows(row.report),
             "figures": [(made, SafeString(figure_svg(made))) for made in figures_of(row).values()],
-            "parts": [(ATTRIBUTES.get(name, name), rows) for name, rows in (row.report.get("subgroups") or {}).items()],
+            "parts": [(ATTRIBUTES[name], rows) for name, rows in parts_of(row.report).items()],
             "headline": headline(row.report),
         },
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets.formats.registry import title_of
 from training import regression_figures
 from training.models import Evaluation
 from viz.figures import comparison, curves, matrices
@@ -25,6 +26,15 @@ _CURVES = {
     "roc": ("roc", "fpr", "tpr", "auroc", ("specificity", "sensitivity")),
     "precision_recall": ("pr", "recall", "precision", "auprc", ("sensitivity", "ppv")),
 }
+
+
+def parts_of(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the parts of the records by attribute, in the order in which they are shown and named as people read them."""
+    found = report.get("subgroups") or {}
+    parts = {name: found[name] for name in _ATTRIBUTES if name in found}
+    if "format" in parts:
+        parts["format"] = [part | {"name": title_of(part["name"])} for part in parts["format"]]
+    return parts
 
 
 def triple(figure: Any) -> tuple[float | None, float | None, float | None]:
@@ -112,8 +122,7 @@ def figures_of(row: Evaluation, dark: bool = False) -> dict[str, Figure]:
 def parts_figure(row: Evaluation, dark: bool = False) -> Figure | None:
     """Return the headline figure in each part of the records against that of all; None where nothing divides them or no part is
     large enough to be judged."""
-    found = (row.report or {}).get("subgroups") or {}
-    parts = {name: found[name] for name in _ATTRIBUTES if name in found}
+    parts = parts_of(row.report or {})
     if not parts:
         return None
     regression = row.report["task"] == "regression"

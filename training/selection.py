@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from datasets.formats.registry import title_of
 from datasets.models import Record
 from datasets.record_filters import FILTERS, BadFilter, asked
 from datasets.selectors import filtered
@@ -75,7 +76,9 @@ class Selection:
 
     def sentence(self) -> str:
         """Return the selection in words; empty for all records."""
-        words = [f"{name.replace('_', ' ')} {value}" for name, value in self.filter.items()]
+        words = [
+            f"{name.replace('_', ' ')} {title_of(str(value)) if name == 'format' else value}" for name, value in self.filter.items()
+        ]  # fmt: skip
         words += ["as many records of each class"] if self.balanced else []
         words += [f"at most {self.cap} records"] if self.cap else []
         return ", ".join(words)

@@ -19,7 +19,7 @@ from training.forms import EvaluationForm, ThresholdForm
 from training.metrics.subgroups import apart
 from training.metrics.thresholds import at_prevalence
 from training.models import Evaluation
-from training.result_figures import figures_of, parts_figure
+from training.result_figures import figures_of, parts_figure, parts_of
 from viz.drawn import drawn, is_wide
 from viz.figures.panels import MOST_TOGETHER
 
@@ -116,7 +116,7 @@ def _parts(row: Evaluation) -> list[dict[str, Any]]:
     """Return the parts of the records by attribute, each with the sentence that says whether they differ."""
     name, _ = reports.headline(row.report)
     found = []
-    for attribute, rows in reports.parts_of(row.report).items():
+    for attribute, rows in parts_of(row.report).items():
         pairs = apart(rows, name) if name != "mae" else [(b, a) for a, b in apart(rows, name)]
         told = "; ".join(f"better for {a} than for {b}" for a, b in pairs[:4])
         judged = sum(1 for one in rows if one.get(name))

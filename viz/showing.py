@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 
 from datasets import selectors, signals
 from datasets.ecg import Record as EcgRecord
+from datasets.formats.registry import title_of
 from datasets.measure.stretch import WHOLE_S, measure_at
 from datasets.models import Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
@@ -206,7 +207,7 @@ def header_of(row: Record, showing: Showing, found: Mapping[str, Any] | None) ->
     """Return the header of the paper: who, when, how recorded, measured, predicted."""
     flags = row.quality.get("flags", [])
     header: dict[str, Any] = {
-        "record": row.key, "subject": row.subject.key if row.subject else None, "recorded_at": recorded_words(row), "age": row.age, "sex": row.sex or None, "format": row.format,
+        "record": row.key, "subject": row.subject.key if row.subject else None, "recorded_at": recorded_words(row), "age": row.age, "sex": row.sex or None, "format": title_of(row.format),
         "quality": [f"Quality: {', '.join(flags).replace('_', ' ')}"] if flags else [],
     }  # fmt: skip
     if not showing.blind and found is not None:

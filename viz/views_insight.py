@@ -97,7 +97,7 @@ class InsightView(DatasetPage):
             choice = ", ".join([*_FIELDS, *found.measures, "together"])
             raise InvalidInput(f"There are no counts by {name[:40]!r}.", fields={"csv": f"Choose one of {choice}."})
         title, noun, _ = _FIELDS[name]
-        counts = found.fields[name]
+        counts = _worded(found, name)
         shown = dict(list(counts.counts.items())[:most])
         return count_bars(shown, total=found.totals.records, links=self._links(counts), title=title, noun=noun)
 
@@ -111,7 +111,7 @@ class InsightView(DatasetPage):
 
     def _panel(self, found: Insight, name: str) -> dict[str, Any]:
         figure = self._figure(found, name, _MOST_BARS)
-        counts = found.measures.get(name) or found.fields[name]
+        counts = found.measures.get(name) or _worded(found, name)
         total, links = found.totals.records, self._links(counts)
         rows = [(key, n, 100 * n / total, links[key]) for key, n in counts.counts.items()]
         summary = figure.summary
@@ -133,17 +133,17 @@ class InsightView(DatasetPage):
         what, by = form.values.get("what"), form.values.get("by")
         if not what or not by or what == by:
             return {"form": form}
-        title = GroupForm.TITLES[by].lower()
+        title, words = GroupForm.TITLES[by].lower(), FIELDS[by].words
         if what in MEASURES:
             groups = measure_by(self.object, what, FIELDS[by])
             feature = FEATURES[what]
             figure = group_ranges(
-                [(one.name, one.known, one.quartiles) for one in groups],
+                [(words(one.name), one.known, one.quartiles) for one in groups],
                 unit=feature.unit,
                 quantity=feature.title,
                 by=title,
             )
-            rows = [(one.name, one.records, one.known, one.quartiles, self.link(one.filters)) for one in groups]
+            rows = [(words(one.name), one.records, one.known, one.quartiles, self.link(one.filters)) for one in groups]
             return {
                 "form": form,
                 "figure": drawn(figure, "grouped", width=800),
@@ -152,17 +152,21 @@ class InsightView(DatasetPage):
                 "by": title,
             }
         table = cross(self.object, ALL[what], FIELDS[by])
-        figure = cross_table(
-            table.counts, table.rows, table.columns, what=GroupForm.TITLES[what], by=GroupForm.TITLES[by]
-        )
+        columns, parts = [words(name) for name in table.columns], [ALL[what].words(name) for name in table.rows]
+        figure = cross_table(table.counts, parts, columns, what=GroupForm.TITLES[what], by=GroupForm.TITLES[by])
         cells = [
             (name, [(n, self.link(query) if n and query else "") for n, query in zip(counts, filters, strict=True)])
-            for name, counts, filters in zip(table.rows, table.counts, table.filters, strict=True)
+            for name, counts, filters in zip(parts, table.counts, table.filters, strict=True)
         ]
         shown = drawn(
             figure, "grouped", kind="matrix", width=max(760, 80 * len(table.columns)), height=140 + 34 * len(table.rows)
         )
-        return {"form": form, "figure": shown, "columns": table.columns, "cells": cells, "by": title}
+        return {"form": form, "figure": shown, "columns": columns, "cells": cells, "by": title}
+
+
+def _worded(found: Insight, name: str) -> Counts:
+    """Return the counts of a field as people read them; gaps are in words already."""
+    return found.fields[name].worded(FIELDS[name].words) if name in FIELDS else found.fields[name]
 
 
 def _files(name: str) -> dict[str, str]:

@@ -23,6 +23,12 @@ def readers() -> dict[str, Reader]:
     return dict(READERS)
 
 
+def title_of(name: str) -> str:
+    """Return how people call a format; its own name where no reader of it is known any more."""
+    entry = readers().get(name)
+    return entry.title if entry is not None else name
+
+
 def sniff(source: Source) -> Reader | None:
     """Return the one reader that recognises the file, or None.
 

@@ -1,4 +1,4 @@
-"""Codes of findings as people read them, for templates."""
+"""Codes of findings and formats as people read them, for templates."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from datasets.labels import builtin
 register = template.Library()
 
 
-def format_title(name: str) -> str:
-    """Return how a format is called; its own name where no reader of it is known any more."""
-    reader = registry.readers().get(name)
-    return reader.title if reader is not None else name
-
-
 register.filter("words", builtin.words_of)
 register.filter("short", builtin.short_of)
-register.filter("format_title", format_title)
+register.filter("format_title", registry.title_of)

@@ -221,3 +221,16 @@ def test_every_icon_that_is_asked_for_is_drawn() -> None:
         if name
     }
     assert asked - drawn == set()
+
+
+# What templates call a number of things. A number that a script reads stands alone in its attribute and keeps its digits.
+COUNTED = re.compile(
+    r"""(?<!=")\{\{ (?:\w+\.)*(?:count|\w+_count|n|n_\w+|records|subjects|parameters|taken|unmatched|measured|unmeasured|agrees)(?:\|[^}]*)? \}\}"""
+    r"""|(?<!=")\{\{ [\w.]+\|length(?:\|[^}]*)? \}\}"""
+)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: str(path.relative_to(ROOT / "templates")))
+def test_numbers_of_things_are_written_in_one_way(path):
+    shown = COUNTED.findall(path.read_text(encoding="utf-8"))
+    assert [one for one in shown if '|floatformat:"0g" }}' not in one and "pluralize" not in one] == []

@@ -128,3 +128,20 @@ class TestGallery:
         assert len(shown.context["cards"]) == 24
         assert shown.content.decode().count('class="ecg-thumbnail"') == 23
         assert "The stored signal of r03 is missing" in shown.content.decode()
+
+
+def test_people_read_what_a_format_is_called_and_machines_its_key(viewer: Client, filled: Dataset) -> None:
+    title, key = "WFDB record", "wfdb"
+    address = f"/datasets/{filled.pk}/"
+    panel = next(one for one in viewer.get(f"{address}insight/").context["panels"] if one["name"] == "format")
+    names = [title, "DICOM waveform"]
+    assert [row[0] for row in panel["rows"]] == names and f"format={key}" in panel["rows"][0][3]
+    assert title in viewer.get(f"{address}insight/?csv=format").content.decode()
+    crossed = viewer.get(f"{address}insight/?what=format&by=sex").context["grouping"]
+    assert [name for name, _ in crossed["cells"]] == names
+    assert viewer.get(f"{address}insight/?what=sex&by=format").context["grouping"]["columns"] == names
+    page = viewer.get(address)
+    assert title in dict(page.context["filters"]["format"].field.choices)[key]
+    assert f'data-label="Format">{title}<' in page.content.decode()
+    fields = viewer.get(f"/api/v1/datasets/{filled.pk}/insight/").json()["fields"]
+    assert key in str(fields["format"]) and title not in str(fields)

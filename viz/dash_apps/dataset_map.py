@@ -9,6 +9,7 @@ from dash import dcc, html
 from dash.dependencies import ClientsideFunction, Input, Output
 from django.urls import reverse
 
+from datasets.insight import FIELDS
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
 from viz import mapping
@@ -75,10 +76,11 @@ def draw(row: DatasetMap, method: str, colour: str, scheme: str | None) -> list[
     colours = mapping.colours_of(row)
     colour = colour if str(colour) in colours else "labels"
     found = mapping.places(row, method, colour)
+    words = FIELDS[colour].words if colour in FIELDS else str
     figure = embedding_map(
         found.xy,
         ids=found.keys,
-        groups=found.groups,
+        groups=[words(name) for name in found.groups],
         dark=scheme == "dark",
         title=str(row),
         axes=axes_of(row, method),
