@@ -21,8 +21,8 @@ from modelhub.architectures.person import INPUT, person_features
 from modelhub.contract import ModelContract, statements_for_file
 from modelhub.onnx.metadata import metadata_of
 from modelhub.onnx.passes import publishable, set_tensors
-from modelhub.onnx.reasons import reason_of
 from modelhub.onnx.simplify import drop_idle_states, settle_constants
+from modelhub.runtime_words import does_not_run
 
 OPSET = 17
 TOLERANCE = 1e-4
@@ -122,7 +122,9 @@ def _run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -
     try:
         return np.asarray(session.run(None, inputs)[0])
     except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
-        raise ParityError(f"The exported model does not run: {reason_of(error)} The file was not written.") from error
+        raise ParityError(
+            f"{does_not_run('The exported model does not run', error).message} The file was not written."
+        ) from error
 
 
 def _probes(contract: ModelContract, check_signals: np.ndarray | None, dynamic_length: bool) -> Iterator[np.ndarray]:

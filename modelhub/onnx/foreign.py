@@ -37,10 +37,10 @@ from modelhub.onnx.adapt import (
     strip_activation,
 )
 from modelhub.onnx.metadata import CONTRACT_KEY, SCALES, STANDARDIZERS, contract_in, parse_target_keys
-from modelhub.onnx.reasons import reason_of
 from modelhub.onnx.safety import OnnxFacts, check_onnx
 from modelhub.onnx.simplify import free_reshapes, simplify
 from modelhub.onnx.versions import TARGET, to_target
+from modelhub.runtime_words import does_not_run
 
 TOLERANCE = 1e-4
 
@@ -248,10 +248,8 @@ def _outputs_of(stored: bytes, n_leads: int, n_samples: int) -> int:
         entry = session.get_inputs()[0]
         answer = np.asarray(session.run(None, {entry.name: np.zeros((2, n_leads, n_samples), dtype=np.float32)})[0])
     except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
-        raise UnsafeFile(
-            f"The model does not run on two ECGs of {n_leads} leads and {n_samples} samples: {reason_of(error)}",
-            code="model_not_runnable",
-        ) from error
+        what = f"The model does not run on two ECGs of {n_leads} leads and {n_samples} samples"
+        raise does_not_run(what, error) from error
     if answer.ndim != 2 or answer.shape[0] != 2 or not np.issubdtype(answer.dtype, np.floating):
         raise UnsafeFile(
             f"The model answers two ECGs with an array of shape {answer.shape} ({answer.dtype}); expected is one row of "

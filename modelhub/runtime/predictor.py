@@ -9,16 +9,19 @@ from typing import Protocol
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
 
-from ecgportal.errors import InvalidInput, UnsafeFile
+from ecgportal.errors import InvalidInput
 from modelhub.architectures.person import INPUT, N_FEATURES, UNKNOWN
 from modelhub.contract import ModelContract
 from modelhub.runtime.lift import lift_convolutions
-from modelhub.runtime.pieces import Pieces
+from modelhub.runtime.pieces import Pieces, is_out_of_memory
 from modelhub.runtime.reference import add_features, flat
+from modelhub.runtime_words import does_not_run
 
 # What a layer of a few records puts out stays in the processor's cache; larger batches cost time and memory.
 BATCH = 4
+_REFUSED = "The model cannot be run"
 
 
 class Predictor(Protocol):
@@ -58,7 +61,10 @@ class OnnxPredictor:
     ) -> None:
         self.contract = contract
         if fast or features:
-            model = onnx.load_model_from_string(data)
+            try:
+                model = onnx.load_model_from_string(data)
+            except DecodeError as error:
+                raise does_not_run(_REFUSED, error) from error
             features = features and add_features(model)
             data = (lift_convolutions(model) if fast else model).SerializeToString()
         self._features: list[tuple[int, np.ndarray]] | None = [] if features else None
@@ -121,7 +127,15 @@ class OnnxPredictor:
     def _run(
         self, session: onnxruntime.InferenceSession, start: int, signals: np.ndarray, persons: np.ndarray | None = None
     ) -> np.ndarray:
-        results = session.run(None, {self._input: signals} | ({} if persons is None else {INPUT: persons}))
+        given = {self._input: signals} | ({} if persons is None else {INPUT: persons})
+        try:
+            results = session.run(None, given)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise does_not_run(
+                f"The model does not run on ECGs of {signals.shape[1]} leads and {signals.shape[2]} samples", error
+            ) from error
         if self._features is not None:
             # One append at a time is safe from any thread; the first record's place puts the parts in order.
             self._features.append((start, flat(results[1])))
@@ -145,8 +159,7 @@ class OnnxPredictor:
         try:
             return onnxruntime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a family of its own that shares no base class.
-            reason = str(error).splitlines()[0][:300]
-            raise UnsafeFile(f"The model cannot be run: {reason}", code="model_not_runnable") from error
+            raise does_not_run(_REFUSED, error) from error
 
     def _check_interface(self) -> None:
         inputs = self._session.get_inputs()

@@ -145,7 +145,7 @@ def test_another_length_and_double_precision_are_adapted_and_told(place, way, ki
     version = ModelVersion.objects.get(pk=job.result["version"])
     assert (version.contract["n_samples"], version.contract["fs_hz"]) == (5000, 500)
     shown = place.client.get(reverse("modelhub:version", kwargs={"pk": version.pk})).content.decode()
-    assert "5000 samples" in shown and "500 Hz" in shown
+    assert "5,000 samples" in shown and "500 Hz" in shown
     if kind == TensorProto.DOUBLE:
         assert any("number type" in note for note in version.checks["notes"])
 

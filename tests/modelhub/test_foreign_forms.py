@@ -15,8 +15,8 @@ from torch import nn
 
 from ecgportal.errors import UnsafeFile
 from modelhub.importing import Incoming, examine
-from modelhub.onnx.reasons import reason_of
 from modelhub.runtime.predictor import load_predictor
+from modelhub.runtime_words import words_for
 from tests.modelhub.conftest import beats
 
 LEADS, CLASSES = ["I", "II", "V2"], ["a", "b", "c", "d"]
@@ -283,12 +283,12 @@ def test_other_files_are_called_what_they_are(data, words):
         examine(data, "model.onnx", {})
 
 
-def test_reasons_of_the_runtime_are_told_without_its_source():
+def test_the_runtime_is_told_in_words_without_its_source():
     said = (
         "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Reshape node. Status Message: "
         "/onnxruntime_src/onnxruntime/core/reshape_helper.h:91 onnxruntime::Help(const X&, bool) size == wanted was false. "
         "The input tensor cannot be reshaped."
     )
-    reason = reason_of(RuntimeError(said))
-    assert reason.endswith("Status Message: The input tensor cannot be reshaped.")
-    assert "onnxruntime" not in reason
+    reason, code = words_for(RuntimeError(said))
+    assert reason.startswith("its operator Reshape does not fit ECGs of this shape.") and code == "model_not_runnable"
+    assert words_for(RuntimeError("something new"))[1] == "model_not_runnable"

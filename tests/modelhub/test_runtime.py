@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from ecgportal.errors import InvalidInput, UnsafeFile
@@ -106,11 +107,61 @@ def test_what_does_not_fit_is_refused():
         load_predictor(data, contract, 1).predict(beats(1, 12, 200))
     with pytest.raises(InvalidInput, match="names 5 classes"):
         load_predictor(data, contract.with_changes(classes=("a", "b", "c", "d", "e")), 1).predict(beats(1, 3, 200))
-    with pytest.raises(UnsafeFile, match="cannot be run"):
-        OnnxPredictor(b"not onnx", contract, threads=1, fast=False)
 
 
 def test_no_records_give_no_rows():
     contract = make_contract(leads=LEADS, n_samples=200, classes=("a", "b", "c", "d"))
     data = export_onnx(small("xresnet1d18"), contract)
     assert load_predictor(data, contract, 1).predict(np.empty((0, 3, 200), dtype=np.float32)).shape == (0, 4)
+
+
+def graph(nodes, *tensors, n_records="n", opset=17, **model):
+    """An ONNX file that takes ``(n_records, 3, t)`` and says it answers four numbers a record."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", (n_records, 3, "t")), ("y", ("n", 4)))
+    ]
+    made = helper.make_model(
+        helper.make_graph(nodes, "graph", ends[:1], ends[1:], list(tensors)), opset_imports=[helper.make_opsetid("", opset)], ir_version=8, **model
+    )  # fmt: skip
+    return made.SerializeToString()
+
+
+MEAN = helper.make_node("ReduceMean", ["x"], ["y"], axes=[2], keepdims=0)
+# A file that cannot be run, its code, and words of the sentence.
+BROKEN = {
+    "noise": (b"not onnx", "not_onnx", "damaged"),
+    "empty": (b"", "not_onnx", "damaged"),
+    "cut": (graph([MEAN])[:-20], "not_onnx", "damaged"),
+    "newer": (graph([MEAN], opset=99), "unknown_opset", "newer ONNX"),
+    "unknown": (graph([helper.make_node("Foo", ["x"], ["y"])]), "operator_not_supported", "the operator Foo"),
+    "lost": (graph([helper.make_node("Add", ["x", "gone"], ["y"])]), "model_not_runnable", "missing"),
+    "integers": (
+        graph([helper.make_node("Cast", ["x"], ["a"], to=TensorProto.INT64), helper.make_node("Conv", ["a", "x"], ["y"])]),
+        "model_not_runnable", "operator Conv",
+    ),
+    "one record": (graph([MEAN], n_records=1), "input_mismatch", "another shape"),
+    "wrong length": (
+        graph(
+            [helper.make_node("Reshape", ["x", "shape"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])],
+            numpy_helper.from_array(np.array([0, -1]), "shape"), numpy_helper.from_array(np.zeros((7, 4), np.float32), "w"),
+        ),
+        "model_not_runnable", "operator MatMul",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_that_does_not_run_says_why_and_what_next_and_the_log_what_the_runtime_said(kind, fast, caplog):
+    data, code, words = BROKEN[kind]
+    contract = make_contract(leads=LEADS, n_samples=200, classes=("a", "b", "c", "d"))
+    with pytest.raises(UnsafeFile) as caught:
+        OnnxPredictor(data, contract, threads=1, fast=fast).predict(beats(2, 3, 200))
+    message = caught.value.message
+    assert caught.value.code == code and words in message
+    assert message.endswith(".") and any(verb in message for verb in ("xport", "Import", "Correct"))
+    assert not any(
+        raw in message for raw in ("ONNXRuntimeError", "/onnxruntime_src", "INVALID", "Status Message", ": FAIL")
+    )
+    assert str(caught.value.__cause__) in caplog.text
