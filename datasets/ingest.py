@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count
 
-from datasets import ecg, featuring, importing, ingest_sharing, label_jobs, uploading
+from datasets import announced, ecg, featuring, importing, ingest_sharing, label_jobs, uploading
 from datasets.collections.base import Collection
 from datasets.ingest_plan import PartLost, Plan, free_name, start_over_elsewhere
 from datasets.models import Ingest, IngestPart, Outcome, Stage
@@ -51,6 +51,7 @@ def run(context: JobContext) -> dict[str, Any]:
     """The job: everything of one upload becomes an answer per file. Other hosts that have workers share the reading."""
     ingest = Ingest.objects.select_related("dataset__project", "created_by", "job").get(pk=context.payload["ingest"])
     _sweep()
+    announced.remove_left(ingest.dataset_id)
     start_over_elsewhere(ingest)
     try:
         collection = _find(context, ingest) if ingest.source else None
@@ -242,8 +243,10 @@ def _sent(context: JobContext, ingest: Ingest) -> dict[str, Path]:
 
 
 def _sweep() -> None:
-    """Remove the files of uploads whose job ended without doing it, and of those that were given up."""
+    """Remove the files of uploads whose job ended without doing it, of those that were given up, and what was stored for
+    batches that were never committed."""
     uploading.sweep()
+    announced.remove_left()
     ended = Ingest.objects.filter(job__state__in=TERMINAL, waiting=[]).values_list("pk", flat=True)
     found = {path.name for path in storage.area("uploads").iterdir() if path.is_dir()}
     if (store := storage.shared()) is not None:

@@ -76,7 +76,7 @@ def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
         storage.release([f"signals/{dataset_id}/", f"prepared/{dataset_id}/", *(f"uploads/{pk}/" for pk in uploads)])
         storage.release_blobs(digests)
         audit("dataset.deleted", dataset, actor=actor, project=project, changes={"records": count})
-    for kind in ("signals", "prepared"):
+    for kind in ("signals", "prepared", "writing"):
         storage.remove_area(kind, dataset_id, here_only=True)
     for pk, state in uploads.items():
         # A job that reads them now finds its upload gone and ends by itself.

@@ -22,15 +22,31 @@ from ecgportal.errors import NotFound
 _CHUNK = 1 << 22
 
 
+def take_turns(dataset_id: uuid.UUID) -> None:
+    """Wait until nobody else writes packs of a dataset, and keep others waiting until the current transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [str(dataset_id)])
+
+
+def is_my_turn(dataset_id: uuid.UUID) -> bool:
+    """Do the same if nobody writes now; False, at once, when somebody does."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [str(dataset_id)])
+        return bool(cursor.fetchone()[0])
+
+
 def _path(dataset_id: uuid.UUID, pack: uuid.UUID) -> Path:
     return storage.area("signals", dataset_id) / f"{pack}.f32"
 
 
 class PackWriter:
-    """Collect signals into one new pack file. It appears whole when the block ends without an error, or not at all."""
+    """Collect signals into one new pack file. It appears whole when the block ends without an error, or not at all.
 
-    def __init__(self, dataset_id: uuid.UUID):
-        self.pack = uuid.uuid4()
+    pack: its name, where that is chosen already.
+    """
+
+    def __init__(self, dataset_id: uuid.UUID, pack: uuid.UUID | None = None):
+        self.pack = pack or uuid.uuid4()
         self._target = _path(dataset_id, self.pack)
         self._part = self._target.with_suffix(".part")
         self._stream = self._part.open("wb")
@@ -73,9 +89,8 @@ class PackWriter:
             self._part.unlink(missing_ok=True)
 
 
-def adopt_pack(dataset_id: uuid.UUID, path: Path) -> uuid.UUID:
-    """Make a finished file of signals a pack; the file is moved. Returns the pack's name."""
-    pack = uuid.uuid4()
+def adopt_pack(dataset_id: uuid.UUID, path: Path, pack: uuid.UUID) -> None:
+    """Make a finished file of signals the pack of this name; the file is moved."""
     target = _path(dataset_id, pack)
     storage.keep(path, target)
     try:
@@ -84,12 +99,13 @@ def adopt_pack(dataset_id: uuid.UUID, path: Path) -> uuid.UUID:
         part = target.with_suffix(".part")
         shutil.copyfile(path, part)
         os.replace(part, target)
-    return pack
 
 
 def discard(dataset_id: uuid.UUID, pack: uuid.UUID) -> None:
-    """Remove a pack whose rows were not committed."""
-    storage.drop(_path(dataset_id, pack))
+    """Remove a pack whose rows were not committed, or what there is of it."""
+    path = _path(dataset_id, pack)
+    path.with_suffix(".part").unlink(missing_ok=True)
+    storage.drop(path)
 
 
 def _stored(record: Record) -> np.ndarray:
@@ -179,9 +195,8 @@ def cut_out(records: Sequence[Record]) -> list[uuid.UUID]:
     if storage.shared() is None or not records:
         return []
     dataset_id, ids = records[0].dataset_id, [record.pk for record in records]
-    with connection.cursor() as cursor:
-        # Two deletions from one pack, or a deletion and a batch that is stored, take turns.
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [str(dataset_id)])
+    # Two deletions from one pack, or a deletion and a batch that is stored, take turns.
+    take_turns(dataset_id)
     storage.hold_off_backup()
     places: dict[uuid.UUID, list[tuple[int, int]]] = defaultdict(list)
     # Their packs as they are now: a deletion that came before may have named them anew.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Max
 
-from datasets import fingerprint, recording_time, selectors, signals
+from datasets import announced, fingerprint, recording_time, selectors, signals
 from datasets.copying import copy_rows
 from datasets.file_names import FileNames
 from datasets.ingest_plan import Taken
@@ -102,6 +102,11 @@ def _buckets(code: str) -> tuple[str, ...]:
     return fingerprint.buckets(code) if code else ()
 
 
+def _digests(batch: Batch) -> set[str]:
+    """Return the digests of the original files that come with a batch."""
+    return {original["sha256"] for answer in batch.answers for original in answer.get("originals", ())}
+
+
 class Store:
     """Write the batches of one ingest. Every file's outcome is stored once, however often the ingest is started."""
 
@@ -145,9 +150,9 @@ class Store:
             return 0
         pack: uuid.UUID | None = None
         try:
-            with transaction.atomic(), connection.cursor() as cursor:
+            with transaction.atomic():
                 # Two uploads to one dataset take turns here, so that the same file is stored once.
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [str(self.dataset.pk)])
+                signals.take_turns(self.dataset.pk)
                 # No file may be removed as unused between being stored and being referred to.
                 storage.hold_blobs()
                 if taken is not None:
@@ -156,7 +161,9 @@ class Store:
                 new = [c for c in candidates if c.record is not None]
                 if new:
                     assert batch.spool is not None
-                    pack = self._pack(new, batch.spool)
+                    pack = uuid.uuid4()
+                    announced.announce(self.dataset.pk, pack, _digests(batch))
+                    self._pack(new, batch.spool, pack)
                     self._insert(new, pack)
                 copy_rows(items)
                 if taken is not None:
@@ -164,8 +171,12 @@ class Store:
         except BaseException:
             if pack is not None:
                 signals.discard(self.dataset.pk, pack)
-            storage.drop_unused(x["sha256"] for answer in batch.answers for x in answer.get("originals", ()))
+            storage.drop_unused(_digests(batch))
+            if pack is not None:
+                announced.withdraw(self.dataset.pk, pack)
             raise
+        if pack is not None:
+            announced.withdraw(self.dataset.pk, pack)
         self.n_new += len(new)
         return len(new)
 
@@ -302,17 +313,17 @@ class Store:
             recorded_at=at, has_shifted_time=at is not None and not self._keeps,
         )  # fmt: skip
 
-    def _pack(self, new: list[_Candidate], spool: Path) -> uuid.UUID:
+    def _pack(self, new: list[_Candidate], spool: Path, pack: uuid.UUID) -> None:
         """Make the spool a pack, or copy what is new out of it. Sets each record's pack and offset."""
         sizes = [4 * len(c.row["leads"]) * c.row["n_samples"] for c in new]
         if sum(sizes) == spool.stat().st_size:
             for c in new:
                 c.record.offset = c.row["offset"]  # type: ignore[union-attr]
-            return signals.adopt_pack(self.dataset.pk, spool)
-        with signals.PackWriter(self.dataset.pk) as writer, spool.open("rb") as stream:
+            signals.adopt_pack(self.dataset.pk, spool, pack)
+            return
+        with signals.PackWriter(self.dataset.pk, pack) as writer, spool.open("rb") as stream:
             for c, size in zip(new, sizes, strict=True):
                 c.record.offset = writer.copy(stream, c.row["offset"], size)  # type: ignore[union-attr]
-        return writer.pack
 
     def _insert(self, new: list[_Candidate], pack: uuid.UUID) -> None:
         records: list[Record] = []

@@ -7,6 +7,7 @@ import time
 import uuid
 from pathlib import Path
 
+from datasets import announced
 from datasets.models import Dataset, Ingest, LabelImport, OriginalFile, Record
 from datasets.preparing import stores_here, take_out
 from ecgportal import storage, tending
@@ -67,6 +68,12 @@ def _tidy_prepared(dataset: uuid.UUID, folder: Path) -> None:
     stored = {str(pk) for pk in Record.objects.filter(dataset=dataset).values_list("pk", flat=True)}
     for store in stores_here(dataset):
         take_out(store, set(store.index) - stored)
+
+
+@tending.tidier
+def tidy_announced() -> None:
+    """Remove, from the bucket too, what this host stored for batches that were never committed."""
+    announced.remove_left()
 
 
 @tending.tidier

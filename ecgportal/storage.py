@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_AREAS = {"signals", "prepared", "checkpoints", "uploads", "run"}
+_AREAS = {"signals", "prepared", "checkpoints", "uploads", "run", "writing"}
 #: Of these the bucket has the whole; of the other areas each host has its own.
 SHARED = ("blobs", "signals", "checkpoints", "uploads")
 _AT_ONCE = 1000

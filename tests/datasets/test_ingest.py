@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import h5py
@@ -16,13 +17,13 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 
+from datasets import announced, ingest_plan, reading_pool, selectors, signals
 from datasets import ingest as ingesting
-from datasets import ingest_plan, reading_pool, selectors, signals
 from datasets.ecg import Record
 from datasets.file_index import FileIndex
 from datasets.fingerprint import buckets
 from datasets.formats.base import ReadOptions
-from datasets.models import Ingest, IngestItem, Outcome
+from datasets.models import Ingest, IngestItem, OriginalFile, Outcome
 from datasets.models import Record as StoredRecord
 from datasets.reading import FileTask
 from datasets.reading_pool import ReadingPool, read_here
@@ -274,6 +275,10 @@ class TestPool:
 
 
 class TestRestart:
+    @pytest.fixture(autouse=True)
+    def _before(self):
+        self.before = self._blobs()
+
     def test_a_second_attempt_adds_only_what_is_missing(self, dataset, monkeypatch):
         ingest = upload(dataset, {"a.zip": zip_of(many(30))})
         monkeypatch.setattr(ingest_plan, "FILES_PER_PART", 8)
@@ -325,6 +330,76 @@ class TestRestart:
         assert all(np.isfinite(signals.read_signal(record)).all() for record in records[::37])
         assert not list(settings.PORTAL_HOME.glob(f"uploads/{ingest.pk}/*"))
 
+    @pytest.mark.django_db(transaction=True)
+    def test_kill_9_before_the_commit_leaves_no_file_behind(self):
+        dataset = make_dataset(make_project())
+        ingest = upload(dataset, {"a.zip": zip_of(many(4, first=5000))})
+        claimed = job_services.claim(ingest.job.pk, host="here")
+        dies = (
+            "import os, django; django.setup()\n"
+            "from datasets import storing\n"
+            "from ecgportal.jobs import runner\n"
+            "rows = storing.copy_rows\n"
+            "def copy_rows(wanted):\n"
+            "    if any(type(row).__name__ == 'OriginalFile' for row in wanted):\n"
+            "        os.kill(os.getpid(), 9)\n"
+            "    return rows(wanted)\n"
+            "storing.copy_rows = copy_rows\n"
+            f"runner.run('{claimed.pk}', {claimed.attempt})\n"
+        )
+        process = subprocess.run(
+            [sys.executable, "-c", dies], env=self._environment(), cwd=settings.BASE_DIR, check=False
+        )
+        assert process.returncode == -signal.SIGKILL
+        left = self._files(dataset)
+        assert len(left["packs"]) == 1 and len(left["blobs"]) == 8 and len(left["notes"]) == 1
+        # While somebody writes to the dataset nothing of it is touched.
+        other = connection.copy()
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [str(dataset.pk)])
+            assert announced.remove_left() == 0 and self._files(dataset) == left
+        other.close()
+        assert announced.remove_left(dataset.pk) == 1
+        assert self._files(dataset) == {"packs": set(), "blobs": set(), "notes": set()}
+        job_services.give_back(claimed.pk, claimed.attempt, died=True)
+        assert [job.state for job in work_off() if job.kind == "ingest"] == [JobState.SUCCEEDED]
+        found = self._files(dataset)
+        assert len(found["packs"]) == 1 and len(found["blobs"]) == 8 and not found["notes"]
+        assert announced.remove_left() == 0 and self._files(dataset) == found
+
+    def test_a_note_about_what_was_stored_removes_nothing(self, dataset):
+        """The process was killed between the commit and taking its note back."""
+        upload(dataset, {"a.zip": zip_of(many(2, first=5100))})
+        work_off()
+        record = StoredRecord.objects.filter(dataset=dataset)[0]
+        found = self._files(dataset)
+        announced.announce(dataset.pk, record.pack, found["blobs"])
+        assert announced.remove_left(dataset.pk) == 0 and self._files(dataset) == found
+        assert np.isfinite(signals.read_signal(record)).all()
+
+    def test_the_next_upload_removes_what_another_left(self, dataset):
+        pack = uuid.uuid4()
+        announced.announce(dataset.pk, pack, [storage.put_bytes(b"of somebody")[0]])
+        path = storage.area("signals", dataset.pk) / f"{pack}.f32"
+        path.write_bytes(b"samples of somebody")
+        upload(make_dataset(make_project()), {"a.zip": zip_of(many(1, first=5200))})
+        work_off()
+        assert self._files(dataset) == {"packs": set(), "blobs": set(), "notes": set()}
+
+    @staticmethod
+    def _blobs() -> set[str]:
+        return {path.name for path in Path(settings.MEDIA_ROOT).glob("*/*/*")}
+
+    def _files(self, dataset) -> dict[str, set[str]]:
+        """What lies on the disk: packs and notes of a dataset, and blobs of the test that no other dataset names."""
+        others = OriginalFile.objects.exclude(record__dataset=dataset).values_list("sha256", flat=True)
+        home = settings.PORTAL_HOME
+        return {
+            "packs": {path.name for path in home.glob(f"signals/{dataset.pk}/*")},
+            "notes": {path.name for path in home.glob(f"writing/{dataset.pk}/*")},
+            "blobs": self._blobs() - self.before - set(others),
+        }
+
     @staticmethod
     def _wait(condition, limit_s: float = 300.0) -> None:
         deadline = time.monotonic() + limit_s
@@ -334,11 +409,6 @@ class TestRestart:
 
     @staticmethod
     def _start(job: Job) -> subprocess.Popen:
-        own = connection.settings_dict
-        environment = {
-            **os.environ, "DATABASE_URL": f"postgresql://{own['USER']}@/{own['NAME']}?host={own['HOST']}",
-            "PORTAL_HOME": str(settings.PORTAL_HOME), "DJANGO_SETTINGS_MODULE": "tests.settings", "PORTAL_READERS": "2",
-        }  # fmt: skip
         command = [
             sys.executable,
             str(settings.BASE_DIR / "manage.py"),
@@ -347,7 +417,15 @@ class TestRestart:
             "--attempt",
             str(job.attempt),
         ]
-        return subprocess.Popen(command, start_new_session=True, env=environment)
+        return subprocess.Popen(command, start_new_session=True, env=TestRestart._environment())
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        own = connection.settings_dict
+        return {
+            **os.environ, "DATABASE_URL": f"postgresql://{own['USER']}@/{own['NAME']}?host={own['HOST']}",
+            "PORTAL_HOME": str(settings.PORTAL_HOME), "DJANGO_SETTINGS_MODULE": "tests.settings", "PORTAL_READERS": "2",
+        }  # fmt: skip
 
     def test_cancelling_keeps_what_is_stored_and_removes_the_files(self, dataset):
         ingest = upload(dataset, {"a.zip": zip_of(many(5))})
