@@ -122,6 +122,7 @@ def _stored(record: Record) -> np.ndarray:
 
 def _map(record: Record) -> np.ndarray:
     path, shape = _path(record.dataset_id, record.pack), (len(record.leads), record.n_samples)
+    storage.needed(path)
     return np.memmap(path, dtype="<f4", mode="r", offset=record.offset, shape=shape)
 
 

@@ -191,7 +191,7 @@ def _into(store: Bucket, root: Path, progress: Progress) -> None:
     """Bring unpacked files into an empty bucket; after an error it is empty again."""
     try:
         for path in (path for name in FOLDERS for path in sorted((root / name).rglob("*"))):
-            if path.is_file() and _belongs(path.relative_to(root)):
+            if path.is_file() and not storage.is_made_here(path.relative_to(root)):
                 store.put(path.relative_to(root).as_posix(), path)
                 progress(0.87, "Bringing the files into the bucket")
     except BaseException:
@@ -204,11 +204,6 @@ def _empty(store: Bucket) -> None:
         store.delete_below(f"{name}/")
 
 
-def _belongs(path: Path) -> bool:
-    """Tell whether a file of a data folder lies in a bucket, too: what a host has made of a record does not."""
-    return path.parts[0] != "signals" or path.suffix == ".f32"
-
-
 def to_bucket(progress: Progress) -> dict[str, Any]:
     """Bring the files of this host's data folder into the bucket. Run again, it goes on: what is there with the same digest is not
     sent again. Returns how many were sent, were there already, and which blobs are damaged (their bytes are not what their name
@@ -219,7 +214,11 @@ def to_bucket(progress: Progress) -> dict[str, Any]:
             "PORTAL_STORAGE_URL is not set. Set it to s3://bucket/prefix, where the files are to go.", code="no_bucket"
         )
     there = {found.key: found.size for found in store.list()}
-    files = [path for path in _files() if path.name != _KEY and _belongs(path.relative_to(settings.PORTAL_HOME))]
+    files = [
+        path
+        for path in _files()
+        if path.name != _KEY and not storage.is_made_here(path.relative_to(settings.PORTAL_HOME))
+    ]
     sent, damaged = 0, []
     for number, path in enumerate(files, start=1):
         key, digest = storage.key_of(path), _sha256(path)

@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,6 +183,18 @@ class Bucket:
                     return None
                 raise
         return Stored(key, answer["ContentLength"], answer.get("Metadata", {}).get(_DIGEST, ""))
+
+    def holds(self, sizes: Mapping[str, int]) -> set[str]:
+        """Return those of some keys whose objects are there and have the size that is said."""
+        found: set[str] = set()
+
+        def look(pair: tuple[str, int]) -> None:
+            stored = self.head(pair[0])
+            if stored is not None and stored.size == pair[1]:
+                found.add(pair[0])
+
+        self._each(look, tuple(sizes.items()))
+        return found
 
     def list(self, prefix: str = "") -> Iterator[Stored]:
         """Yield the objects whose keys begin with a prefix, in the order of their keys, without their digests."""

@@ -260,6 +260,9 @@ JOB_HEARTBEAT_S = 1.0
 JOB_STALE_S = 30.0
 # After how long a job is tried again that the bucket did not let go on; longer with each try.
 STORAGE_WAIT_S = 20.0
+# How many GB of copies of the bucket a host keeps (0: any number; None: half of the disk).
+_copies_gb = os.environ.get("PORTAL_COPIES_GB", "")
+COPIES_GB = float(_copies_gb) if _copies_gb else None
 # How long a job that can go on later may hold a worker while others wait for one.
 JOB_TURN_S = 60.0
 # Whether a worker of trainings keeps a process that has loaded what a training needs, so that the next one begins at once.

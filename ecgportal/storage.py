@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ _AREAS = {"signals", "prepared", "checkpoints", "uploads", "run", "writing"}
 #: Of these the bucket has the whole; of the other areas each host has its own.
 SHARED = ("blobs", "signals", "checkpoints", "uploads")
 _AT_ONCE = 1000
+_NOTED_S = 300.0
 _BACKUP_LOCK = "hashtextextended('backup', 2)"
 _BLOBS_LOCK = "hashtextextended('blobs', 2)"
 
@@ -74,9 +76,26 @@ def keep_all(paths: Sequence[Path]) -> None:
 def obtain(path: Path) -> bool:
     """See that a file of an area is on this host, fetched from the bucket when it is not; False when it is nowhere."""
     if path.exists():
+        needed(path)
         return True
     store = shared()
     return store is not None and store.fetch(key_of(path), path)
+
+
+def needed(path: Path) -> None:
+    """Note that a file is needed here: of copies of the bucket those go first that were not needed for longest
+    (:mod:`ecgportal.copies`). Not left to the file system, which may be told not to note it."""
+    if shared() is None:
+        return
+    now, found = time.time(), path.stat()
+    if now - found.st_atime > _NOTED_S:
+        os.utime(path, (now, found.st_mtime))
+
+
+def is_made_here(path: Path) -> bool:
+    """Tell whether a file below ``PORTAL_HOME`` is what this host has made of a record, which is in no bucket."""
+    parts = path.relative_to(settings.PORTAL_HOME).parts if path.is_absolute() else path.parts
+    return parts[0] == "signals" and path.suffix != ".f32"
 
 
 def drop(path: Path) -> None:
@@ -211,6 +230,7 @@ def _adopt(path: Path, sha256: str) -> None:
         return
     try:
         os.link(path, target)
+        needed(target)
     except FileExistsError:
         return
     except OSError:
@@ -225,6 +245,7 @@ def put_bytes(data: bytes) -> tuple[str, int]:
 def open_blob(sha256: str) -> BinaryIO:
     path = blob_path(sha256)
     try:
+        needed(path)
         return path.open("rb")
     except FileNotFoundError:
         store = shared()

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import connection
 
-from ecgportal import storage, tending
+from ecgportal import copies, storage, tending
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ _ALL_EVERY_S = 86_400.0
 
 
 class Command(BaseCommand):
-    help = "Remove from this host and the bucket what was deleted on any host, until told to stop (with PORTAL_STORAGE_URL)."
+    help = "Remove from this host and the bucket what was deleted on any host, until told to stop, and bound its copies (with PORTAL_STORAGE_URL)."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--once", action="store_true", help="look at everything once and end")
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         signal.signal(signal.SIGINT, lambda *_: stop.set())
-        looked = looked_at_all = -float("inf")
+        looked = looked_at_all = bounded = -float("inf")
         while True:
             try:
                 now = time.monotonic()
@@ -40,6 +40,8 @@ class Command(BaseCommand):
                     looked_at_all = now
                 tending.look_again()
                 looked = now
+                if now - bounded > copies.EVERY_S:
+                    bounded = -float("inf") if copies.bound() else now
             except Exception:
                 if options["once"]:
                     raise
