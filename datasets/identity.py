@@ -293,7 +293,9 @@ def _scrub_edf(data: bytes) -> tuple[str, bytes | None]:
     fields = bytearray(data[256 : header.start])
     for start, width in ((16, 80), (136, 80), (224, 32)):
         fields[start * count : (start + width) * count] = b" " * (width * count)
-    return SCRUBBED, data[:8] + clean + data[184:256] + bytes(fields) + data[header.start :]
+    # Behind the data records that are read there may be more annotations.
+    end = header.start + header.records * header.record_bytes
+    return SCRUBBED, data[:8] + clean + data[184:256] + bytes(fields) + data[header.start : end]
 
 
 _DICOM_KEPT = frozenset(

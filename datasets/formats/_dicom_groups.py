@@ -23,6 +23,7 @@ from datasets.formats._clinical import (
     option_unit_mv,
     timeline,
 )
+from datasets.formats._g711 import A_LAW, MU_LAW
 from datasets.formats.base import ReadOptions
 from ecgportal.errors import NeedsAnswer, UnreadableFile
 
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 MAX_GROUPS = 64
 MAX_CHANNELS = 512
 _KINDS = {
-    ("SB", 8): "i1", ("UB", 8): "u1", ("SS", 16): "i2", ("US", 16): "u2", ("SL", 32): "i4", ("UL", 32): "u4",
+    ("SB", 8): "i1", ("UB", 8): "u1", ("MB", 8): "u1", ("AB", 8): "u1", ("SS", 16): "i2", ("US", 16): "u2", ("SL", 32): "i4", ("UL", 32): "u4",
     ("SV", 64): "i8", ("UV", 64): "u8",
 }  # fmt: skip
+# C.10.9.1.5: 8 bits on a logarithmic scale.
+_COMPANDED = {"MB": ("mu-law", MU_LAW), "AB": ("A-law", A_LAW)}
 # ISO/IEEE 11073-10101: a lead's potential is this plus the lead's number.
 _POTENTIAL = 256
 _UNSPECIFIED = re.compile(r"0|unspecified lead", re.IGNORECASE)
@@ -151,7 +154,7 @@ def _digits(name: str, index: int, item: Dataset, big_endian: bool) -> tuple[np.
     if (kind, bits) not in _KINDS:
         raise UnreadableFile(
             f"{name}: waveform group {index} stores its samples as {kind or 'nothing stated'} with {bits} bits, "
-            "which is not a linear integer. Export the recording with 8, 16 or 32 bit integers.",
+            "which DICOM does not know. Export the recording with 8, 16 or 32 bit integers.",
             code="unknown_sample_kind",
         )
     dtype = np.dtype(_KINDS[kind, bits]).newbyteorder(">" if big_endian else "<")
@@ -204,6 +207,7 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
     derived = str(item.get("WaveformOriginality", "") or "").upper() == "DERIVED"
     fs_hz = check_rate(name, number(item.get("SamplingFrequency")))
     digits, padding = _digits(name, index, item, big_endian)
+    law, values = _COMPANDED.get(str(item.get("WaveformSampleInterpretation", "")), ("", None))
     channels = item.get("ChannelDefinitionSequence") or []
     if len(channels) != digits.shape[1]:
         raise UnreadableFile(
@@ -229,10 +233,16 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
         if scale is None:
             dropped.append(lead)
             continue
-        row, remarks = _to_millivolt(digits[:, column], padding, channel, scale, lead)
+        row, remarks = _to_millivolt(digits[:, column], padding, channel, scale, lead, values)
         rows.append(row)
         leads.append(lead)
         notes += remarks
+    if law:
+        notes.append(
+            f"Waveform group {index} is stored by the {law} of ITU-T G.711, 8 bits on a logarithmic scale: large deflections are "
+            "coarser than small ones. The sensitivity was taken for the values of the recommendation's table; compare the size of the "
+            "waves with a print."
+        )
     leads = distinct_leads(name, asked_leads(name, leads, options))
     return Group(
         index=index,
@@ -251,15 +261,16 @@ def read_group(name: str, index: int, item: Dataset, options: ReadOptions, big_e
 
 
 def _to_millivolt(
-    column: np.ndarray, padding: int | None, channel: Dataset, scale: tuple[float, float], lead: str
-) -> tuple[np.ndarray, list[str]]:
+    column: np.ndarray, padding: int | None, channel: Dataset, scale: tuple[float, float], lead: str, values: np.ndarray | None,
+) -> tuple[np.ndarray, list[str]]:  # fmt: skip
+    """Return the samples of one channel and what is to be said of them. values: of each stored code, where these are no numbers."""
     notes: list[str] = []
     padded = column == padding if padding is not None else None
     if padded is not None and not padded.any():
         padded = None
     stored = int(channel.get("WaveformBitsStored") or 0)
     recorded = column[~padded] if padded is not None else column
-    widened, fits = _widen(recorded, stored)
+    widened, fits = _widen(recorded, stored) if values is None else (values[recorded], True)
     if not fits:
         notes.append(f"Lead {lead} states {stored} bits stored but its samples need more; they were taken as they are.")
     per_digit, at_zero = scale

@@ -39,7 +39,8 @@ class Signal:
 
 @dataclass(frozen=True)
 class Header:
-    """A file's header. width: bytes per value; start: byte of the first data record; record_s: its duration."""
+    """A file's header. width: bytes per value; start: byte of the first data record; record_s: its duration; records: of an
+    ``unclosed`` file, which does not state it, the whole ones that it holds."""
 
     width: int
     start: int
@@ -53,6 +54,7 @@ class Header:
     age: float | None
     recorded_at: str | None
     device: str | None
+    unclosed: bool = False
 
     @property
     def record_bytes(self) -> int:
@@ -90,14 +92,19 @@ def read_header(name: str, stream: BinaryIO, size: int) -> Header:
     record_s = _number(fixed[244:252])
     if not 0 <= count <= MAX_SIGNALS:
         raise _damaged(name, f"announces {count} signals; at most {MAX_SIGNALS} are read")
-    if records < 0:
-        raise _damaged(name, f"states {records} data records: the recording was not closed, or the number is wrong")
+    # -1 stands there while the file is written (EDF specification); it stays when the recorder was switched off meanwhile.
+    unclosed = records == -1
+    if records < -1:
+        raise _damaged(name, f"states {records} data records, which cannot be")
     if record_s is None or record_s < 0:
         raise _damaged(name, f"states no duration of a data record ({_text(fixed[244:252])[:12]!r})")
     start = 256 * (count + 1)
     if _whole(name, "its own length", fixed[184:192]) != start or start > size:
         raise _damaged(name, f"does not have the {start} bytes that {count} signals need")
     signals = tuple(_signals(name, stream.read(256 * count), count))
+    if unclosed:
+        per_record = (3 if bdf else 2) * sum(signal.samples for signal in signals)
+        records = (size - start) // per_record if per_record else 0
     reserved = _text(fixed[192:236])
     plus = reserved[:4] in ("EDF+", "BDF+")
     subject, gender, birth = _patient(_text(fixed[8:88]))
@@ -115,6 +122,7 @@ def read_header(name: str, stream: BinaryIO, size: int) -> Header:
         age=age_between(birth, at),
         recorded_at=at.isoformat() if at else None,
         device=device,
+        unclosed=unclosed,
     )
 
 

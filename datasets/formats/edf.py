@@ -318,6 +318,12 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         surplus = (source.size - wanted) // header.record_bytes if header.record_bytes else 0
         if surplus > 0:
             notes.append(f"The file holds {surplus} data records more than its header announces; they were not read.")
+        if header.unclosed:
+            rest = source.size - wanted
+            notes.append(
+                f"The recording was not closed: its header does not state how many data records it has. The {header.records} whole ones "
+                f"that the file holds were read{f', {rest} bytes behind them not' if rest else ''}; its end may be missing."
+            )
         if header.discontinuous:
             notes.append("The recording has interruptions; they are kept as gaps.")
         names = distinct_leads(source.name, [lead for _, lead, _ in chosen])

@@ -18,7 +18,7 @@ from datasets import labelling, uploading
 from datasets.file_names import FileNames
 from datasets.formats import registry
 from datasets.formats.base import BytesSource
-from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, pseudonym, site_name
+from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, pseudonym, scrub, site_name
 from datasets.models import LabelImport, Record, Subject
 from datasets.services import upload_receive
 from datasets.simulate import simulate
@@ -371,3 +371,15 @@ def test_names_of_files_stay_where_the_project_keeps_identifiers(db):
     files = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, f"{NAME}_{FIRST}")
     dataset, _ = take_in(make_project(keeps_identifiers=True), files)
     assert Record.objects.get(dataset=dataset).key == f"{NAME}_{FIRST}"
+
+
+@needs_shared
+@pytest.mark.parametrize("records", [None, b"-1"])
+def test_what_lies_behind_the_data_records_of_an_edf_file_is_not_kept(records, tmp_path):
+    data = bytearray(planted_edf())
+    if records is not None:
+        # The recording was not closed; its last data record is cut off.
+        data[236:244] = records.ljust(8)
+    data += f"+9\x14{NAME}\x14\x00".encode()
+    outcome, kept = scrub("edf", "c.edf", tmp_path / "c.edf", bytes(data))
+    assert outcome == SCRUBBED and not hits(kept)

@@ -475,3 +475,36 @@ def test_the_directory_of_a_medium_is_not_needed():
     with pytest.raises(UnreadableFile, match="files that it lists") as caught:
         read_one(out.getvalue(), "DICOMDIR", "dicom")
     assert caught.value.code == "not_needed"
+
+
+# Codes and values from the tables of ITU-T G.711: the ends, the smallest steps, and the first value of some segments.
+MU_LAW = {
+    0x80: 8031, 0x81: 7775, 0x8F: 4191, 0x90: 3999, 0xA0: 1983, 0xC0: 471, 0xE0: 93, 0xEF: 33, 0xF0: 30, 0xFD: 4, 0xFE: 2, 0xFF: 0, 0x7F: 0,
+    0x7E: -2, 0x6F: -33, 0x01: -7775, 0x00: -8031,
+}  # fmt: skip
+A_LAW = {
+    0xAA: 4032, 0xAB: 3904, 0xA5: 2112, 0xBA: 2016, 0x8A: 1008, 0xEA: 63 * 4, 0xFA: 126, 0xCA: 63, 0xC5: 33, 0xDA: 31, 0xD4: 3, 0xD5: 1, 0x55: -1,
+    0x54: -3, 0x45: -33, 0x2B: -3904, 0x2A: -4032, 0x00: -688,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "law", "table"), [("MB", "mu-law", MU_LAW), ("AB", "A-law", A_LAW)])
+def test_samples_on_a_logarithmic_scale_are_expanded(kind, law, table):
+    codes = np.array(list(table), np.uint8)[:, None].view("i1")
+    record = read_one(document([group(codes, [channel(bits=8)], WaveformSampleInterpretation=kind)]), "a.dcm", "dicom")
+    assert record.signal[0] == pytest.approx(np.array(list(table.values())) * 2.5e-3, rel=1e-6)
+    assert any(law in note and "print" in note for note in record.meta.notes)
+
+
+def test_the_padding_of_companded_samples_is_a_code():
+    codes = np.array([0xFF, 0x7F, 0x80, 0x7F], np.uint8)[:, None].view("i1")
+    made = group(codes, [channel(bits=8)], WaveformSampleInterpretation="MB", WaveformPaddingValue=b"\x7f\x00")
+    record = read_one(document([made]), "a.dcm", "dicom")
+    # Both codes stand for zero; only one of them is the padding.
+    assert np.isnan(record.signal[0]).tolist() == [False, True, False, True] and record.signal[0][0] == 0
+
+
+def test_companding_has_8_bits():
+    made = group(RAMP, [channel()], WaveformSampleInterpretation="AB")
+    with pytest.raises(UnreadableFile, match="AB with 16 bits"):
+        read_one(document([made]), "a.dcm", "dicom")

@@ -283,7 +283,7 @@ def test_a_flood_of_annotations_is_refused():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"records": -1}, "states -1 data records"),
+        ({"records": -2}, "states -2 data records"),
         ({"records": -77}, "states -77 data records"),
         ({"records": "x"}, "data records as 'x'"),
         ({"count": "1e9"}, "number of signals as '1e9'"),
@@ -297,6 +297,31 @@ def test_impossible_headers_are_refused(change, words):
     with pytest.raises(UnreadableFile, match=words) as caught:
         read_one(build([("II", "mV", ramp())], **change), "a.edf", "edf")
     assert caught.value.code == "damaged_edf"
+
+
+@pytest.mark.parametrize("bdf", [False, True])
+@pytest.mark.parametrize("rest", [0, 7])
+def test_a_recording_that_was_not_closed_gives_its_whole_data_records(bdf, rest):
+    signals = [("II", "mV", ramp()), ("V1", "mV", ramp() + 7)]
+    expected = read_one(build(signals, bdf=bdf), "a.edf", "edf")
+    record = read_one(build(signals, records=-1, bdf=bdf) + bytes(rest), "a.edf", "edf")
+    assert np.array_equal(record.signal, expected.signal) and record.fs_hz == expected.fs_hz
+    (note,) = set(record.meta.notes) - set(expected.meta.notes)
+    assert "not closed" in note and "4 whole ones" in note and (f"{rest} bytes" in note) is bool(rest)
+
+
+def test_a_recording_that_was_not_closed_keeps_its_annotations():
+    notes = [tal(0, (0.2, "N")), tal(1, (1.4, "V"))]
+    made = {"annotations": notes, "kind": "EDF+C"}
+    expected = read_one(build([("II", "mV", ramp(2))], **made), "a.edf", "edf")
+    record = read_one(build([("II", "mV", ramp(2))], records=-1, **made), "a.edf", "edf")
+    assert record.meta.annotations == expected.meta.annotations and len(record.meta.annotations) == 2
+
+
+def test_a_recording_that_was_not_closed_before_its_first_data_record_is_refused():
+    with pytest.raises(UnreadableFile) as caught:
+        read_one(build([("II", "mV", ramp())], records=-1)[:600], "a.edf", "edf")
+    assert caught.value.code == "no_waveform"
 
 
 def test_samples_beyond_memory_are_refused_before_reading():
