@@ -26,7 +26,7 @@ from modelhub.catalogue_forms import CatalogueFilterForm, CopyForm, DecideForm, 
 from modelhub.forms import TryForm
 from modelhub.lineage import lineage
 from modelhub.models import CatalogueEntry, ModelVersion
-from modelhub.views import tried
+from modelhub.views_predictions import tried
 
 MOST_COMPARED = 6
 _METRICS = ("auroc_macro", "auprc_macro", "f1_macro", "f1_weighted")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from datasets.ecg import canonical_lead
 from datasets.formats._clinical import check_size, millivolts_per
-from datasets.formats._texttable import TIME_UNITS, cells_of, split_unit
+from datasets.formats._textcells import TIME_UNITS, cells_of, split_unit
 from ecgportal.errors import UnreadableFile
 
 _LEAD = re.compile(r"(lead|channel|signal)(?:[\s_]*name)?|variable|ableitung|derivation|导联|誘導", re.IGNORECASE)

@@ -15,16 +15,10 @@ from datasets.ecg import LEADS_12, Record, canonical_lead
 from datasets.formats._arrays import Told, record_of
 from datasets.formats._clinical import check_size, lead_name, millivolts_per, number, stem
 from datasets.formats._longtable import is_long_table, widened
-from datasets.formats._texttable import (
-    TIME_UNITS,
-    Layout,
-    Table,
-    decode,
-    find_layout,
-    is_channel,
-    read_table,
-    split_unit,
-)
+from datasets.formats._textcells import TIME_UNITS, is_channel, split_unit
+from datasets.formats._textdecoding import decode
+from datasets.formats._textlayout import Layout, find_layout
+from datasets.formats._textnumbers import Table, read_table
 from datasets.formats.base import HEAD_BYTES, MAX_VALUES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
