@@ -21,6 +21,8 @@ class EcgNetwork(nn.Module):
     has_2d_form = True
     #: False where one set of weights serves the length it was built for only.
     dynamic_length = True
+    #: False where the forward pass reads values back from an accelerator, or draws by chance other than with torch.
+    has_fixed_steps = True
     #: Features of the person that ``forward`` takes as a second argument, ``(batch, n)``; 0 where it takes the ECG alone.
     n_person_features = 0
 

@@ -16,22 +16,24 @@ from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.long_filters import LongFilterConv2d, is_long
 
 
-def as_2d(module: EcgNetwork) -> nn.Module:
+def as_2d(module: EcgNetwork, *, on_processor: bool = True) -> nn.Module:
     """Return a copy of the network in its fast form, or the network itself where it has none (S4D).
+
+    on_processor: False for an accelerator, which has fast kernels of its own for long filters.
 
     The copy has ``head_modules``, ``replace_head``, ``state_dict_1d`` and ``load_state_dict_1d``; it takes the same
     input and gives the same output. The parameters are new tensors: make the optimiser after the conversion.
     """
-    return FastForm(module) if module.has_2d_form else module
+    return FastForm(module, on_processor=on_processor) if module.has_2d_form else module
 
 
 class FastForm(nn.Module):
     """A network whose layers have a height axis of one."""
 
-    def __init__(self, module: EcgNetwork) -> None:
+    def __init__(self, module: EcgNetwork, *, on_processor: bool = True) -> None:
         super().__init__()
-        self.net = copy.deepcopy(module)
-        _convert_children(self.net)
+        self.net, self._own_gradients = copy.deepcopy(module), on_processor
+        _convert_children(self.net, on_processor)
         _channels_last(self.net)
 
     @property
@@ -42,13 +44,17 @@ class FastForm(nn.Module):
         lifted = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         return self.net(lifted, *others).flatten(1)
 
+    @property
+    def has_fixed_steps(self) -> bool:
+        return self.net.has_fixed_steps
+
     def head_modules(self) -> list[nn.Module]:
         return self.net.head_modules()
 
     def replace_head(self, n_classes: int) -> None:
         """Put a fresh class layer in place, as the 1-D network does."""
         self.net.replace_head(n_classes)
-        _convert_children(self.net)
+        _convert_children(self.net, self._own_gradients)
         _channels_last(self.net)
 
     def state_dict_1d(self) -> dict[str, Tensor]:
@@ -75,11 +81,11 @@ def _lifted_weights(net: nn.Module) -> set[str]:
     return {f"{name}.weight" for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)}
 
 
-def _convert_children(module: nn.Module) -> None:
+def _convert_children(module: nn.Module, own_gradients: bool) -> None:
     for name, child in module.named_children():
-        replacement = _converted(child)
+        replacement = _converted(child, own_gradients)
         if replacement is None:
-            _convert_children(child)
+            _convert_children(child, own_gradients)
         else:
             module.register_module(name, replacement.train(child.training))
 
@@ -88,9 +94,9 @@ def _pair(value: int | tuple[int, ...], neutral: int) -> tuple[int, int]:
     return (neutral, value if isinstance(value, int) else value[0])
 
 
-def _converted(layer: nn.Module) -> nn.Module | None:
+def _converted(layer: nn.Module, own_gradients: bool) -> nn.Module | None:
     if isinstance(layer, nn.Conv1d):
-        return _convolution(layer)
+        return _convolution(layer, own_gradients)
     if isinstance(layer, nn.BatchNorm1d):
         return _norm(layer)
     if isinstance(layer, nn.MaxPool1d):
@@ -114,10 +120,10 @@ def _converted(layer: nn.Module) -> nn.Module | None:
     return None
 
 
-def _convolution(layer: nn.Conv1d) -> nn.Conv2d:
+def _convolution(layer: nn.Conv1d, own_gradients: bool) -> nn.Conv2d:
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise InvalidInput(f"A convolution with {layer.padding_mode} padding has no fast form.", code="no_fast_form")
-    kind = LongFilterConv2d if is_long(layer) else nn.Conv2d
+    kind = LongFilterConv2d if own_gradients and is_long(layer) else nn.Conv2d
     wide = kind(
         layer.in_channels,
         layer.out_channels,

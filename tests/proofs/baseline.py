@@ -20,6 +20,7 @@ from torch import nn
 from datasets.ecg import LEADS_12, Record
 from datasets.preprocess.moving_median import MovingMedian
 from datasets.preprocess.recipe import Recipe
+from training.engine.device import resolve_device
 from training.engine.network import Form
 from training.problems.base import softmax
 
@@ -35,13 +36,14 @@ def train(
 
     signals: float32 ``(records, 12, samples)`` in mV. classes: class number of each record.
     """
+    place = resolve_device("auto")
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    x = torch.from_numpy(_without_median(signals, fs_hz))
-    y = torch.from_numpy(classes.astype(np.int64))
+    x = torch.from_numpy(_without_median(signals, fs_hz)).to(place)
+    y = torch.from_numpy(classes.astype(np.int64)).to(place)
     counts = np.maximum(np.bincount(classes[train_rows], minlength=int(classes.max()) + 1), 1)
-    loss = nn.CrossEntropyLoss(torch.as_tensor(counts.min() / counts, dtype=torch.float32))
-    form = Form(net, torch.device("cpu"), (x.shape[1], x.shape[2]))
+    loss = nn.CrossEntropyLoss(torch.as_tensor(counts.min() / counts, dtype=torch.float32)).to(place)
+    form = Form(net, place, (x.shape[1], x.shape[2]))
     rate = _swept_rate(copy.deepcopy(form.net), x, y, loss, np.concatenate([train_rows, val_rows]), rng)
     own = form.net
     optimiser = torch.optim.AdamW(own.parameters(), lr=rate)
@@ -57,7 +59,7 @@ def train(
         schedule.step()
         outputs = _outputs(own, x, val_rows)
         value = float(loss(outputs, y[val_rows]))
-        f1 = f1_score(y[val_rows], outputs.argmax(1), average="weighted", zero_division=0)
+        f1 = f1_score(classes[val_rows], outputs.argmax(1).cpu(), average="weighted", zero_division=0)
         if value < 0.99 * best_loss and f1 > 1.02 * best_f1:
             best_loss, best_f1, best_epoch, kept = value, f1, epoch, copy.deepcopy(own.state_dict())
         elif (value > TOO_HIGH * best_loss and epoch > EARLIEST) or best_epoch + PATIENCE < epoch:
@@ -65,7 +67,7 @@ def train(
     if kept is not None:
         own.load_state_dict(kept)
     facts = {"learning_rate": rate, "best_epoch": best_epoch + 1, "epochs": epoch + 1, "kept": kept is not None}
-    return softmax(_outputs(own, x, test_rows).numpy()), facts
+    return softmax(_outputs(own, x, test_rows).cpu().numpy()), facts
 
 
 def _without_median(signals: np.ndarray, fs_hz: float) -> np.ndarray:

@@ -31,9 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.proofs.records import FINDINGS, FS_HZ, SUPERCLASSES, Records, load
+from tests.proofs.records import FINDINGS, FS_HZ, SOURCES, SUPERCLASSES, Records, load, stored
 
-ALL = ("ptbxl", "ludb", "cpsc2018", "cinc2021", "code15", "sph")
 POOLED = {"af": "AF", "rbbb": "RBBB", "avb": "IAVB", "pvc": "PVC"}
 TASKS = ("superclass", "one", "norm", "lvh", *POOLED)
 METHODS = ("default", "single", "exchangeai", "head", "full", "head_then_full", "self_taught")
@@ -60,7 +59,7 @@ def job(name: str, everything: Records) -> Job:
     """Return the task's records and targets."""
     from training.problems.registry import get_problem
 
-    wanted = {"lvh": ("ludb", "ptbxl")}.get(name, ALL if name in POOLED else ("ptbxl",))
+    wanted = {"lvh": ("ludb", "ptbxl")}.get(name, SOURCES if name in POOLED else ("ptbxl",))
     inside = np.isin(everything.sources, wanted)
     if name in ("superclass", "one", "norm"):
         inside &= np.array([own is not None for own in everything.superclasses])
@@ -245,6 +244,11 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=JSON", help="another setting of our methods"
     )
+    parser.add_argument(
+        "--records",
+        type=Path,
+        help="file of the prepared records, made where it is not there: for a machine without the shared files",
+    )
     parser.add_argument("--keep", type=Path, help="folder for predictions")
     asked = parser.parse_args()
     asked.values = {name: json.loads(value) for name, value in (item.split("=", 1) for item in asked.set)}
@@ -256,8 +260,12 @@ def main() -> int:
         import torch
 
         torch.set_num_threads(asked.threads)
-    everything = load(
-        set(ALL) if set(tasks) - {"superclass", "one", "norm"} or set(methods) - set(METHODS[:3]) else {"ptbxl"}
+    everything = (
+        stored(asked.records)
+        if asked.records
+        else load(
+            set(SOURCES) if set(tasks) - {"superclass", "one", "norm"} or set(methods) - set(METHODS[:3]) else {"ptbxl"}
+        )
     )
     print(f"{asked.architecture}, settings {asked.values or 'default'}", flush=True)
     for task in (job(name, everything) for name in tasks):

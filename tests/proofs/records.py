@@ -10,14 +10,12 @@ import numpy as np
 
 from datasets.ecg import LEADS_12, Record
 from datasets.fingerprint import fingerprint, same_signal
-from datasets.formats.archive import FileSource
-from datasets.formats.base import ReadOptions
-from datasets.formats.registry import read
 from datasets.preprocess.recipe import DEFAULT_RECIPE
 from datasets.splits import SplitItem, merged_groups
 from tests.shared import shared_path
 
 FS_HZ = 100.0
+SOURCES = ("ptbxl", "ludb", "cpsc2018", "cinc2021", "code15", "sph")
 # Where files do not say their unit: CODE-15% counts tenths of a millivolt.
 UNITS = {"code15": "10/mV"}
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
@@ -48,8 +46,21 @@ class Records:
         )  # fmt: skip
 
 
+def stored(file: Path) -> Records:
+    """Return the prepared records of ``file``; made first, of all sources, where it is not there."""
+    if not file.exists():
+        made = load(set(SOURCES))
+        names = np.array([";".join(own) if own is not None else "" for own in made.superclasses])
+        np.savez_compressed(
+            file, signals=made.signals, sources=made.sources, groups=made.groups, superclasses=names, findings=made.findings
+        )  # fmt: skip
+    with np.load(file) as found:
+        superclasses = tuple(tuple(str(names).split(";")) if names else None for names in found["superclasses"])
+        return Records(found["signals"], found["sources"], found["groups"], superclasses, found["findings"])
+
+
 def load(sources: set[str]) -> Records:
-    """Read and prepare the records of these sources (``ptbxl``, ``ludb``, ``cpsc2018``, ``cinc2021``, ``code15``, ``sph``)."""
+    """Read and prepare the records of these sources."""
     root = shared_path("ecg")
     with open(root / "labelled" / "labels_all.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] in sources]
@@ -75,6 +86,11 @@ def load(sources: set[str]) -> Records:
 
 def _read(path: Path, fs_hz: float, unit: str) -> Record:
     """Read the first record of a file; a name without an ending is a WFDB record. Arrays without words are 12 leads."""
+    # Not needed, and not there, where the records come from ``stored``.
+    from datasets.formats.archive import FileSource
+    from datasets.formats.base import ReadOptions
+    from datasets.formats.registry import read
+
     path = path if path.exists() else path.with_name(f"{path.name}.hea")
     index = {other.name: other for other in path.parent.glob(f"{path.stem}.*")}
     told = ReadOptions(fs_hz=fs_hz, unit=unit, lead_order=LEADS_12)

@@ -54,17 +54,16 @@ def test_a_run_takes_its_memory_from_the_system_once_and_gives_it_back_at_its_en
 
 def test_new_tensors_are_not_filled_in_a_run():
     assert torch.utils.deterministic.fill_uninitialized_memory
-    with deterministic(1):
+    with deterministic(1, torch.device("cpu")):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.utils.deterministic.fill_uninitialized_memory
     assert torch.utils.deterministic.fill_uninitialized_memory
 
 
-def test_kernels_are_deterministic_on_processors_and_the_fastest_on_accelerators(monkeypatch):
+def test_kernels_are_deterministic_on_processors_and_the_fastest_on_accelerators():
     before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    with deterministic(1):
+    with deterministic(1, torch.device("cpu")):
         assert torch.get_deterministic_debug_mode() == 1 and not torch.backends.cudnn.benchmark
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with deterministic(1):
+    with deterministic(1, torch.device("cuda")):
         assert torch.get_deterministic_debug_mode() == 0 and torch.backends.cudnn.benchmark
     assert (torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark) == before

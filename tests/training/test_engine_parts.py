@@ -262,13 +262,13 @@ def test_norms_and_biases_are_not_decayed():
 def test_the_average_follows_the_weights_and_equals_them_when_they_rest():
     net = TinyNet()
     average = Average(net, 0.9)
-    average.update(net)
+    average.update()
     for name, tensor in net.state_dict().items():
         assert torch.equal(average.net.state_dict()[name], tensor), name
     with torch.no_grad():
         net.head.bias.add_(1.0)
     for _ in range(200):
-        average.update(net)
+        average.update()
     torch.testing.assert_close(average.net.head.bias, net.head.bias)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.engine.device import moved
 from training.engine.settings import Augmentation
 
 
@@ -54,23 +55,19 @@ def scale(x: Tensor, spread: float, generator: torch.Generator) -> Tensor:
 
 def wander(x: Tensor, largest_mv: float, fs_hz: float, generator: torch.Generator) -> Tensor:
     """Add a slow sine (0.05 to 0.5 Hz, breathing) with its own amplitude per lead."""
-    return x + _sine(x, largest_mv, 0.05, 0.5, fs_hz, generator)
+    return x + _sine(x, largest_mv, _uniform((len(x), 1, 1), 0.05, 0.5, x, generator), fs_hz, generator)
 
 
 def hum(x: Tensor, largest_mv: float, fs_hz: float, generator: torch.Generator) -> Tensor:
     """Add 50 or 60 Hz with its own amplitude per lead; nothing where the rate cannot carry it."""
     if fs_hz < 120:
         return x
-    sixty = torch.rand((), device=x.device, generator=generator) < 0.5
-    f = 60.0 if bool(sixty) else 50.0
-    return x + _sine(x, largest_mv, f, f, fs_hz, generator)
+    f = 50.0 + 10.0 * (torch.rand((), device=x.device, generator=generator) < 0.5)
+    return x + _sine(x, largest_mv, f, fs_hz, generator)
 
 
-def _sine(
-    x: Tensor, largest_mv: float, f_low: float, f_high: float, fs_hz: float, generator: torch.Generator
-) -> Tensor:
+def _sine(x: Tensor, largest_mv: float, f: Tensor, fs_hz: float, generator: torch.Generator) -> Tensor:
     t = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype) / fs_hz
-    f = _uniform((len(x), 1, 1), f_low, f_high, x, generator)
     phase = _uniform((len(x), 1, 1), 0, 2 * math.pi, x, generator)
     amplitude = _uniform((len(x), x.shape[1], 1), 0, largest_mv, x, generator)
     return amplitude * torch.sin(2 * math.pi * f * t + phase)
@@ -96,7 +93,7 @@ def mixup(
     """Mix each record, its targets and what goes beside it, ``(records, features)``, with another's (Zhang et al. 2018); an
     unknown target stays unknown."""
     rng = np.random.default_rng(generator.initial_seed())
-    share = torch.as_tensor(rng.beta(alpha, alpha, len(x)), device=x.device)
+    share = moved(rng.beta(alpha, alpha, len(x)), x.device)
     share = torch.maximum(share, 1 - share)
     other = torch.randperm(len(x), device=x.device, generator=generator)
     wide = share[:, None, None].to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import tempfile
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ecgportal.errors import TrainingFailed
@@ -25,6 +27,12 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise TrainingFailed(f"The device '{name}' is not available on this machine.", code="no_device") from error
     return device
+
+
+def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return an array as a tensor on the device, without waiting for what an accelerator still has to do."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager
@@ -50,7 +58,12 @@ def held(device: torch.device, waiting: Callable[[bool], None]) -> Iterator[None
                 first = False
                 time.sleep(0.5)
         # The lock goes with the file, also when the process is killed.
-        yield
+        try:
+            yield
+        finally:
+            # What the run leaves in circles of references would keep the accelerator's memory from the next one.
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def _identity(device: torch.device) -> str:

@@ -71,7 +71,7 @@ def estimate(
     Raises TrainingFailed (``network_does_not_fit``) when the network does not take signals of this shape.
     """
     place = resolve_device(device)
-    with kept_random_state(), deterministic(settings.threads), kept_memory():
+    with kept_random_state(), deterministic(settings.threads, place), kept_memory():
         x = torch.randn(2, n_leads, n_samples, generator=torch.Generator().manual_seed(0)) * 0.2
         module = copy.deepcopy(module).cpu().eval()
         first_forward(module, x)

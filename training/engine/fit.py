@@ -36,6 +36,10 @@ from training.problems.base import LossOptions, Problem
 _ANSWERS = ("", "cancelled", "interrupted")
 #: Within a batch a run asks at most this often whether it shall stop.
 ASK_EVERY_S = 1.0
+#: The compiler is called for a training that takes longer than this. It wins a third of the time, and takes a quarter of this.
+COMPILED_FROM_S = 60.0
+#: So often the loss of a batch is read back from an accelerator.
+TELL_EVERY_S = 1.0
 
 
 def fit(
@@ -85,13 +89,16 @@ def fit(
     told = Callbacks(callbacks)
     waits_for = torch.device("cpu") if Team().comes_second else place
     with held(waits_for, told.wait_for_accelerator), kept_random_state(), told_of_memory():
-        run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place)
-        threads = run.open(checkpoint_dir, resume)
-        with deterministic(threads), kept_memory():
-            try:
-                return run.train()
-            finally:
-                run.callbacks.on_end()
+        return _trained(_Run(module, data, problem, settings, float(fs_hz), callbacks, place), checkpoint_dir, resume)
+
+
+def _trained(run: _Run, checkpoint_dir: Path | None, resume: bool) -> FitResult:
+    threads = run.open(checkpoint_dir, resume)
+    with deterministic(threads, run.device), kept_memory():
+        try:
+            return run.train()
+        finally:
+            run.callbacks.on_end()
 
 
 class _Run:
@@ -118,6 +125,7 @@ class _Run:
         self.best_state: dict[str, torch.Tensor] | None = None
         self.best_outputs = np.zeros((0, len(data.names)), np.float32)
         self.started = self.last_asked = time.monotonic()
+        self.last_told = -math.inf
         self.resumed_epoch = 0
 
     def _build(self, module: nn.Module) -> None:
@@ -240,6 +248,8 @@ class _Run:
                         for member in self.members:
                             member.enter(self.plan.name(epoch), self.rate)
                     self._epoch(epoch)
+                    if epoch == self.resumed_epoch + 2:
+                        self._compile(epoch)
                     if self._exhausted(epoch):
                         reason = "early_stopping"
                         break
@@ -293,9 +303,10 @@ class _Run:
                 value = member.step(epoch, number, rows, x)
                 total += value.detach() * len(rows)
                 seen, done = seen + len(rows), done + 1
-                loss = float(value) if self.device.type == "cpu" else math.nan
-                if self.device.type == "cpu" and not math.isfinite(loss):
+                loss = self._told(value)
+                if loss is not None and not math.isfinite(loss):
                     self._fail_not_finite(epoch, done - 1)
+                loss = math.nan if loss is None else loss
                 self._report(epoch, done, batches, loss, rate, begun)
         self.feed.check_not_empty(self.data.usable)
         mean = float(total) / seen
@@ -311,6 +322,22 @@ class _Run:
         row["seconds"] = time.monotonic() - begun
         row["records_per_s"] = seen / max(row["seconds"], 1e-9)
         self._keep(row)
+
+    def _compile(self, epoch: int) -> None:
+        """Have the networks compiled where the rest of the training is long enough to win back the time."""
+        left = self.history[-1]["seconds"] * (self.settings.epochs - epoch)
+        worth = self.device.type == "cuda" and self.team.alone and left > COMPILED_FROM_S * len(self.members)
+        if not worth or not all(member.form.is_2d for member in self.members):
+            return
+        for member in self.members:
+            self._check_stop()
+            reason = member.compile()
+            if reason:
+                self._note(
+                    f"PyTorch cannot compile the network on this machine ({reason}); it is trained as it is, which takes up to one "
+                    "and a half times as long."
+                )
+                return
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         data, truth = self.data, self.data.judged_truth
@@ -376,6 +403,14 @@ class _Run:
         )  # fmt: skip
 
     # Small things
+
+    def _told(self, value: torch.Tensor) -> float | None:
+        """Return a batch's loss; of an accelerator, which need not wait for it, now and then only."""
+        now = time.monotonic()
+        if self.device.type != "cpu" and now - self.last_told < TELL_EVERY_S:
+            return None
+        self.last_told = now
+        return float(value)
 
     def _check_stop(self) -> None:
         self.last_asked = time.monotonic()

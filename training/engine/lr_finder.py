@@ -215,7 +215,7 @@ def find_learning_rate(
         )
     usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
     feed = Feed(train, place, module)
-    with kept_random_state(), deterministic(settings.threads), kept_memory():
+    with kept_random_state(), deterministic(settings.threads, place), kept_memory():
         first = next(iter(feed.batches([usable[:1]])))
         form = Form(module, place, (first.shape[1], first.shape[2]))
         loss = problem.loss(

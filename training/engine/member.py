@@ -15,6 +15,7 @@ from training.engine import optim
 from training.engine.augment import augment, mixup
 from training.engine.batches import Stepper
 from training.engine.data import Part
+from training.engine.device import moved
 from training.engine.network import Average, Form, State, freeze_for, in_target_units, rate_factors, train_mode
 from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
 from training.engine.predict import outputs_of
@@ -26,6 +27,10 @@ from training.engine.team import Exchange, Team, with_team_norms
 
 if TYPE_CHECKING:
     from training.problems.base import Loss
+
+
+#: Records of which a network's answers are computed at once at least: on a processor, on an accelerator.
+_JUDGED_AT_ONCE = (32, 512)
 
 
 def networks_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -56,7 +61,7 @@ class Member:
         self.stepper = Stepper(
             self.net, loss, autocast=autocast, piece=settings.batch_size, note=note, exchange=self.exchange
         )
-        self.note, self.pieces = note, Pieces(max(32, settings.batch_size), note)
+        self.note, self.pieces = note, Pieces(max(*_JUDGED_AT_ONCE, settings.batch_size), note)
         self.optimiser: torch.optim.Optimizer | None = None
         self.active: list[nn.Module] | None = None
 
@@ -72,6 +77,7 @@ class Member:
 
     def enter(self, stage: str, rate: float) -> None:
         """Freeze what the stage freezes and build its optimiser."""
+        self.stepper.recorder.forget()
         self.active = freeze_for(self.net, stage)
         factors = rate_factors(self.net, stage, self.settings.trunk_rate_factor)
         self.optimiser = build_optimiser(self.net, self.settings, rate, factors)
@@ -91,7 +97,7 @@ class Member:
         """Do one step and return the batch's mean loss; a loss or gradient that is not finite makes it NaN."""
         s, optimiser, device = self.settings, self.optimiser, self.feed.device
         assert optimiser is not None
-        targets = torch.from_numpy(self.targets[rows]).to(device)
+        targets = moved(self.targets[rows], device)
         generator = torch.Generator(device=device).manual_seed(derive(self.seed, "augment", epoch, number))
         x, beside = augment(x, s.augmentation, self.fs_hz, generator), self.feed.beside(rows)
         if s.augmentation.mixup > 0:
@@ -106,13 +112,19 @@ class Member:
             return value * math.nan
         optim.step(optimiser, self.note)
         if self.average is not None:
-            self.average.update(self.net)
+            self.average.update()
         return value + norm * 0
+
+    def compile(self) -> str:
+        """Have the network compiled for its batches; return why that could not be done, "" when it was."""
+        rows = self.orders(1)[0]
+        x = next(iter(self.feed.batches([rows])))
+        return self.stepper.compile(x, moved(self.targets[rows], self.feed.device), self.feed.beside(rows))
 
     def outputs(self, rows: np.ndarray, before_batch: Callable[[], None]) -> np.ndarray:
         """Return raw outputs ``(len(rows), outputs)`` of the weights that would be kept, each process doing its share."""
         own = np.arange(len(rows))[self.team.own_rows(len(rows))]
-        size = max(32, self.settings.batch_size)
+        size = max(_JUDGED_AT_ONCE[self.feed.device.type == "cuda"], self.settings.batch_size)
         found = outputs_of(
             self.judged_net, self.feed, batch_size=size, rows=rows[own], autocast=self.autocast, before_batch=before_batch,
             pieces=self.pieces,

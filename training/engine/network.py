@@ -27,8 +27,8 @@ class Form:
     def __init__(self, module: nn.Module, device: torch.device, shape: tuple[int, int], *, fast: bool = True):
         self.shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
         self.net, self.prefix = copy.deepcopy(module), ""
-        if device.type == "cpu" and fast:
-            lifted = _as_2d(self.net)
+        if device.type in ("cpu", "cuda") and fast:
+            lifted = _as_2d(self.net, device)
             if lifted is not None and _same_outputs(self.net, lifted, shape):
                 self.net, self.prefix = lifted, "net."
         self.net.to(device)
@@ -56,13 +56,13 @@ class Form:
                 tensor.copy_(state[name].reshape(tensor.shape))
 
 
-def _as_2d(module: nn.Module) -> nn.Module | None:
+def _as_2d(module: nn.Module, device: torch.device) -> nn.Module | None:
     """Return the two-dimensional form, None where the network has none."""
     if not getattr(module, "has_2d_form", False):
         return None
     from modelhub.architectures.fast import FastForm, as_2d
 
-    fast = as_2d(module)  # type: ignore[arg-type]
+    fast = as_2d(module, on_processor=device.type == "cpu")  # type: ignore[arg-type]
     return fast if isinstance(fast, FastForm) else None
 
 
@@ -203,13 +203,18 @@ class Average:
 
     def __init__(self, net: nn.Module, decay: float):
         self.net, self.decay, self.steps = copy.deepcopy(net).requires_grad_(False), decay, 0
-
-    def update(self, net: nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         mine, theirs = self.net.state_dict(), net.state_dict()
         smooth = [name for name, tensor in theirs.items() if tensor.is_floating_point() or tensor.is_complex()]
+        others = [name for name in theirs if name not in smooth]
+        # The tensors stay the same ones throughout a training; to look them up takes longer than to average them.
+        self._smooth = [mine[name] for name in smooth], [theirs[name] for name in smooth]
+        self._others = [mine[name] for name in others], [theirs[name] for name in others]
+
+    def update(self) -> None:
+        """Take in what the network is now."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
-            torch._foreach_lerp_([mine[n] for n in smooth], [theirs[n] for n in smooth], 1 - decay)
-            for name in theirs.keys() - set(smooth):
-                mine[name].copy_(theirs[name])
+            torch._foreach_lerp_(*self._smooth, 1 - decay)
+            if self._others[0]:
+                torch._foreach_copy_(*self._others)

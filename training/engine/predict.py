@@ -37,11 +37,11 @@ def outputs_of(
             for own, x in zip(orders, feed.batches(orders), strict=True):
                 if before_batch is not None:
                     before_batch()
-                parts += pieces.of(lambda *given: net(*given).float().cpu(), x, *feed.beside(own))
+                parts += pieces.of(lambda *given: net(*given).float(), x, *feed.beside(own))
     finally:
         for module, mode in zip(net.modules(), was_training, strict=True):
             module.training = mode
-    return torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, 0), np.float32)
 
 
 def predict(

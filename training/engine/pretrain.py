@@ -110,7 +110,7 @@ def pretrain(
         )
     told, place = Callbacks(callbacks), resolve_device(device)
     with (
-        held(place, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads), kept_memory(), told_of_memory()
+        held(place, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads, place), kept_memory(), told_of_memory()
     ):  # fmt: skip
         run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place)
         try:

@@ -45,9 +45,9 @@ def kept_random_state() -> Iterator[None]:
 
 
 @contextmanager
-def deterministic(threads: int | None) -> Iterator[None]:
-    """Choose kernels and the number of threads, and put both back on leaving: deterministic kernels on a processor, on a
-    machine with an accelerator those that prove fastest there.
+def deterministic(threads: int | None, device: torch.device) -> Iterator[None]:
+    """Choose kernels and the number of threads, and put both back on leaving: deterministic kernels on a processor, on an
+    accelerator those that prove fastest there.
 
     New tensors are not filled first, which PyTorch does in this mode to show reads of memory that nobody wrote.
     """
@@ -57,8 +57,8 @@ def deterministic(threads: int | None) -> Iterator[None]:
     filled = mode.fill_uninitialized_memory
     try:
         # ``use_deterministic_algorithms`` sets the same and imports the compiler, which takes a second.
-        torch.set_deterministic_debug_mode("default" if torch.cuda.is_available() else "warn")
-        torch.backends.cudnn.benchmark = torch.cuda.is_available()
+        torch.set_deterministic_debug_mode("default" if device.type == "cuda" else "warn")
+        torch.backends.cudnn.benchmark = device.type == "cuda"
         mode.fill_uninitialized_memory = False
         if threads is not None:
             torch.set_num_threads(threads)

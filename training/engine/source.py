@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ecgportal.errors import TrainingFailed
+from training.engine.device import moved
 from training.engine.seeding import derive
 
 
@@ -129,7 +130,7 @@ class Feed:
     ):  # fmt: skip
         self.source, self.device = source, device
         self.persons = persons_of(source) if getattr(net, "n_person_features", 0) else None
-        self._persons = None if self.persons is None else torch.from_numpy(self.persons).to(device)
+        self._persons = None if self.persons is None else moved(self.persons, device)
         self._gaps: set[int] = set()
         self._empty: set[int] = set()
         self._resident = self._load(resident_share) if device.type == "cuda" else None
@@ -157,13 +158,13 @@ class Feed:
 
     def beside(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
         """Return what the network takes beside the signals of these records; empty where it takes signals alone."""
-        return () if self._persons is None else (self._persons[torch.as_tensor(rows, device=self.device)],)
+        return () if self._persons is None else (self._persons[moved(rows, self.device)],)
 
     def batches(self, orders: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
         """Yield ``(records, leads, samples)`` for each array of record numbers, reading up to two batches ahead."""
         if self._resident is not None:
             for rows in orders:
-                yield self._resident[torch.as_tensor(rows, device=self.device)]
+                yield self._resident[moved(rows, self.device)]
             return
         ready: queue.Queue[torch.Tensor | BaseException | None] = queue.Queue(maxsize=2)
         ended = threading.Event()
@@ -226,7 +227,11 @@ class Feed:
         free, _ = torch.cuda.mem_get_info(self.device)
         if one.nbytes * len(self.source) > share * free:
             return None
-        whole = torch.empty((len(self.source), *one.shape[1:]), device=self.device)
+        try:
+            whole = torch.empty((len(self.source), *one.shape[1:]), device=self.device)
+        except torch.OutOfMemoryError:
+            # Another process has taken the room meanwhile.
+            return None
         for start in range(0, len(self.source), 1024):
             rows = np.arange(start, min(start + 1024, len(self.source)))
             whole[start : start + len(rows)] = torch.from_numpy(self._read(rows)).to(self.device)

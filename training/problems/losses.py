@@ -41,9 +41,22 @@ def _softened(ratio: np.ndarray, weighting: str) -> np.ndarray:
     return np.clip(ratio**power, 1 / MAX_WEIGHT, MAX_WEIGHT)
 
 
+class _Weights:
+    """Weights of classes, float32, that lie on each device where they were asked for: to copy them at each step would make
+    an accelerator wait."""
+
+    def __init__(self, values: np.ndarray):
+        self._copies = {torch.device("cpu"): torch.as_tensor(values, dtype=torch.float32)}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        if device not in self._copies:
+            self._copies[device] = self._copies[torch.device("cpu")].to(device)
+        return self._copies[device]
+
+
 def binary_loss(train_targets: np.ndarray, options: LossOptions) -> Loss:
     """Return binary cross entropy with logits, mean over the known targets."""
-    weight = torch.as_tensor(positive_weights(train_targets, options.class_weights), dtype=torch.float32)
+    weight = _Weights(positive_weights(train_targets, options.class_weights))
     gamma, smoothing = options.focal_gamma, options.label_smoothing
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -51,7 +64,7 @@ def binary_loss(train_targets: np.ndarray, options: LossOptions) -> Loss:
         known = torch.isfinite(targets)
         truth = torch.where(known, targets, torch.zeros_like(targets))
         soft = truth * (1 - smoothing) + 0.5 * smoothing
-        each = F.binary_cross_entropy_with_logits(outputs, soft, pos_weight=weight.to(outputs.device), reduction="none")
+        each = F.binary_cross_entropy_with_logits(outputs, soft, pos_weight=weight.on(outputs.device), reduction="none")
         if gamma:
             p = torch.sigmoid(outputs)
             each = each * (p * (1 - truth) + (1 - p) * truth).pow(gamma)
@@ -62,7 +75,7 @@ def binary_loss(train_targets: np.ndarray, options: LossOptions) -> Loss:
 
 def cross_entropy_loss(train_targets: np.ndarray, options: LossOptions) -> Loss:
     """Return soft-max cross entropy over (possibly mixed) one-hot rows, mean over the known records."""
-    weight = torch.as_tensor(class_weights(train_targets, options.class_weights), dtype=torch.float32)
+    weight = _Weights(class_weights(train_targets, options.class_weights))
     gamma, smoothing = options.focal_gamma, options.label_smoothing
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -71,7 +84,7 @@ def cross_entropy_loss(train_targets: np.ndarray, options: LossOptions) -> Loss:
         truth = torch.where(known[:, None], targets, torch.zeros_like(targets))
         soft = truth * (1 - smoothing) + smoothing / targets.shape[1]
         log_p = F.log_softmax(outputs, dim=1)
-        terms = -soft * log_p * weight.to(outputs.device)
+        terms = -soft * log_p * weight.on(outputs.device)
         if gamma:
             terms = terms * (1 - log_p.exp()).pow(gamma)
         return (terms.sum(dim=1) * known).sum() / known.sum().clamp(min=1)

@@ -1,9 +1,11 @@
+import os
 import sys
 import uuid
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ecgportal import home
 from ecgportal.jobs import runner, spare
 
 
@@ -19,6 +21,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        # PyTorch's compiler keeps what it has made; by default in a shared folder, where any account could lay something ready.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home.portal_home() / "cache" / "compiled"))
         given = (options["job"], options["attempt"])
         if options["spare"]:
             waited = spare.wait_for_job()

@@ -1,0 +1,67 @@
+"""What surrounds recordings and the compiler, as far as it goes without an accelerator (see ``test_accelerator``)."""
+
+import functools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.training.tiny import TinyNet
+from training.engine.batches import Stepper
+from training.engine.recorded import Recorder
+
+
+def stepper():
+    torch.manual_seed(0)
+    net = TinyNet().train()
+    return Stepper(net, F.binary_cross_entropy_with_logits, autocast=False, piece=8, note=lambda _: None)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(8, 3, 64, generator=generator), torch.ones(8, 2)
+
+
+def state_of(subject):
+    return {name: tensor.clone() for name, tensor in subject.net.state_dict().items()}
+
+
+def test_nothing_is_recorded_on_a_processor(batch):
+    calls = []
+    recorder = Recorder(TinyNet(), lambda *inputs: calls.append(inputs))
+    recorder.possible = True
+    assert all(recorder.play(*batch) is None for _ in range(10)) and not calls
+
+
+def test_a_batch_that_the_compiler_is_tried_on_does_not_count(batch, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    plain, subject = stepper(), stepper()
+    before, chance = state_of(subject), torch.get_rng_state()
+    assert subject.compile(*batch) == ""
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(subject).items())
+    assert all(p.grad is None for p in subject.net.parameters())
+    for size in (8, 7):
+        values = []
+        for one in (plain, subject):
+            torch.manual_seed(1)
+            values.append(float(one.gradients(batch[0][:size], batch[1][:size])))
+        assert values[0] == pytest.approx(values[1], rel=1e-5)
+    for own, other in zip(plain.net.parameters(), subject.net.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_where_the_compiler_fails_the_network_is_computed_as_it_is(batch, monkeypatch):
+    def broken(net):
+        def answer(*_):
+            raise RuntimeError("no C compiler found\nand more")
+
+        return answer
+
+    monkeypatch.setattr(torch, "compile", broken)
+    subject = stepper()
+    before = state_of(subject)
+    assert subject.compile(*batch) == "RuntimeError: no C compiler found"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(subject).items())
+    assert torch.isfinite(subject.gradients(*batch))
