@@ -14,30 +14,14 @@ from datasets.models import LabelSource, Record, RecordAnnotation, RecordLabel
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict, InvalidInput, NotAllowed
 from ecgportal.projects.models import Membership
-from tests.factories import make_dataset, make_project, make_record, make_team, make_user
+from tests.factories import make_dataset, make_record, make_user
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
-def team(project) -> dict:
-    return make_team(project)
-
-
-@pytest.fixture
 def record(project) -> Record:
     return make_record(make_dataset(project), "ecg1", labels=("NORM",))
-
-
-@pytest.fixture
-def editor(client: Client, team: dict) -> Client:
-    client.force_login(team["editor"])
-    return client
 
 
 @pytest.mark.parametrize(

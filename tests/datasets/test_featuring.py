@@ -24,7 +24,7 @@ from datasets.simulate import simulate
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict
 from tests.ecgfiles import make_cohort
-from tests.factories import LEADS, make_dataset, make_project, make_record, make_team
+from tests.factories import LEADS, make_dataset, make_project, make_record
 from tests.working import work_off
 
 
@@ -54,16 +54,6 @@ def test_effect_sizes_agree_with_independent_formulas():
     assert cramers_v(table[0], table[1]) == pytest.approx(stats.contingency.association(table, method="cramer"))
     assert [word(x, "d") for x in (0.1, -0.3, 0.6, 2)] == ["negligible", "small", "medium", "large"]
     assert cohens_d(1, 0, 2, 0) is None and cramers_v([0, 0], [1, 2]) is None
-
-
-@pytest.fixture
-def dataset(db: None) -> Dataset:
-    return make_dataset(make_project(), "Ward")
-
-
-@pytest.fixture
-def team(dataset: Dataset) -> dict[str, Any]:
-    return make_team(dataset.project)
 
 
 def _fill(dataset: Dataset, n: int, *, rate: float = 70.0, seed: int = 0, male: float = 0.5) -> None:

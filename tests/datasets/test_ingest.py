@@ -68,11 +68,6 @@ def outcomes(ingest: Ingest) -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture
-def dataset(db):
-    return make_dataset(make_project())
-
-
-@pytest.fixture
 def pooled(monkeypatch):
     """Read in processes of their own, as large uploads are."""
     monkeypatch.setattr(ingest_plan, "_FEW_FILES", 0)

@@ -29,11 +29,6 @@ from tests.working import work_off, work_off_one
 
 
 @pytest.fixture
-def dataset(db):
-    return make_dataset(make_project())
-
-
-@pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(ingest_plan, "FILES_PER_PART", 4)
     monkeypatch.setattr(ingest_sharing, "_MANY_PARTS", 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from datasets import label_jobs, labelling
@@ -11,13 +10,8 @@ from datasets.services import upload_receive
 from ecgportal.jobs import runner
 from ecgportal.jobs.models import Job, JobState
 from tests.ecgfiles import make_cohort, zip_of
-from tests.factories import make_dataset, make_project, make_user
+from tests.factories import make_user
 from tests.working import work_off, work_off_one
-
-
-@pytest.fixture
-def dataset(db):
-    return make_dataset(make_project())
 
 
 def send(dataset, files: dict[str, bytes]):

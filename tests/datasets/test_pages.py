@@ -13,40 +13,17 @@ from ecgportal import storage
 from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
-from ecgportal.projects.models import Project
+from ecgportal.projects.models import Project, Role
 from tests.factories import (
     make_dataset,
     make_ingest,
     make_job,
     make_label_map,
-    make_project,
     make_record,
-    make_team,
     make_user,
 )
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
-
-
-@pytest.fixture
-def team(project: Project) -> dict:
-    return make_team(project)
-
-
-@pytest.fixture
-def dataset(project: Project) -> Dataset:
-    return make_dataset(project, "PTB-XL part")
-
-
-@pytest.fixture
-def editor(client: Client, team: dict) -> Client:
-    client.force_login(team["editor"])
-    return client
 
 
 def text_of(answer) -> str:
@@ -74,8 +51,8 @@ def test_every_page_is_404_403_or_200_by_role(client: Client, team: dict, projec
         address = reverse(name, kwargs=kwargs)
         client.logout()
         assert client.get(address).status_code == 302, name
-        for role, user in team.items():
-            client.force_login(user)
+        for role in (*Role.values, "outsider"):
+            client.force_login(team[role])
             expected = 404 if role == "outsider" else 200 if action in ROLE_ALLOWS[role] else 403
             assert client.get(address).status_code == expected, (name, role)
 

@@ -23,30 +23,9 @@ from ecgportal.jobs.services import claim
 from ecgportal.projects.models import Project
 from ecgportal.projects.services import pseudonym_key
 from tests.datasets.labels.test_kinds_of_tables import workbook
-from tests.factories import make_dataset, make_label_map, make_project, make_record, make_team
+from tests.factories import make_label_map, make_project, make_record
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
-
-
-@pytest.fixture
-def team(project: Project) -> dict:
-    return make_team(project)
-
-
-@pytest.fixture
-def dataset(project: Project) -> Dataset:
-    return make_dataset(project, "PTB-XL part")
-
-
-@pytest.fixture
-def editor(client: Client, team: dict) -> Client:
-    client.force_login(team["editor"])
-    return client
 
 
 def text_of(answer) -> str:

@@ -25,19 +25,8 @@ from ecgportal.projects.services import pseudonym_key
 from tests.api_client import Api
 from tests.datasets.test_identity import everything_stored
 from tests.ecgfiles import wfdb_pair
-from tests.factories import make_dataset, make_job, make_project, make_team, make_user
+from tests.factories import make_dataset, make_job, make_project, make_user
 from tests.working import work_off
-
-
-@pytest.fixture
-def team(db):
-    project = make_project()
-    return {"project": project, **make_team(project)}
-
-
-@pytest.fixture
-def dataset(team):
-    return make_dataset(team["project"])
 
 
 def send(dataset, files: dict[str, bytes]):

@@ -19,32 +19,16 @@ from ecgportal.jobs import services
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job, JobState, Removal
 from modelhub import services as models
-from tests.api_client import ROOT, Api
+from tests.api_client import ROOT
 from tests.datasets.test_ingest import many, upload
 from tests.datasets.test_uploading import silent
 from tests.ecgfiles import zip_of
-from tests.factories import make_dataset, make_project, make_team, make_user
+from tests.factories import make_dataset, make_project, make_user
 from tests.hosts import hosts as hosts  # a fixture
 from tests.hosts import s3_server as s3_server  # a fixture
 from tests.working import work_off, work_off_one
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def team(db):
-    project = make_project()
-    return {"project": project, **make_team(project)}
-
-
-@pytest.fixture
-def dataset(team):
-    return make_dataset(team["project"])
-
-
-@pytest.fixture
-def api(team):
-    return Api(session=team["editor"])
 
 
 def succeeded() -> None:

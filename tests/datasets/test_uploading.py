@@ -18,7 +18,7 @@ from ecgportal.errors import Conflict, InvalidInput, TooLarge
 from ecgportal.jobs.models import JobState
 from tests.api_client import ROOT, Api
 from tests.ecgfiles import make_cohort, zip_of
-from tests.factories import make_dataset, make_project, make_team, make_user
+from tests.factories import make_user
 from tests.working import work_off
 
 
@@ -32,22 +32,6 @@ class Broken(io.BytesIO):
         if data := super().read(min(size or 0, 1000)):
             return data
         raise OSError("the connection was closed")
-
-
-@pytest.fixture
-def team(db):
-    project = make_project()
-    return {"project": project, **make_team(project)}
-
-
-@pytest.fixture
-def dataset(team):
-    return make_dataset(team["project"])
-
-
-@pytest.fixture
-def api(team):
-    return Api(session=team["editor"])
 
 
 def patch(api: Api, file_id: str, offset: int, data: bytes, status: int = 200):

@@ -7,6 +7,7 @@ import pytest
 from datasets.ecg import LEADS_12
 from modelhub.architecture_checks import beats as beats
 from modelhub.contract import ModelContract
+from tests import factories
 from tests.modelhub.dav_server import dav_server as dav_server  # a fixture
 
 
@@ -28,3 +29,8 @@ def make_contract(**changes) -> ModelContract:
         "task": "multilabel",
     } | changes
     return ModelContract(**values)
+
+
+@pytest.fixture
+def administrator(db):
+    return factories.make_user("admin", is_administrator=True)

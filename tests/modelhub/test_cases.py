@@ -203,11 +203,6 @@ def second_project(place) -> Any:
     return project
 
 
-@pytest.fixture
-def administrator():
-    return factories.make_user("root", is_administrator=True)
-
-
 @pytest.mark.parametrize(
     "url",
     [

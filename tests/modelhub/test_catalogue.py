@@ -53,11 +53,6 @@ def others(target):
 
 
 @pytest.fixture
-def administrator():
-    return factories.make_user("admin", is_administrator=True)
-
-
-@pytest.fixture
 def entry(source, team):
     return catalogue.propose(actor=team["owner"], version=make_version(source), reason="Useful elsewhere.")
 
