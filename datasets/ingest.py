@@ -97,7 +97,7 @@ def run_share(context: JobContext) -> dict[str, Any]:
                     break
                 if ingest.stage > Stage.NEW and reading.work():
                     idle_since = time.monotonic()
-                context.progress(0.5, f"{store.n_new} records read")
+                context.progress(0.5, f"{store.n_new:,} records read")
                 time.sleep(_LOOK_S)
     except PartLost:
         # The upload was cancelled or has failed.
@@ -229,7 +229,7 @@ def _progress(plan: Plan) -> tuple[float, str]:
         return _START / 2, "Unpacking"
     total = max(len(plan.index()), 1)
     done = min(plan.n_done(), total)
-    return _START + (_END - _START) * done / total, f"{done} of {total} files"
+    return _START + (_END - _START) * done / total, f"{done:,} of {total:,} files"
 
 
 def _sent(context: JobContext, ingest: Ingest) -> dict[str, Path]:

@@ -75,7 +75,7 @@ def bring_up_to_date(dataset: Dataset, recipe: Recipe, progress: Progress | None
             if progress is not None:
                 progress(
                     min(start + _BATCH, len(missing)) / len(missing),
-                    f"Prepared {min(start + _BATCH, len(missing))} of {len(missing)} records",
+                    f"Prepared {min(start + _BATCH, len(missing)):,} of {len(missing):,} records",
                 )
     PreparedSet.objects.update_or_create(
         dataset=dataset,

@@ -228,7 +228,7 @@ def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ing
     ingest.stage = Stage.NEW
     ingest.job = enqueue(
         "ingest", actor=actor, project=ingest.dataset.project, payload={"ingest": str(ingest.pk), "waiting": True},
-        title=f"Read {len(names)} files of {ingest.dataset.name} again",
+        title=f"Read {len(names):,} files of {ingest.dataset.name} again",
     )  # fmt: skip
     ingest.save(update_fields=["options", "stage", "job"])
     audit(

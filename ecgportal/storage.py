@@ -20,7 +20,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,7 +89,9 @@ def needed(path: Path) -> None:
         return
     now, found = time.time(), path.stat()
     if now - found.st_atime > _NOTED_S:
-        os.utime(path, (now, found.st_mtime))
+        # Of a file that another user of this machine owns the file system's own note has to do.
+        with suppress(PermissionError):
+            os.utime(path, (now, found.st_mtime))
 
 
 def is_made_here(path: Path) -> bool:

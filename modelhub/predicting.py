@@ -86,7 +86,9 @@ def run(context: JobContext) -> dict[str, Any]:
         by_id = Record.objects.in_bulk(ids)
         answers = _answers(predictor, contract, [by_id[pk] for pk in ids], read(start, ids), reference)
         Prediction.objects.bulk_create((Prediction(run=row, **values) for values in answers), ignore_conflicts=True)
-        context.progress(0.4 + 0.6 * (start + len(ids)) / len(wanted), f"{start + len(ids)} of {len(wanted)} records")
+        context.progress(
+            0.4 + 0.6 * (start + len(ids)) / len(wanted), f"{start + len(ids):,} of {len(wanted):,} records"
+        )
     result = {"prediction": str(row.pk), "predicted": len(wanted) + len(done), "refused": len(refused)}
     result["care_basis"] = novelty.basis(reference)
     if predictor.pieces.notes:

@@ -97,7 +97,7 @@ def prefilled(
 
 def _trained_on(data: str, records: Mapping[str, int], label_map: str, base: ModelVersion | None) -> str:
     counts = (
-        f"{records.get('train', 0)} records for training, {records.get('validation', 0)} for validation, {records.get('test', 0)} "
+        f"{records.get('train', 0):,} records for training, {records.get('validation', 0):,} for validation, {records.get('test', 0):,} "
         "held back"
     )
     labels = f"; labels by {label_map}" if label_map else ""

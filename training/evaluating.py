@@ -50,7 +50,7 @@ def probabilities(
     for start in range(0, len(view), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(view)))
         parts.append(predictor.predict(view.read(rows), view.persons[rows]))
-        progress((rows[-1] + 1) / len(view), f"{rows[-1] + 1} of {len(view)} records")
+        progress((rows[-1] + 1) / len(view), f"{rows[-1] + 1:,} of {len(view):,} records")
     if notes is not None:
         notes += predictor.pieces.notes
     return np.concatenate(parts) if parts else np.zeros((0, len(version.classes)), np.float32)

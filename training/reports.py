@@ -75,12 +75,12 @@ def about(row: Evaluation) -> str:
     labels = f" Labels by {row.label_map}." if row.label_map else ""
     left_out = report.get("left_out_training_subjects")
     without = (
-        f" {left_out} records were left out because the model was trained on their subjects or signals."
+        f" {left_out:,} records were left out because the model was trained on their subjects or signals."
         if left_out
         else ""
     )
     return (
-        f"{report['n']} records of {report['n_subjects']} subjects{held_back}.{labels}{without} "
+        f"{report['n']:,} records of {report['n_subjects']:,} subjects{held_back}.{labels}{without} "
         f"Made {row.created_at:%Y-%m-%d %H:%M} UTC. Research use, not a medical device."
     )
 
@@ -141,8 +141,8 @@ def _class_blocks(report: dict[str, Any]) -> list[Block]:
             rows = [
                 _line(OVERALL[name], row[name]) for name in ("mae", "rmse", "r2") if isinstance(row.get(name), dict)
             ]
-        counts = f"{row['n']} records" + (
-            f", {row['n_positive']} with the class" if row.get("n_positive") is not None else ""
+        counts = f"{row['n']:,} records" + (
+            f", {row['n_positive']:,} with the class" if row.get("n_positive") is not None else ""
         )
         cut = f", called at {row['threshold']:.3g} and above" if row.get("threshold") is not None else ""
         blocks += [
@@ -158,7 +158,10 @@ def _part_blocks(report: dict[str, Any]) -> list[Block]:
     name, title = headline(report)
     blocks: list[Block] = [Heading("Parts of the records")] if parts else []
     for attribute, rows in parts.items():
-        lines = [[row["name"], row["n"], row["n_subjects"], *_line("", row.get(name) or row)[1:]] for row in rows]
+        lines = [
+            [row["name"], f"{row['n']:,}", f"{row['n_subjects']:,}", *_line("", row.get(name) or row)[1:]]
+            for row in rows
+        ]
         blocks += [
             Heading(ATTRIBUTES[attribute], 2),
             Table(["Part", "Records", "Subjects", title, "95 % interval"], lines),

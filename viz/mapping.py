@@ -127,7 +127,7 @@ def _embedding(row: DatasetMap, context: JobContext) -> tuple[list[Any], np.ndar
     for start in range(0, len(ids), _BATCH):
         parts.append(embed(view.read(np.arange(start, min(start + _BATCH, len(ids))))))
         context.progress(
-            0.3 + 0.3 * (start + _BATCH) / max(len(ids), start + _BATCH), f"{start} of {len(ids)} records seen"
+            0.3 + 0.3 * (start + _BATCH) / max(len(ids), start + _BATCH), f"{start:,} of {len(ids):,} records seen"
         )
     return ids, np.concatenate(parts) if parts else np.zeros((0, 1))
 

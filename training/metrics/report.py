@@ -277,7 +277,7 @@ def _notes(sample: Sample, groups: Any, targets: np.ndarray) -> tuple[str, ...]:
         )
     left_out = len(targets) - len(sample.truth)
     if left_out:
-        notes.append(f"{left_out} of {len(targets)} records have no known truth and were left out.")
+        notes.append(f"{left_out:,} of {len(targets):,} records have no known truth and were left out.")
     for column, name in enumerate(sample.names):
         if sample.task != "regression" and sample.positives(column) == 0:
             notes.append(f"No record has class '{name}'; averages over classes leave out what is undefined for it.")

@@ -33,7 +33,7 @@ def count_bars(
         return charts.empty(title, x_title, noun, dark, f"counts-{noun}", heads, "No records.")
     shown = list(counts.items())[:_MOST_BARS]
     share = [None if not total else n / total for _, n in shown]
-    text = [f"{n}" if p is None else f"{n} ({p:.1%})" for (_, n), p in zip(shown, share, strict=True)]
+    text = [f"{n:,}" if p is None else f"{n:,} ({p:.1%})" for (_, n), p in zip(shown, share, strict=True)]
     data = [{
         "type": "bar", "orientation": "h", "name": x_title, "y": [charts.plain(name, 60) for name, _ in shown], "x": [n for _, n in shown],
         "text": text, "textposition": "auto", "marker": {"color": charts.colour(0, dark)}, "showlegend": False,
@@ -79,7 +79,7 @@ def binned_bars(
     }]  # fmt: skip
     shapes = []
     total = sum(n for _, n in counts)
-    told = [f"{total} records."]
+    told = [f"{total:,} records."]
     if len(quartiles) == 3:
         q1, middle, q3 = quartiles
         shapes.append({
@@ -89,7 +89,7 @@ def binned_bars(
         })  # fmt: skip
         told.append(f"Median {middle:.4g} {unit}, half of them between {q1:.4g} and {q3:.4g}.")
     low, n = max(counts, key=lambda one: one[1])
-    told.append(f"Most records ({n}) lie between {low:g} and {low + width:g} {unit}.")
+    told.append(f"Most records ({n:,}) lie between {low:g} and {low + width:g} {unit}.")
     table: list[list[Any]] = [heads, *([low, low + width, n] for low, n in counts)]
     frame = charts.layout(
         title, x_title, y_title, dark, uirevision=f"binned-{quantity}", y={"rangemode": "tozero"}, shapes=shapes, bargap=0.05,
@@ -120,7 +120,7 @@ def group_ranges(
     drawn = [(name, n, three) for name, n, three in groups if three]
     if not drawn:
         return charts.empty(title, x_title, by, dark, "group-ranges", heads, f"No record has a known {quantity}.")
-    names = [charts.plain(f"{name} ({n})", 40) for name, n, _ in drawn]
+    names = [charts.plain(f"{name} ({n:,})", 40) for name, n, _ in drawn]
     bars = {
         "type": "data", "symmetric": False, "array": charts.numbers([t[2] - t[1] for _, _, t in drawn]),
         "arrayminus": charts.numbers([t[1] - t[0] for _, _, t in drawn]), "color": charts.theme(dark).ink, "thickness": 1.5, "width": 4,
@@ -131,7 +131,7 @@ def group_ranges(
         "showlegend": False, "customdata": names, "hovertemplate": f"%{{customdata}}: median %{{x:.4g}} {unit}<extra></extra>",
     }]  # fmt: skip
     told = [
-        f"{name}: median {t[1]:.4g} {unit}, quartiles {t[0]:.4g} to {t[2]:.4g}, {n} records."
+        f"{name}: median {t[1]:.4g} {unit}, quartiles {t[0]:.4g} to {t[2]:.4g}, {n:,} records."
         for name, n, t in drawn[:8]
     ]
     frame = charts.layout(

@@ -224,7 +224,7 @@ def calibration(curves: Sequence[Reliability], *, dark: bool = False, title: str
                          hovertemplate="predicted %{x:.3f}, observed %{y:.3f}, %{customdata} records<extra></extra>") | bars
         )  # fmt: skip
         told.append(f"{one.name}: expected calibration error {charts.show(one.ece)}, Brier score {charts.show(one.brier)}, "
-                    f"{sum(one.counts)} records.")  # fmt: skip
+                    f"{sum(one.counts):,} records.")  # fmt: skip
         lows, highs = (list(v) if len(v) else [None] * len(one.counts) for v in (one.low, one.high))
         table += [[one.name, *row] for row in zip(one.predicted, one.observed, lows, highs, one.counts, strict=True)]
     if len(drawn) > panels.MOST_TOGETHER:

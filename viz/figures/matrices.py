@@ -43,7 +43,7 @@ def confusion_matrix(
     table: list[list[Any]] = [heads]
     table += [[name, *matrix[k].astype(int).tolist(), *charts.numbers(share[k])] for k, name in enumerate(labels)]
     right, total = int(np.trace(matrix)), int(matrix.sum())
-    told = [f"{right} of {total} records are on the diagonal."]
+    told = [f"{right:,} of {total:,} records are on the diagonal."]
     if len(labels) > panels.MOST_TOGETHER:
         told.append(panels.ranked(len(labels), ("Share found", list(zip(labels, np.diag(share), strict=True)))))
     else:
@@ -116,14 +116,14 @@ def co_occurrence(
     own = np.diag(matrix)[:, None]
     share = np.divide(matrix, own, out=np.full_like(matrix, np.nan), where=own > 0)
     shown = [charts.plain(name, 40) for name in labels]
-    text = [[f"{int(n)}" for n in row] for row in matrix]
+    text = [[f"{int(n):,}" for n in row] for row in matrix]
     hover = "of the records with %{y}, share with %{x}: %{z:.1%} (%{text} records)<extra></extra>"
     data = [_heatmap(shown, shown, share, text, "share of the row's label", dark, hover)]
     pairs = sorted(
         ((int(matrix[a, b]), labels[a], labels[b]) for a in range(len(labels)) for b in range(a)),
         key=lambda one: -one[0],
     )
-    told = [f"{a} and {b}: {n} records." for n, a, b in pairs[:5] if n]
+    told = [f"{a} and {b}: {n:,} records." for n, a, b in pairs[:5] if n]
     table: list[list[Any]] = [heads] + [[name, *matrix[k].astype(int).tolist()] for k, name in enumerate(labels)]
     frame = _matrix_layout(title, "and label", "label", dark, "co-occurrence", len(labels))
     return Figure({"data": data, "layout": frame}, title, " ".join(told) or "No two labels occur together.", table)
@@ -145,7 +145,7 @@ def cross_table(
         return charts.empty(title, by, what, dark, "cross", heads, "No record has both.")
     totals = matrix.sum(axis=0, keepdims=True)
     share = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
-    text = [[f"{int(n)}" for n in row] for row in matrix]
+    text = [[f"{int(n):,}" for n in row] for row in matrix]
     hover = "%{y}, %{x}: %{text} records, %{z:.1%} of the column<extra></extra>"
     names = [charts.plain(name, 40) for name in columns], [charts.plain(name, 40) for name in rows]
     data = [_heatmap(names[0], names[1], share, text, "share of the column", dark, hover)]
@@ -190,7 +190,7 @@ def _matrix_layout(title: str, x_title: str, y_title: str, dark: bool, key: str,
 
 
 def _cell_text(n: float, share: float) -> str:
-    return f"{int(n)}" if not np.isfinite(share) else f"{int(n)}<br>{share:.0%}"
+    return f"{int(n):,}" if not np.isfinite(share) else f"{int(n):,}<br>{share:.0%}"
 
 
 def _share(part: float, whole: float) -> float:
