@@ -23,6 +23,8 @@ class EcgNetwork(nn.Module):
     dynamic_length = True
     #: False where the forward pass reads values back from an accelerator, or draws by chance other than with torch.
     has_fixed_steps = True
+    #: True where PyTorch's compiler was found to make training on an accelerator faster.
+    worth_compiling = False
     #: Features of the person that ``forward`` takes as a second argument, ``(batch, n)``; 0 where it takes the ECG alone.
     n_person_features = 0
 

@@ -45,6 +45,10 @@ class FastForm(nn.Module):
         return self.net(lifted, *others).flatten(1)
 
     @property
+    def worth_compiling(self) -> bool:
+        return self.net.worth_compiling
+
+    @property
     def has_fixed_steps(self) -> bool:
         return self.net.has_fixed_steps
 

@@ -33,6 +33,8 @@ class InceptionModule(nn.Module):
 class InceptionTime(LinearHeadNetwork):
     """Six inception modules with a shortcut around each group of three, global average pooling, one linear layer."""
 
+    worth_compiling = True
+
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, dropout: float) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
         width = 4 * _FILTERS

@@ -36,11 +36,14 @@ def collect(folder: Path, wanted: list[str]) -> list[str]:
 def run_one(name: str) -> list[dict[str, Any]]:
     """Run one module; a failure becomes a result that is not ok, so that the others still run."""
     started = time.perf_counter()
+    results: list[dict[str, Any]] = []
     try:
-        results = [{field: row.get(field) for field in FIELDS} for row in importlib.import_module(name).run()]
+        for row in importlib.import_module(name).run():
+            results.append({field: row.get(field) for field in FIELDS})
+            print(f"  {row['name']}: {row['value']} {row['unit']}", file=sys.stderr, flush=True)
     except Exception as error:
         message = f"failed: {type(error).__name__}: {error}"
-        results = [{"name": "run", "value": None, "unit": "", "goal": message, "ok": False}]
+        results.append({"name": "run", "value": None, "unit": "", "goal": message, "ok": False})
     for row in results:
         row["benchmark"] = name.rpartition(".")[2].removeprefix("bench_")
         row["took_s"] = round(time.perf_counter() - started, 3)

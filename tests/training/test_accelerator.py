@@ -21,7 +21,9 @@ from modelhub.architectures.registry import build
 from tests.training.team_program import without_dropout
 from tests.training.test_fit import Recorder
 from tests.training.tiny import FS_HZ, QUIET, TinyNet, tiny_data, tiny_parts, tiny_settings
+from training.engine import fit as engine
 from training.engine import recorded
+from training.engine.batches import Stepper
 from training.engine.device import held, resolve_device
 from training.engine.estimate import estimate
 from training.engine.fit import fit
@@ -183,6 +185,43 @@ def test_the_default_networks_learn_recorded_in_mixed_precision(recordings):
         result = trained(net, parts=parts, epochs=8, batch_size=16, learning_rate=3e-3)
         assert recordings["made"] == number
         assert result.history[-1]["auroc_macro"] > 0.9, (name, result.history[-1])
+
+
+def test_a_compiled_training_is_the_plain_one(monkeypatch, recordings):
+    """The compiler joins operations and sums in another order; a few steps must not part the two."""
+    rng = np.random.default_rng(0)
+    signals, targets = rng.normal(size=(90, 12, 400)).astype(np.float32), (rng.random((90, 2)) < 0.5).astype(np.float32)
+    parts = ArraySource(signals[:75]), targets[:75], ArraySource(signals[75:]), targets[75:]
+    long = {**EXACT, "epochs": 6, "learning_rate": 1e-3, "ema_decay": 0.0}
+    compiled = []
+    once = Stepper.compile
+
+    def counted(self, *args):
+        compiled.append(once(self, *args))
+        return compiled[-1]
+
+    monkeypatch.setattr(Stepper, "compile", counted)
+
+    def run():
+        net = build("inception_time", n_leads=12, n_samples=400, fs_hz=100.0, n_classes=2, seed=0)
+        return trained(net, parts=parts, **long)
+
+    plain = run()
+    monkeypatch.setattr(engine, "COMPILED_FROM_S", 0.0)
+    found = run()
+    assert compiled == [""] and recordings["made"] >= 3
+    close(found.history, plain.history, 3e-2)
+    assert not any("compile" in note for note in found.notes)
+
+
+def test_without_a_compiler_the_training_goes_on_and_says_so(monkeypatch):
+    def broken(net):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(engine, "COMPILED_FROM_S", 0.0)
+    monkeypatch.setattr(torch, "compile", lambda net: broken)
+    result = trained(build("inception_time", n_leads=3, n_samples=64, fs_hz=100.0, n_classes=2, seed=0), epochs=5)
+    assert result.epochs == 5 and sum("cannot compile" in note for note in result.notes) == 1
 
 
 def test_chance_is_drawn_anew_in_each_played_step_and_repeats_with_its_seed():
