@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from modelhub.models import ModelVersion
+    from modelhub.onnx.making import Maker
 
 
 # At most so many records go through a network in torch at once.
@@ -87,11 +88,27 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
     members = contract.config.get("members", 1)
     if members > 1 and not isinstance(module, Ensemble):
         module = Ensemble.of(module, members)  # type: ignore[arg-type]
-    if tuple(base.classes) != contract.classes or base.task == PRETRAINING:
+    if _needs_head(base, contract):
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
             module.replace_head(contract.n_outputs)  # type: ignore[operator]
     return module
+
+
+def maker(architecture: str, contract: ModelContract, base: ModelVersion | None) -> Maker:
+    """Return how the layers of what :func:`start_module` returns are made, for processes that know no database."""
+    from modelhub.onnx.making import Maker
+
+    if base is None or base.architecture in catalog():
+        return Maker(architecture, contract)
+    return Maker(
+        architecture, contract, onnx=storage.read_blob(base.sha256), base=ModelContract.from_dict(base.contract),
+        new_head=_needs_head(base, contract),
+    )  # fmt: skip
+
+
+def _needs_head(base: ModelVersion, contract: ModelContract) -> bool:
+    return tuple(base.classes) != contract.classes or base.task == PRETRAINING
 
 
 def module_of(version: ModelVersion) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecgportal import storage
 from ecgportal.errors import JobCancelled
@@ -17,6 +17,9 @@ from training.running import Prepared
 from training.targets import Labelled
 from training.trying import Follow, headline, is_lower_better, next_trial, note_score, train_trial
 
+if TYPE_CHECKING:
+    from training.engine.crew import Crew
+
 SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
 # Fewer records than this cannot be learned from.
 _FEWEST = 10
@@ -24,15 +27,19 @@ _FEWEST = 10
 
 def run(context: JobContext) -> dict[str, Any]:
     """Train on every part that is not done yet, then fit the curve and forecast; after a cancel by what is done."""
+    from training.engine.crew import Crew
+
     study = Study.objects.get(pk=context.payload["study"])
     row = running.load(str(study.run_id))
     data = running.ready(context, row)
     plan = _plan(study)
     missing = missing_parts(study)
     try:
-        for number, (share, repeat) in enumerate(plan):
-            if (share, repeat) in missing:
-                _train_part(context, row, study, data, share, repeat, (number / len(plan), (number + 1) / len(plan)))
+        with Crew() as crew:
+            for number, (share, repeat) in enumerate(plan):
+                if (share, repeat) in missing:
+                    span = number / len(plan), (number + 1) / len(plan)
+                    _train_part(context, row, study, data, share, repeat, span, crew)
     except JobCancelled:
         # What is done stays readable, and the rest can be gone on with.
         _note_result(study, row)
@@ -72,6 +79,7 @@ def part_of(items: Sequence[Labelled], share: float, seed: int) -> list[Labelled
 
 def _train_part(
     context: JobContext, row: TrainingRun, study: Study, data: Prepared, share: float, repeat: int, span: tuple[float, float],
+    crew: Crew,
 ) -> None:  # fmt: skip
     by_part, networks = data.by_part(1), int(row.manifest.get("networks", 1))
     settings = FitSettings.from_dict({**row.settings, "seed": row.settings["seed"] + repeat, "members": networks})
@@ -99,7 +107,7 @@ def _train_part(
     seen = by_part | grown
     result = train_trial(
         trial, row, contract, row.base_version, settings, data.stores, seen, lambda items: running.targets_of(row, items),
-        Follow(context, progress), groups=running.groups_of(row, seen) if networks > 1 else None,
+        Follow(context, progress), crew, groups=running.groups_of(row, seen) if networks > 1 else None,
     )  # fmt: skip
     if result is not None:
         from modelhub import loading

@@ -23,6 +23,7 @@ from training.choices import needs_of
 from training.data import JointView
 from training.engine.settings import FitSettings
 from training.engine.unlabelled.settings import method_from
+from training.fitting import team_size
 from training.live import Report, add_warnings
 from training.manifests import manifest_of
 from training.models import TrainingRun
@@ -51,6 +52,7 @@ class _Told(Report):
 
 def run(context: JobContext) -> dict[str, Any]:
     """Do one run without labels; after an interruption it goes on from the last whole epoch."""
+    from training.engine.launch import together
     from training.engine.pretrain import pretrain
 
     row = running.load(context.payload["run"])
@@ -67,10 +69,12 @@ def run(context: JobContext) -> dict[str, Any]:
     others = JointView(data.stores, by_part["test"][:_MOST_JUDGED]) if by_part["test"] else None
     folder = Path(storage.area("checkpoints", row.pk))
     keeping.fetch(folder)
+    count = team_size(len(view), settings.batch_size)
     try:
-        result = pretrain(
-            module, view, settings, fs_hz=contract.fs_hz, how=how, held_back=others,
+        result = together(
+            pretrain, count, module, view, settings, fs_hz=contract.fs_hz, how=how, held_back=others,
             callbacks=[_Told(context, row, len(view)), keeping.Kept(row, folder)], checkpoint_dir=folder,
+            make=loading.maker(row.architecture, contract, row.base_version) if count > 1 else None,
         )  # fmt: skip
     except JobCancelled as error:
         # A stop of the portal is not the user's cancel.
@@ -115,7 +119,7 @@ def contract_of(row: TrainingRun) -> ModelContract:
 def _how_it_went(row: TrainingRun, result: PretrainResult) -> dict[str, Any]:
     last = result.history[-1]
     return {
-        "networks": 1, "weights_hash": result.weights_hash, "monitor": "train_loss", "stopped_reason": result.stopped_reason,
+        "networks": 1, "processes": result.processes, "weights_hash": result.weights_hash, "monitor": "train_loss", "stopped_reason": result.stopped_reason,
         "epochs": len(result.history), "pretraining": row.pretraining | {name: last[name] for name in SCORES if name in last},
     }  # fmt: skip
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from django.conf import settings as portal
 from django.db import transaction
 
 from datasets.models import Record
@@ -30,6 +29,7 @@ from training.choices import FEWEST_RECORDS, needs_of, records_of, too_few_patie
 from training.costs import note_speed, speed_key
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
+from training.fitting import fit_network
 from training.lineage import unseen
 from training.live import Report, add_warnings
 from training.manifests import manifest_of, on_two_sides
@@ -41,6 +41,7 @@ from training.targets import Labelled
 if TYPE_CHECKING:
     from torch import nn
 
+    from training.engine.crew import Crew
     from training.engine.result import FitResult
 
 # Shares of the job's progress: reading and preparing, training, and what follows.
@@ -130,15 +131,27 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
 
     Raises JobCancelled without a version where no network had finished an epoch.
     """
+    from training.engine.crew import Crew
+
     settings = FitSettings.from_dict(row.settings)
     contract = contract_of(row, data.recipe, _cross_fitted(row, settings, data))
+    with Crew() as crew:
+        members, stopped = _train_all(context, row, settings, contract, data, span, crew)
+    return keep(context, row, data, contract, members, settings, stopped)
+
+
+def _train_all(
+    context: JobContext, row: TrainingRun, settings: FitSettings, contract: ModelContract, data: Prepared, span: tuple[float, float],
+    crew: Crew,
+) -> tuple[list[Member], str]:  # fmt: skip
+    """Train the networks of a run one after the other; return them and why that ended."""
     members: list[Member] = []
     stopped = "finished"
     for number in range(1, row.members + 1):
         low = span[0] + (span[1] - span[0]) * (number - 1) / row.members
         high = span[0] + (span[1] - span[0]) * number / row.members
         try:
-            member = _fit(context, row, settings, contract, data, number, (low, high))
+            member = _fit(context, row, settings, contract, data, number, (low, high), crew)
         except JobCancelled as error:
             # Before the first whole epoch there is nothing to keep; a stop of the portal is not the user's cancel.
             if error.code == "interrupted":
@@ -151,7 +164,7 @@ def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[flo
         stopped = member.result.stopped_reason
         if stopped == "cancelled":
             break
-    return keep(context, row, data, contract, members, settings, stopped)
+    return members, stopped
 
 
 def keep(
@@ -237,22 +250,16 @@ def targets_of(row: TrainingRun, items: list[Labelled]) -> np.ndarray:
 
 def _fit(
     context: JobContext, row: TrainingRun, settings: FitSettings, contract: ModelContract, data: Prepared, number: int, span: tuple[float, float],
+    crew: Crew,
 ) -> Member:  # fmt: skip
-    from training.engine.launch import fit_together, processes_for
-
     by_part = data.by_part(number)
-    module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
     folder = Path(storage.area("checkpoints", row.pk))
     folder = folder / f"network-{number}" if row.members > 1 else folder
     keeping.fetch(folder)
-    # Half of the records: folds are smaller than the training part. Other networks live in this process alone.
-    own = row.architecture in catalog() and contract.definition is None
-    wanted, fewest = portal.TRAIN_PROCESSES or None, len(by_part["train"]) // 2
-    count = processes_for(wanted, fewest, settings.batch_size) if own else 1
-    result = fit_together(
-        count, module, JointView(data.stores, by_part["train"]), targets_of(row, by_part["train"]), JointView(data.stores, by_part["validation"]),
-        targets_of(row, by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
-        groups=groups_of(row, by_part), callbacks=[Report(context, row, span, number), keeping.Kept(row, folder)], checkpoint_dir=folder,
+    module, result = fit_network(
+        row.architecture, contract, row.base_version, settings, data.stores, by_part,
+        {part: targets_of(row, by_part[part]) for part in ("train", "validation")}, groups=groups_of(row, by_part),
+        callbacks=[Report(context, row, span, number), keeping.Kept(row, folder)], folder=folder, crew=crew,
     )  # fmt: skip
     if result.stopped_reason == "interrupted":
         raise JobInterrupted

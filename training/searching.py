@@ -26,6 +26,8 @@ from training.trying import Follow, folder_of, headline, next_trial, note_score,
 if TYPE_CHECKING:
     import optuna
 
+    from training.engine.crew import Crew
+
 # Networks of different families and sizes; those whose trial would take more than this share of the budget are left out.
 _CANDIDATES = (
     "inception_time", "xresnet1d18", "net1d_s", "se_wrn", "xception_time", "resnet1d_wang", "xresnet1d50", "s4d_128",
@@ -49,6 +51,8 @@ def run(context: JobContext) -> dict[str, Any]:
 
     A cancel keeps the best so far: of the winner's training, or before its first whole epoch the best trial.
     """
+    from training.engine.crew import Crew
+
     row = running.load(context.payload["run"])
     study = Study.objects.get(run=row, kind=StudyKind.SEARCH)
     if context.is_resumed:
@@ -57,7 +61,8 @@ def run(context: JobContext) -> dict[str, Any]:
     data = running.ready(context, row)
     try:
         if not study.result:
-            _search(context, row, study, data)
+            with Crew() as crew:
+                _search(context, row, study, data, crew)
             _take_winner(row, study)
         outcome = running.train(context, row, data, (_SEARCHED, 0.95))
     except JobCancelled:
@@ -84,7 +89,7 @@ def starts(row: TrainingRun, n_train: int, n_validation: int, budget_s: float) -
     return [*own, *(affordable or [cheapest])]
 
 
-def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared) -> None:
+def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared, crew: Crew) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -112,7 +117,7 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared)
             break
         asked = tries.ask(space)
         trial = next_trial(study, dict(asked.params))
-        _try(context, row, study, data, trial, asked, spent, budget_s)
+        _try(context, row, study, data, trial, asked, spent, budget_s, crew)
         if trial.state == TrialState.DONE and trial.scores:
             tries.tell(asked, trial.scores[-1])
         else:
@@ -157,7 +162,7 @@ def settings_of(study: Study, choices: dict[str, Any], *, as_tried: bool = False
     """Return what was asked for with a trial's choices. as_tried: as the search trains it, one network in few epochs."""
     start, wanted = choices["start"], FitSettings.from_dict(study.settings.get("run") or study.run.settings)
     changed = replace(
-        wanted, mode=start.removeprefix("base:") if start.startswith("base:") else Mode.SCRATCH, learning_rate=choices["learning_rate"],
+        wanted, mode=start.removeprefix("base:") if start.startswith("base:") else Mode.SCRATCH.value, learning_rate=choices["learning_rate"],
         weight_decay=choices["weight_decay"], class_weights=choices["class_weights"],
         augmentation=replace(wanted.augmentation, **_AUGMENTATION[choices["augmentation"]]),
     )  # fmt: skip
@@ -169,6 +174,7 @@ def settings_of(study: Study, choices: dict[str, Any], *, as_tried: bool = False
 
 def _try(
     context: JobContext, row: TrainingRun, study: Study, data: Prepared, trial: Trial, asked: Any, spent: float, budget_s: float,
+    crew: Crew,
 ) -> None:  # fmt: skip
     start = trial.choices["start"]
     base = row.base_version if start.startswith("base:") else None
@@ -195,7 +201,7 @@ def _try(
 
     result = train_trial(
         trial, row, contract, base, settings_of(study, trial.choices, as_tried=True), data.stores, by_part,
-        lambda items: running.targets_of(row, items), Follow(context, share, tell, over),
+        lambda items: running.targets_of(row, items), Follow(context, share, tell, over), crew,
     )  # fmt: skip
     if result is not None:
         items = by_part["validation"]

@@ -13,11 +13,11 @@ import numpy as np
 from ecgportal import storage
 from ecgportal.errors import JobCancelled, PortalError, StorageFailed
 from ecgportal.jobs.context import JobContext, JobInterrupted
-from modelhub import loading
 from training import keeping
-from training.data import JointView, Stores
+from training.data import Stores
 from training.engine.callbacks import Callback, Progress
 from training.engine.settings import FitSettings
+from training.fitting import fit_network
 from training.metrics.base import better
 from training.metrics.report import evaluate
 from training.models import Study, TrainingRun, Trial, TrialState
@@ -27,6 +27,7 @@ from training.targets import Labelled
 if TYPE_CHECKING:
     from modelhub.contract import ModelContract
     from modelhub.models import ModelVersion
+    from training.engine.crew import Crew
     from training.engine.result import FitResult
 
 # For choosing and for a curve, fewer resamples than an evaluation takes.
@@ -76,15 +77,19 @@ def is_lower_better(task: str) -> bool:
 
 def train_trial(
     trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
-    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], follow: Follow,
+    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], follow: Follow, crew: Crew,
     groups: tuple[list[Any], list[Any]] | None = None,
 ) -> FitResult | None:  # fmt: skip
     """Train one trial and note how it went; None when this network cannot be trained so. JobInterrupted and JobCancelled
     leave the trial to be gone on with. groups: as for ``fit``, of an ensemble that is cross-fitted."""
     begun = time.monotonic()
-    keeping.fetch(folder_of(trial.study, trial.number))
+    folder = folder_of(trial.study, trial.number)
+    keeping.fetch(folder)
     try:
-        result = _fit(trial, row, contract, base, settings, stores, by_part, targets, follow, groups)
+        _, result = fit_network(
+            contract.architecture or row.architecture, contract, base, settings, stores, by_part, _encoded(by_part, targets),
+            callbacks=[follow, keeping.Kept(row, folder)], folder=folder, groups=groups, crew=crew,
+        )  # fmt: skip
     except JobCancelled as error:
         if error.code == "interrupted":
             raise JobInterrupted from error
@@ -124,23 +129,17 @@ def result_of(
         # What lies here is good enough where the bucket does not answer.
         if not folder.exists():
             raise
-    return _fit(trial, row, contract, base, settings, stores, by_part, targets, _NoFurther())
-
-
-def _fit(
-    trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
-    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], callback: Callback,
-    groups: tuple[list[Any], list[Any]] | None = None,
-) -> FitResult:  # fmt: skip
-    from training.engine.fit import fit
-
-    folder = folder_of(trial.study, trial.number)
-    module = loading.start_module(contract.architecture or row.architecture, contract, base, seed=settings.seed)
-    return fit(
-        module, JointView(stores, by_part["train"]), targets(by_part["train"]), JointView(stores, by_part["validation"]),
-        targets(by_part["validation"]), get_problem(row.task), settings, fs_hz=contract.fs_hz, names=contract.classes,
-        callbacks=[callback, keeping.Kept(row, folder)], groups=groups, checkpoint_dir=folder,
+    _, result = fit_network(
+        contract.architecture or row.architecture, contract, base, settings, stores, by_part, _encoded(by_part, targets),
+        callbacks=[_NoFurther()], folder=folder, alone=True,
     )  # fmt: skip
+    return result
+
+
+def _encoded(
+    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {part: targets(by_part[part]) for part in ("train", "validation")}
 
 
 def note_score(trial: Trial, row: TrainingRun, answers: np.ndarray, truth: np.ndarray, groups: list[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ def without_dropout(net: nn.Module) -> nn.Module:
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
     return net
+
+
+def still_tiny() -> nn.Module:
+    return without_dropout(TinyNet(seed=9))
+
+
+def another_network() -> nn.Module:
+    return TinyNet(n_classes=5)
 
 
 def train(kind: str, callbacks: Sequence[Any] = (), folder: Path | None = None) -> FitResult:
@@ -53,6 +62,36 @@ class Dying(TinyNet):
         if self.calls == 5 and os.environ.get("RANK") == "1" and not self.file.exists():
             self.file.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+class Stuck(TinyNet):
+    """Stays in a batch of its second epoch for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        if self.calls == 5:
+            time.sleep(3600)
+        return super().forward(x)
+
+
+class Short(TinyNet):
+    """Runs out of memory once: in the second process after its first batch normalisation, or in ``every`` one before it."""
+
+    def __init__(self, every: bool):
+        super().__init__()
+        self.every, self.left = every, 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.left and (self.every or os.environ.get("RANK") == "1"):
+            self.left = 0
+            if not self.every:
+                self.trunk[:2](x)
+            raise torch.OutOfMemoryError("out of memory")
         return super().forward(x)
 
 

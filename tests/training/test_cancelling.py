@@ -97,11 +97,11 @@ def test_a_fold_that_was_kept_judges_the_records_it_has_not_seen(ward, monkeypat
     assert run.members == 3
     real = running._fit
 
-    def fit(context, row, settings, contract, data, number, span):
+    def fit(context, row, settings, contract, data, number, span, crew):
         if number == 3:
             cancel(actor=ward.user, job=Job.objects.get(pk=run.job_id))
             raise JobCancelled("Stopped before the first epoch.")
-        return real(context, row, settings, contract, data, number, span)
+        return real(context, row, settings, contract, data, number, span, crew)
 
     monkeypatch.setattr(running, "_fit", fit)
     run = ended(run)

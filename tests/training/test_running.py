@@ -49,7 +49,7 @@ def test_a_stop_before_the_first_epoch_is_told_from_a_cancel(run, monkeypatch, c
     def stopped(*args, **kwargs):
         raise JobCancelled("Stopped before the first epoch.", code=code)
 
-    monkeypatch.setattr("training.engine.launch.fit", stopped)
+    monkeypatch.setattr("training.engine.fit.fit", stopped)
     _do(run)
     assert run.job.state == state
     assert run.produced_version is None

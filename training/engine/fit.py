@@ -33,7 +33,6 @@ from training.engine.stages import plan
 from training.engine.team import Team
 from training.problems.base import LossOptions, Problem
 
-_ANSWERS = ("", "cancelled", "interrupted")
 #: Within a batch a run asks at most this often whether it shall stop.
 ASK_EVERY_S = 1.0
 #: The compiler is called where the rest of a network's training takes longer than this: it takes up to 40 s, in which the run
@@ -166,11 +165,7 @@ class _Run:
         if not self.team.leads:
             self._look(True)
         epoch = self._found[0]["epoch"] if self._found is not None else 0
-        if self.team.said_by_first(epoch, self.device) != epoch:
-            raise TrainingFailed(
-                "The processes of this run do not see the same checkpoint. Give them one folder on shared storage.",
-                code="checkpoint_not_shared",
-            )
+        self.team.check_checkpoint(epoch, self.device)
         if self._found is not None:
             if self._found[0]["fingerprint"] != self.fingerprint:
                 raise TrainingFailed(
@@ -417,8 +412,7 @@ class _Run:
         self.last_asked = time.monotonic()
         answer = self.callbacks.should_stop()
         reason = answer if isinstance(answer, str) else "cancelled" if answer else ""
-        if not self.team.alone:
-            reason = _ANSWERS[self.team.said_by_first(_ANSWERS.index(reason), self.device)]
+        reason = self.team.text_by_first(reason, self.device)
         if reason:
             raise Stopped(reason)
 

@@ -35,6 +35,7 @@ from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, Joined, SignalSource, epoch_order
+from training.engine.team import Exchange, Share, Team, with_team_norms
 from training.engine.unlabelled.base import Batch
 from training.engine.unlabelled.objectives import objective_for
 from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Method, to_json
@@ -54,7 +55,8 @@ class PretrainResult:
     history: one row per epoch: ``epoch, train_loss, learning_rate, seconds``, ``val_loss`` where records were held back,
         and of contrastive learning ``accuracy`` (how often the right window was the likeliest) and ``chance`` (what
         guessing gives), of masked ``explained`` (the share of hidden signal that is told; predicting the mean gives 0).
-    stopped_reason: ``finished``, ``cancelled`` or ``interrupted``. notes: sentences for the user.
+    stopped_reason: ``finished``, ``cancelled`` or ``interrupted``. notes: sentences for the user. processes: how many learned
+        together.
     """
 
     state: State
@@ -63,6 +65,7 @@ class PretrainResult:
     weights_hash: str
     resumed_epoch: int = 0
     notes: tuple[str, ...] = field(default=())
+    processes: int = 1
 
 
 def pretrain(
@@ -85,7 +88,8 @@ def pretrain(
     source: float32 ``(records, leads, samples)`` in mV at ``fs_hz``, labelled or not; leave out the records that a later
     evaluation will hold back. held_back: records to tell the loss on after each epoch; nothing is learned from or chosen by
     them. Of the settings, epochs, batch size, rate (3e-3 where none is given), optimiser, schedule,
-    augmentation, seed and threads are used. checkpoint_dir, resume: as for :func:`training.engine.fit.fit`.
+    augmentation, seed and threads are used. checkpoint_dir, resume: as for :func:`training.engine.fit.fit`. Under a launcher of
+    several processes see :mod:`training.engine.team`.
 
     Raises InvalidInput or TrainingFailed with a sentence when that cannot be done, JobCancelled when stopped before the
     first epoch was finished. ``module`` and the random state are left as they were.
@@ -109,8 +113,9 @@ def pretrain(
             code="too_few_records",
         )
     told, place = Callbacks(callbacks), resolve_device(device)
+    waits_for = torch.device("cpu") if Team().comes_second else place
     with (
-        held(place, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads, place), kept_memory(), told_of_memory()
+        held(waits_for, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads, place), kept_memory(), told_of_memory()
     ):  # fmt: skip
         run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place)
         try:
@@ -126,7 +131,9 @@ class _Pretraining:
         self, module: nn.Module, source: SignalSource, held_back: SignalSource | None, settings: FitSettings, fs_hz: float, how: Method,
         callbacks: Callbacks, device: torch.device,
     ):  # fmt: skip
-        self.settings, self.fs_hz, self.callbacks, self.device = settings, fs_hz, callbacks, device
+        self.settings, self.fs_hz, self.device, self.team = settings, fs_hz, device, Team()
+        self.callbacks = callbacks if self.team.leads else Callbacks(())
+        self.exchange = Exchange(None if self.team.alone else self.team)
         self.rows, self.others = np.arange(len(source)), np.arange(len(source), len(source) + len(held_back or ()))
         self.feed = Feed(source if held_back is None else Joined((source, held_back)), device)
         self.rate, self.piece = settings.learning_rate or 3e-3, settings.batch_size
@@ -138,7 +145,7 @@ class _Pretraining:
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         shape = (x.shape[1], round(how.window_s * fs_hz) if isinstance(how, Contrastive) else x.shape[2])
         self.form = Form(module, device, (shape[0], min(shape[1], x.shape[2])))
-        self.net = self.form.net
+        self.net = self.form.net if self.team.alone else with_team_norms(self.form.net, self.exchange)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "predictor") % 2**63)
             self.objective = objective_for(how, self.net, x, fs_hz).to(device)
@@ -159,13 +166,13 @@ class _Pretraining:
         s, reason = self.settings, "finished"
         self.callbacks.on_start({
             "epochs": s.epochs, "batches": len(epoch_order(self.rows, s.batch_size, s.seed, 1)), "device": str(self.device),
-            "learning_rate": self.rate, "resumed_epoch": self.resumed_epoch, "notes": [],
+            "learning_rate": self.rate, "resumed_epoch": self.resumed_epoch, "notes": [], "processes": self.team.size,
         })  # fmt: skip
         try:
             with ExitStack() as hooks:
-                hooks.enter_context(
-                    interruptible(self.net, self._check_stop_now_and_then, on=self.device.type == "cpu")
-                )
+                # Processes of a team ask together, between batches.
+                asks = self.device.type == "cpu" and self.team.alone
+                hooks.enter_context(interruptible(self.net, self._check_stop_now_and_then, on=asks))
                 for epoch in range(len(self.history) + 1, s.epochs + 1):
                     self._epoch(epoch)
                     self._save(store)
@@ -176,12 +183,19 @@ class _Pretraining:
             raise JobCancelled("Learning was stopped before its first epoch was finished.", code=reason)
         self.notes += self.feed.gaps(self.rows)
         return PretrainResult(
-            self.kept, self.history, reason, weights_hash(self.kept), self.resumed_epoch, tuple(self.notes)
+            self.kept,
+            self.history,
+            reason,
+            weights_hash(self.kept),
+            self.resumed_epoch,
+            tuple(self.notes),
+            self.team.size,
         )
 
     def _epoch(self, epoch: int) -> None:
         s, begun = self.settings, time.monotonic()
-        seed_everything(derive(s.seed, "epoch", epoch))
+        # Each process of a team draws its own dropout; the first draws what a process alone would.
+        seed_everything(derive(s.seed, "epoch", epoch, *(() if self.team.leads else (self.team.rank,))))
         orders = epoch_order(self.rows, s.batch_size, s.seed, epoch)
         self.both.train()
         for layer in head_layers(self.net):
@@ -201,7 +215,7 @@ class _Pretraining:
             ))  # fmt: skip
         self.feed.check_not_empty(self.rows)
         row = {
-            "epoch": epoch, "train_loss": total / len(self.rows), self.objective.score: right / len(self.rows),
+            "epoch": epoch, "train_loss": total / len(self.rows), self.objective.score: max(0.0, right / len(self.rows)),
             **self.objective.guessing(len(orders), len(self.rows)), "learning_rate": rate,
         }  # fmt: skip
         if len(self.others):
@@ -211,7 +225,9 @@ class _Pretraining:
 
     def _batch(self, x: Tensor, epoch: int, number: int) -> tuple[float, float]:
         """Learn from a batch and return its mean loss and score; in several steps where memory has run out."""
+        self.team.check_batch(len(x))
         begin, part, loss, score = 0, 0, 0.0, 0.0
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         while begin < len(x):
             rest = x[begin:]
             own = rest.tensor_split(-(-len(rest) // self.piece))[0]
@@ -220,8 +236,8 @@ class _Pretraining:
             if done is None:
                 self._halve(len(own))
                 continue
+            self.team.sum_gradients(parameters)
             if self.settings.clip_norm is not None:
-                parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
                 torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
             optim.step(self.optimiser, self._note)
             loss, score = loss + len(own) * done[0] / len(x), score + len(own) * done[1] / len(x)
@@ -231,31 +247,57 @@ class _Pretraining:
         return loss, score
 
     def _gradients(self, x: Tensor, seed: int) -> tuple[float, float] | None:
-        """Leave the gradients in the parameters and return loss and score; None, with nothing changed, when memory ran out."""
+        """Leave this process's part of the gradients in the parameters and return loss and score of all records; None, with
+        nothing changed, when the memory of some process ran out."""
         self.undo.keep()
-        for p in self.both.parameters():
-            p.grad = None
-        generator = torch.Generator(device=self.device).manual_seed(seed)
-        try:
-            loss, score = self.objective(self.net, Batch(x, self.fs_hz, generator, self.settings.augmentation))
-            loss.backward()
-            return float(loss.detach()), score
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+        self.exchange.begin()
+        done = self._tried(x, seed, Share(len(x), self.team.own_rows(len(x)), self.exchange))
+        if done is None and not self.team.alone:
+            # The others are in the middle of exchanges that need this process.
+            self._clear()
+            self.exchange.catch_up()
+            self._attempt(x[:1], seed, Share(len(x), slice(0, 1), self.exchange))
+        if not self.team.any_of(done is None, self.device):
+            assert done is not None
+            loss, score = self.team.sum(done).tolist()
+            return loss, score
         self.undo.restore()
         return None
 
+    def _tried(self, x: Tensor, seed: int, share: Share) -> Tensor | None:
+        """Return what :meth:`_attempt` does, None when memory ran out."""
+        try:
+            return self._attempt(x, seed, share)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _attempt(self, x: Tensor, seed: int, share: Share) -> Tensor:
+        """Compute with this process's share of a batch; return its part of the batch's mean loss and score."""
+        for p in self.both.parameters():
+            p.grad = None
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        views = self.objective.views(Batch(x, self.fs_hz, generator, self.settings.augmentation))
+        own = tuple(view[share.rows] for view in views)
+        loss, score = self.objective(self.net, own, share)
+        part = len(own[0]) / share.n
+        (loss * part).backward()
+        return torch.stack([loss.detach(), score]) * part
+
+    def _clear(self) -> None:
+        for p in self.both.parameters():
+            p.grad = None
+        free_cached_memory()
+
     def _halve(self, size: int) -> None:
-        if size < 4:
+        if size < 4 * self.team.size:
             raise TrainingFailed(
                 "Even a few records at once do not fit into memory. Choose a smaller network or shorter signals, or learn when less is "
                 "running.",
                 code="out_of_memory",
             )
-        for p in self.both.parameters():
-            p.grad = None
-        free_cached_memory()
+        self._clear()
         self.piece = -(-size // 2)
         self._note(f"Memory ran out; the network now learns from batches of {self.piece} records.")
 
@@ -268,38 +310,53 @@ class _Pretraining:
         self.both.eval()
         while True:
             size = min(self.settings.batch_size, self.piece)
-            try:
-                return self._judged(size)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
+            total = self._judged(size)
+            if not self.team.any_of(total is None, self.device):
+                return float(self.team.sum(torch.tensor([total], device=self.device))) / len(self.others)
             # What is hidden, and among which records one is told from, goes by the batch: begin anew.
-            self._halve(min(size, len(self.others)))
+            self._halve(max(min(size, len(self.others)), 1))
 
-    def _judged(self, size: int) -> float:
+    def _judged(self, size: int) -> float | None:
+        """Return the sum of the losses of the batches that are this process's; None when memory ran out."""
         orders = [np.asarray(part) for part in np.array_split(self.others, -(-len(self.others) // size))]
-        total = 0.0
+        # Whole batches are dealt out, so that nothing is exchanged within one.
+        own = range(self.team.rank, len(orders), self.team.size)
+        total, fits = 0.0, True
+        batches = iter(self.feed.batches([orders[number] for number in own]))
         with torch.no_grad():
-            for number, x in enumerate(self.feed.batches(orders)):
+            for first in range(0, len(orders), self.team.size):
                 self._check_stop()
-                seed = derive(self.settings.seed, "judge", number)
-                generator = torch.Generator(device=self.device).manual_seed(seed)
-                loss, _ = self.objective(self.net, Batch(x, self.fs_hz, generator, None))
-                total += float(loss) * len(x)
-        return total / len(self.others)
+                number = first + self.team.rank
+                if number not in own or not fits:
+                    continue
+                try:
+                    x = next(batches)
+                    generator = torch.Generator(device=self.device).manual_seed(
+                        derive(self.settings.seed, "judge", number)
+                    )
+                    views = self.objective.views(Batch(x, self.fs_hz, generator, None))
+                    loss, _ = self.objective(self.net, views, Share(len(x), slice(0, len(x)), Exchange()))
+                    total += float(loss) * len(x)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    fits = False
+        return total if fits else None
 
     def _check_stop(self) -> None:
         self.last_asked = time.monotonic()
         answer = self.callbacks.should_stop()
-        if answer:
-            raise Stopped(answer if isinstance(answer, str) else "cancelled")
+        reason = answer if isinstance(answer, str) else "cancelled" if answer else ""
+        reason = self.team.text_by_first(reason, self.device)
+        if reason:
+            raise Stopped(reason)
 
     def _check_stop_now_and_then(self) -> None:
         if time.monotonic() - self.last_asked > ASK_EVERY_S:
             self._check_stop()
 
     def _save(self, store: CheckpointStore | None) -> None:
-        if store is None:
+        if store is None or not self.team.leads:
             return
         opt, plain = optimiser_tensors(self.optimiser)
         tensors = {f"net/{k}": v for k, v in self.form.state_1d().items()} | {f"opt/{k}": v for k, v in opt.items()}
@@ -317,10 +374,11 @@ class _Pretraining:
     def _restore(self, store: CheckpointStore | None, resume: bool) -> None:
         if store is None:
             return
-        if not resume:
+        if not resume and self.team.leads:
             store.clear()
-            return
+        self.team.wait()
         found = store.load()
+        self.team.check_checkpoint(found[0]["epoch"] if found is not None else 0, self.device)
         if found is None:
             return
         state, tensors, _ = found

@@ -5,9 +5,10 @@ The processes are started by PyTorch's launcher, which tells each its number; :f
     torchrun --nproc-per-node 2 program.py            # one host
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-endpoint host:29500 --rdzv-backend c10d program.py
 
-Every process calls :func:`training.engine.fit.fit` with the same arguments. Each batch is read and changed at random
-by all of them alike, and each computes its share; gradients and the statistics of batch normalisation are summed over
-the team. The weights are therefore those of one process up to rounding, and all processes return the same result.
+Every process calls :func:`training.engine.fit.fit` or :func:`training.engine.pretrain.pretrain` with the same arguments.
+Each batch is read and changed at random by all of them alike, and each computes its share; gradients and the statistics of
+batch normalisation are summed over the team, and what a loss compares over the whole batch is gathered from all. The weights
+are therefore those of one process up to rounding, and all processes return the same result.
 Dropout is drawn by each process for itself, so networks with dropout agree in distribution only. Where the memory of one
 process runs out, all of them go on with smaller pieces of the batch.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -86,6 +88,23 @@ class Team:
             return number
         tensor = torch.tensor([number if self.leads else 0], device=device)
         return int(self.sum(tensor))
+
+    def text_by_first(self, text: str, device: torch.device) -> str:
+        """Return the text that the first process gave."""
+        letters = list(text.encode()) if self.leads else []
+        length = self.said_by_first(len(letters), device)
+        if self.alone or not length:
+            return text if self.alone else ""
+        tensor = torch.tensor(letters or [0] * length, device=device)
+        return bytes(self.sum(tensor).tolist()).decode()
+
+    def check_checkpoint(self, epoch: int, device: torch.device) -> None:
+        """Raise TrainingFailed unless every process has found the checkpoint of this epoch, 0 for none."""
+        if self.any_of(self.said_by_first(epoch, device) != epoch, device):
+            raise TrainingFailed(
+                "The processes of this run do not see the same checkpoint. Give them one folder on shared storage.",
+                code="checkpoint_not_shared",
+            )
 
     def any_of(self, said: bool, device: torch.device) -> bool:
         """Return whether any process of the team says so."""
@@ -172,6 +191,24 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return ctx.exchange.sum(gradients[0].clone(memory_format=torch.contiguous_format)), None
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's records of a batch of ``n``: those of ``rows``."""
+
+    n: int
+    rows: slice
+    exchange: Exchange
+
+    def gathered(self, own: Tensor) -> Tensor:
+        """Return what all processes have, ``(n, ...)``, from each one's ``own`` rows; gradients flow back to their owner."""
+        if self.exchange.size == 1:
+            return own
+        before, after = (
+            own.new_zeros(size, *own.shape[1:]) for size in (self.rows.start, self.n - self.rows.start - len(own))
+        )
+        return _Sum.apply(torch.cat([before, own, after]), self.exchange)
 
 
 class TeamNorm(nn.modules.batchnorm._BatchNorm):

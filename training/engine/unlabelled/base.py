@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ecgportal.errors import InvalidInput
 from training.engine.network import head_layers
 from training.engine.settings import Augmentation
+from training.engine.team import Share
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,12 @@ class Objective(nn.Module):
     score: str
 
     @abstractmethod
-    def forward(self, net: nn.Module, batch: Batch) -> tuple[Tensor, float]:
-        """Return the mean loss of a batch, for the gradient, and the score."""
+    def views(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Draw all that is random for a batch; return what is computed with, each with one row per record."""
+
+    @abstractmethod
+    def forward(self, net: nn.Module, views: tuple[Tensor, ...], share: Share) -> tuple[Tensor, Tensor]:
+        """Return mean loss, for the gradient, and score of these rows of :meth:`views`, those of ``share`` of the batch."""
 
     def guessing(self, batches: int, records: int) -> dict[str, float]:
         """Return what an epoch's row says of the score that guessing would have."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ecgportal.errors import InvalidInput
 from training.engine.augment import augment
+from training.engine.team import Share
 from training.engine.unlabelled.base import Batch, Objective, features_of
 from training.engine.unlabelled.settings import Contrastive
 
@@ -42,24 +43,34 @@ class NextWindow(Objective):
         self.context = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
         self.steps = nn.ModuleList(nn.Linear(HIDDEN, HIDDEN) for _ in range(how.ahead))
 
-    def forward(self, net: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+    def views(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the windows, ``(records, windows, leads, samples)``."""
         x, length = batch.x, self.count * self.window
-        spare = x.shape[2] - length
-        start = int(torch.randint(0, spare + 1, (1,))) if batch.augmentation is not None else spare // 2
+        start = spare = x.shape[2] - length
+        if batch.augmentation is None:
+            start = spare // 2
+        elif spare:
+            start = int(torch.randint(0, spare + 1, (1,), device=x.device, generator=batch.generator))
         windows = x[:, :, start : start + length].unflatten(2, (self.count, self.window))
         flat = windows.transpose(1, 2).flatten(0, 1).contiguous()
         if batch.augmentation is not None:
             # Each window is changed by itself, so that what noise and scale have in common does not give the record away.
             flat = augment(flat, batch.augmentation, batch.fs_hz, batch.generator)
-        with features_of(net) as features:
-            net(flat)
-        return self.told_apart(features[0].float().unflatten(0, (len(x), self.count)))
+        return (flat.unflatten(0, (len(x), self.count)),)
 
-    def told_apart(self, features: Tensor) -> tuple[Tensor, float]:
-        """Return InfoNCE loss and share of right answers for features ``(records, windows, n_features)``."""
-        z = self.embed(features)
-        seen, _ = self.context(z)
-        truth = torch.arange(len(z), device=z.device)
+    def forward(self, net: nn.Module, views: tuple[Tensor, ...], share: Share) -> tuple[Tensor, Tensor]:
+        (windows,) = views
+        with features_of(net) as features:
+            net(windows.flatten(0, 1))
+        return self.told_apart(features[0].float().unflatten(0, (len(windows), self.count)), share)
+
+    def told_apart(self, features: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+        """Return InfoNCE loss and share of right answers for features ``(records, windows, n_features)``. The windows that
+        the right one is told from are those of the whole batch, whichever process has computed them."""
+        own = self.embed(features)
+        seen, _ = self.context(own)
+        z = share.gathered(own)
+        truth = share.rows.start + torch.arange(len(own), device=own.device)
         losses, right = [], []
         for ahead, step in enumerate(self.steps, start=1):
             for at in range(z.shape[1] - ahead):
@@ -67,7 +78,7 @@ class NextWindow(Objective):
                 scores = guess @ F.normalize(z[:, at + ahead], dim=1).T / TEMPERATURE
                 losses.append(F.cross_entropy(scores, truth))
                 right.append((scores.argmax(1) == truth).float().mean())
-        return torch.stack(losses).mean(), float(torch.stack(right).mean())
+        return torch.stack(losses).mean(), torch.stack(right).mean()
 
     def guessing(self, batches: int, records: int) -> dict[str, float]:
         return {"chance": batches / records}

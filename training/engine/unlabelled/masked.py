@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from training.engine.augment import augment
+from training.engine.team import Share
 from training.engine.unlabelled.base import Batch, Objective, map_of
 from training.engine.unlabelled.settings import Masked
 
@@ -43,7 +44,8 @@ class Reconstruction(Objective):
             nn.Conv1d(features.shape[1], HIDDEN, 1), nn.GELU(), nn.Conv1d(HIDDEN, self.leads * self.places, 1)
         )
 
-    def forward(self, net: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+    def views(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the signals that are seen, those to be told, and which samples are hidden."""
         truth = seen = batch.x
         if batch.augmentation is not None:
             moved = replace(batch.augmentation, noise_mv=0.0, wander_mv=0.0, hum_mv=0.0, lead_dropout=0.0)
@@ -51,8 +53,12 @@ class Reconstruction(Objective):
             truth = augment(truth, moved, batch.fs_hz, batch.generator)
             seen = augment(truth, disturbed, batch.fs_hz, batch.generator)
         hidden = hide(truth, self.how, batch.fs_hz, batch.generator)
-        share = self.left(self.told(net, seen.masked_fill(hidden, 0.0)), truth, hidden)
-        return share, max(0.0, 1.0 - float(share.detach()))
+        return seen.masked_fill(hidden, 0.0), truth, hidden
+
+    def forward(self, net: nn.Module, views: tuple[Tensor, ...], share: Share) -> tuple[Tensor, Tensor]:
+        seen, truth, hidden = views
+        left = self.left(self.told(net, seen), truth, hidden)
+        return left, 1.0 - left.detach()
 
     def told(self, net: nn.Module, seen: Tensor) -> Tensor:
         """Return all samples ``(records, leads, samples)`` as they are told from those that are seen."""
