@@ -16,10 +16,13 @@ from torch import nn
 
 from tests.training.test_ensemble import GROUPS, ensemble
 from tests.training.test_fit import Recorder
+from tests.training.test_pretrain import hearts
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training.engine.fit import fit
+from training.engine.pretrain import PretrainResult, pretrain
 from training.engine.result import FitResult
 from training.engine.team import joined
+from training.engine.unlabelled.settings import Contrastive
 from training.problems.registry import get_problem
 
 
@@ -136,6 +139,21 @@ def facts(result: FitResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def learn() -> PretrainResult:
+    """Learn without labels for two epochs."""
+    return pretrain(
+        without_dropout(TinyNet()), hearts(32), tiny_settings(epochs=2), fs_hz=100.0, how=Contrastive(window_s=1.2),
+        held_back=hearts(16, seed=9),
+    )  # fmt: skip
+
+
+def unlabelled_facts(result: PretrainResult) -> dict[str, Any]:
+    return {
+        "loss": [row["train_loss"] for row in result.history], "judged": [row["val_loss"] for row in result.history],
+        "hash": result.weights_hash,
+    }  # fmt: skip
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
@@ -146,6 +164,7 @@ def main() -> None:
             "ensemble": facts(train("ensemble")),
             "stopped": facts(train("one", [stopper], folder)),
             "resumed": facts(train("one", [], folder)),
+            "unlabelled": unlabelled_facts(learn()),
             **{where: facts(train_short_of_memory(where, team.rank)) for where in ("every", "forward", "backward")},
         }
         told = {"rows": len(recorder.rows), "ended": recorder.ended, "size": team.size}

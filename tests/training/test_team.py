@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from ecgportal.errors import TrainingFailed
-from tests.training.team_program import facts, train
+from tests.training.team_program import facts, learn, train, unlabelled_facts
 from training.engine.team import Team
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,14 +21,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The answers of both processes of one launch."""
+    """The answers of two processes that two launchers, as on two hosts, have brought together."""
     folder = tmp_path_factory.mktemp("team")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.training.team_program", str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    launcher = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id",
+        "test", "--rdzv-endpoint", place, "--local-addr", "127.0.0.1", "-m", "tests.training.team_program", str(folder),
+    ]  # fmt: skip
+    hosts = [
+        subprocess.Popen(
+            launcher, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        told = [host.communicate(timeout=300)[1] for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert [host.returncode for host in hosts] == [0, 0], "\n".join(told)[-3000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -45,6 +59,14 @@ def test_two_processes_give_the_result_of_one(two, kind):
         np.testing.assert_allclose(found["outputs"], alone["outputs"], atol=1e-3)
         for name, tensor in alone["state"].items():
             np.testing.assert_allclose(found["state"][name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_two_processes_learn_without_labels_what_one_learns(two):
+    alone = unlabelled_facts(learn())
+    for answers in two:
+        np.testing.assert_allclose(answers["unlabelled"]["loss"], alone["loss"], rtol=1e-3)
+        np.testing.assert_allclose(answers["unlabelled"]["judged"], alone["judged"], rtol=1e-3)
+    assert two[0]["unlabelled"]["hash"] == two[1]["unlabelled"]["hash"]
 
 
 def test_all_processes_return_the_same_weights_and_the_first_alone_talks(two):

@@ -40,14 +40,18 @@ def test_a_run_without_labels_learns_in_a_team(ward: Ward, teams):
 
 
 @pytest.mark.parametrize(("source", "mode"), [(foreign, "head_then_full"), (weights, "full")])
-def test_networks_from_outside_are_fine_tuned_in_a_team(ward: Ward, teams, source, mode):
+def test_networks_from_outside_are_fine_tuned_in_a_team(ward: Ward, teams, settings, source, mode):
     asked = {"epochs": 2, "head_epochs": 1} if mode == "head_then_full" else {}
-    run = ward.train(settings={**ONE, **asked}, base_version=source(ward), architecture=None, mode=mode)
-    assert (
-        run.manifest["processes"] == 2
-        and run.report.report["n"] > 0
-        and not any("could not go" in w for w in run.warnings)
-    )
+    how = {"settings": {**ONE, **asked}, "base_version": source(ward), "architecture": None, "mode": mode}
+    run = ward.train(**how)
+    assert run.manifest["processes"] == 2 and run.report.report["n"] > 0
+    assert not any("could not go" in warning for warning in run.warnings)
+    settings.TRAIN_PROCESSES = 1
+    alone = ward.train(**how)
+    assert alone.manifest["processes"] == 1
+    for own, theirs in zip(run.epochs.order_by("epoch"), alone.epochs.order_by("epoch"), strict=True):
+        assert own.values["train_loss"] == pytest.approx(theirs.values["train_loss"], rel=1e-3)
+        assert own.values["val_loss"] == pytest.approx(theirs.values["val_loss"], rel=1e-3, abs=1e-4)
 
 
 def test_an_installed_network_is_trained_in_a_team(ward: Ward, teams, tmp_path, monkeypatch):
