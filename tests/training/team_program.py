@@ -27,7 +27,7 @@ from training.problems.registry import get_problem
 
 
 def without_dropout(net: nn.Module) -> nn.Module:
-    """Switch dropout off: each process draws its own."""
+    """Switch dropout off: an accelerator draws it in another way than a processor."""
     for layer in net.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
@@ -35,7 +35,7 @@ def without_dropout(net: nn.Module) -> nn.Module:
 
 
 def still_tiny() -> nn.Module:
-    return without_dropout(TinyNet(seed=9))
+    return TinyNet(seed=9)
 
 
 def another_network() -> nn.Module:
@@ -47,7 +47,7 @@ def train(kind: str, callbacks: Sequence[Any] = (), folder: Path | None = None) 
     train, targets, validation, val_targets = tiny_parts()
     module = ensemble(2) if kind == "ensemble" else TinyNet()
     return fit(
-        without_dropout(module), train, targets, validation, val_targets, get_problem("multilabel"),
+        module, train, targets, validation, val_targets, get_problem("multilabel"),
         tiny_settings(epochs=4, learning_rate=None), fs_hz=FS_HZ, groups=GROUPS if kind == "ensemble" else None,
         callbacks=callbacks, checkpoint_dir=folder,
     )  # fmt: skip
@@ -101,7 +101,7 @@ class Short(TinyNet):
 def short_of_memory(where: str, rank: int) -> nn.Module:
     """Return a network whose memory runs out once: in the ``forward`` or ``backward`` pass of the second process, between
     exchanges, or in ``every`` process before the first exchange."""
-    net, left = without_dropout(TinyNet()), [1]
+    net, left = TinyNet(), [1]
 
     def run_out(*_: object) -> None:
         if left and (where == "every" or rank == 1):
@@ -117,7 +117,7 @@ def short_of_memory(where: str, rank: int) -> nn.Module:
             output.register_hook(run_out)
 
     if where == "backward":
-        net.trunk[3].register_forward_hook(in_backward)
+        net.trunk[2].register_forward_hook(in_backward)
     else:
         net.trunk[0 if where == "every" else 4].register_forward_pre_hook(in_forward)
     return net
@@ -142,7 +142,7 @@ def facts(result: FitResult) -> dict[str, Any]:
 def learn() -> PretrainResult:
     """Learn without labels for two epochs."""
     return pretrain(
-        without_dropout(TinyNet()), hearts(32), tiny_settings(epochs=2), fs_hz=100.0, how=Contrastive(window_s=1.2),
+        TinyNet(), hearts(32), tiny_settings(epochs=2), fs_hz=100.0, how=Contrastive(window_s=1.2),
         held_back=hearts(16, seed=9),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ import torch.multiprocessing as processes
 from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.models import JobState
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
-from tests.training.team_program import Dying, Stuck, another_network, still_tiny, without_dropout
+from tests.training.team_program import Dying, Stuck, another_network, still_tiny
 from tests.training.test_fit import Recorder
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
@@ -24,7 +24,7 @@ BOUNDS = {"fs_hz": FS_HZ, "names": ("a", "b")}
 
 
 def asked(**settings):
-    module = without_dropout(TinyNet())
+    module = TinyNet()
     return (module, *tiny_parts(), get_problem("multilabel"), tiny_settings(**({"epochs": 3} | settings)))
 
 
@@ -63,7 +63,7 @@ def test_processes_are_kept_from_one_training_to_the_next_and_a_reason_to_stop_c
 def test_a_stop_within_a_batch_gives_what_was_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(team_crew, "GRACE_S", 0.2)
     recorder, (_, *rest) = Recorder(stop_at=4), asked()
-    found = together(fit, 2, without_dropout(Stuck()), *rest, callbacks=[recorder], checkpoint_dir=tmp_path, **BOUNDS)
+    found = together(fit, 2, Stuck(), *rest, callbacks=[recorder], checkpoint_dir=tmp_path, **BOUNDS)
     alone = fit(*asked(), **BOUNDS)
     assert (found.stopped_reason, found.epochs, recorder.ended) == ("cancelled", 1, 1)
     assert found.history[0]["train_loss"] == pytest.approx(alone.history[0]["train_loss"], rel=1e-4)
@@ -74,7 +74,7 @@ def test_a_network_is_made_again_from_what_makes_it_or_trained_by_one_process_th
         """No other process can import this class."""
 
     sent, recorder = Local(), Recorder()
-    found = together(fit, 2, without_dropout(sent), *asked(epochs=1)[1:], make=still_tiny, **BOUNDS)
+    found = together(fit, 2, sent, *asked(epochs=1)[1:], make=still_tiny, **BOUNDS)
     alone = fit(*asked(epochs=1), **BOUNDS)
     assert found.processes == 2
     np.testing.assert_allclose(found.validation_outputs, alone.validation_outputs, atol=1e-3)
@@ -85,7 +85,7 @@ def test_a_network_is_made_again_from_what_makes_it_or_trained_by_one_process_th
 
 def test_a_process_that_is_killed_is_started_again_and_the_run_goes_on(tmp_path):
     recorder, (_, *rest) = Recorder(), asked()
-    dying, folder = without_dropout(Dying(tmp_path / "died")), tmp_path / "checkpoint"
+    dying, folder = Dying(tmp_path / "died"), tmp_path / "checkpoint"
     found = together(fit, 2, dying, *rest, callbacks=[recorder], checkpoint_dir=folder, **BOUNDS)
     assert dying.file.exists() and found.stopped_reason == "finished" and found.resumed_epoch == 1
     assert any("ended (SIGKILL)" in note for note in recorder.notes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.team_program import Short, without_dropout
+from tests.training.team_program import Short
 from tests.training.test_fit import Recorder
 from tests.training.test_pretrain import MASKED, hearts
 from tests.training.tiny import TinyNet, tiny_settings
@@ -24,7 +24,7 @@ def crew():
 
 def learn(count, how, crew, net=None, callbacks=(), folder=None, **settings):
     return together(
-        pretrain, count, net or without_dropout(TinyNet()), hearts(41), tiny_settings(**({"epochs": 3} | settings)), fs_hz=100.0,
+        pretrain, count, net or TinyNet(), hearts(41), tiny_settings(**({"epochs": 3} | settings)), fs_hz=100.0,
         how=WAYS[how], held_back=hearts(19, seed=9), callbacks=callbacks, checkpoint_dir=folder, crew=crew,
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_a_stop_reaches_both_and_the_run_goes_on_where_it_was(crew, tmp_path):
 @pytest.mark.parametrize("how", WAYS)
 def test_both_learn_from_smaller_batches_when_the_memory_of_one_runs_out(crew, how):
     found, every = (
-        learn(2, how, crew, net=without_dropout(Short(every)), epochs=2) for every in (False, True)
+        learn(2, how, crew, net=Short(every), epochs=2) for every in (False, True)
     )  # fmt: skip
     assert found.notes == every.notes == ("Memory ran out; the network now learns from batches of 7 records.",)
     # As if both had run out at once: nothing of the attempt that does not count is left.

@@ -132,10 +132,10 @@ class Stepper:
         largest = len(x) if whole is None else -(-whole // self.exchange.size)
         self.undo.keep()
         while True:
-            self.exchange.begin()
+            self.exchange.begin(whole)
             pieces = -(-largest // self.piece)
             total = self._tried(x, targets, whole or len(x), beside, pieces)
-            if total is None and self.exchange.size > 1:
+            if total is None and self.exchange.size > 1 and whole is not None:
                 self._clear()
                 self.exchange.catch_up()
                 hardly = (x[:1], targets[:1], tuple(each[:1] for each in beside))

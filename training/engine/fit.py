@@ -264,7 +264,8 @@ class _Run:
             first.net, self.feed, self.data.targets, first.part.train, self.loss, self.settings, self.plan.name(1),
             fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self._check_stop, exchange=first.exchange,
         )  # fmt: skip
-        self.finder, self.rate = found.to_json(), found.suggestion
+        # Hosts that round differently may each find another.
+        self.finder, self.rate = found.to_json(), float(self.team.text_by_first(repr(found.suggestion), self.device))
         for sentence in found.notes:
             self._note(sentence)
         for member in self.members:
@@ -289,9 +290,7 @@ class _Run:
         total = torch.zeros((), device=self.device)
         rate = 0.0
         for member, own in zip(self.members, orders, strict=True):
-            # Each process of a team draws its own dropout; the first draws what a process alone would.
-            part = () if self.team.leads else (self.team.rank,)
-            seed_everything(derive(member.seed, "epoch", epoch, *part))
+            seed_everything(derive(member.seed, "epoch", epoch))
             member.begin()
             for number, (rows, x) in enumerate(zip(own, self.feed.batches(own), strict=True)):
                 self._check_stop()

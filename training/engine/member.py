@@ -23,7 +23,7 @@ from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, epoch_order
-from training.engine.team import Exchange, Team, with_team_norms
+from training.engine.team import Exchange, Team, with_team_layers
 
 if TYPE_CHECKING:
     from training.problems.base import Loss
@@ -56,7 +56,7 @@ class Member:
         self.seed = settings.seed if number == 0 else derive(settings.seed, "member", number)
         self.form = Form(module, feed.device, shape)
         self.exchange = Exchange(None if team.alone else team)
-        self.net = self.form.net if team.alone else with_team_norms(self.form.net, self.exchange)
+        self.net = self.form.net if team.alone else with_team_layers(self.form.net, self.exchange)
         self.average = Average(self.net, settings.ema_decay) if settings.ema_decay > 0 else None
         self.stepper = Stepper(
             self.net, loss, autocast=autocast, piece=settings.batch_size, note=note, exchange=self.exchange

@@ -35,7 +35,7 @@ from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, Joined, SignalSource, epoch_order
-from training.engine.team import Exchange, Share, Team, with_team_norms
+from training.engine.team import Exchange, Share, Team, with_team_layers
 from training.engine.unlabelled.base import Batch
 from training.engine.unlabelled.objectives import objective_for
 from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Method, to_json
@@ -145,7 +145,7 @@ class _Pretraining:
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         shape = (x.shape[1], round(how.window_s * fs_hz) if isinstance(how, Contrastive) else x.shape[2])
         self.form = Form(module, device, (shape[0], min(shape[1], x.shape[2])))
-        self.net = self.form.net if self.team.alone else with_team_norms(self.form.net, self.exchange)
+        self.net = self.form.net if self.team.alone else with_team_layers(self.form.net, self.exchange)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "predictor") % 2**63)
             self.objective = objective_for(how, self.net, x, fs_hz).to(device)
@@ -194,8 +194,7 @@ class _Pretraining:
 
     def _epoch(self, epoch: int) -> None:
         s, begun = self.settings, time.monotonic()
-        # Each process of a team draws its own dropout; the first draws what a process alone would.
-        seed_everything(derive(s.seed, "epoch", epoch, *(() if self.team.leads else (self.team.rank,))))
+        seed_everything(derive(s.seed, "epoch", epoch))
         orders = epoch_order(self.rows, s.batch_size, s.seed, epoch)
         self.both.train()
         for layer in head_layers(self.net):
@@ -250,7 +249,7 @@ class _Pretraining:
         """Leave this process's part of the gradients in the parameters and return loss and score of all records; None, with
         nothing changed, when the memory of some process ran out."""
         self.undo.keep()
-        self.exchange.begin()
+        self.exchange.begin(len(x))
         done = self._tried(x, seed, Share(len(x), self.team.own_rows(len(x)), self.exchange))
         if done is None and not self.team.alone:
             # The others are in the middle of exchanges that need this process.

@@ -8,9 +8,9 @@ The processes are started by PyTorch's launcher, which tells each its number; :f
 Every process calls :func:`training.engine.fit.fit` or :func:`training.engine.pretrain.pretrain` with the same arguments.
 Each batch is read and changed at random by all of them alike, and each computes its share; gradients and the statistics of
 batch normalisation are summed over the team, and what a loss compares over the whole batch is gathered from all. The weights
-are therefore those of one process up to rounding, and all processes return the same result.
-Dropout is drawn by each process for itself, so networks with dropout agree in distribution only. Where the memory of one
-process runs out, all of them go on with smaller pieces of the batch.
+are therefore those of one process up to rounding, and all processes return the same result. Dropout is drawn for the whole
+batch by all alike; on an accelerator, where one process uses another kernel for it, and in layers other than ``nn.Dropout`` it
+agrees in distribution only. Where the memory of one process runs out, all of them go on with smaller pieces of the batch.
 
 The first process alone talks to callbacks and writes checkpoints; ``checkpoint_dir`` must be one folder for all.
 """
@@ -157,14 +157,16 @@ class Exchange:
 
     def __init__(self, team: Team | None = None) -> None:
         self.team = team
+        self.whole: int | None = None
         self._done = self._silent = 0
 
     @property
     def size(self) -> int:
         return 1 if self.team is None else self.team.size
 
-    def begin(self) -> None:
-        self._done = self._silent = 0
+    def begin(self, whole: int | None) -> None:
+        """Begin a batch of ``whole`` records that the processes share, or that each of them has for itself, with None."""
+        self.whole, self._done, self._silent = whole, 0, 0
 
     def catch_up(self) -> None:
         self._done, self._silent = 0, self._done
@@ -225,7 +227,7 @@ class TeamNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"expected at least 2 axes, got {input.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or self.exchange.whole is None:
             return super().forward(input)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1, *[1] * (input.dim() - 2)]
@@ -247,8 +249,37 @@ class TeamNorm(nn.modules.batchnorm._BatchNorm):
         return answer.to(input.dtype)
 
 
-def with_team_norms(net: nn.Module, exchange: Exchange) -> nn.Module:
-    """Put :class:`TeamNorm` in place of every batch normalisation, with the same parameters and buffers; return the net."""
+class TeamDropout(nn.Dropout):
+    """Dropout that every process draws for the whole team's batch, with the same generator, and takes its rows of."""
+
+    exchange: Exchange
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not 0 < self.p < 1:
+            return super().forward(input)
+        first, total = self._rows(len(input))
+        # The draws fill memory in its order, which is that of the layer's input.
+        strides = input.stride()
+        order = sorted(range(input.dim()), key=lambda axis: -strides[axis])
+        kept = torch.empty_permuted((total, *input.shape[1:]), order, dtype=input.dtype, device=input.device)
+        return input * kept.bernoulli_(1 - self.p).div_(1 - self.p)[first : first + len(input)]
+
+    def _rows(self, n: int) -> tuple[int, int]:
+        """Return where this process's ``n`` rows begin among those of all, and how many these are."""
+        team, whole = self.exchange.team, self.exchange.whole
+        if team is None or whole is None:
+            return 0, n
+        rows = team.own_rows(whole)
+        # Of a record there may be several rows, its windows; of a batch in pieces there are fewer.
+        each, rest = divmod(n, rows.stop - rows.start)
+        if rest or not each:
+            return team.rank * n, team.size * n
+        return rows.start * each, whole * each
+
+
+def with_team_layers(net: nn.Module, exchange: Exchange) -> nn.Module:
+    """Put :class:`TeamNorm` in place of every batch normalisation, with the same parameters and buffers, and
+    :class:`TeamDropout` in place of dropout; return the net."""
     for name, layer in net.named_children():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, TeamNorm):
             own = TeamNorm(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
@@ -257,6 +288,10 @@ def with_team_norms(net: nn.Module, exchange: Exchange) -> nn.Module:
             own.running_mean, own.running_var = layer.running_mean, layer.running_var
             own.num_batches_tracked = layer.num_batches_tracked
             net.register_module(name, own.train(layer.training))
+        elif type(layer) is nn.Dropout:
+            drop = TeamDropout(layer.p)
+            drop.exchange = exchange
+            net.register_module(name, drop.train(layer.training))
         else:
-            with_team_norms(layer, exchange)
+            with_team_layers(layer, exchange)
     return net
