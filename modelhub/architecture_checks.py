@@ -257,6 +257,23 @@ def fast_form(subject: Subject) -> None:
     _demand(same, "the weights differ after a way through the form with two axes")
 
 
+def fixed_steps(subject: Subject) -> None:
+    """In training it draws by chance with torch alone, unless it says otherwise (``has_fixed_steps``)."""
+    module = subject.fresh().train()
+    if not module.has_fixed_steps:
+        return
+    signals, answers = subject.signals(4), []
+    for _ in range(3):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            answers.append(module(signals))
+    _demand(
+        all(torch.equal(answers[0], other) for other in answers[1:]),
+        "with torch's seed set it answers differently each time, so a step cannot be recorded on an accelerator; "
+        "draw by torch alone, or set has_fixed_steps = False",
+    )
+
+
 def head(subject: Subject) -> None:
     """Its head can be named and replaced, and the rest keeps its names."""
     module = subject.fresh()
@@ -278,7 +295,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     check.__name__: check
     for check in (
         parameters, arithmetic, output_shape, sizes, other_lengths, gradients, batch_independence, flat_leads, seed, safetensors, onnx,
-        fast_form, head, learning,
+        fast_form, fixed_steps, head, learning,
     )
 }  # fmt: skip
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from ecgportal.errors import InvalidInput, NotFound
-from modelhub.architecture_checks import CHECKS, Subject, lowest_loss
+from modelhub.architecture_checks import CHECKS, CheckFailed, Subject, lowest_loss
 from modelhub.architectures.catalog import catalog
 from modelhub.architectures.person import UNKNOWN
 from modelhub.architectures.registry import architectures, build, parameter_count
@@ -140,3 +142,19 @@ def test_unknown_names_and_settings_are_refused():
         small("se_wrn", n_samples=63)
     with pytest.raises(InvalidInput, match="positive whole number of classes"):
         small("inception_time", n_classes=0)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_network_that_draws_without_torch_must_say_so(says):
+    class Drawing(torch.nn.Module):
+        has_fixed_steps = says
+
+        def forward(self, x):
+            return x.mean((1, 2))[:, None] + np.random.default_rng().random()
+
+    subject = SimpleNamespace(fresh=Drawing, signals=lambda n: torch.ones(n, 2, 8))
+    if says:
+        with pytest.raises(CheckFailed, match="has_fixed_steps = False"):
+            CHECKS["fixed_steps"](subject)
+    else:
+        CHECKS["fixed_steps"](subject)
