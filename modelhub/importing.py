@@ -21,6 +21,7 @@ from modelhub.card import PROSE
 from modelhub.contract import ModelContract, statements_in
 from modelhub.loading import recipe_of
 from modelhub.models import ModelVersion, Origin, VersionState
+from modelhub.runtime_words import EXPORT_AGAIN, logged
 from modelhub.services import model_get_or_create, version_add
 
 
@@ -279,8 +280,7 @@ def _why_not_again(data: bytes, contract: ModelContract) -> str | None:
     except PortalError as error:
         return f"A further trained version could not be written as ONNX: {error.message}"
     except Exception as error:  # the exporter raises what it likes for a graph that it cannot write.
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        return f"A further trained version could not be written as ONNX: {reason}"
+        return logged(f"A further trained version could not be written as ONNX. {EXPORT_AGAIN}", error)
     return None
 
 

@@ -13,6 +13,7 @@ from ecgportal.errors import UnsafeFile
 logger = logging.getLogger(__name__)
 
 _NODE = re.compile(r"while running (\w+) node")
+EXPORT_AGAIN = "To train it further, export it again with operator set 17 and standard operators."
 # What is said -> (code, what it means and what to do). Groups of the pattern fill the sentence.
 _SAID: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     (re.compile(pattern), code, sentence)
@@ -71,8 +72,13 @@ def words_for(error: Exception) -> tuple[str, str]:
     return _OTHER, "model_not_runnable"
 
 
+def logged(sentence: str, error: Exception) -> str:
+    """Return a sentence for a person, and log what a library said, whose words are about its own inside."""
+    logger.warning("%s (%s: %s)", sentence, type(error).__name__, error)
+    return sentence
+
+
 def does_not_run(what: str, error: Exception) -> UnsafeFile:
     """Return the error for a person; ``what`` is its beginning. The runtime's own words are logged."""
-    logger.warning("%s: %s: %s", what, type(error).__name__, error)
     sentence, code = words_for(error)
-    return UnsafeFile(f"{what}: {sentence}", code=code)
+    return UnsafeFile(logged(f"{what}: {sentence}", error), code=code)

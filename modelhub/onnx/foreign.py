@@ -40,7 +40,7 @@ from modelhub.onnx.metadata import CONTRACT_KEY, SCALES, STANDARDIZERS, contract
 from modelhub.onnx.safety import OnnxFacts, check_onnx
 from modelhub.onnx.simplify import free_reshapes, simplify
 from modelhub.onnx.versions import TARGET, to_target
-from modelhub.runtime_words import does_not_run
+from modelhub.runtime_words import EXPORT_AGAIN, does_not_run, logged
 
 TOLERANCE = 1e-4
 
@@ -125,7 +125,7 @@ def import_foreign(
         except PortalError as error:
             reason = error.message
         except Exception as error:  # converted layers raise what they like; the file stays usable for prediction.
-            reason = f"The converted graph does not run: {str(error).splitlines()[0][:200] if str(error) else error!r}"
+            reason = logged(f"Its graph does not run after its conversion for training. {EXPORT_AGAIN}", error)
     return ForeignModel(
         stored, contract, questions, tuple(notes), reason is None, reason, parity, facts, n_outputs, known
     )

@@ -10,6 +10,7 @@ from ecgportal.errors import InvalidInput, ParityError
 from modelhub.architectures.base import EcgNetwork
 from modelhub.onnx.converters import promote
 from modelhub.onnx.passes import publishable
+from modelhub.runtime_words import EXPORT_AGAIN, logged
 
 _MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -123,10 +124,8 @@ def _convert(model: onnx.ModelProto) -> fx.GraphModule:
     try:
         module = convert(publishable(model))
     except Exception as error:  # each converter raises what it likes; the file stays usable for prediction.
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ParityError(
-            f"The graph cannot be converted for training: {reason}.", code="operator_not_supported"
-        ) from error
+        sentence = logged(f"Its graph has a form that cannot be converted for training. {EXPORT_AGAIN}", error)
+        raise ParityError(sentence, code="operator_not_supported") from error
     promote(module)
     return module
 

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper, version_converter
 
 from ecgportal.errors import ParityError
+from modelhub.runtime_words import EXPORT_AGAIN, logged
 
 TARGET = 17
 _REDUCTIONS = frozenset(
@@ -26,11 +27,8 @@ def to_target(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return version_converter.convert_version(model, TARGET)
     except Exception as error:  # the converter is native code that raises bare RuntimeErrors and its own ConvertError.
-        reason = str(error).splitlines()[0][:200]
-        raise ParityError(
-            f"The operators of version {version} cannot be converted to version {TARGET}: {reason}.",
-            code="operator_not_supported",
-        ) from error
+        sentence = f"Its operators of version {version} cannot be converted to version {TARGET}. {EXPORT_AGAIN}"
+        raise ParityError(logged(sentence, error), code="operator_not_supported") from error
 
 
 def _lowered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -53,10 +51,8 @@ def _lowered(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(result, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ParityError(
-            f"The model does not fit operator set {TARGET}: {reason}.", code="operator_not_supported"
-        ) from error
+        sentence = f"Brought from operator set {version} to {TARGET}, its graph does not hold together. {EXPORT_AGAIN}"
+        raise ParityError(logged(sentence, error), code="operator_not_supported") from error
     return result
 
 

@@ -422,3 +422,15 @@ def test_what_could_not_be_written_again_is_for_prediction_from_the_start(monkey
     monkeypatch.setattr("modelhub.onnx.export.export_onnx", refuses)
     found = examine(data, "a.onnx", said)
     assert "could not be written as ONNX: The operator Odd differs" in found.checks["prediction_only"]
+
+
+@pytest.mark.parametrize("place", ["onnx2torch.convert", "modelhub.onnx.export.export_onnx"])
+def test_what_a_library_says_goes_to_the_log(monkeypatch, caplog, place):
+    data, said = exported(small("xresnet1d18")), {**ANSWERS, "leads": list(LEADS)}
+
+    def refuses(*_args, **_options):
+        raise RuntimeError("node_7: aten::odd at /src/torch/csrc/jit.cpp:99")
+
+    monkeypatch.setattr(place, refuses)
+    told = examine(data, "a.onnx", said).checks["prediction_only"]
+    assert "export it again" in told and "aten" not in told and "jit.cpp:99" in caplog.text
