@@ -146,6 +146,9 @@ class _Run:
             )
             for number, (prefix, own) in enumerate(networks_of(module))
         ]  # fmt: skip
+        recorders = [member.stepper.recorder for member in self.members]
+        for recorder in recorders:
+            recorder.family = recorders
         if self.problem.standardise:
             for member, (_, own) in zip(self.members, networks_of(module), strict=True):
                 check_target_units(own, member.form, first, data.centre, data.spread)

@@ -26,12 +26,14 @@ class Recorder:
     """Plays back what ``compute`` does for inputs of a shape that it has met often enough.
 
     compute: from inputs on an accelerator to a scalar; leaves gradients in the parameters of ``net``. It must start the same
-    kernels each time and draw random numbers from torch alone.
+    kernels each time and draw random numbers from torch alone. family: recorders, this one among them, that play one after
+    the other, so that their computations may use the same memory.
     """
 
     def __init__(self, net: nn.Module, compute: Callable[..., Tensor]):
         self.parameters, self.compute = list(net.parameters()), compute
         self.possible = bool(getattr(net, "has_fixed_steps", False))
+        self.family = [self]
         self._met: dict[tuple[torch.Size, ...], int] = {}
         self._recordings: dict[tuple[torch.Size, ...], _Recording] = {}
 
@@ -48,7 +50,8 @@ class Recorder:
         if met <= PLAIN_STEPS:
             return None
         if shapes not in self._recordings:
-            pool = next((known.graph.pool() for known in self._recordings.values()), None)
+            others = (known for recorder in self.family for known in recorder._recordings.values())
+            pool = next((known.graph.pool() for known in others), None)
             try:
                 self._recordings[shapes] = _Recording(self.parameters, self.compute, inputs, pool)
             except RuntimeError:
