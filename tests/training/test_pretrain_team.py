@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.team_program import Short
+from tests.training.team_program import Dying, Short
 from tests.training.test_fit import Recorder
 from tests.training.test_pretrain import MASKED, hearts
 from tests.training.tiny import TinyNet, tiny_settings
@@ -51,6 +51,13 @@ def test_a_stop_reaches_both_and_the_run_goes_on_where_it_was(crew, tmp_path):
     assert stopped.stopped_reason == "interrupted" and 1 <= len(stopped.history) < 3
     resumed = learn(2, "contrastive", crew, folder=tmp_path)
     assert resumed.resumed_epoch == len(stopped.history) and resumed.weights_hash == whole.weights_hash
+
+
+def test_a_process_that_is_killed_is_started_again(crew, tmp_path):
+    recorder, dying = Recorder(), Dying(tmp_path / "died")
+    found = learn(2, "masked", crew, net=dying, callbacks=[recorder], folder=tmp_path / "checkpoint")
+    assert dying.file.exists() and (found.stopped_reason, found.resumed_epoch, found.processes) == ("finished", 1, 2)
+    assert any("ended (SIGKILL)" in note for note in recorder.notes) and len(recorder.rows) == 3
 
 
 @pytest.mark.parametrize("how", WAYS)
