@@ -8,9 +8,9 @@ The processes are started by PyTorch's launcher, which tells each its number; :f
 Every process calls :func:`training.engine.fit.fit` or :func:`training.engine.pretrain.pretrain` with the same arguments.
 Each batch is read and changed at random by all of them alike, and each computes its share; gradients and the statistics of
 batch normalisation are summed over the team, and what a loss compares over the whole batch is gathered from all. The weights
-are therefore those of one process up to rounding, and all processes return the same result. Dropout is drawn for the whole
-batch by all alike; on an accelerator, where one process uses another kernel for it, and in layers other than ``nn.Dropout`` it
-agrees in distribution only. Where the memory of one process runs out, all of them go on with smaller pieces of the batch.
+are therefore those of one process up to rounding, and all processes return the same result. Dropout (``nn.Dropout``) is drawn
+for the whole batch by all alike; other layers that draw by themselves agree in distribution only. Where the memory of one
+process runs out, all of them go on with smaller pieces of the batch.
 
 The first process alone talks to callbacks and writes checkpoints; ``checkpoint_dir`` must be one folder for all.
 """
@@ -258,11 +258,11 @@ class TeamDropout(nn.Dropout):
         if not self.training or not 0 < self.p < 1:
             return super().forward(input)
         first, total = self._rows(len(input))
-        # The draws fill memory in its order, which is that of the layer's input.
+        # The same draws as one process makes: of a tensor of the whole batch, in the memory order of the layer's input.
         strides = input.stride()
         order = sorted(range(input.dim()), key=lambda axis: -strides[axis])
-        kept = torch.empty_permuted((total, *input.shape[1:]), order, dtype=input.dtype, device=input.device)
-        return input * kept.bernoulli_(1 - self.p).div_(1 - self.p)[first : first + len(input)]
+        whole = torch.empty_permuted((total, *input.shape[1:]), order, dtype=input.dtype, device=input.device).fill_(1)
+        return input * super().forward(whole)[first : first + len(input)]
 
     def _rows(self, n: int) -> tuple[int, int]:
         """Return where this process's ``n`` rows begin among those of all, and how many these are."""
