@@ -53,7 +53,7 @@ def external(**fields: str) -> TensorProto:
     return tensor
 
 
-def refused(built, code: str, match: str = "") -> None:
+def refused(built, code: str, match: str | None = None) -> None:
     data = built if isinstance(built, bytes) else built.SerializeToString()
     with pytest.raises(UnsafeFile, match=match) as caught:
         check_onnx(data, name="evil.onnx")

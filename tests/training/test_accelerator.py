@@ -27,7 +27,7 @@ from training.engine.batches import Stepper
 from training.engine.device import held, resolve_device
 from training.engine.estimate import estimate
 from training.engine.fit import fit
-from training.engine.launch import fit_together
+from training.engine.launch import together
 from training.engine.lr_finder import find_learning_rate
 from training.engine.network import Form
 from training.engine.predict import predict
@@ -371,7 +371,7 @@ def test_learning_without_labels(how, tmp_path):
 def test_two_processes_share_an_accelerator_and_give_the_result_of_one():
     parts, exact = tiny_parts(), tiny_settings(**EXACT)
     module = without_dropout(TinyNet())
-    found = fit_together(2, module, *parts, get_problem("multilabel"), exact, fs_hz=FS_HZ, device="cuda")
+    found = together(fit, 2, module, *parts, get_problem("multilabel"), exact, fs_hz=FS_HZ, device="cuda")
     alone = fit(module, *parts, get_problem("multilabel"), exact, fs_hz=FS_HZ, device="cuda")
     assert found.processes == 2
     close(found.history, alone.history, 1e-2)
