@@ -42,9 +42,8 @@ class Parcel:
             with torch.random.fork_rng(devices=[]):
                 module = self.make()
             module.load_state_dict(load(self.weights), strict=True)
-        except (
-            Exception
-        ) as error:  # the code of a network may fail in any way; the training then goes on without sending it.
+        # The code of a network may fail in any way; the training then goes on without sending it.
+        except Exception as error:
             lines = str(error).splitlines() or [type(error).__name__]
             raise CannotBeSent(lines[0][:200]) from error
         return module
