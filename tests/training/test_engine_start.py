@@ -6,8 +6,10 @@ import sys
 import pytest
 import torch
 
-from tests.training.tiny import TinyNet, tiny_settings
+from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
+from training.engine.fit import fit
 from training.engine.optim import OPTIMISERS, build_optimiser
+from training.problems.registry import get_problem
 
 _TORCH = {
     "adamw": torch.optim.AdamW,
@@ -61,3 +63,18 @@ def test_the_process_of_a_job_does_not_load_what_draws_pages():
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     found = answer.stdout.split()
     assert int(found[0]) > 5 and found[1:] == []
+
+
+def test_what_is_tried_before_the_start_uses_one_thread_and_the_training_those_asked_for():
+    """For two records threads would only wait for one another: on a busy machine for seconds."""
+
+    class Asking(TinyNet):
+        def forward(self, x):
+            used.append((self.training, torch.get_num_threads()))
+            return super().forward(x)
+
+    used, before = [], torch.get_num_threads()
+    train, t, validation, v = tiny_parts()
+    fit(Asking(), train, t, validation, v, get_problem("multilabel"), tiny_settings(epochs=1, threads=2), fs_hz=FS_HZ)
+    assert used[0] == (False, 1) and {threads for training, threads in used if training} == {2}
+    assert torch.get_num_threads() == before

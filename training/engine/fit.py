@@ -26,7 +26,7 @@ from training.engine.memory import kept_memory
 from training.engine.monitor import Monitor, choose_monitor, metrics_over_parts
 from training.engine.network import check_target_units, weights_hash
 from training.engine.result import FitResult
-from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
+from training.engine.seeding import derive, deterministic, kept_random_state, one_thread, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, SignalSource
 from training.engine.stages import plan
@@ -117,7 +117,8 @@ class _Run:
         self.monitor = Monitor(settings, self.monitor_name, len(data.judged))
         self.feed = Feed(data.source, device, module)
         self.plan = plan(settings)
-        self._build(module)
+        with one_thread():
+            self._build(module)
         self.store: CheckpointStore | None = None
         self.history: list[dict[str, Any]] = []
         self.rate = settings.learning_rate or 0.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from training.engine.fit import FitResult, fit
 from training.engine.outcome import load_result
 from training.engine.parcel import CannotBeSent, Make, Parcel
 from training.engine.pretrain import PretrainResult, pretrain
-from training.engine.seeding import kept_random_state
+from training.engine.seeding import kept_random_state, one_thread
 
 #: So often a run whose process was lost is taken up again from its checkpoint.
 MOST_RESTARTS = 2
@@ -75,7 +75,7 @@ def together(
     except StoppedWithin as stop:
         # What was stored is taken up here and given back without another step.
         here = options | kept | {"resume": True, "device": "cpu"}
-        with _one_thread():
+        with one_thread():
             return function(module, *args, callbacks=[_NoFurther(str(stop))], **here)
     except CannotBeSent as error:
         sentence = f"This network could not go to {count} processes ({error}); one process trained it."
@@ -89,17 +89,6 @@ def together(
         "Resume the run, which goes on after its last whole epoch, or choose a smaller batch size.",
         code="process_lost",
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread, which for a few records is faster by far where others are busy: no thread waits for another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _NoFurther(Callback):

@@ -32,7 +32,7 @@ from training.engine.memory import kept_memory
 from training.engine.network import Form, State, head_layers, weights_hash
 from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
 from training.engine.schedule import SCHEDULES
-from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
+from training.engine.seeding import derive, deterministic, kept_random_state, one_thread, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, Joined, SignalSource, epoch_order
 from training.engine.team import Exchange, Share, Team, with_team_layers
@@ -117,7 +117,8 @@ def pretrain(
     with (
         held(waits_for, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads, place), kept_memory(), told_of_memory()
     ):  # fmt: skip
-        run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place)
+        with one_thread():
+            run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place)
         try:
             return run.train(checkpoint_dir, resume)
         finally:
