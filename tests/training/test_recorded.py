@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.training.tiny import TinyNet
+from tests.training.test_fit import Recorder as Told
+from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
+from training.engine import fit as engine
 from training.engine.batches import Stepper
 from training.engine.recorded import Recorder
+from training.problems.registry import get_problem
 
 
 def stepper():
@@ -65,3 +68,31 @@ def test_where_the_compiler_fails_the_network_is_computed_as_it_is(batch, monkey
     assert subject.compile(*batch) == "RuntimeError: no C compiler found"
     assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(subject).items())
     assert torch.isfinite(subject.gradients(*batch))
+
+
+@pytest.mark.parametrize(
+    "settings,resumed,told",
+    [
+        ({}, False, [2]),
+        ({}, True, [4]),
+        ({"mode": "head_then_full", "head_epochs": 3}, False, [5]),
+        ({"epochs": 1}, False, []),
+    ],
+)
+def test_the_second_epoch_of_the_last_stage_decides_whether_to_compile(settings, resumed, told, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(engine._Run, "_compile", lambda run, epoch: asked.append(epoch))
+    train, t, validation, v = tiny_parts()
+
+    def run(stop_at=None):
+        callbacks = [Told(stop_at=stop_at, reason="interrupted")]
+        engine.fit(
+            TinyNet(), train, t, validation, v, get_problem("multilabel"), tiny_settings(**({"epochs": 6} | settings)), fs_hz=FS_HZ,
+            callbacks=callbacks, checkpoint_dir=tmp_path,
+        )  # fmt: skip
+
+    if resumed:
+        run(stop_at=7)
+        asked.clear()
+    run()
+    assert asked == told

@@ -150,7 +150,7 @@ class Stepper:
     def compile(self, x: Tensor, targets: Tensor, beside: tuple[Tensor, ...] = ()) -> str:
         """Have PyTorch's compiler join layers into fewer kernels, for batches of any size; return why it could not, or "".
 
-        Takes ten to twenty seconds. x, targets, beside: a batch to try it on, which does not count.
+        Takes up to 40 seconds. x, targets, beside: a batch to try it on, which does not count.
         """
         self.undo.keep()
         self._answer, reason = torch.compile(self.net), ""

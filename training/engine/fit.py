@@ -248,7 +248,8 @@ class _Run:
                         for member in self.members:
                             member.enter(self.plan.name(epoch), self.rate)
                     self._epoch(epoch)
-                    if epoch == self.resumed_epoch + 2:
+                    # The second epoch of the last stage tells how long the others will take, which the first does not.
+                    if self.plan.is_last(epoch) and epoch == max(self.resumed_epoch, self.plan.start(epoch)) + 2:
                         self._compile(epoch)
                     if self._exhausted(epoch):
                         reason = "early_stopping"

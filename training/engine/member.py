@@ -117,7 +117,7 @@ class Member:
 
     def compile(self) -> str:
         """Have the network compiled for its batches; return why that could not be done, "" when it was."""
-        rows = self.orders(1)[0]
+        rows = self.orders(1)[0][: self.stepper.piece]
         x = next(iter(self.feed.batches([rows])))
         return self.stepper.compile(x, moved(self.targets[rows], self.feed.device), self.feed.beside(rows))
 
