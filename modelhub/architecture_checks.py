@@ -41,7 +41,7 @@ class Subject:
 
     def fresh(self, *, seed: int = 7, **sizes: int) -> EcgNetwork:
         given = {"n_leads": self.n_leads, "n_samples": self.n_samples, "n_classes": _CLASSES} | sizes
-        return build(self.name, fs_hz=100, seed=seed, **given)  # type: ignore[arg-type]
+        return build(self.name, fs_hz=100, seed=seed, **given)
 
     @cached_property
     def network(self) -> EcgNetwork:
@@ -210,7 +210,7 @@ def lowest_loss(subject: Subject, *, n_leads: int, n_samples: int) -> float:
     for _ in range(_STEPS):
         optimiser.zero_grad()
         loss = nn.functional.binary_cross_entropy_with_logits(module(signals), target)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         if loss < _ENOUGH:
             break

@@ -97,6 +97,7 @@ class _Clock:
         self._days = 0
 
     def seconds(self, name: str, cell: str, line: int) -> str:
+        """Return a time of day as seconds since the midnight before the first one; UnreadableFile where it is none."""
         found = CLOCK.search(cell)
         if found is None:
             raise UnreadableFile(

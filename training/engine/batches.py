@@ -150,7 +150,7 @@ class Stepper:
     def compile(self, x: Tensor, targets: Tensor, beside: tuple[Tensor, ...] = ()) -> str:
         """Have PyTorch's compiler join layers into fewer kernels, for batches of any size; return why it could not, or "".
 
-        Takes up to 40 seconds. x, targets, beside: a batch to try it on, which does not count.
+        Takes some 20 seconds and more. x, targets, beside: a batch to try it on, which does not count.
         """
         self.undo.keep()
         self._answer, reason = torch.compile(self.net), ""

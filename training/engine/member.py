@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from training.problems.base import Loss
 
 
-#: Records of which a network's answers are computed at once at least: on a processor, on an accelerator.
-_JUDGED_AT_ONCE = (32, 512)
+#: Records of which a network's answers are computed at once at least.
+_AT_ONCE, _AT_ONCE_ON_ACCELERATOR = 32, 512
 
 
 def networks_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -61,7 +61,10 @@ class Member:
         self.stepper = Stepper(
             self.net, loss, autocast=autocast, piece=settings.batch_size, note=note, exchange=self.exchange
         )
-        self.note, self.pieces = note, Pieces(max(*_JUDGED_AT_ONCE, settings.batch_size), note)
+        self.judged_at_once = max(
+            _AT_ONCE_ON_ACCELERATOR if feed.device.type == "cuda" else _AT_ONCE, settings.batch_size
+        )
+        self.note, self.pieces = note, Pieces(self.judged_at_once, note)
         self.optimiser: torch.optim.Optimizer | None = None
         self.active: list[nn.Module] | None = None
 
@@ -124,9 +127,8 @@ class Member:
     def outputs(self, rows: np.ndarray, before_batch: Callable[[], None]) -> np.ndarray:
         """Return raw outputs ``(len(rows), outputs)`` of the weights that would be kept, each process doing its share."""
         own = np.arange(len(rows))[self.team.own_rows(len(rows))]
-        size = max(_JUDGED_AT_ONCE[self.feed.device.type == "cuda"], self.settings.batch_size)
         found = outputs_of(
-            self.judged_net, self.feed, batch_size=size, rows=rows[own], autocast=self.autocast, before_batch=before_batch,
+            self.judged_net, self.feed, batch_size=self.judged_at_once, rows=rows[own], autocast=self.autocast, before_batch=before_batch,
             pieces=self.pieces,
         ) if len(own) else np.zeros((0, self.targets.shape[1]), np.float32)  # fmt: skip
         return self.team.gathered(own, found, len(rows), self.feed.device)
