@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import EcgNetwork
+from modelhub.architectures.grouped_samples import GroupedConv2d, suits
 from modelhub.architectures.long_filters import LongFilterConv2d, is_long
 
 
 def as_2d(module: EcgNetwork, *, on_processor: bool = True) -> nn.Module:
     """Return a copy of the network in its fast form, or the network itself where it has none (S4D).
 
-    on_processor: False for an accelerator, which has fast kernels of its own for long filters.
+    on_processor: False for an accelerator, which needs another form of long filters.
 
     The copy has ``head_modules``, ``replace_head``, ``state_dict_1d`` and ``load_state_dict_1d``; it takes the same
     input and gives the same output. The parameters are new tensors: make the optimiser after the conversion.
@@ -32,7 +33,7 @@ class FastForm(nn.Module):
 
     def __init__(self, module: EcgNetwork, *, on_processor: bool = True) -> None:
         super().__init__()
-        self.net, self._own_gradients = copy.deepcopy(module), on_processor
+        self.net, self._on_processor = copy.deepcopy(module), on_processor
         _convert_children(self.net, on_processor)
         _channels_last(self.net)
 
@@ -58,7 +59,7 @@ class FastForm(nn.Module):
     def replace_head(self, n_classes: int) -> None:
         """Put a fresh class layer in place, as the 1-D network does."""
         self.net.replace_head(n_classes)
-        _convert_children(self.net, self._own_gradients)
+        _convert_children(self.net, self._on_processor)
         _channels_last(self.net)
 
     def state_dict_1d(self) -> dict[str, Tensor]:
@@ -85,11 +86,11 @@ def _lifted_weights(net: nn.Module) -> set[str]:
     return {f"{name}.weight" for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)}
 
 
-def _convert_children(module: nn.Module, own_gradients: bool) -> None:
+def _convert_children(module: nn.Module, on_processor: bool) -> None:
     for name, child in module.named_children():
-        replacement = _converted(child, own_gradients)
+        replacement = _converted(child, on_processor)
         if replacement is None:
-            _convert_children(child, own_gradients)
+            _convert_children(child, on_processor)
         else:
             module.register_module(name, replacement.train(child.training))
 
@@ -98,9 +99,9 @@ def _pair(value: int | tuple[int, ...], neutral: int) -> tuple[int, int]:
     return (neutral, value if isinstance(value, int) else value[0])
 
 
-def _converted(layer: nn.Module, own_gradients: bool) -> nn.Module | None:
+def _converted(layer: nn.Module, on_processor: bool) -> nn.Module | None:
     if isinstance(layer, nn.Conv1d):
-        return _convolution(layer, own_gradients)
+        return _convolution(layer, on_processor)
     if isinstance(layer, nn.BatchNorm1d):
         return _norm(layer)
     if isinstance(layer, nn.MaxPool1d):
@@ -124,10 +125,14 @@ def _converted(layer: nn.Module, own_gradients: bool) -> nn.Module | None:
     return None
 
 
-def _convolution(layer: nn.Conv1d, own_gradients: bool) -> nn.Conv2d:
+def _convolution(layer: nn.Conv1d, on_processor: bool) -> nn.Conv2d:
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise InvalidInput(f"A convolution with {layer.padding_mode} padding has no fast form.", code="no_fast_form")
-    kind = LongFilterConv2d if own_gradients and is_long(layer) else nn.Conv2d
+    kind: type[nn.Conv2d] = nn.Conv2d
+    if on_processor and is_long(layer):
+        kind = LongFilterConv2d
+    elif not on_processor and suits(layer):
+        kind = GroupedConv2d
     wide = kind(
         layer.in_channels,
         layer.out_channels,

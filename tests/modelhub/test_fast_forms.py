@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modelhub.architectures.fast import as_2d
+from modelhub.architectures.grouped_samples import GroupedConv2d
 from modelhub.architectures.long_filters import LongFilterConv2d, dense_gradient, depthwise_gradient
 from modelhub.architectures.registry import build
 
@@ -21,13 +22,22 @@ def test_the_gradient_of_long_filters_is_that_of_the_convolution(n_samples, leng
     torch.testing.assert_close(found, weight.grad)
 
 
-@pytest.mark.parametrize(("name", "long"), [("inception_time", 12), ("xception_time", 8)])
-def test_outputs_and_gradients_are_those_of_the_plain_network(name, long):
-    slow = build(name, n_leads=12, n_samples=200, fs_hz=100.0, n_classes=3, seed=1).train()
-    fast = as_2d(slow)
-    assert sum(isinstance(layer, LongFilterConv2d) for layer in fast.modules()) == long
+@pytest.mark.parametrize(
+    ("name", "n_samples", "on_processor", "kind", "count"),
+    [
+        ("inception_time", 200, True, LongFilterConv2d, 12),
+        ("inception_time", 200, False, GroupedConv2d, 18),
+        ("inception_time", 203, False, GroupedConv2d, 18),
+        ("xception_time", 200, True, LongFilterConv2d, 8),
+    ],
+)
+def test_outputs_and_gradients_are_those_of_the_plain_network(name, n_samples, on_processor, kind, count):
+    slow = build(name, n_leads=12, n_samples=n_samples, fs_hz=100.0, n_classes=3, seed=1).train()
+    fast = as_2d(slow, on_processor=on_processor)
+    assert sum(isinstance(layer, kind) for layer in fast.modules()) == count
     assert {n for n, _ in fast.net.named_parameters()} == {n for n, _ in slow.named_parameters()}
-    x = torch.randn(4, 12, 200, generator=torch.Generator().manual_seed(2)) * 0.2
+    assert set(fast.net.state_dict()) == set(slow.state_dict())
+    x = torch.randn(4, 12, n_samples, generator=torch.Generator().manual_seed(2)) * 0.2
     signals = [x.clone().requires_grad_() for _ in range(2)]
     outputs = [net(own) for net, own in zip((slow, fast), signals, strict=True)]
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-4)
@@ -37,6 +47,25 @@ def test_outputs_and_gradients_are_those_of_the_plain_network(name, long):
     for (own, a), b in zip(slow.named_parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(b.grad.reshape(a.shape), a.grad, rtol=0, atol=1e-4, msg=own)
         assert a.grad.abs().max() > 0, own
+
+
+@pytest.mark.parametrize("n_samples", [3, 16, 37, 102])
+@pytest.mark.parametrize("length", [9, 11, 39])
+@pytest.mark.parametrize("n_in", [16, 32, 64])
+def test_a_filter_over_groups_of_samples_is_the_filter(n_samples, length, n_in):
+    generator = torch.Generator().manual_seed(n_samples * length)
+    conv = GroupedConv2d(n_in, 5, (1, length), padding=(0, length // 2), bias=False).double()
+    x = torch.randn(2, n_in, 1, n_samples, dtype=torch.float64, generator=generator)
+    given = [x.clone().requires_grad_() for _ in range(2)]
+    weight = conv.weight.detach().clone().requires_grad_()
+    found = conv(given[0].contiguous(memory_format=torch.channels_last))
+    wanted = torch.conv2d(given[1], weight, padding=(0, length // 2))
+    gradient = torch.randn(wanted.shape, dtype=torch.float64, generator=generator)
+    found.backward(gradient)
+    wanted.backward(gradient)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(given[0].grad, given[1].grad)
+    torch.testing.assert_close(conv.weight.grad, weight.grad)
 
 
 def test_frozen_filters_get_no_gradient_and_pass_on_that_of_their_input():

@@ -1,10 +1,14 @@
 """A request to stop is heard in the middle of a batch, whatever the batch is for."""
 
+import threading
+
 import pytest
+import torch
 
 from ecgportal.errors import JobCancelled
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training.engine import fit as engine
+from training.engine.batches import Stopped, while_asking
 from training.engine.callbacks import Callback
 from training.problems.registry import get_problem
 
@@ -65,3 +69,31 @@ def test_a_stop_is_heard_within_a_batch(monkeypatch, what, times, changes, epoch
         result = run()
         assert result.stopped_reason == "cancelled" and result.epochs == epochs and result.best_epoch == 1
     assert Watched.seen[-1] == f"{what} begins" and Watched.seen.count(f"{what} begins") == times
+
+
+def test_a_stop_is_heard_while_a_thread_works():
+    ends, asked = threading.Event(), []
+
+    def check():
+        asked.append(len(asked))
+        if len(asked) == 2:
+            raise Stopped("cancelled")
+
+    with pytest.raises(Stopped):
+        while_asking(lambda: ends.wait(60), check)
+    assert len(asked) == 2
+    ends.set()
+
+
+def test_what_a_thread_gives_or_raises_comes_back_with_the_threads_of_the_caller():
+    def broken():
+        raise ValueError("no")
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert while_asking(torch.get_num_threads, lambda: None) == 1
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ValueError, match="no"):
+        while_asking(broken, lambda: None)

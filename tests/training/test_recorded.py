@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from tests.training.test_fit import Recorder as Told
@@ -37,11 +38,12 @@ def test_nothing_is_recorded_on_a_processor(batch):
     assert all(recorder.play(*batch) is None for _ in range(10)) and not calls
 
 
-def test_a_batch_that_the_compiler_is_tried_on_does_not_count(batch, monkeypatch):
+def test_batches_that_the_compiler_is_tried_on_do_not_count(batch, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     plain, subject = stepper(), stepper()
     before, chance = state_of(subject), torch.get_rng_state()
-    assert subject.compile(*batch) == ""
+    assert subject.compile((*batch, ()), (batch[0][:7], batch[1][:7], ())) == ""
+    graphs = counters["stats"]["unique_graphs"]
     assert torch.equal(torch.get_rng_state(), chance)
     assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(subject).items())
     assert all(p.grad is None for p in subject.net.parameters())
@@ -51,12 +53,13 @@ def test_a_batch_that_the_compiler_is_tried_on_does_not_count(batch, monkeypatch
             torch.manual_seed(1)
             values.append(float(one.gradients(batch[0][:size], batch[1][:size])))
         assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert counters["stats"]["unique_graphs"] == graphs > 0, "nothing is compiled later"
     for own, other in zip(plain.net.parameters(), subject.net.parameters(), strict=True):
         torch.testing.assert_close(own.grad, other.grad)
 
 
 def test_where_the_compiler_fails_the_network_is_computed_as_it_is(batch, monkeypatch):
-    def broken(net):
+    def broken(net, dynamic):
         def answer(*_):
             raise RuntimeError("no C compiler found\nand more")
 
@@ -65,7 +68,7 @@ def test_where_the_compiler_fails_the_network_is_computed_as_it_is(batch, monkey
     monkeypatch.setattr(torch, "compile", broken)
     subject = stepper()
     before = state_of(subject)
-    assert subject.compile(*batch) == "RuntimeError: no C compiler found"
+    assert subject.compile((*batch, ())) == "RuntimeError: no C compiler found"
     assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(subject).items())
     assert torch.isfinite(subject.gradients(*batch))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from training.engine.team import Exchange
 
 if TYPE_CHECKING:
     from training.problems.base import Loss
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -45,6 +49,27 @@ def interruptible(net: nn.Module, check: Callable[[], None], *, on: bool = True)
     finally:
         for handle in handles:
             handle.remove()
+
+
+def while_asking(work: Callable[[], T], check: Callable[[], None]) -> T:
+    """Return what ``work`` gives, done in a thread of its own; what ``check`` raises meanwhile, asked five times a second,
+    ends the wait. The thread then works on until it is done or the process ends.
+    """
+    answer: Future[T] = Future()
+    threads = torch.get_num_threads()
+
+    def run() -> None:
+        # The number of threads is each thread's own, and what is compiled under one is compiled anew under another.
+        torch.set_num_threads(threads)
+        try:
+            answer.set_result(work())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="while-asking", daemon=True).start()
+    while not wait([answer], timeout=0.2).done:
+        check()
+    return answer.result()
 
 
 @contextmanager
@@ -147,15 +172,18 @@ class Stepper:
             self.undo.restore()
             self._halve(largest)
 
-    def compile(self, x: Tensor, targets: Tensor, beside: tuple[Tensor, ...] = ()) -> str:
-        """Have PyTorch's compiler join layers into fewer kernels, for batches of any size; return why it could not, or "".
+    def compile(self, *batches: tuple[Tensor, Tensor, tuple[Tensor, ...]]) -> str:
+        """Have PyTorch's compiler join layers into fewer kernels; return why it could not, or "".
 
-        Takes some 20 seconds and more. x, targets, beside: a batch to try it on, which does not count.
+        Takes some 20 seconds for each batch size, and hardly any for a network like one that was compiled before. batches:
+        signals, targets and what the network takes beside them, one for each size of batch that will come, for kernels made for
+        one size are faster; the batches do not count.
         """
         self.undo.keep()
-        self._answer, reason = torch.compile(self.net), ""
+        self._answer, reason = torch.compile(self.net, dynamic=False), ""
         try:
-            self._whole(x, targets, *beside)
+            for x, targets, beside in batches:
+                self._whole(x, targets, *beside)
         except Exception as error:
             self._answer, reason = self.net, f"{type(error).__name__}: {_first_line(error)}"
         self._clear()
@@ -188,12 +216,8 @@ class Stepper:
             p.grad = None
         total = torch.zeros((), device=x.device)
         for part, truth, *others in zip(*(each.tensor_split(pieces) for each in (x, targets, *beside)), strict=True):
-            given = (part, *others)
-            if self._answer is not self.net:
-                for each in given:
-                    torch._dynamo.maybe_mark_dynamic(each, 0)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-                outputs = self._answer(*given)
+                outputs = self._answer(part, *others)
             share = len(part) / whole
             value = self.loss(outputs, truth) * share
             value.backward()
@@ -206,6 +230,8 @@ class Stepper:
         free_cached_memory()
 
     def _halve(self, batch: int) -> None:
+        # What was compiled is for batches of another size.
+        self._answer = self.net
         self.recorder.stop()
         self._clear()
         size = min(self.piece, batch)

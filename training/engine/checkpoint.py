@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ecgportal.errors import TrainingFailed
 from training.engine.data import Data
+from training.engine.device import fetched
 from training.engine.network import weights_hash
 from training.engine.settings import FitSettings
 
@@ -114,7 +115,7 @@ class CheckpointStore:
         self._tidy(set())
 
     def _put(self, name: str, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-        content = save_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+        content = save_tensors(dict(zip(tensors, fetched(list(tensors.values())), strict=True)))
         write_atomic(self.folder / name, content)
         return name, hashlib.sha256(content).hexdigest()
 

@@ -7,7 +7,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,18 @@ def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return an array as a tensor on the device, without waiting for what an accelerator still has to do."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetched(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return dense tensors on the processor; what is there already is not copied. An accelerator's come in one piece for each
+    type, for every single copy waits for what is being computed."""
+    answer = [tensor.detach() for tensor in tensors]
+    for dtype in {tensor.dtype for tensor in answer if tensor.is_cuda}:
+        own = [number for number, tensor in enumerate(answer) if tensor.is_cuda and tensor.dtype == dtype]
+        whole = torch.cat([answer[number].reshape(-1) for number in own]).cpu()
+        for number, part in zip(own, whole.split([answer[number].numel() for number in own]), strict=True):
+            answer[number] = part.view(answer[number].shape)
+    return [tensor.contiguous() for tensor in answer]
 
 
 @contextmanager

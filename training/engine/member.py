@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 #: Records of which a network's answers are computed at once at least.
-_AT_ONCE, _AT_ONCE_ON_ACCELERATOR = 32, 512
+_AT_ONCE, _AT_ONCE_ON_ACCELERATOR = 32, 1024
 
 
 def networks_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -120,9 +120,12 @@ class Member:
 
     def compile(self) -> str:
         """Have the network compiled for its batches; return why that could not be done, "" when it was."""
-        rows = self.orders(1)[0][: self.stepper.piece]
-        x = next(iter(self.feed.batches([rows])))
-        return self.stepper.compile(x, moved(self.targets[rows], self.feed.device), self.feed.beside(rows))
+        by_size = {len(rows): rows for rows in self.orders(1)}
+        signals = self.feed.batches(list(by_size.values()))
+        return self.stepper.compile(*(
+            (x, moved(self.targets[rows], self.feed.device), self.feed.beside(rows))
+            for rows, x in zip(by_size.values(), signals, strict=True)
+        ))  # fmt: skip
 
     def outputs(self, rows: np.ndarray, before_batch: Callable[[], None]) -> np.ndarray:
         """Return raw outputs ``(len(rows), outputs)`` of the weights that would be kept, each process doing its share."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgportal.errors import TrainingFailed
+from training.engine.device import fetched
 
 State = dict[str, Tensor]
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
@@ -40,11 +41,10 @@ class Form:
     def state_1d(self, net: nn.Module | None = None) -> State:
         """Return weights and buffers by the given network's names and shapes, as new tensors on the processor."""
         own = (net or self.net).state_dict()
+        found = fetched([own[self.prefix + name] for name in self.shapes])
         return {
-            name: torch.empty(shape, dtype=own[self.prefix + name].dtype).copy_(
-                own[self.prefix + name].detach().cpu().reshape(shape)
-            )
-            for name, shape in self.shapes.items()
+            name: tensor.clone().reshape(shape)
+            for (name, shape), tensor in zip(self.shapes.items(), found, strict=True)
         }
 
     def load_1d(self, state: Mapping[str, Tensor], net: nn.Module | None = None) -> None:
