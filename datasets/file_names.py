@@ -52,11 +52,17 @@ _TRADE = frozenset(
     """.split()
 )
 _PSEUDONYM = re.compile(r"F-[A-Z2-7]{12}")
+_HELD_PSEUDONYM = re.compile(r"(?:^|/)F-[A-Z2-7]{12}(?=$|[/.])")
 
 
 def stem_of(name: str) -> str:
     """Return a file's bare name without its folders and ending."""
     return _SUFFIX.sub("", name.replace("\\", "/").rpartition("/")[2])
+
+
+def holds_pseudonym(key: str) -> bool:
+    """Tell whether a part of a record's key stands for a name; another project then calls the same record otherwise."""
+    return _HELD_PSEUDONYM.search(key) is not None
 
 
 @dataclass(frozen=True)

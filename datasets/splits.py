@@ -3,7 +3,8 @@
 Patients, not records, are dealt out: a patient's records, and records with the same signal, are always on one side.
 Classes are balanced by iterative stratification over the patients (K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the
 stratification of multi-label data", ECML PKDD 2011): the rarest class is dealt first, each patient to the part that
-still wants most of it.
+still wants most of it. Chance draws from the patients in an order that the records themselves give (``SplitItem.order``), so
+that the same records are divided alike wherever they lie.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class SplitItem:
     group: the patient; None when unknown, then the record stands for itself. labels: its classes. fold: the fold that
     its source gives it, or None. same_signal: anything that records with the same signal share (a cluster's name).
     site: the hospital or device it comes from, None when unknown. recorded_at: when it was recorded, None when unknown.
+    order: what the record has wherever it is imported, such as the digest of its content; it puts the records in order, and
+    equal ones stay together. None: the key puts it in order.
     """
 
     key: str
@@ -43,6 +46,12 @@ class SplitItem:
     same_signal: str | None = None
     site: str | None = None
     recorded_at: datetime | None = None
+    order: str | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where the record comes among others."""
+        return self.key if self.order is None else self.order, self.key
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def split_digest(parts: Mapping[str, str]) -> str:
 
 
 def merged_groups(items: Sequence[SplitItem]) -> list[list[SplitItem]]:
-    """Return the sets of items that must stay together, sorted: same group, or same signal, also in chains."""
+    """Return the sets of items that must stay together, in their order: same group, signal or ``order``, also in chains."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(node: tuple[str, str]) -> tuple[str, str]:
@@ -76,14 +85,15 @@ def merged_groups(items: Sequence[SplitItem]) -> list[list[SplitItem]]:
 
     for item in items:
         own = root(("key", item.key))
-        for kind, value in (("group", item.group), ("signal", item.same_signal)):
+        for kind, value in (("group", item.group), ("signal", item.same_signal), ("order", item.order)):
             if value is not None:
                 first, second = sorted((own, root((kind, value))))
                 parent[second] = own = first
     found: dict[tuple[str, str], list[SplitItem]] = defaultdict(list)
-    for item in sorted(items, key=lambda entry: entry.key):
+    for item in sorted(items, key=lambda entry: entry.place):
         found[root(("key", item.key))].append(item)
-    return sorted(found.values(), key=lambda members: members[0].key)
+    # The sets were begun in the order of their first items.
+    return list(found.values())
 
 
 def split(
@@ -448,7 +458,7 @@ def _warnings(groups: Sequence[Sequence[SplitItem]], parts: Mapping[str, str], n
 
 def _prove(items: Sequence[SplitItem], parts: Mapping[str, str]) -> None:
     """Check by itself, whatever was done before, that no patient and no signal is on two sides."""
-    for kind in ("group", "same_signal"):
+    for kind in ("group", "same_signal", "order"):
         seen: dict[str, str] = {}
         for item in items:
             value = getattr(item, kind)

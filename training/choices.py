@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
@@ -17,11 +17,11 @@ from modelhub.models import ModelVersion
 from modelhub.services import check_trainable
 from training.engine.settings import FitSettings, monitored_metric
 from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Method, method_from, raise_for, to_json
-from training.models import Mode, TrainingRun
+from training.models import DrawnBy, Mode, TrainingRun
 from training.problems.registry import get_problem
 from training.selection import Selection
 from training.splitting import SplitSettings
-from training.targets import NUMERIC_TARGETS, Labelled, labelled_records
+from training.targets import NUMERIC_TARGETS, Labelled, drawn_alike, labelled_records
 
 DEFAULT_ARCHITECTURE = "inception_time"
 FEWEST_RECORDS, FEWEST_PATIENTS = 10, 3
@@ -53,6 +53,7 @@ class Choices:
     members: int
     recipe: dict[str, Any]
     pretraining: Method | None = None
+    drawn_by: str = DrawnBy.CONTENT
 
     @property
     def has_classes(self) -> bool:
@@ -67,16 +68,18 @@ class Choices:
     def items(self) -> list[Labelled]:
         """Return the records that take part."""
         return chosen_records(
-            self.datasets, self.selection, self.task, self.outputs, self.label_map, self.target, self.settings.seed
-        )
+            self.datasets, self.selection, self.task, self.outputs, self.label_map, self.target, self.settings.seed, self.drawn_by
+        )  # fmt: skip
 
 
 def chosen_records(
     datasets: Sequence[Dataset], selection: Selection, task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str, seed: int,
+    drawn_by: str,
 ) -> list[Labelled]:  # fmt: skip
-    """Return the labelled records of the datasets that pass a selection, in the order of their keys."""
+    """Return the labelled records of the datasets that pass a selection, in the order by which they are drawn."""
     records = selection.records(Record.objects.filter(dataset__in=[row.pk for row in datasets]))
     items = labelled_records(records, task, outputs, label_map, target)
+    items = drawn_alike(items) if drawn_by == DrawnBy.CONTENT else [replace(item, order="") for item in items]
     return selection.draw(items, outputs, task, seed)
 
 
@@ -84,7 +87,7 @@ def records_of(run: TrainingRun) -> list[Labelled]:
     """Return the records that take part in a run, by its frozen choices."""
     return chosen_records(
         list(run.datasets.order_by("name", "pk")), Selection.from_dict(run.selection), run.task, run.classes, run.label_map, run.target,
-        run.settings["seed"],
+        run.settings["seed"], run.drawn_by,
     )  # fmt: skip
 
 
@@ -104,6 +107,7 @@ def choose(
     split: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     pretraining: Mapping[str, Any] | None = None,
+    drawn_by: str | None = None,
 ) -> Choices:
     """Return the checked choices. InvalidInput names each one that cannot be (``fields``).
 
@@ -130,7 +134,7 @@ def choose(
     choices = Choices(
         project, rows, label_map, tuple(outputs), task, target if task == "regression" else "", network, base_version, mode, fit_settings,
         which, how, how.folds if how.holds_out_every_fold else 1, _recipe(recipe, base_version),
-        method_from(pretraining or {}) if task == PRETRAINING else None,
+        method_from(pretraining or {}) if task == PRETRAINING else None, drawn_by or _drawn_as_the_base(rows, base_version),
     )  # fmt: skip
     if choices.pretraining is not None:
         _check_pretraining(choices, choices.pretraining)
@@ -149,8 +153,16 @@ def unsaved_run(choices: Choices, **fields: Any) -> TrainingRun:
         project=choices.project, dataset=choices.datasets[0], label_map=choices.label_map, classes=list(choices.outputs), task=choices.task,
         target=choices.target, architecture=choices.architecture, base_version=choices.base_version, mode=choices.mode,
         settings=choices.settings.to_dict(), selection=choices.selection.to_dict(), split_settings=choices.split.to_dict(),
-        members=choices.members, recipe=choices.recipe, pretraining=to_json(choices.pretraining) if choices.pretraining else {}, **fields,
+        members=choices.members, drawn_by=choices.drawn_by, recipe=choices.recipe, pretraining=to_json(choices.pretraining) if choices.pretraining else {}, **fields,
     )  # fmt: skip
+
+
+def _drawn_as_the_base(datasets: Sequence[Dataset], base: ModelVersion | None) -> str:
+    """Return how a run is drawn: where its base learned from one of its datasets, as the base's own run was, so that with one
+    seed both hold the same records back."""
+    learned = TrainingRun.objects.filter(produced_version=base, datasets__in=datasets) if base is not None else None
+    earlier = learned.values_list("drawn_by", flat=True).first() if learned is not None else None
+    return earlier or DrawnBy.CONTENT
 
 
 def _check_pretraining(choices: Choices, how: Method) -> None:

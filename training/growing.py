@@ -63,7 +63,11 @@ def missing_parts(study: Study) -> list[tuple[float, int]]:
 
 def part_of(items: Sequence[Labelled], share: float, seed: int) -> list[Labelled]:
     """Return about a share of the records, by whole patients; a larger share holds the smaller one of the same seed."""
-    groups = sorted({item.group for item in items})
+    # By what the same patients have in every portal.
+    held: dict[str, list[str]] = {}
+    for item in items:
+        held.setdefault(item.group, []).append(item.order)
+    groups = sorted(held, key=lambda group: (sorted(filter(None, held[group])), group))
     random.Random(f"part {seed}").shuffle(groups)
     kept, wanted, count = set(), share * len(items), 0
     sizes: dict[str, int] = {}

@@ -13,7 +13,7 @@ from datasets.recording_time import text_of
 from ecgportal.version import VERSION
 from training.engine.settings import FitSettings
 from training.models import TrainingRun
-from training.targets import Labelled, data_digest
+from training.targets import Labelled, data_digest, division_digest
 
 
 def manifest_of(
@@ -24,6 +24,7 @@ def manifest_of(
 
     return {
         "code_version": VERSION, "data_sha256": data_digest(items), "split_digest": row.split.digest if row.split else None,
+        "division_sha256": division_digest(by_part),
         "datasets": [dataset.name for dataset in row.datasets.order_by("name", "pk")], "selection": row.selection,
         "split": row.split_settings | cut_of(row, by_part), "records": {part: len(rows) for part, rows in by_part.items()},
         "subjects": {part: len({item.group for item in rows}) for part, rows in by_part.items()},

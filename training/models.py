@@ -70,11 +70,19 @@ class Mode(models.TextChoices):
     HEAD_THEN_FULL = "head_then_full", "Fine-tune the head, then all layers"
 
 
+class DrawnBy(models.TextChoices):
+    """What puts a run's records in order before chance draws from them and deals them out."""
+
+    CONTENT = "content", "Their content, the same in every portal"
+    RECORD_ID = "record_id", "Their ids in this portal, as in runs of earlier versions"
+
+
 class TrainingRun(ProjectOwned):
     """One training, from frozen choices to a produced version and its evaluation on the test part.
 
     ``dataset`` is the first of ``datasets``, the only one of most runs. ``selection`` says which of their records take
-    part (``training.selection``), ``split_settings`` how they are divided (``training.splitting``). ``members``: how many
+    part (``training.selection``), ``split_settings`` how they are divided (``training.splitting``), ``drawn_by`` in which
+    order chance meets them. ``members``: how many
     networks are trained, one per seed or held-out fold; together they are the produced version. ``pretraining``: of a run
     without labels, how it learns (``training.choices.Unlabelled``); it gives a trunk and no evaluation, and ``label_map``
     then only says which records a later run will hold back.
@@ -93,6 +101,7 @@ class TrainingRun(ProjectOwned):
     settings = models.JSONField(default=dict)
     selection = models.JSONField(default=dict)
     split_settings = models.JSONField(default=dict)
+    drawn_by = models.CharField(max_length=12, choices=DrawnBy.choices, default=DrawnBy.CONTENT)
     members = models.PositiveSmallIntegerField(default=1)
     repeats = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="repetitions")
     recipe = models.JSONField(default=dict)
@@ -116,6 +125,7 @@ class TrainingRun(ProjectOwned):
         constraints = [
             models.CheckConstraint(condition=models.Q(members__gte=1), name="run_has_member"),
             models.CheckConstraint(condition=models.Q(mode__in=Mode.values), name="run_mode_known"),
+            models.CheckConstraint(condition=models.Q(drawn_by__in=DrawnBy.values), name="run_drawn_by_known"),
             models.CheckConstraint(
                 condition=models.Q(mode="scratch", base_version__isnull=True)
                 | (~models.Q(mode="scratch") & models.Q(base_version__isnull=False)),

@@ -112,7 +112,7 @@ def trial_take(*, actor: Any, run: TrainingRun, number: int) -> TrainingRun:
         actor=actor, project=run.project, datasets=list(run.datasets.order_by("pk")), label_map=run.label_map, classes=run.classes,
         task=run.task, target=run.target, architecture=None if is_tuned else start, base_version=base if is_tuned else None,
         mode=mode if is_tuned else None, settings=settings, selection=run.selection, split=run.split_settings,
-        recipe=None if is_tuned else run.recipe, name=f"{run.name}, trial {number}"[:120],
+        recipe=None if is_tuned else run.recipe, name=f"{run.name}, trial {number}"[:120], drawn_by=run.drawn_by,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def run_again(*, actor: Any, run: TrainingRun) -> TrainingRun:
         task=run.task, target=run.target, architecture=None if run.base_version else run.architecture, base_version=run.base_version,
         mode=run.mode if run.base_version else None, settings={k: v for k, v in run.settings.items() if k != "mode"},
         selection=run.selection, split=run.split_settings, recipe=None if run.base_version else run.recipe, name=run.name, repeats=run,
-        pretraining=run.pretraining or None,
+        pretraining=run.pretraining or None, drawn_by=run.drawn_by,
     )  # fmt: skip
 
 

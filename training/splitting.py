@@ -158,6 +158,7 @@ def entries_of(items: Sequence[Labelled]) -> list[SplitItem]:
             twins.get(str(item.record)),
             item.site or None,
             item.recorded_at,
+            item.order or None,
         )
         for item in items
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from datasets.ecg import SourceLabel
+from datasets.file_names import holds_pseudonym
 from datasets.labels.maps import apply_map
 from datasets.models import LabelMap, Record, RecordLabel
 from datasets.recording_time import shifted
@@ -31,7 +32,8 @@ class Labelled:
     group: the subject's key, or the record's own id without one. The same key in two datasets of a project is taken for
     the same person. recorded_at: on one line of time for all records of a run. age in years, sex F or M, empty where unknown.
     content: digest of the original; label: as the problem encodes it, None where nothing is known of a record that is learned
-    from without labels.
+    from without labels. order: what the same file has in every portal, by which it comes among others when chance draws; empty
+    in runs that go by the records' ids (``training.models.DrawnBy``).
     """
 
     record: uuid.UUID
@@ -47,6 +49,7 @@ class Labelled:
     age: float | None = None
     sex: str = ""
     recorded_at: datetime | None = None
+    order: str = ""
 
 
 def labels_of(records: QuerySet[Record]) -> dict[uuid.UUID, list[SourceLabel]]:
@@ -98,10 +101,25 @@ def labelled_records(
         time = on_one_line(at, is_shifted)
         found.append(
             Labelled(
-                pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site, age, sex, time
+                pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site, age, sex, time,
+                _order_of(key, content, fingerprint),
             )
-        )
+        )  # fmt: skip
     return found
+
+
+def _order_of(key: str, content: str, fingerprint: str) -> str:
+    """Return what the same record has in every portal.
+
+    The digest of its content covers its key inside a file of several; where the project hides that key, only the signal is
+    the same everywhere. Records that came without a file are told apart by their signals, too.
+    """
+    return fingerprint if fingerprint and holds_pseudonym(key) else f"{content} {fingerprint}"
+
+
+def drawn_alike(items: Iterable[Labelled]) -> list[Labelled]:
+    """Return the records in an order that the same files and labels have in every portal."""
+    return sorted(items, key=lambda item: (item.order, sorted(item.classes), item.key, item.record))
 
 
 def _time_line(records: QuerySet[Record]) -> Callable[[datetime | None, bool], datetime | None]:
@@ -111,6 +129,15 @@ def _time_line(records: QuerySet[Record]) -> Callable[[datetime | None, bool], d
         return lambda at, is_shifted: at
     key = pseudonym_key(Project.objects.get(pk=timed.values_list("dataset__project", flat=True)[0]))
     return lambda at, is_shifted: at if at is None or is_shifted else shifted(at, key)
+
+
+def division_digest(by_part: Mapping[str, Iterable[Labelled]]) -> str:
+    """Return the SHA-256 over what the records have in every portal and their parts, whatever their order; empty for runs that
+    are drawn by ids."""
+    lines = sorted(f"{item.order}\t{part}" for part, items in by_part.items() for item in items)
+    if not all(item.order for items in by_part.values() for item in items):
+        return ""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def data_digest(items: Iterable[Labelled]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -63,6 +64,68 @@ def test_the_order_of_the_records_does_not_matter(entries, seed, shuffler: rando
     shuffler.shuffle(shuffled)
     second = split(shuffled, seed=seed)
     assert first == second and first.digest == split_digest(second.parts)
+
+
+ordered = st.lists(
+    st.tuples(
+        st.none() | st.integers(0, 20), labels, st.none() | st.integers(0, 8), st.integers(0, 40), st.sampled_from("XYZ"),
+        st.none() | st.integers(0, 9),
+    ),
+    min_size=12, max_size=60,
+).map(
+    lambda rows: [
+        SplitItem(
+            f"r{i}", None if g is None else f"p{g}", own, same_signal=None if s is None else f"s{s}", site=site, order=f"{o:03d}",
+            recorded_at=None if day is None else datetime(2001, 1, 1, tzinfo=UTC) + timedelta(days=day),
+        )
+        for i, (g, own, s, o, site, day) in enumerate(rows)
+    ]
+)  # fmt: skip
+
+
+def _elsewhere(entries, rng: random.Random):
+    """Return the same records as another portal has them: other ids and pseudonyms, another order."""
+    numbers = list(range(3 * len(entries)))
+    rng.shuffle(numbers)
+    names: dict[tuple[str, str], str] = defaultdict(lambda: f"{numbers.pop():04d}")
+    moved = [
+        replace(
+            item, key=names["key", item.key], group=item.group and names["group", item.group],
+            same_signal=item.same_signal and names["signal", item.same_signal],
+        )
+        for item in entries
+    ]  # fmt: skip
+    rng.shuffle(moved)
+    return moved
+
+
+@settings(max_examples=60, deadline=None)
+@given(ordered, st.integers(0, 5), st.randoms(use_true_random=False))
+def test_other_ids_and_another_order_change_no_division(entries, seed, rng: random.Random):
+    ways = [
+        lambda own: [split(own, seed=seed)],
+        lambda own: [split(own, k_folds=4, seed=seed)],
+        lambda own: cross_validation(own, 3, seed=seed),
+        lambda own: [split_by_site(own, ["X"], seed=seed)],
+        lambda own: [split_by_time(own, share=0.3, seed=seed)],
+    ]
+    elsewhere = _elsewhere(entries, rng)
+    for way in ways:
+        found = []
+        for own in (entries, elsewhere):
+            of = {item.key: item.order for item in own}
+            try:
+                found.append([sorted((of[key], part) for key, part in one.parts.items()) for one in way(own)])
+            except InvalidInput as error:
+                found.append(error.code)
+        assert found[0] == found[1]
+
+
+def test_records_of_equal_order_stay_together_and_without_one_the_key_decides():
+    same = [SplitItem(f"{i}", f"p{i}", frozenset("A"), order="one") for i in range(3)]
+    rest = [SplitItem(f"x{i}", None, frozenset("A")) for i in range(20)]
+    assert [len(members) for members in merged_groups(same + rest)] == [3] + [1] * 20
+    assert [members[0].key for members in merged_groups(rest)] == sorted(item.key for item in rest)
 
 
 def test_chains_of_patients_and_signals_stay_together():
