@@ -17,9 +17,10 @@ from training.targets import Labelled, data_digest, division_digest
 
 
 def manifest_of(
-    row: TrainingRun, recipe: Recipe, items: Sequence[Labelled], by_part: Mapping[str, Sequence[Labelled]], settings: FitSettings
+    row: TrainingRun, recipe: Recipe, items: Sequence[Labelled], by_part: Mapping[str, Sequence[Labelled]], settings: FitSettings,
+    device: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the part of a manifest that does not depend on how the training went."""
+    """Return the part of a manifest that does not depend on how the training went. device: what it computed on."""
     from training.engine.manifest import environment
 
     return {
@@ -31,7 +32,7 @@ def manifest_of(
         **on_two_sides(by_part), "task": row.task, "outputs": row.classes,
         "label_map": str(row.label_map) if row.label_map else None, "architecture": row.architecture,
         "base": row.base_version.sha256 if row.base_version else None, "recipe_digest": recipe.digest,
-        "settings": settings.to_dict(), "statistics": statistics_of(by_part, row.classes, row.task), "environment": environment(),
+        "settings": settings.to_dict(), "statistics": statistics_of(by_part, row.classes, row.task), "environment": environment(device),
     }  # fmt: skip
 
 

@@ -83,7 +83,9 @@ def run(context: JobContext) -> dict[str, Any]:
         raise
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
-    row.manifest = manifest_of(row, data.recipe, data.items, by_part, settings) | _how_it_went(row, result)
+    row.manifest = manifest_of(row, data.recipe, data.items, by_part, settings, result.device) | _how_it_went(
+        row, result
+    )
     row.best_epoch = len(result.history)
     row.save(update_fields=["best_epoch", "manifest"])
     add_warnings(row, list(result.notes))

@@ -307,7 +307,7 @@ def _note_outcome(
     first = members[0].result
     row.best_epoch, row.learning_rate, row.lr_finder = first.best_epoch, first.learning_rate, first.lr_finder or {}
     add_warnings(row, [note for member in members for note in member.result.notes])
-    row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings) | {
+    row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings, first.device) | {
         "networks": len(members) * first.members, "processes": first.processes, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
         "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs, **({} if trial is None else {"trial": trial}),
     }  # fmt: skip

@@ -47,6 +47,27 @@ def test_every_way_to_divide_is_proven_in_the_manifest(ward, split):
     assert (manifest["subjects_on_two_sides"], manifest["signals_on_two_sides"]) == (0, 0)
 
 
+@pytest.mark.parametrize("task", ["multilabel", "pretraining"])
+def test_the_manifest_and_the_kept_speed_name_the_device_that_trained(ward, monkeypatch, task):
+    """A device that needs no hardware stands for an accelerator."""
+    from training import running
+    from training.engine import launch
+    from training.models import Speed
+
+    fit_network, together = running.fit_network, launch.together
+
+    def elsewhere(*args, **options):
+        module, result = fit_network(*args, **options)
+        return module, replace(result, device="meta")
+
+    monkeypatch.setattr(running, "fit_network", elsewhere)
+    monkeypatch.setattr(launch, "together", lambda *args, **options: replace(together(*args, **options), device="meta"))
+    unlabelled = {"label_map": None} if task == "pretraining" else {}
+    run = ward.train(task=task, settings={**FAST, "members": 1}, **unlabelled)
+    assert run.manifest["environment"]["device"] == "meta"
+    assert {row.device for row in Speed.objects.all()} == (set() if task == "pretraining" else {"meta"})
+
+
 def test_the_command_learns_without_labels_and_finds_a_rate(ward, monkeypatch):
     import io
     import json

@@ -399,7 +399,7 @@ class _Run:
             thresholds=thresholds, stopped_reason=reason, learning_rate=self.rate, monitor=self.monitor_name,
             weights_hash=weights_hash(state), validation_outputs=self.best_outputs, lr_finder=self.finder,
             resumed_epoch=self.resumed_epoch, notes=tuple(dict.fromkeys(self.notes)), members=len(self.members),
-            cross_fitted=data.crossed, processes=self.team.size,
+            cross_fitted=data.crossed, processes=self.team.size, device=str(self.device),
         )  # fmt: skip
 
     # Small things

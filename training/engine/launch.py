@@ -15,6 +15,7 @@ from torch import nn
 from ecgportal.errors import TrainingFailed
 from training.engine.callbacks import Callback, Callbacks
 from training.engine.crew import Crew, ProcessLost, StoppedWithin, Work
+from training.engine.device import resolve_device
 from training.engine.fit import FitResult, fit
 from training.engine.outcome import load_result
 from training.engine.parcel import CannotBeSent, Make, Parcel
@@ -76,7 +77,8 @@ def together(
         # What was stored is taken up here and given back without another step.
         here = options | kept | {"resume": True, "device": "cpu"}
         with one_thread():
-            return function(module, *args, callbacks=[_NoFurther(str(stop))], **here)
+            given = function(module, *args, callbacks=[_NoFurther(str(stop))], **here)
+        return replace(given, device=str(resolve_device(options.get("device", "auto"))))
     except CannotBeSent as error:
         sentence = f"This network could not go to {count} processes ({error}); one process trained it."
         told.on_note(sentence)

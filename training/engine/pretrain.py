@@ -56,7 +56,7 @@ class PretrainResult:
         and of contrastive learning ``accuracy`` (how often the right window was the likeliest) and ``chance`` (what
         guessing gives), of masked ``explained`` (the share of hidden signal that is told; predicting the mean gives 0).
     stopped_reason: ``finished``, ``cancelled`` or ``interrupted``. notes: sentences for the user. processes: how many learned
-        together.
+        together. device: what they computed on.
     """
 
     state: State
@@ -66,6 +66,7 @@ class PretrainResult:
     resumed_epoch: int = 0
     notes: tuple[str, ...] = field(default=())
     processes: int = 1
+    device: str = "cpu"
 
 
 def pretrain(
@@ -191,6 +192,7 @@ class _Pretraining:
             self.resumed_epoch,
             tuple(self.notes),
             self.team.size,
+            str(self.device),
         )
 
     def _epoch(self, epoch: int) -> None:

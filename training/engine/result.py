@@ -24,7 +24,7 @@ class FitResult:
     validation_outputs: raw outputs of the best weights on validation, ``(records, outputs)``, in target units; when
         cross-fitted on the records of training and then of validation, each by the member that has not learned from it.
     members: how many networks were trained (an ensemble's). cross_fitted: whether each had validation records of its own.
-    processes: how many processes trained together.
+    processes: how many processes trained together. device: what they computed on.
     notes: sentences about what the run did or met that the user should know.
     """
 
@@ -43,4 +43,5 @@ class FitResult:
     notes: tuple[str, ...] = field(default=())
     members: int = 1
     processes: int = 1
+    device: str = "cpu"
     cross_fitted: bool = False
