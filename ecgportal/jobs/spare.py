@@ -4,15 +4,13 @@ Most of the time between a click and a training's first batch goes into loading 
 queue ``train`` therefore keeps one spare while it has nothing to do: ``manage.py run_job --spare``, a fresh interpreter
 in a session of its own. The spare's standard input is one end of a pair of sockets whose other end its worker holds.
 The spare writes ``ready`` when it has loaded all, then reads one line, ``<job id> <attempt>``, and is from then on the
-process of that job, which its command line names then, too; it ends when its worker does. It holds no database connection
-while it waits, and is not used when code or settings have changed since it was started. Where a process cannot change its
-command line none is kept.
+process of that job; it ends when its worker does. It holds no database connection while it waits, and is not used when
+code or settings have changed since it was started.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import logging
 import os
@@ -40,8 +38,6 @@ PAUSE_S = 1.0
 #: Less memory than this must stay free beside a spare.
 _FREE_BYTES = 1 << 30
 _LONGEST_LINE = 200
-#: Stands in the command line where the id of the job will.
-_NO_JOB = str(uuid.UUID(int=0))
 _PACKAGES = ("ecgportal", "datasets", "modelhub", "training", "viz")
 _NICENESS = 10
 
@@ -61,7 +57,7 @@ class Spare:
         self.stamp = code_stamp()
         self._line, theirs = socket.socketpair()
         self._line.setblocking(False)
-        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", _NO_JOB, "--spare"]
+        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", "--spare"]
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=theirs, start_new_session=True, cwd=settings.BASE_DIR, env=dict(os.environ)
@@ -153,12 +149,7 @@ keeper = Keeper()
 
 
 def wait_for_job() -> tuple[uuid.UUID, int] | None:
-    """Load what jobs of the queue need, wait, and return the job that the worker hands over; None when it is gone, or when
-    this process could not be found by the job's id."""
-    place = _place_in_command_line(_NO_JOB.encode())
-    if place is None:
-        logger.info("no process is kept ready: its command line could not name the job")
-        return None
+    """Load what jobs of the queue need, wait, and return the job that the worker hands over; None when it is gone."""
     _warm_up()
     connections.close_all()
     try:
@@ -174,24 +165,7 @@ def wait_for_job() -> tuple[uuid.UUID, int] | None:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     job_id, attempt = line.split()
-    ctypes.memmove(place, job_id, len(_NO_JOB))
     return uuid.UUID(job_id.decode()), int(attempt)
-
-
-def _place_in_command_line(word: bytes) -> int | None:
-    """Return the address of an argument of this process, as the system shows its command line; None when it is not found.
-
-    What is written there shows at once (https://man7.org/linux/man-pages/man5/proc_pid_cmdline.5.html).
-    """
-    try:
-        # The arguments lie behind the program's name, which the C library points to (man program_invocation_name).
-        start = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "program_invocation_name").value
-        shown = Path("/proc/self/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return None
-    if start is None or word not in shown or ctypes.string_at(start, len(shown)) != shown:
-        return None
-    return start + shown.index(word)
 
 
 def _warm_up() -> None:
