@@ -21,6 +21,7 @@ class Report(Callback):
         self._written = 0.0
 
     def on_start(self, info: Mapping[str, Any]) -> None:
+        self.context.report(self.span[0], "Starting to train")
         if info.get("learning_rate"):
             TrainingRun.objects.filter(pk=self.run.pk).update(learning_rate=info["learning_rate"])
 
@@ -50,6 +51,10 @@ class Report(Callback):
 
     def on_note(self, sentence: str) -> None:
         add_warnings(self.run, [sentence])
+
+    def on_wait(self, sentence: str) -> None:
+        # What is over when the run has begun is no warning about it.
+        self.context.report(self.span[0], sentence)
 
     def should_stop(self) -> bool | str:
         return self.context.stop_reason() or False

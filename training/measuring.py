@@ -24,6 +24,18 @@ _MOST_FOREIGN = 10
 
 def run(context: JobContext) -> dict[str, Any]:
     """Probe each network, and each foreign one of the project, for a moment and store its speed and memory."""
+    from training.engine.device import held, resolve_device
+
+    def waiting(first: bool) -> None:
+        context.progress(
+            0.0, "A training has this machine's accelerator; measuring beside it would be wrong, so it waits."
+        )
+
+    with held(resolve_device("auto"), waiting):
+        return _measure_all(context)
+
+
+def _measure_all(context: JobContext) -> dict[str, Any]:
     from modelhub import loading
     from modelhub.architectures.registry import build
 

@@ -5,14 +5,18 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ecgportal.errors import JobCancelled, TrainingFailed
 from tests.training.test_fit import Recorder, run
+from training import measuring
 from training.engine import device as device_module
+from training.engine.callbacks import Callbacks
 from training.engine.device import held, resolve_device
+from training.live import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 # A device that needs no hardware and is not the processor.
@@ -60,6 +64,24 @@ def test_who_waits_can_be_cancelled_and_is_told_why_it_waits(other_run, monkeypa
     with pytest.raises(JobCancelled, match="waited for the accelerator"):
         run(callbacks=[recorder])
     assert time.monotonic() - begun < 5 and "waits until it has ended" in recorder.notes[0]
+
+
+def test_a_wait_for_the_accelerator_is_the_progress_of_the_run_and_no_warning_about_it():
+    told = []
+    context = SimpleNamespace(report=lambda share, message: told.append((share, message)), stop_reason=lambda: None)
+    row = SimpleNamespace(pk=None, warnings=[])
+    Callbacks([Report(context, row, (0.05, 0.95))]).wait_for_accelerator(True)
+    assert [share for share, _ in told] == [0.05] and "waits until it has ended" in told[0][1] and row.warnings == []
+
+
+def test_measuring_the_machine_waits_for_the_accelerator(other_run, monkeypatch):
+    monkeypatch.setattr(device_module, "resolve_device", lambda name: ELSEWHERE)
+
+    def progress(share, message):
+        raise JobCancelled(message)
+
+    with pytest.raises(JobCancelled, match="so it waits"):
+        measuring.run(SimpleNamespace(progress=progress))
 
 
 def test_processors_are_shared_and_unknown_devices_refused(other_run):

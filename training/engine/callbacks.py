@@ -46,6 +46,10 @@ class Callback:
     def on_note(self, sentence: str) -> None:
         """Called when the run did something the user should know, such as taking smaller batches."""
 
+    def on_wait(self, sentence: str) -> None:
+        """Called when the run begins to wait for something that others have; a note where this is not overridden."""
+        self.on_note(sentence)
+
     def on_end(self) -> None:
         """Called last, whatever happened."""
 
@@ -76,6 +80,10 @@ class Callbacks(Callback):
         for member in self.members:
             member.on_note(sentence)
 
+    def on_wait(self, sentence: str) -> None:
+        for member in self.members:
+            member.on_wait(sentence)
+
     def on_end(self) -> None:
         for member in self.members:
             member.on_end()
@@ -90,7 +98,7 @@ class Callbacks(Callback):
     def wait_for_accelerator(self, first: bool) -> None:
         """Say, the ``first`` time, that another run has the accelerator; raise JobCancelled when asked to stop meanwhile."""
         if first:
-            self.on_note("Another training has this machine's accelerator; this one waits until it has ended.")
+            self.on_wait("Another training has this machine's accelerator; this one waits until it has ended.")
         answer = self.should_stop()
         if answer:
             raise JobCancelled(

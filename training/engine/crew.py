@@ -35,7 +35,7 @@ from training.engine.team import TIMEOUT, Team, joined
 #: So long a team that is asked to stop may take to the end of its batch, where what it has done so far is stored.
 GRACE_S = 2.0
 _ERRORS: dict[str, type[PortalError]] = {e.__name__: e for e in (InvalidInput, JobCancelled, TrainingFailed)}
-_TELLS = frozenset({"on_start", "on_batch", "on_epoch_end", "on_note"})
+_TELLS = frozenset({"on_start", "on_batch", "on_epoch_end", "on_note", "on_wait"})
 _ERROR, _NOT_SENT, _DONE = "error", "not_sent", "done"
 _LONGEST_REASON = 64
 
@@ -225,6 +225,9 @@ class _Teller(Callback):
 
     def on_note(self, sentence: str) -> None:
         _send(self.pipe, "on_note", sentence)
+
+    def on_wait(self, sentence: str) -> None:
+        _send(self.pipe, "on_wait", sentence)
 
     def should_stop(self) -> bool | str:
         return self.answer.value.decode() or False
