@@ -22,11 +22,10 @@ from datasets.api_annotations import MarkedByHand
 from datasets.api_ingests import options_in, started
 from datasets.api_insight import NEEDS as INSIGHT_NEEDS
 from datasets.api_insight import WithInsight
-from datasets.api_removing import WithTwins
+from datasets.api_removing import PagesByIndex, WithTwins
 from datasets.models import Dataset, LabelMap, Record
 from datasets.record_filters import FILTERS
 from datasets.recording_time import text_of
-from ecgportal.api.pagination import Pages
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, NotFound
@@ -239,14 +238,10 @@ _SIGNAL_PARAMETERS = [
 ]  # fmt: skip
 
 
-class RecordPages(Pages):
-    django_paginator_class = selectors.RecordPaginator
-
-
 class RecordViewSet(MarkedByHand, mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     queryset = Record.objects.select_related("subject", "dataset__project").prefetch_related("labels")
     serializer_class = RecordSerializer
-    pagination_class = RecordPages
+    pagination_class = PagesByIndex
     filterset_class = RecordFilters
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "destroy": Action.DATA_DELETE, "signal": Action.DATA_VIEW, "measurements": Action.DATA_VIEW,

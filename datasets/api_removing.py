@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Count
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers
@@ -12,11 +11,16 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from datasets import removing, selectors
-from datasets.models import Subject
+from datasets import removing, selectors, twins
+from datasets.models import Record, Subject
+from ecgportal.api.pagination import Pages
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
+
+
+class PagesByIndex(Pages):
+    django_paginator_class = selectors.IndexPaginator
 
 
 class TwinsSerializer(serializers.Serializer):
@@ -34,12 +38,13 @@ class WithTwins:
     def duplicates(self, request: Request, pk: str) -> Response:
         """Groups of records that hold the same signal under several keys; ``kept`` where somebody decided to keep one."""
         dataset = self.get_object()  # type: ignore[attr-defined]
-        page = self.paginate_queryset(selectors.same_signal_clusters(dataset))  # type: ignore[attr-defined]
-        kept = selectors.kept_twins(dataset)
-        rows = [
-            {"records": [{"id": r, "key": key, "subject": subject, "kept": r in kept} for r, key, subject in cluster.records]}
-            for cluster in page
-        ]  # fmt: skip
+        page = self.paginate_queryset(twins.groups(dataset))  # type: ignore[attr-defined]
+        held = Record.objects.filter(pk__in=[pk for group in page for pk in group.records])
+        told = {
+            pk: {"id": pk, "key": key, "subject": subject, "kept": kept}
+            for pk, key, subject, kept in held.values_list("pk", "key", "subject__key", "is_kept_twin")
+        }
+        rows = [{"records": [told[pk] for pk in group.records if pk in told]} for group in page]
         return self.get_paginated_response(rows)  # type: ignore[attr-defined]
 
     @extend_schema(request=TwinsSerializer, responses=OpenApiTypes.OBJECT)
@@ -66,10 +71,9 @@ class SubjectSerializer(serializers.ModelSerializer):
 class SubjectViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     """The persons of datasets, by pseudonym."""
 
-    queryset = (
-        Subject.objects.select_related("dataset__project").annotate(record_count=Count("records")).order_by("key", "id")
-    )
+    queryset = selectors.with_record_counts(Subject.objects.select_related("dataset__project")).order_by("key", "id")
     serializer_class = SubjectSerializer
+    pagination_class = PagesByIndex
     filterset_fields = ["dataset", "key"]
     needs = {"list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "destroy": Action.DATA_DELETE}
 

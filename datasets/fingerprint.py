@@ -9,7 +9,6 @@ share at least one of ten buckets of 24 signs, which a database finds by equalit
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 
@@ -78,34 +77,66 @@ def similar(first: str, second: str) -> bool:
     return distance(first, second) <= MOST_DIFFERENT
 
 
+def clusters(signs: np.ndarray) -> np.ndarray:
+    """Return the number of each fingerprint's cluster, int ``(n,)``: similar ones have the same, also in chains.
+
+    signs: packed as in a fingerprint's digits, uint8 ``(n, 32)``. Only those that share a bucket are compared.
+    """
+    words, place = _distinct(np.ascontiguousarray(signs, dtype=np.uint8))
+    packed = words.view(np.uint8)
+    cluster = np.arange(len(words))
+    for bucket in range(BUCKETS):
+        high, middle, low = packed[:, 3 * bucket : 3 * bucket + 3].astype(np.uint32).T
+        value = high << 16 | middle << 8 | low
+        order = np.argsort(value, kind="stable")
+        value = value[order]
+        # Neighbours first, then those that lie two apart, and so on for as long as they are in one bucket.
+        step, here = 1, np.flatnonzero(value[1:] == value[:-1])
+        while len(here):
+            one, two = order[here], order[here + step]
+            apart = np.flatnonzero(cluster[one] != cluster[two])
+            one, two = one[apart], two[apart]
+            alike = np.bitwise_count(words[one] ^ words[two]).sum(axis=1, dtype=np.int64) <= MOST_DIFFERENT
+            if alike.any():
+                cluster = _joined(cluster, one[alike], two[alike])
+            step += 1
+            here = here[here + step < len(value)]
+            here = here[value[here] == value[here + step]]
+    return cluster[place]
+
+
+def _distinct(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different rows as uint64 ``(m, 4)`` and where among them each row is: of a signal that is there a thousand
+    times one is compared with the others."""
+    words = signs.view(np.uint64)
+    order = np.lexsort(words.T)
+    ordered = words[order]
+    is_new = np.ones(len(words), bool)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    place = np.empty(len(words), np.int64)
+    place[order] = np.cumsum(is_new) - 1
+    return ordered[is_new], place
+
+
+def _joined(cluster: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Return the clusters after those of each ``one`` and ``two`` became one."""
+    # Processes that read files never come here.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = coo_array((np.ones(len(one), bool), (cluster[one], cluster[two])), shape=(len(cluster), len(cluster)))
+    return connected_components(edges, directed=False)[1][cluster]
+
+
 def same_signal(codes: Mapping[str, str | None]) -> dict[str, str]:
     """Return, for every key whose signal occurs under another key too, the name of their cluster.
 
     The name is the cluster's smallest key. Keys without a fingerprint are never in a cluster.
     """
-    holders: dict[str, list[str]] = defaultdict(list)
-    first_of: dict[str, str] = {}
-    cluster: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while cluster.get(key, key) != key:
-            key = cluster[key]
-        return key
-
-    for key in sorted(codes):
-        code = codes[key]
-        if code is None:
-            continue
-        if (first := first_of.setdefault(code, key)) != key:
-            # Of a signal that is there a thousand times one is compared with the others.
-            cluster[key] = root(first)
-            cluster.setdefault(root(first), root(first))
-            continue
-        for bucket in buckets(code):
-            for other in holders[bucket]:
-                ours, theirs = root(key), root(other)
-                if ours != theirs and similar(code, codes[other] or ""):
-                    cluster[max(ours, theirs)] = min(ours, theirs)
-                    cluster.setdefault(min(ours, theirs), min(ours, theirs))
-            holders[bucket].append(key)
-    return {key: root(key) for key in sorted(cluster)}
+    keys = sorted(key for key, code in codes.items() if code is not None)
+    signs = np.frombuffer(bytes.fromhex("".join(codes[key] or "" for key in keys)), np.uint8).reshape(-1, BITS // 8)
+    numbers = clusters(signs)
+    sizes = np.bincount(numbers, minlength=1)
+    names: dict[int, str] = {}
+    found = np.flatnonzero(sizes[numbers] > 1)
+    return {keys[row]: names.setdefault(int(numbers[row]), keys[row]) for row in found}

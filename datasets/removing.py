@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Q, TextField, Value
 from django.db.models.functions import Cast, Concat
 
-from datasets import labelling, selectors, signals
+from datasets import labelling, signals, twins
 from datasets.models import Dataset, Ingest, IngestItem, LabelImport, OriginalFile, Record, Subject
 from datasets.preparing import forget
 from datasets.uses import runs_using
@@ -42,6 +42,7 @@ def records_delete(records: Sequence[Record], write: Any) -> list[str]:
         with transaction.atomic():
             made = signals.cut_out(records)
             Record.objects.filter(pk__in=ids).delete()
+            twins.drop(ids)
             Subject.objects.filter(pk__in=subjects, records__isnull=True).delete()
             storage.release_blobs(digests)
             write(runs)
@@ -114,11 +115,10 @@ def twins_decide(*, actor: Any, dataset: Dataset, drop: Iterable[Any] = (), keep
             "The decision cannot be used.",
             fields={"drop": f"Name each record once, at most {MAX_DECIDED} in one call."},
         )
-    clusters = [{row[0] for row in found.records} for found in selectors.same_signal_clusters(dataset)]
-    for cluster in clusters:
-        if cluster <= dropped:
-            raise InvalidInput("Every record of one signal would be dropped.", fields={"drop": "Keep one of each."})
-    if strange := (dropped | kept) - set().union(*clusters):
+    groups = [set(group.records) for group in twins.holding(dataset, dropped | kept)]
+    if any(group <= dropped for group in groups):
+        raise InvalidInput("Every record of one signal would be dropped.", fields={"drop": "Keep one of each."})
+    if strange := (dropped | kept) - set().union(*groups):
         raise InvalidInput(
             f"{len(strange)} of the records hold no signal that another one holds, too.",
             fields={"drop": "Name records of the list of duplicates."},
@@ -127,6 +127,7 @@ def twins_decide(*, actor: Any, dataset: Dataset, drop: Iterable[Any] = (), keep
 
     def write(runs: list[str]) -> None:
         Record.objects.filter(dataset=dataset, pk__in=kept).update(is_kept_twin=True)
+        twins.settle(dataset, kept)
         audit(
             "dataset.twins_decided", dataset, actor=actor, project=dataset.project,
             changes={"dropped": sorted(r.key for r in records), "kept": len(kept), "training_runs": runs},

@@ -15,7 +15,6 @@ from django.db.models.functions import Cast, Coalesce
 
 from datasets import record_filters, tallies
 from datasets.ecg import SourceLabel
-from datasets.fingerprint import same_signal
 from datasets.labels import builtin
 from datasets.labels.maps import Coverage, LabelMapSpec, assembled, coverage
 from datasets.measure.features import FEATURES
@@ -38,6 +37,14 @@ def with_counts(queryset: QuerySet[Dataset]) -> QuerySet[Dataset]:
         return Coalesce(Subquery(rows), 0)
 
     return queryset.annotate(record_count=count(Record), subject_count=count(Subject))
+
+
+def with_record_counts(queryset: QuerySet[Subject]) -> QuerySet[Subject]:
+    """Add ``record_count``, counted for the rows that are read alone: a join would count those of all persons for each page."""
+    rows = (
+        Record.objects.filter(subject=OuterRef("pk")).order_by().values("subject").annotate(n=Count("pk")).values("n")
+    )
+    return queryset.annotate(record_count=Coalesce(Subquery(rows), 0))
 
 
 # Each code of a record once, however many sources state it. Sorting for count(DISTINCT) takes several times as long.
@@ -253,30 +260,6 @@ class Totals:
         return 60 * self.duration_h
 
 
-@dataclass(frozen=True)
-class SameSignal:
-    """Records that hold one signal under several keys. records: ``(id, key, subject's key or None)`` in key order."""
-
-    records: tuple[tuple[uuid.UUID, str, str | None], ...]
-
-
-def same_signal_clusters(dataset: Dataset) -> list[SameSignal]:
-    """Return the groups of records that hold the same signal, by key. Only records that share a bucket are compared."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "WITH own AS (SELECT id, unnest(fingerprint_buckets) AS bucket FROM datasets_record WHERE dataset_id = %s), "
-            "shared AS (SELECT bucket FROM own GROUP BY bucket HAVING count(*) > 1) "
-            "SELECT DISTINCT r.id, r.key, r.fingerprint, s.key FROM own JOIN shared USING (bucket) "
-            "JOIN datasets_record r ON r.id = own.id LEFT JOIN datasets_subject s ON s.id = r.subject_id",
-            [dataset.pk],
-        )
-        rows = {key: (pk, key, subject, code) for pk, key, code, subject in cursor.fetchall()}
-    clusters: dict[str, list[tuple[uuid.UUID, str, str | None]]] = defaultdict(list)
-    for key, name in same_signal({key: row[3] for key, row in rows.items()}).items():
-        clusters[name].append(rows[key][:3])
-    return [SameSignal(tuple(sorted(found, key=lambda row: row[1]))) for _, found in sorted(clusters.items())]
-
-
 def signals_in_buckets(dataset: Dataset, buckets: Collection[str]) -> list[tuple[str, str]]:
     """Return ``(key, fingerprint)`` of the records that lie in any of these buckets of fingerprints, by key.
 
@@ -291,11 +274,6 @@ def signals_in_buckets(dataset: Dataset, buckets: Collection[str]) -> list[tuple
             [sorted(buckets), dataset.pk],
         )
         return list(cursor.fetchall())
-
-
-def kept_twins(dataset: Dataset) -> set[uuid.UUID]:
-    """Return the records that somebody decided to keep beside others of the same signal."""
-    return set(Record.objects.filter(dataset=dataset, is_kept_twin=True).values_list("pk", flat=True))
 
 
 def totals(dataset: Dataset) -> Totals:
@@ -346,8 +324,8 @@ def open_questions(ingest: Ingest) -> list[tuple[str, str, int]]:
         return cursor.fetchall()
 
 
-class RecordPaginator(Paginator):
-    """Pages of records: the page's ids are found in an index first, then the rows of these ids are read.
+class IndexPaginator(Paginator):
+    """Pages of a long list: the page's ids are found in an index first, then the rows of these ids are read.
 
     Skipping to a page so touches no row of the pages before it.
     """

@@ -78,7 +78,7 @@ class DatasetDetailView(DatasetView):
         records = selectors.filtered(Record.objects.filter(dataset=self.object), form.values)
         records, sort = selectors.sorted_records(records, request.GET.get("sort", "key"))
         rows = records.select_related("subject").prefetch_related("labels")
-        page = paginate(request, rows, paginator=selectors.RecordPaginator)
+        page = paginate(request, rows, paginator=selectors.IndexPaginator)
         shown = list(labels.items())
         kept = request.GET.copy()
         kept.pop("page", None)

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
-from datasets import removing, selectors
+from datasets import removing, twins
 from datasets.models import Record, Subject
 from datasets.uses import runs_using
 from datasets.views import DatasetView
@@ -18,7 +18,7 @@ from ecgportal.errors import PortalError
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 
-_CLUSTERS_A_PAGE = 20
+_GROUPS_A_PAGE = 20
 
 
 class TwinsView(DatasetView):
@@ -34,9 +34,9 @@ class TwinsView(DatasetView):
         """Take the choices: ``choice-<record>`` names the group by its first record; ``all`` or the one record to keep."""
         drop: set[uuid.UUID] = set()
         keep: set[uuid.UUID] = set()
-        for cluster in selectors.same_signal_clusters(self.object):
-            ids = {row[0] for row in cluster.records}
-            choice = request.POST.get(f"choice-{cluster.records[0][0]}", "")
+        for group in twins.holding(self.object, _chosen(request)):
+            ids = set(group.records)
+            choice = request.POST.get(f"choice-{group.records[0]}", "")
             if choice == "all":
                 keep |= ids
             elif choice in {str(pk) for pk in ids}:
@@ -51,16 +51,24 @@ class TwinsView(DatasetView):
         return redirect("datasets:twins", pk=self.object.pk)
 
     def _page(self, problem: str = "", status: int = 200) -> HttpResponse:
-        kept = selectors.kept_twins(self.object)
-        clusters = [[row[0] for row in found.records] for found in selectors.same_signal_clusters(self.object)]
-        undecided = [ids for ids in clusters if not set(ids) <= kept]
-        page = paginate(self.request, undecided, _CLUSTERS_A_PAGE)
-        rows = Record.objects.filter(pk__in=[pk for ids in page for pk in ids])
+        found = twins.groups(self.object)
+        page = paginate(self.request, found.filter(is_decided=False), _GROUPS_A_PAGE)
+        rows = Record.objects.filter(pk__in=[pk for group in page for pk in group.records])
         records = {row.pk: row for row in rows.select_related("subject").prefetch_related("labels")}
-        groups = [[records[pk] for pk in ids if pk in records] for ids in page]
-        return self.page(
-            groups=groups, page_obj=page, decided=len(clusters) - len(undecided), problem=problem, status=status
-        )  # fmt: skip
+        groups = [[records[pk] for pk in group.records if pk in records] for group in page]
+        decided = found.filter(is_decided=True).count()
+        return self.page(groups=groups, page_obj=page, decided=decided, problem=problem, status=status)
+
+
+def _chosen(request: HttpRequest) -> list[uuid.UUID]:
+    """Return the first records of the groups that a form names; what is no id names none."""
+    found = []
+    for name in request.POST:
+        try:
+            found.append(uuid.UUID(name.removeprefix("choice-")))
+        except ValueError:
+            continue
+    return found[:_GROUPS_A_PAGE]
 
 
 class SubjectDeleteView(ProjectView):

@@ -9,6 +9,7 @@ from datasets.models.data import (
     RecordFeatures,
     Sex,
     Subject,
+    TwinGroup,
 )
 from datasets.models.labels import LabelImport, LabelMap, LabelSource, RecordAnnotation, RecordLabel
 from datasets.models.uploads import ArrivingFile, Ingest, IngestItem, IngestPart, Outcome, Stage
@@ -33,4 +34,5 @@ __all__ = [
     "Sex",
     "Stage",
     "Subject",
+    "TwinGroup",
 ]

@@ -223,6 +223,35 @@ class RecordFeatures(models.Model):
         return f"features of {self.record_id}"
 
 
+class TwinGroup(models.Model):
+    """Records of a dataset that hold one signal, in the order of their keys; found once and kept (``datasets.twins``).
+
+    place: of the group among those of its dataset. is_decided: somebody decided to keep all of them. The records are named, not
+    referred to: the groups are found anew before they are read once a record has gone.
+    """
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="twin_groups", db_index=False)
+    place = models.PositiveIntegerField()
+    records = ArrayField(models.UUIDField())
+    is_decided = models.BooleanField()
+
+    project_path = "dataset__project"
+
+    class Meta:
+        ordering = ["place"]
+        indexes = [
+            models.Index(fields=["dataset", "place"], condition=models.Q(is_decided=False), name="twin_group_open"),
+            GinIndex(fields=["records"], name="twin_group_records"),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "place"], name="twin_group_place"),
+            models.CheckConstraint(condition=models.Q(records__len__gt=1), name="twin_group_of_several"),
+        ]
+
+    def __str__(self) -> str:
+        return f"group {self.place} of {self.dataset_id}"
+
+
 class OriginalFile(UUIDModel):
     """The untouched bytes that a record was read from."""
 

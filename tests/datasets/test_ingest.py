@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 
-from datasets import announced, ingest_plan, reading_pool, selectors, signals
+from datasets import announced, ingest_plan, reading_pool, signals, twins
 from datasets import ingest as ingesting
 from datasets.ecg import Record
 from datasets.file_index import FileIndex
@@ -178,8 +178,9 @@ class TestSameSignal:
         assert set(second.items.exclude(code="").values_list("name", "outcome", "code")) == {
             ("two.hea", "accepted", "same_signal"), ("three.hea", "accepted", "same_signal"),
         }  # fmt: skip
-        (cluster,) = selectors.same_signal_clusters(dataset)
-        assert [key for _, key, _ in cluster.records] == ["one", "three", "two"]
+        (group,) = twins.groups(dataset)
+        keys = dict(dataset.records.values_list("pk", "key"))
+        assert [keys[pk] for pk in group.records] == ["one", "three", "two"]
 
     def test_the_database_computes_the_same_buckets(self, dataset):
         upload(dataset, many(1))

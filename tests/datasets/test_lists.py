@@ -29,7 +29,7 @@ def filled():
 def test_pages_are_those_of_the_plain_paginator(filled) -> None:
     dataset, _ = filled
     rows = selectors.filtered(Record.objects.filter(dataset=dataset), {"label": "C04"}).order_by("key", "id")
-    fast, plain = selectors.RecordPaginator(rows, 3), Paginator(rows, 3)
+    fast, plain = selectors.IndexPaginator(rows, 3), Paginator(rows, 3)
     assert fast.count == plain.count > 3
     for number in fast.page_range:
         assert list(fast.page(number)) == list(plain.page(number))

@@ -10,7 +10,8 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, connections
 from django.urls import reverse
 
-from datasets import labelling, preparing, removing, selectors, signals
+from datasets import labelling, preparing, removing, signals
+from datasets import twins as twin_groups
 from datasets.ecg import Record as Signal
 from datasets.identity import pseudonym
 from datasets.models import IngestItem, LabelImport, OriginalFile, Record, RecordLabel, Subject
@@ -175,7 +176,7 @@ def test_training_runs_that_used_the_records_are_named(team, dataset):
 
 def test_nothing_but_twins_can_be_decided_about(dataset):
     rows = TestPerson().take_in(dataset)
-    assert selectors.same_signal_clusters(dataset) == []
+    assert not twin_groups.groups(dataset).exists()
     with pytest.raises(InvalidInput, match="no signal that another one holds"):
         removing.twins_decide(actor=None, dataset=dataset, drop=[rows["keep1"].pk])
 

@@ -34,7 +34,7 @@ def main() -> None:
     with database():
         from django.conf import settings
 
-        from datasets import demo, importing, selectors
+        from datasets import demo, importing, selectors, twins
         from datasets.models import LabelMap
         from ecgportal.jobs.models import JobState
         from tests.factories import make_project, make_user
@@ -60,8 +60,9 @@ def main() -> None:
             )
             print(f"  {', '.join(f'{code} {n}' for code, n in list(selectors.label_counts(dataset).items())[:12])}")
             persons = {row["patient"] for row in rows if row["patient"]}
-            clusters = selectors.same_signal_clusters(dataset)
-            pairs = {tuple(key.rpartition("/")[2].removesuffix("_hr") for _, key, _ in c.records) for c in clusters}
+            keys = dict(dataset.records.values_list("pk", "key"))
+            groups = [[keys[pk] for pk in group.records] for group in twins.groups(dataset)]
+            pairs = {tuple(key.rpartition("/")[2].removesuffix("_hr") for key in group) for group in groups}
             if name == "ptbxl":
                 classes = selectors.class_counts(dataset, superclass)
                 print(f"  superclasses: {classes}")
