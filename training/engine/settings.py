@@ -222,7 +222,7 @@ class FitSettings:
     seed: int = setting(
         0,
         "Seed",
-        "The same seed, data and settings give the same weights on the processor.",
+        "The same seed, data and settings give the same weights on the processor; the same files are divided alike in every portal.",
         minimum=0,
         maximum=2**31 - 1,
     )
