@@ -37,9 +37,11 @@ def marked_processes(run_dir: Path) -> list[psutil.Process]:
     return found
 
 
-def _does_a_job(process: psutil.Process) -> bool:
+def does_a_job(process: psutil.Process) -> bool:
+    """Tell whether a process does a job or is kept ready for one."""
     try:
-        return "run_job" in process.cmdline()
+        # A process kept ready has written its command line anew, in one piece.
+        return "run_job" in " ".join(process.cmdline()).split()
     except psutil.Error:
         return False
 
@@ -76,7 +78,7 @@ def end_processes(
         now = time.monotonic()
         for process in processes:
             with contextlib.suppress(psutil.Error):
-                job = _does_a_job(process)
+                job = does_a_job(process)
                 if process not in asked and (job or _leads(process)):
                     # A worker may start one more job after it was asked to end: each is asked once, when first seen.
                     asked[process] = now

@@ -28,6 +28,7 @@ from ecgportal.jobs import services, spare
 from ecgportal.jobs.context import JobContext, JobInterrupted, LeaseLost
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.jobs.registry import KINDS
+from ecgportal.processes import does_a_job
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _living_process(job: Job) -> psutil.Process | None:
     try:
         process = psutil.Process(job.pid)
         # The system counts from its own start, which it knows to a second when its clock is corrected.
-        same = abs(process.create_time() - job.pid_started) < _CLOCK_S and "run_job" in process.cmdline()
+        same = abs(process.create_time() - job.pid_started) < _CLOCK_S and does_a_job(process)
     except psutil.Error:
         return None
     return process if same else None

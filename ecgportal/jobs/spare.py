@@ -4,8 +4,8 @@ Most of the time between a click and a training's first batch goes into loading 
 queue ``train`` therefore keeps one spare while it has nothing to do: ``manage.py run_job --spare``, a fresh interpreter
 in a session of its own. The spare's standard input is one end of a pair of sockets whose other end its worker holds.
 The spare writes ``ready`` when it has loaded all, then reads one line, ``<job id> <attempt>``, and is from then on the
-process of that job; it ends when its worker does. It holds no database connection while it waits, and is not used when
-code or settings have changed since it was started.
+process of that job, which its command line then names; it ends when its worker does. It holds no database connection while
+it waits, and is not used when code or settings have changed since it was started.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 from django.conf import settings
 from django.db import connections
+from setproctitle import setproctitle
 
 from ecgportal.jobs.registry import KINDS
 
@@ -38,6 +39,10 @@ PAUSE_S = 1.0
 #: Less memory than this must stay free beside a spare.
 _FREE_BYTES = 1 << 30
 _LONGEST_LINE = 200
+#: Keeps the room in the command line in which the id of the job will stand.
+_NO_JOB = str(uuid.UUID(int=0))
+#: Its environment, by which the launcher knows the portal's processes, stays as it is when the command line changes.
+_OWN_ENVIRONMENT = {"SPT_NOENV": "1"}
 _PACKAGES = ("ecgportal", "datasets", "modelhub", "training", "viz")
 _NICENESS = 10
 
@@ -57,10 +62,14 @@ class Spare:
         self.stamp = code_stamp()
         self._line, theirs = socket.socketpair()
         self._line.setblocking(False)
-        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", "--spare"]
+        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "run_job", _NO_JOB, "--spare"]
         with theirs:
             self.process = subprocess.Popen(
-                command, stdin=theirs, start_new_session=True, cwd=settings.BASE_DIR, env=dict(os.environ)
+                command,
+                stdin=theirs,
+                start_new_session=True,
+                cwd=settings.BASE_DIR,
+                env=dict(os.environ) | _OWN_ENVIRONMENT,
             )
         self._said = b""
 
@@ -164,8 +173,10 @@ def wait_for_job() -> tuple[uuid.UUID, int] | None:
         return None
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    job_id, attempt = line.split()
-    return uuid.UUID(job_id.decode()), int(attempt)
+    job_id, attempt = uuid.UUID(line.split()[0].decode()), int(line.split()[1])
+    # An operator finds the process of a job by the job's id, whoever does it.
+    setproctitle(f"{sys.executable} {settings.BASE_DIR / 'manage.py'} run_job {job_id}")
+    return job_id, attempt
 
 
 def _warm_up() -> None:

@@ -48,9 +48,14 @@ def test_a_spare_loads_waits_without_a_connection_and_does_the_job_it_is_given(s
         assert niceness == {os.getpriority(os.PRIO_PROCESS, 0)}
         # Not a job: nobody would look for it, whatever it is called.
         assert not Job.objects.exists()
-        job = services.enqueue("probe_sleep", actor=None, project=factories.make_project(), payload={"seconds": 0})
+        environment = process.environ()
+        job = services.enqueue("probe_sleep", actor=None, project=factories.make_project(), payload={"seconds": 1})
         claimed = services.claim(job.pk, host=runner.home.host_name())
         assert waiting.give(claimed.pk, claimed.attempt)
+        while f"run_job {job.pk}" not in " ".join(process.cmdline()):
+            assert waiting.process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        assert process.environ() == environment, "the launcher finds the process by it"
         assert waiting.process.wait(60) == 0
         job.refresh_from_db()
         assert (job.state, job.pid) == (JobState.SUCCEEDED, process.pid)

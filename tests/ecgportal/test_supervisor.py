@@ -22,6 +22,7 @@ from ecgportal import processes
 from ecgportal.embedded_pg import EmbeddedServer
 from ecgportal.listening import StartError, check_port, health, web_address
 from ecgportal.logfiles import ErrorTail, cap_size
+from ecgportal.processes import does_a_job
 from ecgportal.supervisor import QUEUES, Child, Supervisor, portal_children
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -134,7 +135,7 @@ class Portal:
         return found
 
     def jobs(self):
-        return [process for process in self.find("run_job") if "run_job" in process.cmdline()]
+        return [process for process in self.find("run_job") if does_a_job(process)]
 
     def guardian(self):
         return next(p for p in psutil.Process(self.process.pid).children() if p.cmdline()[:2] == [sys.executable, "-c"])
