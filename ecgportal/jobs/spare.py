@@ -173,10 +173,10 @@ def wait_for_job() -> tuple[uuid.UUID, int] | None:
         return None
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    job_id, attempt = uuid.UUID(line.split()[0].decode()), int(line.split()[1])
+    job_id, attempt = line.decode().split()
     # An operator finds the process of a job by the job's id, whoever does it.
     setproctitle(f"{sys.executable} {settings.BASE_DIR / 'manage.py'} run_job {job_id}")
-    return job_id, attempt
+    return uuid.UUID(job_id), int(attempt)
 
 
 def _warm_up() -> None:

@@ -95,7 +95,10 @@ def test_what_brings_a_signal_or_takes_it_away_is_seen_at_once(dataset) -> None:
 def test_keeping_is_noted_without_finding_the_groups_anew(dataset) -> None:
     ids = signed(dataset, a=SIGNS, b=NEAR, c="5a" * 32, d="5a" * 32)
     assert keys(dataset) == [["a", "b"], ["c", "d"]]
-    decide = lambda *kept: removing.twins_decide(actor=None, dataset=dataset, keep=[ids[key] for key in kept])  # noqa: E731
+
+    def decide(*kept):
+        return removing.twins_decide(actor=None, dataset=dataset, keep=[ids[key] for key in kept])
+
     decide("a")
     assert list(twins.groups(dataset).values_list("is_decided", flat=True)) == [False, False]
     decide("b")

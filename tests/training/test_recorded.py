@@ -99,3 +99,21 @@ def test_the_second_epoch_of_the_last_stage_decides_whether_to_compile(settings,
         asked.clear()
     run()
     assert asked == told
+
+
+@pytest.mark.parametrize(("piece", "sizes"), [(16, [13, 14]), (5, [4, 5])])
+def test_what_is_compiled_is_for_the_pieces_that_fit_the_memory(piece, sizes, monkeypatch):
+    found = []
+
+    def compiled(run, epoch):
+        (member,) = run.members
+        member.stepper.piece = piece
+        member.compile()
+
+    monkeypatch.setattr(engine._Run, "_compile", compiled)
+    monkeypatch.setattr(Stepper, "compile", lambda self, *batches: found.extend(len(x) for x, _, _ in batches))
+    train, t, validation, v = tiny_parts()
+    engine.fit(
+        TinyNet(), train, t, validation, v, get_problem("multilabel"), tiny_settings(epochs=3), fs_hz=FS_HZ
+    )  # fmt: skip
+    assert sorted(found) == sizes

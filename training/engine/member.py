@@ -120,7 +120,8 @@ class Member:
 
     def compile(self) -> str:
         """Have the network compiled for its batches; return why that could not be done, "" when it was."""
-        by_size = {len(rows): rows for rows in self.orders(1)}
+        piece = self.stepper.piece
+        by_size = {len(part): part for rows in self.orders(1) for part in np.array_split(rows, -(-len(rows) // piece))}
         signals = self.feed.batches(list(by_size.values()))
         return self.stepper.compile(*(
             (x, moved(self.targets[rows], self.feed.device), self.feed.beside(rows))
