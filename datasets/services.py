@@ -11,7 +11,7 @@ from django.db.models import ProtectedError, Q
 
 from datasets import tallies
 from datasets.formats.base import MAX_FILE_BYTES
-from datasets.models import Dataset, Ingest, LabelMap, OriginalFile, Subject
+from datasets.models import Dataset, Ingest, LabelMap, OriginalFile
 from ecgportal import storage
 from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
@@ -197,8 +197,3 @@ def label_map_create(
     label_map.save(force_insert=True)
     audit("label_map.created", label_map, actor=actor, project=project)
     return label_map
-
-
-def subject_for(dataset: Dataset, key: str) -> Subject:
-    subject, _ = Subject.objects.get_or_create(dataset=dataset, key=key[:120])
-    return subject

@@ -20,6 +20,7 @@ from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import OPEN, Job
 from ecgportal.jobs.services import enqueue
 from modelhub import loading
+from modelhub.answering import persons_of
 from modelhub.contract import ModelContract
 from modelhub.models import Prediction
 from modelhub.runtime.saliency import METHOD, occlusion
@@ -85,7 +86,10 @@ def run(context: JobContext) -> dict[str, Any]:
     first_s = start_s(recipe, source)
     prepared = recipe.apply(source)
     predictor = loading.predictor(row.run.version)
-    found = occlusion(predictor.predict, prepared.signal, mask=prepared.mask, progress=context.progress)
+    person = persons_of([row.record], contract)
+    found = occlusion(
+        lambda batch: predictor.predict(batch, person), prepared.signal, mask=prepared.mask, progress=context.progress
+    )
     order = sorted(
         range(len(contract.classes)), key=lambda k: (contract.classes[k] not in row.predicted, -found.base[k])
     )

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,15 +23,13 @@ from datasets.formats import registry
 from datasets.formats.archive import FileSource
 from datasets.formats.base import ReadOptions
 from datasets.formats.wfdb import is_signal_file_name
-from datasets.preprocess.recipe import Recipe
 from datasets.quality import assess
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, PortalError
-from modelhub import downloads, loading, novelty, sr_json
-from modelhub.architectures.person import person_features
+from modelhub import downloads, sr_json
+from modelhub.answering import Answerer, why_not
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
-from modelhub.predicting import decide, why_not
 from modelhub.services import check_runnable
 
 _BATCH = 64
@@ -126,17 +124,15 @@ def predict_folder(
     """
     kind, contract = kind_of(output), check_runnable(version)
     index = _index(path)
-    reference = novelty.reference_for(version)
+    answerer = Answerer(version)
     about = {"version": str(version.pk), "sha256": version.sha256, "folder": str(path.resolve())}
     draft = _Draft(output.with_name(output.name + ".part"), about)
     try:
-        _answer_all(version, contract, index, draft, tell, reference)
+        _answer_all(answerer, index, draft, tell)
     finally:
         draft.close()
     rows, refused = _once(draft.rows), draft.refused
-    output.write_text(
-        _written(kind, version, contract, rows, refused, novelty.basis(reference)), encoding="utf-8", newline=""
-    )
+    output.write_text(_written(kind, version, contract, rows, refused, answerer.basis), encoding="utf-8", newline="")
     draft.path.unlink()
     changes = {"records": len(rows), "refused": len(refused), "source": "folder"}
     audit("prediction.started", version, actor=actor, project=version.model.project, changes=changes)
@@ -156,23 +152,14 @@ def _index(path: Path) -> dict[str, Path]:
     return index
 
 
-def _answer_all(
-    version: ModelVersion,
-    contract: ModelContract,
-    index: dict[str, Path],
-    draft: _Draft,
-    tell: Callable[[int, int], None],
-    reference: dict[str, Any] | None,
-) -> None:
+def _answer_all(answerer: Answerer, index: dict[str, Path], draft: _Draft, tell: Callable[[int, int], None]) -> None:
     """Answer for every file that the draft does not have yet, batch by batch."""
-    predictor = loading.predictor(version, features=reference is not None)
-    recipe = Recipe.from_json(loading.recipe_of(contract))
     waiting: list[_Found] = []
     read: list[str] = []
     refused: list[dict[str, str]] = []
 
     def flush() -> None:
-        rows = _rows(predictor, recipe, contract, waiting, reference) if waiting else []
+        rows = _rows(answerer, waiting) if waiting else []
         draft.add([*rows, *({"refused": row} for row in refused), *({"done": name} for name in read)])
         for held in (waiting, read, refused):
             held.clear()
@@ -181,7 +168,7 @@ def _answer_all(
         if name in draft.files:
             continue
         for entry in _records(name, index, refused):
-            reason = why_not(entry, contract)
+            reason = why_not(entry, answerer.contract)
             if reason:
                 refused.append({"name": name, "code": "contract_not_met", "message": reason})
             else:
@@ -193,19 +180,10 @@ def _answer_all(
     flush()
 
 
-def _rows(
-    predictor: Any, recipe: Recipe, contract: ModelContract, found: list[_Found], reference: dict[str, Any] | None
-) -> list[dict[str, Any]]:
-    person = person_features([row.age for row in found], [row.sex for row in found])[0] if contract.needs else None
-    batch, features = np.stack([recipe.apply(row.record).signal for row in found]), None
-    if reference is not None and hasattr(predictor, "predict_with_features"):
-        values, features = predictor.predict_with_features(batch, person)
-    else:
-        values = predictor.predict(batch, person)
-    said = novelty.notices(found, contract, features, reference)
+def _rows(answerer: Answerer, found: list[_Found]) -> list[dict[str, Any]]:
+    batch = np.stack([answerer.recipe.apply(row.record).signal for row in found])
     return [
-        {"key": row.key, "values": [float(v) for v in answer], "predicted": names, "notices": notices}
-        for row, answer, names, notices in zip(found, values, decide(values, contract), said, strict=True)
+        {"key": row.key, **asdict(answer)} for row, answer in zip(found, answerer.answers(found, batch), strict=True)
     ]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from modelhub.models import ModelVersion
     from modelhub.onnx.making import Maker
+    from modelhub.runtime.predictor import Predictor
 
 
 # At most so many records go through a network in torch at once.
@@ -190,8 +191,12 @@ class TorchPredictor:
                 np.concatenate(parts or [np.zeros((0, self.contract.n_classes), np.float32)]), self.contract
             )
 
+    def predict_with_features(self, batch: np.ndarray, person: np.ndarray | None = None) -> tuple[np.ndarray, None]:
+        """Return the answers; no features are kept of such a network."""
+        return self.predict(batch, person), None
 
-def predictor(version: ModelVersion, *, features: bool = False) -> Any:
+
+def predictor(version: ModelVersion, *, features: bool = False) -> Predictor:
     """Return what answers batches of prepared signals for a version; with ``features`` also what lies behind them."""
     contract = ModelContract.from_dict(version.contract)
     if contract.is_trunk:

@@ -9,17 +9,15 @@ from django.db import transaction
 
 from datasets import signals
 from datasets.models import Record
-from datasets.preprocess.recipe import Recipe
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job
 from ecgportal.jobs.services import enqueue
-from modelhub import agreement, loading, novelty
-from modelhub.architectures.person import person_features
+from modelhub import agreement
+from modelhub.answering import Answerer, why_not
 from modelhub.models import ModelVersion
-from modelhub.predicting import decide, why_not
-from modelhub.services import check_runnable, contract_of
+from modelhub.services import check_runnable
 
 
 @transaction.atomic
@@ -44,31 +42,24 @@ def run(context: JobContext) -> dict[str, Any]:
     """Answer for the record of the payload."""
     version = ModelVersion.objects.select_related("model__project").get(pk=context.payload["version"])
     record = Record.objects.select_related("dataset__project", "subject").get(pk=context.payload["record"])
-    contract = contract_of(version)
+    answerer = Answerer(version)
+    contract = answerer.contract
     context.progress(0.2, "Preparing the record")
-    batch = Recipe.from_json(loading.recipe_of(contract)).apply(signals.load(record)).signal[np.newaxis]
-    reference = novelty.reference_for(version)
-    predictor = loading.predictor(version, features=reference is not None)
-    person = person_features([record.age], [record.sex])[0] if contract.needs else None
+    batch = answerer.recipe.apply(signals.load(record)).signal[np.newaxis]
     context.progress(0.6, "Asking the model")
-    features = None
-    if hasattr(predictor, "predict_with_features"):
-        values, features = predictor.predict_with_features(batch, person)
-    else:
-        values = predictor.predict(batch, person)
-    predicted = decide(values, contract)[0]
+    answer = answerer.answers([record], batch)[0]
     limits = contract.thresholds if contract.activation == "sigmoid" else {}
     label_map = agreement.map_for(version, record.dataset.project)
     return {
         "version": str(version.pk), "model": str(version), "record": str(record.pk), "key": record.key, "task": contract.task,
         "answers": [
             {
-                "class": name, "value": round(float(value), 4), "predicted": name in predicted,
+                "class": name, "value": round(value, 4), "predicted": name in answer.predicted,
                 "threshold": limits.get(name, 0.5 if contract.activation == "sigmoid" else None),
             }
-            for name, value in zip(contract.classes, values[0], strict=True)
+            for name, value in zip(contract.classes, answer.values, strict=True)
         ],
-        "notices": novelty.notices([record], contract, features, reference)[0],
-        "care_basis": novelty.basis(reference),
+        "notices": answer.notices,
+        "care_basis": answerer.basis,
         "labels": agreement.truth_of(record, version, label_map),
     }  # fmt: skip

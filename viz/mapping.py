@@ -22,9 +22,9 @@ from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import OPEN
 from ecgportal.jobs.services import enqueue
 from modelhub import loading
+from modelhub.answering import why_not
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Prediction, PredictionRun
-from modelhub.predicting import why_not
 from viz.models import Basis, DatasetMap, MapPoint
 from viz.projection import project
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,11 +110,6 @@ class Recipe:
         if signal is record.signal:
             signal = signal.copy()
         return Prepared(signal, stage.fs_hz, stage.leads, np.ascontiguousarray(stage.mask), stage.notes)
-
-    def with_step(self, entry: Step, before: int | None = None) -> Recipe:
-        """Return a recipe with one more step, at the end (before ``fill``) or before a position."""
-        at = len(self.steps) - 1 if before is None else before
-        return replace(self, steps=(*self.steps[:at], entry, *self.steps[at:]))
 
 
 def plain_recipe(

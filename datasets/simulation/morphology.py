@@ -13,7 +13,7 @@ import numpy as np
 
 # A Gaussian falls to 5 % of its peak 2.448 standard deviations away from it.
 EDGE = float(np.sqrt(2 * np.log(20)))
-P_EDGE = T_EDGE = 0.05
+P_EDGE = 0.05
 QRS_EDGE = 0.03
 
 

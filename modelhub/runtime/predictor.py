@@ -36,6 +36,11 @@ class Predictor(Protocol):
         person: ``(n, 5)`` or ``(1, 5)`` for networks whose contract ``needs`` age and sex; None stands for unknown ones.
         """
 
+    def predict_with_features(
+        self, batch: np.ndarray, person: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the answers and the features ``(n, features)`` behind them; None where none are kept."""
+
 
 def activate(outputs: np.ndarray, contract: ModelContract) -> np.ndarray:
     """Turn a model's outputs ``(n, classes)`` into the task's answer: softmax, sigmoid or the values themselves."""
@@ -84,7 +89,7 @@ class OnnxPredictor:
     def predict_with_features(
         self, batch: np.ndarray, person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the answers and the features ``(n, features)`` behind them; None where the graph shows none."""
+        """Return the answers and the features behind them; None where the graph shows none or none were asked for."""
         self.contract.check_batch(batch)
         if self._features is None:
             return self.predict(batch, person), None

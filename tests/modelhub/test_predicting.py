@@ -13,13 +13,14 @@ from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 
+from datasets.removing import record_delete
 from datasets.simulate import simulate
 from ecgportal import storage
 from ecgportal.commands import PortalCommand
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.jobs.models import Job
-from modelhub import dav_bundles, folder, loading, novelty, packaging, predicting, services, sr_json
+from modelhub import answering, dav_bundles, folder, loading, novelty, packaging, predicting, services, sr_json
 from modelhub.architectures.person import person_features
 from modelhub.architectures.registry import build
 from modelhub.bundle import read_bundle
@@ -151,11 +152,11 @@ def test_cancelled_predictions_go_on_where_they_stopped(world, monkeypatch):
         class Stops:
             pieces = inner.pieces
 
-            def predict(self, batch, person=None):
+            def predict_with_features(self, batch, person=None):
                 asked.append(len(batch))
                 if len(asked) == 2:
                     raise InvalidInput("The machine was needed elsewhere.")
-                return inner.predict(batch, person)
+                return inner.predict_with_features(batch, person)
 
         return Stops()
 
@@ -337,3 +338,32 @@ def test_a_selection_is_predicted_by_command(world, tmp_path, monkeypatch):
     assert [row["key"] for row in json.loads(out.read_text())["rows"]] == ["r0", "r2"]
     with pytest.raises(SystemExit):
         call_command(*call, "--records", "nobody", "--json", stdout=io.StringIO())
+
+
+def test_a_record_that_is_deleted_while_the_model_answers_is_left_out(world, monkeypatch):
+    real = answering.Answerer.answers
+
+    def late(answerer, records, batch):
+        if world.records[1].pk in {record.pk for record in records}:
+            record_delete(actor=world.owner, record=world.records[1])
+        return real(answerer, records, batch)
+
+    monkeypatch.setattr(answering.Answerer, "answers", late)
+    run = world.predict(dataset=str(world.dataset.pk))
+    assert set(run.predictions.values_list("record__key", flat=True)) == {"r0", "r2", "r3"}
+    assert run.job.result["predicted"] == 3 and run.refused == []
+    assert run.job.result["notes"] == ["Records that were deleted before the model had answered: 1."]
+
+
+def test_a_record_that_is_deleted_before_its_batch_is_left_out(world, monkeypatch):
+    real = predicting._reader
+
+    def late(*asked):
+        read = real(*asked)
+        record_delete(actor=world.owner, record=world.records[2])
+        return read
+
+    monkeypatch.setattr(predicting, "_reader", late)
+    run = world.predict(dataset=str(world.dataset.pk))
+    assert set(run.predictions.values_list("record__key", flat=True)) == {"r0", "r1", "r3"}
+    assert (run.job.result["predicted"], run.job.result["refused"]) == (3, 0)

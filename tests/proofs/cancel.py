@@ -34,7 +34,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "search": ("search", "training.engine.member:Member.begin:4"),
     "learning curve": ("curve", "training.engine.member:Member.begin:2"),
     "learning without labels": ("pretrain", "training.live:Report.on_epoch_end:2"),
-    "predictions": ("predict", "modelhub.predicting:_answers:2"),
+    "predictions": ("predict", "modelhub.answering:Answerer.answers:2"),
     "evaluation": ("evaluate", "training.metrics.report:bootstrap_weights:1"),
 }
 

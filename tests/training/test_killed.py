@@ -76,7 +76,7 @@ def test_a_training_that_is_killed_goes_on_and_nothing_is_doubled(phase):
         assert again.manifest["weights_hash"] == run.manifest["weights_hash"]
 
 
-@pytest.mark.parametrize("place", ["_answers:1", "_answers:2", "agreement.of_run:1"])
+@pytest.mark.parametrize("place", ["Answerer.answers:1", "Answerer.answers:2", "agreement.of_run:1"])
 def test_predictions_that_are_killed_go_on_without_doubles(place):
     ward, version = trained()
     # The ward's own records are too short for the model and are refused.
@@ -87,7 +87,7 @@ def test_predictions_that_are_killed_go_on_without_doubles(place):
     )
     kill_at(run.job, f"modelhub.predicting:{place}")
     before = run.predictions.count()
-    assert before == {"_answers:1": 0, "_answers:2": 64, "agreement.of_run:1": 72}[place]
+    assert before == {"Answerer.answers:1": 0, "Answerer.answers:2": 64, "agreement.of_run:1": 72}[place]
     kept = dict(run.predictions.values_list("record_id", "id"))
     job = finish(Job.objects.get(pk=run.job_id))
     assert (job.state, job.result["predicted"], job.result["refused"]) == (JobState.SUCCEEDED, 72, 12)
