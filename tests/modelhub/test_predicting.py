@@ -20,7 +20,18 @@ from ecgportal.commands import PortalCommand
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.jobs.models import Job
-from modelhub import answering, dav_bundles, folder, loading, novelty, packaging, predicting, services, sr_json
+from modelhub import (
+    answering,
+    dav_bundles,
+    explaining,
+    folder,
+    loading,
+    novelty,
+    packaging,
+    predicting,
+    services,
+    sr_json,
+)
 from modelhub.architectures.person import person_features
 from modelhub.architectures.registry import build
 from modelhub.bundle import read_bundle
@@ -216,7 +227,7 @@ def test_the_statistics_of_the_training_travel_although_nobody_predicted_before(
     assert dav_bundles.bundle_file(ModelVersion.objects.get(pk=world.version.pk)).sha256 == first.sha256
 
 
-def test_age_and_sex_reach_a_network_that_takes_them(world):
+def test_age_and_sex_reach_a_network_that_takes_them(world, monkeypatch):
     module = build("se_wrn_metadata", n_leads=12, n_samples=1000, fs_hz=100, n_classes=5, seed=4).eval()
     contract = make_contract(
         classes=("NORM", "MI", "A", "B", "C"), architecture="se_wrn_metadata", needs=("age", "sex")
@@ -241,6 +252,16 @@ def test_age_and_sex_reach_a_network_that_takes_them(world):
     run = world.predict(records=[str(row.pk) for row in world.records[:2]])
     first, second = run.predictions.order_by("record__key")
     assert first.notices == [] and any("imputed" in sentence for sentence in second.notices)
+    explained, real = [], explaining.occlusion
+
+    def coarse(predict, signal, **how):
+        explained.append(real(predict, signal, **how, windows=1))
+        return explained[-1]
+
+    monkeypatch.setattr(explaining, "occlusion", coarse)
+    explaining.saliency_start(actor=world.owner, prediction=first)
+    assert work_off()[-1].state == "succeeded"
+    np.testing.assert_allclose(explained[0].base, first.values, atol=1e-4)
 
 
 def test_a_folder_is_answered_by_command_and_nothing_of_it_is_stored(world, tmp_path):
