@@ -19,6 +19,8 @@ from typing import IO
 import psutil
 
 MARK = "PORTAL_SUPERVISED_BY"
+#: Programs that write their own title (the web server's, the queue's, a spare's) would otherwise write it over the mark.
+KEEPS_ENVIRONMENT = {"SPT_NOENV": "1"}
 
 # A job gets time for its checkpoint, its worker then time to write down how the job ended.
 JOB_PATIENCE_S = 10.0

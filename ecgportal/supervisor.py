@@ -29,7 +29,16 @@ from ecgportal import home
 from ecgportal.embedded_pg import DatabaseError, EmbeddedServer
 from ecgportal.listening import StartError, check_port, health, web_address
 from ecgportal.logfiles import ErrorTail, cap_size
-from ecgportal.processes import MARK, AlreadyRunning, Guardian, end_processes, is_alive, marked_processes, take_lock
+from ecgportal.processes import (
+    KEEPS_ENVIRONMENT,
+    MARK,
+    AlreadyRunning,
+    Guardian,
+    end_processes,
+    is_alive,
+    marked_processes,
+    take_lock,
+)
 
 ROLES = ("all", "web", "workers")
 QUEUES = ("portal", "train")
@@ -209,7 +218,7 @@ class Supervisor:
             time.sleep(_TICK_S)
 
     def _spawn(self, command: list[str], extra: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **extra, MARK: str(self.run_dir)}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **extra, **KEEPS_ENVIRONMENT, MARK: str(self.run_dir)}
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(log.open("ab")) if log else None
             return subprocess.Popen(

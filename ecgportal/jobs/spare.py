@@ -29,6 +29,7 @@ from django.db import connections
 from setproctitle import setproctitle
 
 from ecgportal.jobs.registry import KINDS
+from ecgportal.processes import KEEPS_ENVIRONMENT
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ _FREE_BYTES = 1 << 30
 _LONGEST_LINE = 200
 #: Keeps the room in the command line in which the id of the job will stand.
 _NO_JOB = str(uuid.UUID(int=0))
-#: Its environment, by which the launcher knows the portal's processes, stays as it is when the command line changes.
-_OWN_ENVIRONMENT = {"SPT_NOENV": "1"}
 _PACKAGES = ("ecgportal", "datasets", "modelhub", "training", "viz")
 _NICENESS = 10
 
@@ -69,7 +68,7 @@ class Spare:
                 stdin=theirs,
                 start_new_session=True,
                 cwd=settings.BASE_DIR,
-                env=dict(os.environ) | _OWN_ENVIRONMENT,
+                env=dict(os.environ) | KEEPS_ENVIRONMENT,
             )
         self._said = b""
 

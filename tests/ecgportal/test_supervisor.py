@@ -282,6 +282,24 @@ def test_a_queue_that_lost_a_process_is_started_again_as_a_whole(tmp_path, monke
         processes.end_processes(supervisor.run_dir, hurry=lambda: True, reap=supervisor._reap)
 
 
+def test_a_process_that_writes_its_own_title_is_still_found_and_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("PORTAL_HOME", str(tmp_path))
+    monkeypatch.delenv("PORTAL_RUN", raising=False)
+    code = "import time; from setproctitle import setproctitle; setproctitle('web: ' + 'x' * 2000); time.sleep(600)"
+    supervisor = Supervisor([Child("web", [sys.executable, "-c", code])])
+    (web,) = supervisor.children
+    try:
+        supervisor._start(web)
+        process = psutil.Process(web.process.pid)
+        until(lambda: " ".join(process.cmdline()).startswith("web: "), "the title")
+        assert processes.marked_processes(supervisor.run_dir) == [process]
+        processes.end_processes(supervisor.run_dir, reap=supervisor._reap)
+        assert web.process.returncode == -signal.SIGTERM
+    finally:
+        web.process.kill()
+        web.process.wait()
+
+
 def test_workers_wait_until_the_database_is_up_to_date(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PORTAL_HOME", str(tmp_path))
     monkeypatch.delenv("PORTAL_RUN", raising=False)
