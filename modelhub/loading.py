@@ -108,6 +108,11 @@ def maker(architecture: str, contract: ModelContract, base: ModelVersion | None)
     )  # fmt: skip
 
 
+def answers_in_units(contract: ModelContract, base: ModelVersion | None) -> bool:
+    """Whether what :func:`start_module` returns answers in the unit of a regression's targets, having learned them before."""
+    return base is not None and base.task == contract.task == "regression" and not _needs_head(base, contract)
+
+
 def _needs_head(base: ModelVersion, contract: ModelContract) -> bool:
     return tuple(base.classes) != contract.classes or base.task == PRETRAINING
 

@@ -112,6 +112,15 @@ def test_each_way_of_fine_tuning_makes_a_version_for_the_new_classes(ward, sourc
         assert told == [run.best_epoch > 1] * 2 and head
 
 
+def test_a_regression_of_the_same_target_goes_on_where_its_base_was(ward):
+    age = {"task": "regression", "target": "age", "label_map": None}
+    base = ward.train(settings={**ONE, "epochs": 4}, **age)
+    still = {**ONE, "learning_rate": 1e-8, "ema_decay": 0.0}
+    run = ward.train(settings=still, base_version=base.produced_version, architecture=None, mode="head", **age)
+    first = run.epochs.get(epoch=1).values
+    assert first["mae"] == pytest.approx(base.epochs.get(epoch=base.best_epoch).values["mae"], abs=0.5)
+
+
 def test_the_frozen_graph_of_a_foreign_file_stays_as_it_was(ward):
     """The published file is compared with the imported one by its tensors: only those of the last layer differ."""
     from ecgportal import storage

@@ -18,6 +18,7 @@ from tests.training.tiny import FS_HZ, QUIET, TinyNet, tiny_data, tiny_parts, ti
 from training.engine.callbacks import Callback, StopOnSignal
 from training.engine.checkpoint import CheckpointStore, load_best
 from training.engine.fit import fit
+from training.engine.lr_finder import find_learning_rate
 from training.engine.network import weights_hash
 from training.engine.predict import predict
 from training.engine.source import ArraySource
@@ -383,6 +384,23 @@ def test_regression_answers_in_the_unit_of_its_target():
     answer = predict(net, parts[2])[:, 0]
     np.testing.assert_allclose(answer, result.validation_outputs[:, 0], rtol=1e-3, atol=1e-2)
     assert np.abs(answer - age[90:]).mean() < 12
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.98])
+def test_a_network_that_learned_a_regression_learns_on_from_what_it_answers(ema_decay):
+    train, targets, validation, held = tiny_parts()
+    parts = train, 50 + 20 * targets[:, 0], validation, 50 + 20 * held[:, 0]
+    problem, net = get_problem("regression"), TinyNet(n_classes=1)
+    settings = tiny_settings(epochs=12, learning_rate=0.02, augmentation=QUIET)
+    net.load_state_dict(run(net, settings, problem, parts).best_state)
+    known = predict(net, validation)
+    still = tiny_settings(
+        epochs=1, mode="head", learning_rate=1e-8, weight_decay=0, ema_decay=ema_decay, augmentation=QUIET
+    )
+    on = run(net, still, problem, parts, in_units=True)
+    np.testing.assert_allclose(on.validation_outputs, known, atol=0.01)
+    sought = find_learning_rate(net, train, parts[1], problem, still, fs_hz=FS_HZ, in_units=True, steps=12)
+    assert sought.losses[0] < 1
 
 
 def test_a_regression_refuses_a_network_that_bends_its_outputs_before_the_start():

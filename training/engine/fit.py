@@ -54,6 +54,7 @@ def fit(
     fs_hz: float,
     names: Sequence[str] | None = None,
     groups: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
+    in_units: bool = False,
     callbacks: Sequence[Callback] = (),
     checkpoint_dir: Path | None = None,
     resume: bool = True,
@@ -64,7 +65,8 @@ def fit(
     train, validation: sources of float32 ``(records, leads, samples)`` in mV at ``fs_hz``; no subject on both sides.
     train_targets, val_targets: ``(records, outputs)`` as the problem encodes them, NaN where unknown.
     names: the outputs' names, for messages. groups: for each training and each validation record what must stay
-    together (its patient). checkpoint_dir: where each epoch is stored; with ``resume`` a run
+    together (its patient). in_units: the network answers in the target's unit already, as one that learned a regression does;
+    without it a regression's network is taken to answer about 0. checkpoint_dir: where each epoch is stored; with ``resume`` a run
     that died goes on after its last whole epoch, bit for bit on a processor.
 
     An ``Ensemble`` (modelhub.architectures.ensemble) is trained member by member in step: one epoch of the run is one of
@@ -89,7 +91,8 @@ def fit(
     told = Callbacks(callbacks)
     waits_for = torch.device("cpu") if Team().comes_second else place
     with held(waits_for, told.wait_for_accelerator), kept_random_state(), told_of_memory():
-        return _trained(_Run(module, data, problem, settings, float(fs_hz), callbacks, place), checkpoint_dir, resume)
+        run = _Run(module, data, problem, settings, float(fs_hz), callbacks, place, in_units=in_units)
+        return _trained(run, checkpoint_dir, resume)
 
 
 def _trained(run: _Run, checkpoint_dir: Path | None, resume: bool) -> FitResult:
@@ -106,6 +109,7 @@ class _Run:
 
     def __init__(
         self, module: nn.Module, data: Data, problem: Problem, settings: FitSettings, fs_hz: float, callbacks: Sequence[Callback], device: torch.device,
+        *, in_units: bool = False,
     ):  # fmt: skip
         self.data, self.problem, self.settings, self.fs_hz, self.device = data, problem, settings, fs_hz, device
         self.team = Team()
@@ -118,7 +122,7 @@ class _Run:
         self.feed = Feed(data.source, device, module)
         self.plan = plan(settings)
         with one_thread():
-            self._build(module)
+            self._build(module, in_units)
         self.store: CheckpointStore | None = None
         self.history: list[dict[str, Any]] = []
         self.rate = settings.learning_rate or 0.0
@@ -129,7 +133,7 @@ class _Run:
         self.last_told = -math.inf
         self.resumed_epoch = 0
 
-    def _build(self, module: nn.Module) -> None:
+    def _build(self, module: nn.Module, in_units: bool) -> None:
         s, data = self.settings, self.data
         x = next(iter(self.feed.batches([data.usable[:2]])))
         first, shape = x.cpu(), (x.shape[1], x.shape[2])
@@ -153,6 +157,8 @@ class _Run:
         if self.problem.standardise:
             for member, (_, own) in zip(self.members, networks_of(module), strict=True):
                 check_target_units(own, member.form, first, data.centre, data.spread)
+                if in_units:
+                    member.leave_target_units(data.centre, data.spread)
 
     # Checkpoints
 

@@ -21,7 +21,7 @@ from training.engine.augment import augment
 from training.engine.batches import Stepper, told_of_memory
 from training.engine.data import as_targets
 from training.engine.memory import kept_memory
-from training.engine.network import Form, freeze_for, rate_factors, train_mode
+from training.engine.network import Form, freeze_for, out_of_target_units, rate_factors, train_mode
 from training.engine.optim import build_optimiser, set_rate
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
@@ -196,12 +196,12 @@ def sweep(
 
 def find_learning_rate(
     module: nn.Module, train: SignalSource, train_targets: np.ndarray, problem: Problem, settings: FitSettings, *,
-    fs_hz: float, names: Sequence[str] | None = None, device: str = "cpu", before_batch: Callable[[], None] | None = None,
-    steps: int = STEPS,
+    fs_hz: float, names: Sequence[str] | None = None, in_units: bool = False, device: str = "cpu",
+    before_batch: Callable[[], None] | None = None, steps: int = STEPS,
 ) -> LrFinderResult:  # fmt: skip
     """Find a learning rate for a network and training part, as :func:`fit` does when no rate is given.
 
-    ``module`` is not touched. ``train_targets`` as the problem encodes them. Raises TrainingFailed when these cannot be
+    ``module`` is not touched. ``train_targets`` as the problem encodes them. in_units: as for :func:`fit`. Raises TrainingFailed when these cannot be
     learned from.
     """
     if not (math.isfinite(fs_hz) and fs_hz > 0):
@@ -209,15 +209,17 @@ def find_learning_rate(
     place = torch.device(device)
     targets = as_targets(train_targets, len(train), "training")
     problem.check_trainable(targets, [str(k) for k in range(targets.shape[1])] if names is None else names)
+    centre, spread = np.zeros(targets.shape[1]), np.ones(targets.shape[1])
     if problem.standardise:
-        targets = ((targets - np.nanmean(targets, axis=0)) / np.maximum(np.nanstd(targets, axis=0), 1e-12)).astype(
-            np.float32
-        )
+        centre, spread = np.nanmean(targets, axis=0), np.maximum(np.nanstd(targets, axis=0), 1e-12)
+        targets = ((targets - centre) / spread).astype(np.float32)
     usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
     feed = Feed(train, place, module)
     with kept_random_state(), deterministic(settings.threads, place), kept_memory():
         first = next(iter(feed.batches([usable[:1]])))
         form = Form(module, place, (first.shape[1], first.shape[2]))
+        if in_units and problem.standardise:
+            form.load_1d(out_of_target_units(form.state_1d(), form, centre, spread))
         loss = problem.loss(
             targets[usable], LossOptions(settings.class_weights, settings.focal_gamma, settings.label_smoothing)
         )

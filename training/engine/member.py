@@ -16,7 +16,16 @@ from training.engine.augment import augment, mixup
 from training.engine.batches import Stepper
 from training.engine.data import Part
 from training.engine.device import moved
-from training.engine.network import Average, Form, State, freeze_for, in_target_units, rate_factors, train_mode
+from training.engine.network import (
+    Average,
+    Form,
+    State,
+    freeze_for,
+    in_target_units,
+    out_of_target_units,
+    rate_factors,
+    train_mode,
+)
 from training.engine.optim import build_optimiser, load_optimiser, optimiser_tensors, set_rate
 from training.engine.predict import outputs_of
 from training.engine.schedule import SCHEDULES
@@ -140,6 +149,12 @@ class Member:
     def kept_state(self) -> State:
         """Return the weights that would be kept, by the whole module's names, on the processor."""
         return {self.prefix + name: tensor for name, tensor in self.form.state_1d(self.judged_net).items()}
+
+    def leave_target_units(self, centre: np.ndarray, spread: np.ndarray) -> None:
+        """Have a network that answers in the targets' unit answer as the loss takes them."""
+        own = out_of_target_units(self.form.state_1d(), self.form, centre, spread)
+        for net in self.networks:
+            self.form.load_1d(own, net)
 
     def in_target_units(self, state: State, centre: np.ndarray, spread: np.ndarray) -> State:
         """Return the member's part of ``state`` with the targets' mean and deviation folded into its head."""

@@ -167,6 +167,11 @@ def in_target_units(state: State, form: Form, centre: np.ndarray, spread: np.nda
     }
 
 
+def out_of_target_units(state: State, form: Form, centre: np.ndarray, spread: np.ndarray) -> State:
+    """Take the targets' mean and deviation out of a head that answers in their unit: what :func:`in_target_units` undoes."""
+    return in_target_units(state, form, -centre / spread, 1 / spread)
+
+
 def check_target_units(module: nn.Module, form: Form, x: Tensor, centre: np.ndarray, spread: np.ndarray) -> None:
     """Raise TrainingFailed when :func:`in_target_units` is not exact for this network (an activation after its head, say).
 
