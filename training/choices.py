@@ -20,7 +20,7 @@ from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Me
 from training.models import DrawnBy, Mode, TrainingRun
 from training.problems.registry import get_problem
 from training.selection import Selection
-from training.splitting import SplitSettings
+from training.splitting import SplitSettings, too_few_for_folds
 from training.targets import NUMERIC_TARGETS, Labelled, drawn_alike, labelled_records
 
 DEFAULT_ARCHITECTURE = "inception_time"
@@ -232,8 +232,11 @@ def check_data(choices: Choices) -> None:
     known = records.order_by().values("subject__key").distinct().count()
     # Who is not known stands for himself.
     nobody = records.filter(subject=None).count()
-    if sentence := too_few_patients(known + nobody - (1 if nobody else 0)):
+    patients = known + nobody - (1 if nobody else 0)
+    if sentence := too_few_patients(patients):
         raise InvalidInput(sentence, code="too_few_patients", fields={"dataset": "Too few patients."})
+    if sentence := too_few_for_folds(choices.split, patients):
+        raise InvalidInput(sentence, code="bad_split", fields={"split.folds": sentence})
 
 
 def too_few_patients(count: int) -> str | None:

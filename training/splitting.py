@@ -164,6 +164,16 @@ def entries_of(items: Sequence[Labelled]) -> list[SplitItem]:
     ]
 
 
+def too_few_for_folds(settings: SplitSettings, patients: int) -> str | None:
+    """Return a sentence when so many patients leave a fold empty. Patients with the same signal count as one."""
+    if settings.method != "k_fold" or patients >= settings.folds:
+        return None
+    return (
+        f"{settings.folds} folds need as many patients, for no patient lies in two of them; the data comes from {patients}. "
+        "Choose fewer folds."
+    )
+
+
 def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt:
     """Return the part of every record, by its id; the fold when every fold is held out in turn.
 
@@ -185,6 +195,8 @@ def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt
     if settings.method == "time":
         return _by_time(entries, settings, seed)
     if settings.method == "k_fold":
+        if sentence := too_few_for_folds(settings, len(merged_groups(entries))):
+            raise _bad({"folds": sentence})
         if settings.fold is None:
             return split(entries, k_folds=settings.folds, seed=seed)
         return cross_validation(entries, settings.folds, validation_share=share, seed=seed)[settings.fold - 1]

@@ -70,6 +70,25 @@ def test_one_patient_only_is_refused_before_and_during_a_run(ward, client):
     told_everywhere(ward, client, run, "comes from 1 patient")
 
 
+@pytest.mark.parametrize("which", [{}, {"fold": 19}])
+def test_more_folds_than_patients_are_refused_before_and_during_a_run(ward, which):
+    asked = {"split": {"method": "k_fold", "folds": 20, **which}, "settings": ONE}
+    run = ward.start(**asked)
+    # Twelve of the 24 records have a class: as many patients at most, fewer than folds.
+    RecordLabel.objects.filter(code="IMI").update(code="STRANGE")
+    run = ended(run)
+    assert (run.job.state, run.job.error_code) == (JobState.FAILED, "bad_split")
+    assert "Choose fewer folds" in run.job.error_message
+    body = {
+        "project": str(ward.project.pk), "dataset": str(ward.first.pk), "label_map": str(ward.label_map.pk), "split": asked["split"],
+    }  # fmt: skip
+    api = Api(session=ward.user)
+    error = api.refused("post", "training-runs/", body, status=422, code="bad_split")
+    assert "20 folds need as many patients" in error["fields"]["split.folds"]
+    found = api.post("training-runs/check/", body, status=200)
+    assert [row["code"] for row in found["findings"] if row["level"] == "error"] == ["bad_split"]
+
+
 def test_records_without_a_subject_count_each_for_itself(ward):
     Record.objects.update(subject=None)
     assert ward.start(settings=ONE).pk
