@@ -149,6 +149,17 @@ def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None
             f"{left} of {counted(total, 'record')} get no class from {choices.label_map} and are left out "
             f"({total - len(labels)} have no label at all).", "label_map",
         )  # fmt: skip
+    beside = report.classified - len(items)
+    if (
+        choices.task == "binary"
+        and len(choices.outputs) == 2
+        and beside
+        and not (choices.selection.balanced or choices.selection.cap)
+    ):
+        found.add(
+            "info", "of_neither",
+            f"{counted(beside, 'record')} with neither or both of {' and '.join(choices.outputs)} are left out.", "classes",
+        )  # fmt: skip
     if choices.selection.balanced and len(items) < report.classified / 2:
         found.add(
             "warning", "balanced",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -56,35 +56,44 @@ def probabilities(
     return np.concatenate(parts) if parts else np.zeros((0, len(version.classes)), np.float32)
 
 
+def _truth_of(contract: ModelContract, items: list[Labelled], unknown: Collection[str] = ()) -> tuple[str, np.ndarray]:
+    """Return by which task a model is judged, and the truth, ``(records, classes)``: a binary model with an output for either
+    side tells two classes apart."""
+    task = "multiclass" if contract.task == "binary" and contract.n_classes == 2 else contract.task
+    truth = get_problem(task).encode([item.label for item in items], list(contract.classes)).values
+    truth[:, [name in unknown for name in contract.classes]] = np.nan
+    return task, truth
+
+
 def _judge(
     version: ModelVersion,
     view: JointView,
     items: list[Labelled],
     progress: Told,
     answers: np.ndarray | None = None,
+    unknown: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the report; ``answers``: probabilities that were computed already, ``(records, classes)``. progress: called
-    every few seconds; what it raises ends the work."""
+    every few seconds; what it raises ends the work. unknown: classes of which no record's truth is known."""
 
     def before_step() -> None:
         progress(1.0, "Resampling subjects for the intervals")
 
     contract = ModelContract.from_dict(version.contract)
-    problem = get_problem(contract.task)
-    truth = problem.encode([item.label for item in items], list(contract.classes)).values
+    task, truth = _truth_of(contract, items, unknown)
     thresholds = [contract.thresholds.get(name, 0.5) for name in contract.classes] if contract.thresholds else None
     notes: list[str] = []
     if answers is None:
         answers = probabilities(version, view, progress, notes)
     groups = [item.group for item in items]
     report = evaluate(
-        answers, truth, contract.classes, contract.task, groups=groups, thresholds=thresholds, before_step=before_step
+        answers, truth, contract.classes, task, groups=groups, thresholds=thresholds, before_step=before_step
     ).to_json()
     report["subgroups"] = subgroups(
         answers,
         truth,
         contract.classes,
-        contract.task,
+        task,
         attributes(items),
         groups=groups,
         thresholds=thresholds,
@@ -155,12 +164,9 @@ def _tell_membership(
 ) -> None:
     """Add to a report how well training records can be told from held-back ones by their loss, and a note if well."""
     contract = ModelContract.from_dict(version.contract)
-    problem = get_problem(contract.task)
     view, seen = trained_on
     losses = [
-        record_losses(
-            answers, problem.encode([item.label for item in items], list(contract.classes)).values, contract.task
-        )
+        record_losses(answers, _truth_of(contract, items)[1], contract.task)
         for answers, items in ((probabilities(version, view, progress), seen), held_back)
     ]
     subjects = (len({item.group for item in seen}), len({item.group for item in held_back[1]}))
@@ -175,6 +181,15 @@ def _tell_membership(
         ]
 
 
+def _told_apart(row: Evaluation, contract: ModelContract) -> list[str]:
+    """Return the classes that records are judged for: the model's, and the one that a binary model of this portal learned
+    to tell its own from, where the label map has it."""
+    run = TrainingRun.objects.filter(produced_version=row.version, task="binary").first()
+    if run is None or row.label_map is None or not set(run.classes) <= set(row.label_map.classes):
+        return list(contract.classes)
+    return list(run.classes)
+
+
 def run(context: JobContext) -> dict[str, Any]:
     """The job of an evaluation on a whole dataset. Records that the version was trained on are left out and counted."""
     row = Evaluation.objects.select_related(
@@ -183,7 +198,8 @@ def run(context: JobContext) -> dict[str, Any]:
     contract = ModelContract.from_dict(row.version.contract)
     target = contract.classes[0] if contract.task == "regression" else ""
     records = Record.objects.filter(dataset=row.dataset)
-    items = labelled_records(records, contract.task, contract.classes, row.label_map, target)
+    outputs = _told_apart(row, contract)
+    items = labelled_records(records, contract.task, outputs, row.label_map, target)
     items, left_out = unseen(items, row.version)
     if not items:
         reason = (
@@ -195,9 +211,14 @@ def run(context: JobContext) -> dict[str, Any]:
         )
     recipe = Recipe.from_json(loading.recipe_of(contract))
     stores = prepare([row.dataset], recipe, lambda part, note: context.progress(0.3 * part, note))
+    # Of a class that the map does not have, its records say nothing.
+    there = row.label_map.classes if row.label_map is not None and contract.task == "multilabel" else contract.classes
     report = _judge(
-        row.version, JointView(stores, items), items, lambda part, note: context.progress(0.3 + 0.6 * part, note)
-    )
+        row.version, JointView(stores, items), items, lambda part, note: context.progress(0.3 + 0.6 * part, note),
+        unknown=set(contract.classes).difference(there),
+    )  # fmt: skip
+    if len(outputs) > len(contract.classes):
+        report["notes"] = [*report.get("notes", []), f"{outputs[0]} is judged against {outputs[1]}, as it was learned."]
     report["left_out_training_subjects"] = left_out
     outcome = {"evaluation": str(row.pk), "n": report["n"]}
     with transaction.atomic():

@@ -21,6 +21,7 @@ from training import rating, searching
 from training.choices import check_data, check_search, choose, unsaved_run
 from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun, Trial
 from training.splitting import SplitSettings
+from training.targets import NUMERIC_TARGETS
 
 
 @transaction.atomic
@@ -254,7 +255,15 @@ def evaluation_start(
         raise InvalidInput(
             "The model and the dataset must belong to the same project.", fields={"dataset": "Another project's."}
         )
-    if contract.task != "regression":
+    if contract.task == "regression":
+        strange = [name for name in contract.classes if name not in NUMERIC_TARGETS]
+        if strange or len(contract.classes) > 1:
+            raise InvalidInput(
+                f"{version} answers {', '.join(contract.classes)}; records state {', '.join(NUMERIC_TARGETS)} alone, so there is "
+                "no truth to judge it by.",
+                code="no_truth", fields={"version": f"A regression is judged when it answers {NUMERIC_TARGETS[0]}."},
+            )  # fmt: skip
+    else:
         if label_map is None:
             run = TrainingRun.objects.filter(produced_version=version).select_related("label_map").first()
             label_map = run.label_map if run else None

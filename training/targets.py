@@ -67,8 +67,8 @@ def labelled_records(
     """Return the records whose truth is known, in the order of their keys.
 
     For classes a record counts when the whole map gives it at least one class: a record whose codes the map does not
-    know says nothing, not "none of them". A multi-class or binary record with several classes counts for the first
-    class of the map's order that is among the outputs. Without labels (``pretraining``) every record counts, and the map
+    know says nothing, not "none of them". A multi-class record with several classes counts for the first of the outputs
+    that it has. Where two outputs of a binary task are told apart, a record with neither or both says nothing. Without labels (``pretraining``) every record counts, and the map
     only says which of them a later run would use.
     """
     rows = records.order_by("key", "id").values_list(
@@ -93,7 +93,7 @@ def labelled_records(
             present = [name for name in outputs if name in given]
             if task == PRETRAINING:
                 label = present if given else None
-            elif not given or (task == "multiclass" and not present):
+            elif not given or _is_beside(task, outputs, present):
                 continue
             else:
                 label = present = present[:1] if task == "multiclass" else present
@@ -106,6 +106,13 @@ def labelled_records(
             )
         )  # fmt: skip
     return found
+
+
+def _is_beside(task: str, outputs: Sequence[str], present: Sequence[str]) -> bool:
+    """Whether a record with these of the outputs has no place among them."""
+    if task == "binary" and len(outputs) == 2:
+        return len(present) != 1
+    return task == "multiclass" and not present
 
 
 def _order_of(key: str, content: str, fingerprint: str) -> str:
