@@ -353,11 +353,14 @@ def test_memory_that_runs_out_halves_the_pieces_and_keeps_the_recipe():
     assert recorder.info["batches"] == 3 == recorder.batches[0].batches
 
 
-def test_pieces_add_up_to_the_gradient_of_the_batch():
+@pytest.mark.parametrize("unknown", [0, 5])
+def test_pieces_add_up_to_the_gradient_of_the_batch(unknown):
     from training.engine.batches import Stepper
     from training.problems.base import LossOptions
 
     signals, targets = tiny_data(16)
+    # In the first piece less is known than in the others.
+    targets[:unknown] = np.float32([np.nan, 1.0]) if unknown else targets[:unknown]
     net = TinyNet().eval()
     loss = MULTILABEL.loss(targets, LossOptions())
     found = []

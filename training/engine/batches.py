@@ -142,11 +142,11 @@ class Stepper:
         self._answer: Callable[..., Tensor] = net
 
     def gradients(
-        self, x: Tensor, targets: Tensor, whole: int | None = None, beside: tuple[Tensor, ...] = ()
+        self, x: Tensor, targets: Tensor, whole: Tensor | None = None, beside: tuple[Tensor, ...] = ()
     ) -> Tensor:
         """Leave the batch's gradients in the parameters and return its mean loss, detached.
 
-        whole: the number of records in the batch that ``x`` is the process's share of; loss and gradients are then the
+        whole: the targets of the batch that ``x`` is the process's share of; loss and gradients are then the
         share's part of the whole batch's mean. beside: what the network takes beside ``x``, one row per record.
         """
         if self.exchange.size == 1 and len(x) <= self.piece:
@@ -154,18 +154,19 @@ class Stepper:
             if found is not None:
                 return found
         # Every process computes as many pieces, so that their exchanges meet.
-        largest = len(x) if whole is None else -(-whole // self.exchange.size)
+        largest = len(x) if whole is None else -(-len(whole) // self.exchange.size)
+        known = None if whole is None else _known(whole)
         self.undo.keep()
         while True:
-            self.exchange.begin(whole)
+            self.exchange.begin(None if whole is None else len(whole))
             pieces = -(-largest // self.piece)
-            total = self._tried(x, targets, whole or len(x), beside, pieces)
+            total = self._tried(x, targets, known, beside, pieces)
             if total is None and self.exchange.size > 1 and whole is not None:
                 self._clear()
                 self.exchange.catch_up()
                 hardly = (x[:1], targets[:1], tuple(each[:1] for each in beside))
                 for _ in range(pieces):
-                    self._attempt(hardly[0], hardly[1], len(x), hardly[2], 1)
+                    self._attempt(hardly[0], hardly[1], None, hardly[2], 1)
             if not self.exchange.any_of(total is None, x.device):
                 assert total is not None
                 return total
@@ -191,10 +192,12 @@ class Stepper:
         self.recorder.forget()
         return reason
 
-    def _tried(self, x: Tensor, targets: Tensor, whole: int, beside: tuple[Tensor, ...], pieces: int) -> Tensor | None:
+    def _tried(
+        self, x: Tensor, targets: Tensor, known: Tensor | None, beside: tuple[Tensor, ...], pieces: int
+    ) -> Tensor | None:
         """Return what :meth:`_attempt` does, None when memory ran out."""
         try:
-            return self._attempt(x, targets, whole, beside, pieces)
+            return self._attempt(x, targets, known, beside, pieces)
         except ValueError as error:
             # Batch normalisation of pooled features has no variance in a batch of one.
             if "more than 1 value per channel" not in str(error):
@@ -209,17 +212,24 @@ class Stepper:
         return None
 
     def _whole(self, x: Tensor, targets: Tensor, *beside: Tensor) -> Tensor:
-        return self._attempt(x, targets, len(x), beside, 1)
+        return self._attempt(x, targets, None, beside, 1)
 
-    def _attempt(self, x: Tensor, targets: Tensor, whole: int, beside: tuple[Tensor, ...], pieces: int) -> Tensor:
+    def _attempt(
+        self, x: Tensor, targets: Tensor, known: Tensor | None, beside: tuple[Tensor, ...], pieces: int
+    ) -> Tensor:
+        """Compute the gradients in so many pieces. known: how many targets of the whole batch are, None where ``x`` is all of
+        it. A loss is the mean over known targets, so a piece counts by those that it has."""
         for p in self.net.parameters():
             p.grad = None
         total = torch.zeros((), device=x.device)
+        if known is None and pieces > 1:
+            known = _known(targets)
         for part, truth, *others in zip(*(each.tensor_split(pieces) for each in (x, targets, *beside)), strict=True):
             with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
                 outputs = self._answer(part, *others)
-            share = len(part) / whole
-            value = self.loss(outputs, truth) * share
+            value = self.loss(outputs, truth)
+            if known is not None:
+                value = value * (_known(truth) / known.clamp(min=1))
             value.backward()
             total += value.detach()
         return total
@@ -244,6 +254,10 @@ class Stepper:
         self.piece = -(-size // 2)
         each = " in each process" if self.exchange.size > 1 else ""
         self.note(f"Memory ran out; batches are now computed in pieces of {self.piece} records{each}.")
+
+
+def _known(targets: Tensor) -> Tensor:
+    return torch.isfinite(targets).sum()
 
 
 def not_finite(epoch: int, batch: int | None, rate: float, kept_epoch: int) -> TrainingFailed:

@@ -115,8 +115,8 @@ class Member:
         if s.augmentation.mixup > 0:
             x, targets, beside = mixup(x, targets, s.augmentation.mixup, generator, beside)
         self.team.check_batch(len(x))
-        own = self.team.own_rows(len(x))
-        value = self.team.sum(self.stepper.gradients(x[own], targets[own], len(x), tuple(each[own] for each in beside)))
+        own, whole = self.team.own_rows(len(x)), None if self.team.alone else targets
+        value = self.team.sum(self.stepper.gradients(x[own], targets[own], whole, tuple(each[own] for each in beside)))
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         self.team.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, s.clip_norm if s.clip_norm is not None else math.inf)
