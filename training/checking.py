@@ -287,7 +287,7 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
         found.add("error", "empty_part", "The training or the test part would be empty.", "split.method")
     else:
         _learnable(found, choices, by_part["train"])
-        _leakage(found, choices, by_part["test"])
+        _leakage(found, choices, by_part)
     found.cost = cost_of(choices, len(by_part["train"]), len(by_part["validation"]))
     _room(found, choices, len(by_part["train"]), len(items))
 
@@ -316,12 +316,18 @@ def _learnable(found: Checked, choices: Choices, train: Sequence[Labelled]) -> N
         found.add("error", error.code, error.message, "classes")
 
 
-def _leakage(found: Checked, choices: Choices, test: Sequence[Labelled]) -> None:
-    """Say how much of the test part the base model has been trained on."""
+def _leakage(found: Checked, choices: Choices, by_part: Mapping[str, Sequence[Labelled]]) -> None:
+    """Say how much of what a run is judged by its base model has been trained on."""
     if choices.base_version is None:
         return
     seen = seen_by(choices.base_version)
-    leaked = sum(seen.holds(item) for item in test)
+    known, leaked = (sum(seen.holds(item) for item in by_part[part]) for part in ("validation", "test"))
+    if known:
+        found.add(
+            "info", "leakage_validation",
+            f"{choices.base_version} was developed on {counted(known, 'record')} of the validation part. The figures on it, by "
+            "which epoch and thresholds are chosen, look better than on new records; those on the test part do not.", "base_version",
+        )  # fmt: skip
     if leaked:
         found.add(
             "warning", "leakage",

@@ -12,6 +12,7 @@ from ecgportal.jobs.context import JobContext
 from training import running
 from training.engine.settings import FitSettings
 from training.forecast import Point, forecast
+from training.lineage import unseen
 from training.models import Study, TrainingRun, TrialState
 from training.running import Prepared
 from training.targets import Labelled
@@ -98,9 +99,17 @@ def _train_part(
         "records": len(learned),
         "subjects": len({item.group for item in learned}),
     }
-    trial = next_trial(study, choices)
-    if len(learned) < _FEWEST:
-        trial.state, trial.note = TrialState.FAILED, f"{len(learned)} records are too few to learn from."
+    trial, test = next_trial(study, choices), by_part["test"]
+    if row.base_version is not None:
+        # As in the run's own evaluation.
+        test, _ = unseen(test, row.base_version)
+    why = (
+        f"{len(learned)} records are too few to learn from." if len(learned) < _FEWEST
+        else "" if test
+        else f"{row.base_version} was trained on the whole test part, so there is nothing to judge by."
+    )  # fmt: skip
+    if why:
+        trial.state, trial.note = TrialState.FAILED, why
         trial.save()
         return
 
@@ -118,7 +127,6 @@ def _train_part(
 
         module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
         module = loading.with_state(module, result.best_state)
-        test = by_part["test"]
         answers = running.answers_of(row, module, data.stores, test, context.raise_if_stopping)
         note_score(trial, row, answers, running.targets_of(row, test), [item.group for item in test])
         trial.state = TrialState.DONE

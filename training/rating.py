@@ -40,8 +40,11 @@ def from_payload(project: Any, payload: Mapping[str, Any]) -> Choices:
     by_id = {str(row.pk): row for row in rows}
     base = payload["base_version"]
     maps, versions = LabelMap.objects.filter(pk=payload["label_map"]), ModelVersion.objects.select_related("model")
-    if len(by_id) < len(payload["datasets"]) or (payload["label_map"] and not maps.exists()):
-        raise InvalidInput("The dataset or the label map was deleted in the meantime.", code="data_gone")
+    is_there = len(by_id) == len(payload["datasets"]) and (not payload["label_map"] or maps.exists())
+    if not is_there or (base and not versions.filter(pk=base).exists()):
+        raise InvalidInput(
+            "The dataset, the label map or the base model was deleted in the meantime.", code="data_gone"
+        )
     rest = {name: value for name, value in payload.items() if name not in ("datasets", "label_map", "base_version")}
     return choose(
         project=project, datasets=[by_id[pk] for pk in payload["datasets"]], label_map=maps.first(),

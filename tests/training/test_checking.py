@@ -14,7 +14,7 @@ from tests.working import work_off
 from training.checking import Checked, check
 from training.costs import note_speed, speeds
 from training.models import Speed, Split, TrainingRun
-from training.services import run_start
+from training.services import learning_curve_start, run_start
 
 pytestmark = pytest.mark.django_db
 
@@ -177,12 +177,14 @@ def test_the_same_signal_and_the_same_patient_elsewhere_are_told(sound):
     assert {"same_signal", "subject_in_several_datasets"} <= codes(found, "info")
 
 
-def test_a_base_model_that_knows_the_test_part_is_leakage_and_is_left_out_of_the_evaluation(sound, few_threads):
+def test_a_base_model_that_knows_the_test_part_is_leakage_and_is_left_out_of_the_evaluation(
+    sound, few_threads, monkeypatch
+):
     run = run_start(actor=sound.user, **sound.asked(settings={"epochs": 1}))
     work_off()
     run.refresh_from_db()
     base = {"base_version": run.produced_version, "architecture": None, "mode": "head"}
-    assert "leakage" not in codes(sound.check(**base))
+    assert "leakage" not in codes(sound.check(**base)) and "leakage_validation" in codes(sound.check(**base), "info")
     other = {"settings": {"seed": 9, "epochs": 1}, **base}
     found = sound.check(**other)
     assert "trained on" in sentence(found, "leakage")
@@ -192,6 +194,10 @@ def test_a_base_model_that_knows_the_test_part_is_leakage_and_is_left_out_of_the
     leaked = int(sentence(found, "leakage").split("trained on ")[1].split()[0])
     assert tuned.report.report["left_out_training_subjects"] == leaked
     assert tuned.report.report["n"] == tuned.manifest["records"]["test"] - leaked
+    monkeypatch.setattr("training.growing.SHARES", (1.0,))
+    study = learning_curve_start(actor=sound.user, run=tuned)
+    work_off()
+    assert study.trials.get().score == pytest.approx(tuned.report.report["auroc_macro"]["value"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from ecgportal.jobs.models import Job, JobState
@@ -47,9 +49,12 @@ def test_what_cannot_be_found_is_refused_beside_its_field(ward):
     assert "learning_rate" in wrong["fields"] and not Job.objects.exists()
 
 
-def test_data_that_is_gone_ends_the_job_with_a_sentence(ward):
+@pytest.mark.parametrize("gone", ["label_map", "base_version"])
+def test_data_that_is_gone_ends_the_job_with_a_sentence(ward, gone):
     Api(session=ward.user).post("training-runs/find-rate/", body_of(ward), status=202)
-    ward.label_map.delete()
+    job = Job.objects.get()
+    job.payload["asked"][gone] = str(uuid.uuid4())
+    job.save()
     job = work_off()[-1]
     assert (job.state, job.error_code) == (JobState.FAILED, "data_gone")
 
