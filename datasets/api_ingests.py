@@ -63,6 +63,17 @@ class AnswersSerializer(serializers.Serializer):
     lead_order = serializers.CharField(required=False, help_text="Lead names in file order, separated by commas.")
 
 
+class WaitingFilesSerializer(serializers.Serializer):
+    files = serializers.ListField(
+        child=serializers.CharField(), required=False, allow_empty=False,
+        help_text="Names of files that wait, as the upload's items show them. Without it the answers are for all that wait.",
+    )  # fmt: skip
+
+
+class WaitingAnswersSerializer(WaitingFilesSerializer, AnswersSerializer):
+    pass
+
+
 class BeginSerializer(AnswersSerializer):
     dataset = serializers.UUIDField()
 
@@ -146,12 +157,16 @@ class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
         """Close the upload and read its files; the job answers per file."""
         return started(uploading.upload_finish(actor=request.user, ingest=self.get_object()))
 
-    @extend_schema(request=AnswersSerializer, responses={202: OpenApiTypes.OBJECT})
+    @extend_schema(request=WaitingAnswersSerializer, responses={202: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post"])
     def answers(self, request: Request, pk: str) -> Response:
         """Read those files again that do not say their rate, unit or lead order, with these answers."""
         ingest = self.get_object()
-        return started(uploading.upload_answer(actor=request.user, ingest=ingest, options=options_in(request.data)))
+        form = WaitingFilesSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        names = form.validated_data.get("files")
+        options = options_in(request.data)
+        return started(uploading.upload_answer(actor=request.user, ingest=ingest, options=options, names=names))
 
     @extend_schema(responses=IngestItemSerializer(many=True), parameters=[OpenApiParameter("outcome", str)])
     @action(detail=True, filterset_class=None, filterset_fields=None)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django import forms
@@ -93,6 +92,13 @@ class AnswersForm(forms.Form):
         help_text="The leads in the order of the file, separated by commas: I, II, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6.",
     )  # fmt: skip
 
+    def __init__(self, *args: Any, asked: Collection[str] | None = None, **kwargs: Any):
+        """asked: the fields that are shown; None for all."""
+        super().__init__(*args, **kwargs)
+        if asked is not None:
+            shown = {*asked, "digits_per_mv"} if "unit" in asked else {*asked}
+            self.fields = {name: field for name, field in self.fields.items() if name in shown}
+
     def clean(self) -> dict[str, Any]:
         values = super().clean()
         if values.get("unit") == _DIGITS and not values.get("digits_per_mv") and "digits_per_mv" not in self.errors:
@@ -102,8 +108,8 @@ class AnswersForm(forms.Form):
     @property
     def answers(self) -> dict[str, Any]:
         values = self.cleaned_data
-        unit = f"{values['digits_per_mv']:g}/mV" if values["unit"] == _DIGITS else values["unit"]
-        return {"fs_hz": values["fs_hz"], "unit": unit, "lead_order": values["lead_order"]}
+        unit = f"{values['digits_per_mv']:g}/mV" if values.get("unit") == _DIGITS else values.get("unit")
+        return {"fs_hz": values.get("fs_hz"), "unit": unit, "lead_order": values.get("lead_order")}
 
 
 def answered(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,20 +122,13 @@ def answered(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_GUESS = re.compile(r"Guess: (.+?)\. ")
-
-
-def initial_answers(questions: Iterable[tuple[str, str, int]]) -> dict[str, Any]:
-    """Return the guesses of the most frequent questions (field, sentence, count) as the form's first values."""
+def guessed(guesses: Mapping[str, str]) -> dict[str, Any]:
+    """Return the guesses for a group of files (field to guess, empty where there is none) as the form's first values."""
     found: dict[str, Any] = {}
-    for field, sentence, _ in questions:
-        guess = _GUESS.match(f"{sentence} ")
-        if guess is None or field in found:
-            continue
-        value = guess[1]
+    for field, value in guesses.items():
         if field == "unit" and value.endswith("/mV"):
             found |= {"unit": _DIGITS, "digits_per_mv": value.removesuffix("/mV")}
-        else:
+        elif value:
             found[field] = ", ".join(value.replace(",", " ").split()) if field == "lead_order" else value
     return found
 
@@ -210,6 +209,14 @@ def _with_words(code: str) -> str:
     return f"{code} {words}" if words else code
 
 
+_REASON_WORDS = {"needs_answer": "needs an answer", "not_an_ecg": "not an ECG"}
+
+
+def reason_words(code: str) -> str:
+    """Return what people read in place of the code of a file's outcome."""
+    return _REASON_WORDS.get(code, code.replace("_", " "))
+
+
 class ItemFilterForm(FilterForm):
     outcome = forms.ChoiceField(choices=[("", "All"), *Outcome.choices])
     code = forms.ChoiceField(label="Reason")
@@ -217,7 +224,7 @@ class ItemFilterForm(FilterForm):
 
     def __init__(self, *args, codes: list[str], **kwargs):
         super().__init__(*args, **kwargs)
-        self.fields["code"].choices = [("", "All"), *((code, code.replace("_", " ")) for code in codes)]
+        self.fields["code"].choices = [("", "All"), *((code, reason_words(code)) for code in codes)]
 
 
 class LabelTableForm(forms.Form):

@@ -113,8 +113,7 @@ def _find(context: JobContext, ingest: Ingest) -> tuple[Collection, Path]:
 def _give_up(ingest: Ingest) -> None:
     ingest_sharing.end(ingest)
     Plan(ingest).close(Stage.READ)
-    Ingest.objects.filter(pk=ingest.pk).update(waiting=[])
-    storage.remove_area("uploads", ingest.pk)
+    uploading.give_up(ingest)
 
 
 class Reading:
@@ -235,7 +234,7 @@ def _progress(plan: Plan) -> tuple[float, str]:
 def _sent(context: JobContext, ingest: Ingest) -> dict[str, Path]:
     """Return the files to read by name: all that were sent, or those that waited for an answer."""
     folder, files = storage.area("uploads", ingest.pk), {}
-    entries = ingest.waiting if context.payload.get("waiting") else ingest.files
+    entries = uploading.answered(ingest) if context.payload.get("waiting") else ingest.files
     uploading.bring(ingest, entries, context.raise_if_stopping)
     for entry in entries:
         files[free_name(entry["name"], files)] = folder / entry["path"]

@@ -18,7 +18,7 @@ from datasets.ecg import SourceLabel
 from datasets.labels import builtin
 from datasets.labels.maps import Coverage, LabelMapSpec, assembled, coverage
 from datasets.measure.features import FEATURES
-from datasets.models import Dataset, Ingest, LabelMap, Record, RecordLabel, Subject
+from datasets.models import Dataset, LabelMap, Record, RecordLabel, Subject
 from datasets.record_filters import FILTERS
 from ecgportal.projects import access
 
@@ -311,17 +311,6 @@ def _totals(dataset: Dataset) -> Totals:
 
 def _by_count(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def open_questions(ingest: Ingest) -> list[tuple[str, str, int]]:
-    """Return what the refused files of an upload ask: field, sentence, and how many ask so; the most frequent first."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT field, sentence, count(*) FROM datasets_ingestitem, jsonb_each_text(asks) AS asked(field, sentence) "
-            "WHERE ingest_id = %s AND outcome = 'refused' GROUP BY field, sentence ORDER BY count(*) DESC, field, sentence LIMIT 30",
-            [ingest.pk],
-        )
-        return cursor.fetchall()
 
 
 class IndexPaginator(Paginator):

@@ -164,7 +164,7 @@ def ingest_start(actor: Any, ingest: Ingest) -> Ingest:
     """Store an upload whose files have all come, and start the job that reads it."""
     dataset = ingest.dataset
     ingest.job = enqueue(
-        "ingest", actor=actor, project=dataset.project, payload={"ingest": str(ingest.pk)}, title=f"Take in {len(ingest.files):,} files to {dataset.name}"
+        "ingest", actor=actor, project=dataset.project, payload={"ingest": str(ingest.pk)}, title=f"Take in {len(ingest.files):,} file{'' if len(ingest.files) == 1 else 's'} to {dataset.name}"
     )  # fmt: skip
     ingest.save()
     audit(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -210,8 +210,13 @@ def upload_discard(*, actor: Any, ingest: Ingest) -> None:
 
 
 @transaction.atomic
-def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ingest:
-    """Read the kept files of an upload again, now with answers for what they leave open. The answers stay with the upload."""
+def upload_answer(
+    *, actor: Any, ingest: Ingest, options: dict[str, Any], names: Collection[str] | None = None
+) -> Ingest:
+    """Read kept files of an upload again, now with answers for what they leave open. The answers stay with the files.
+
+    names: of which files, as the upload's report shows them; the others wait on. None: of all.
+    """
     ingest = Ingest.objects.select_for_update(of=("self",)).select_related("dataset__project", "job").get(pk=ingest.pk)
     if not options:
         raise InvalidInput("No answer was given.", fields={"fs_hz": "Give at least one of rate, unit and lead order."})
@@ -222,20 +227,38 @@ def upload_answer(*, actor: Any, ingest: Ingest, options: dict[str, Any]) -> Ing
             f"No file of this upload waits for an answer, or they were kept for longer than {KEPT_DAYS} days. Send them again.",
             code="nothing_waits",
         )
-    names = [entry["shown"] for entry in ingest.waiting]
-    ingest.items.filter(name__in=names, outcome=Outcome.REFUSED).delete()
-    ingest.options = {**ingest.options, **options}
+    stems = None if names is None else {_stem(name) for name in names}
+    chosen = [entry for entry in ingest.waiting if stems is None or _stem(entry["shown"]) in stems]
+    if not chosen:
+        raise Conflict("None of these files waits for an answer.", code="nothing_waits")
+    # What was answered for other files alone must not slip into these.
+    known = [entry.get("options", ingest.options) for entry in chosen]
+    common = {name: value for name, value in known[0].items() if all(each.get(name) == value for each in known)}
+    ids = {id(entry) for entry in chosen}
+    ingest.waiting = [{**entry, "answered": id(entry) in ids} for entry in ingest.waiting]
+    shown = [entry["shown"] for entry in chosen]
+    ingest.items.filter(name__in=shown, outcome=Outcome.REFUSED).delete()
+    ingest.options = {**common, **options}
     ingest.stage = Stage.NEW
     ingest.job = enqueue(
         "ingest", actor=actor, project=ingest.dataset.project, payload={"ingest": str(ingest.pk), "waiting": True},
-        title=f"Read {len(names):,} files of {ingest.dataset.name} again",
+        title=f"Read {len(shown):,} file{'' if len(shown) == 1 else 's'} of {ingest.dataset.name} again",
     )  # fmt: skip
-    ingest.save(update_fields=["options", "stage", "job"])
+    ingest.save(update_fields=["options", "stage", "job", "waiting"])
     audit(
         "upload.answered", ingest.dataset, actor=actor, project=ingest.dataset.project,
-        changes={"files": len(names), **options},
+        changes={"files": len(shown), **options},
     )  # fmt: skip
     return ingest
+
+
+def answered(ingest: Ingest) -> list[dict[str, Any]]:
+    """Return those kept files of an upload that the last answer is for."""
+    return [entry for entry in ingest.waiting if entry.get("answered", True)]
+
+
+def _unanswered(ingest: Ingest) -> list[dict[str, Any]]:
+    return [entry for entry in ingest.waiting if not entry.get("answered", True)]
 
 
 def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
@@ -248,7 +271,7 @@ def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
     asked = ingest.items.filter(outcome=Outcome.REFUSED, code="needs_answer").values_list("name", flat=True)
     stems = {_stem(name) for name in asked}
     folder = storage.area("uploads", ingest.pk)
-    kept, waiting = folder / "waiting", []
+    kept, waiting = folder / "waiting", _unanswered(ingest)
     kept.mkdir(exist_ok=True)
     # Those that were kept before stay where they lie, so that the job can be started again at any point.
     number = max((int(path.name) for path in kept.iterdir() if path.name.isdigit()), default=-1)
@@ -259,7 +282,7 @@ def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
             target = kept / f"{number:06d}"
             os.link(index[name], target)
         entry = {"name": name, "shown": shown(name), "path": f"waiting/{target.name}", "size": target.stat().st_size}
-        waiting.append(entry)
+        waiting.append({**entry, "options": ingest.options})
     storage.keep_all([folder / entry["path"] for entry in waiting])
     with transaction.atomic():
         ingest.waiting = waiting
@@ -267,6 +290,17 @@ def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
         ingest.save(update_fields=["waiting", "files"])
         plan.close(Stage.READ)
     drop_read(ingest)
+
+
+def give_up(ingest: Ingest) -> None:
+    """Remove the files of an upload whose job ended without reading them, but for those that wait for an answer of their own."""
+    ingest.refresh_from_db(fields=["waiting"])
+    ingest.waiting = _unanswered(ingest)
+    ingest.save(update_fields=["waiting"])
+    if ingest.waiting:
+        drop_read(ingest)
+    else:
+        storage.remove_area("uploads", ingest.pk)
 
 
 def drop_read(ingest: Ingest) -> None:

@@ -8,9 +8,11 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from django.urls import reverse
 from django.utils import timezone
 
-from datasets import signals, uploading
+from datasets import asking, signals, uploading
+from datasets import ingest as ingesting
 from datasets.models import ArrivingFile, Ingest, IngestItem, Record
 from ecgportal import storage
 from ecgportal.audit.models import AuditEvent
@@ -43,11 +45,11 @@ def patch(api: Api, file_id: str, offset: int, data: bytes, status: int = 200):
     return answer.json()
 
 
-def silent(duration: int = 3000) -> bytes:
-    """A table of two leads without rate and unit, of one beat a second at 500 Hz."""
+def silent(duration: int = 3000, factor: float = 1.0) -> bytes:
+    """A table of two leads without rate and unit, of one beat a second at 500 Hz and ``factor`` high."""
     beat = np.zeros(500)
     beat[200:210] = np.hanning(10)
-    rows = np.tile(beat, duration // 500)
+    rows = factor * np.tile(beat, duration // 500)
     return b"I,II\n" + "\n".join(f"{v:.4f},{0.8 * v:.4f}" for v in rows).encode() + b"\n"
 
 
@@ -231,3 +233,54 @@ class TestAnswers:
         assert not list(storage.area("uploads", ingest.pk).iterdir())
         with pytest.raises(Conflict, match="14 days"):
             uploading.upload_answer(actor=None, ingest=ingest, options={"unit": "mV"})
+
+    def test_contradicting_guesses_are_two_groups_and_each_gets_its_own_answer(self, api, dataset):
+        ingest = self.send(dataset, {"a.csv": silent(), "b.csv": silent(3500), "micro.csv": silent(factor=1000)})
+        mv, uv = asking.groups(ingest)
+        assert (mv.count, mv.first, mv.guesses["unit"]) == (2, "a.csv", "mV")
+        assert (uv.count, uv.first, uv.guesses["unit"]) == (1, "micro.csv", "uV")
+        assert asking.names_in(ingest, mv) == ["a.csv", "b.csv"]
+        client, address = api.client, reverse("datasets:ingest", args=[ingest.pk])
+        page = client.get(address)
+        assert [each["form"].initial["unit"] for each in page.context["asked"]] == ["mV", "uV"]
+        assert (
+            page.context["waiting"] == 3 and {o["value"]: o["count"] for o in page.context["outcomes"]}["refused"] == 0
+        )
+        client.post(address, {"group": mv.key, "fs_hz": "500", "unit": "mV"})
+        work_off()
+        ingest.refresh_from_db()
+        assert [entry["shown"] for entry in ingest.waiting] == ["micro.csv"]
+        # The same form once more finds nothing to answer, and changes nothing.
+        assert (
+            "answered for meanwhile"
+            in client.post(address, {"group": mv.key, "fs_hz": "250"}, follow=True).content.decode()
+        )
+        # A rate that was answered for the others is no answer for this file.
+        api.post(f"ingests/{ingest.pk}/answers/", {"unit": "uV", "files": ["micro.csv"]}, status=202)
+        work_off()
+        (left,) = ingest.items.filter(outcome="refused")
+        assert set(left.asks) == {"fs_hz"}
+        assert (
+            api.post(f"ingests/{ingest.pk}/answers/", {"unit": "uV", "files": ["a.csv"]}, status=409)["error"]["code"]
+            == "nothing_waits"
+        )
+        client.post(address, {"group": asking.groups(ingest)[0].key, "fs_hz": "500"})
+        work_off()
+        ingest.refresh_from_db()
+        assert ingest.waiting == [] and not list(storage.area("uploads", ingest.pk).iterdir())
+        peaks = {record.key: float(np.nanmax(signals.read_signal(record))) for record in Record.objects.all()}
+        assert set(peaks) == {"a", "b", "micro"} and peaks["micro"] == pytest.approx(peaks["a"], rel=0.01)
+
+    def test_a_failed_reading_keeps_the_files_of_the_other_group(self, dataset, monkeypatch):
+        ingest = self.send(dataset, {"a.csv": silent(), "micro.csv": silent(factor=1000)})
+        monkeypatch.setattr(ingesting.Plan, "begin", _broken)
+        uploading.upload_answer(actor=None, ingest=ingest, options={"unit": "mV", "fs_hz": 500}, names=["a.csv"])
+        (job,) = work_off()
+        assert job.state == JobState.FAILED
+        ingest.refresh_from_db()
+        assert [entry["shown"] for entry in ingest.waiting] == ["micro.csv"]
+        assert len([p for p in storage.area("uploads", ingest.pk).rglob("*") if p.is_file()]) == 1
+
+
+def _broken(*args, **kwargs):
+    raise RuntimeError("broken")
