@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -40,6 +41,8 @@ OTHER_LEADS: tuple[str, ...] = (
 )
 
 OLDEST_YEARS = 130
+# What a file calls a channel that is no known lead may be any text; so much of it is kept.
+LONGEST_LEAD = 20
 _LONGEST_NAME = 200
 
 _KNOWN = {name.upper(): name for name in (*LEADS_12, *OTHER_LEADS)}
@@ -234,6 +237,32 @@ def turn_upright(record: Record) -> Record:
         signal=signal,
         leads=tuple("aVR" if name == "-aVR" else name for name in record.leads),
         meta=replace(record.meta, notes=(*record.meta.notes, note)),
+    )
+
+
+def name_leads(record: Record, hidden: Callable[[str], bool] = lambda name: False) -> Record:
+    """Return the record with names of leads that can be stored: printable, all different, at most ``LONGEST_LEAD`` characters.
+
+    hidden: tells of a name that is no lead's whether it must not be told; it becomes ``channel N``, as an empty one does.
+    """
+    names: dict[str, str] = {}
+    for number, lead in enumerate(record.leads, start=1):
+        text = lead
+        if canonical_lead(lead) != lead:
+            text = " ".join(lead.replace("\x00", " ").encode("utf-8", "replace").decode().split())
+            text = f"channel {number}" if not text or hidden(lead) else text[:LONGEST_LEAD].rstrip()
+        if text in names.values():
+            ends = (f" ({count})" for count in range(2, len(record.leads) + 2))
+            text = next(name for end in ends if (name := text[: LONGEST_LEAD - len(end)] + end) not in names.values())
+        names[lead] = text
+    if all(lead == name for lead, name in names.items()):
+        return record
+    marks = tuple((at, sign, lead and names.get(lead, lead), note) for at, sign, lead, note in record.meta.annotations)
+    return replace(
+        record,
+        leads=tuple(names.values()),
+        computed=tuple(names.get(lead, lead) for lead in record.computed),
+        meta=replace(record.meta, annotations=marks),
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.ecg import canonical_lead
-from datasets.file_names import FileNames, names_somebody
+from datasets.file_names import FileNames, names_somebody, reads_as_person
 from datasets.formats._scp_meta import identifying_texts
 from datasets.formats._wfdb_notes import read_annotations
 from datasets.formats.mfer import identifying_texts as mfer_texts
@@ -137,7 +137,7 @@ class Identity:
         ]
         meta["notes"] = [note for note in meta["notes"] if not named.in_text(note)]
         meta["dropped_channels"] = [
-            name if not named.in_text(name) else "(left out)" for name in meta["dropped_channels"]
+            name if not named.of_channel(name) else "(left out)" for name in meta["dropped_channels"]
         ]
         meta["device"] = None if meta["device"] and named.in_text(meta["device"]) else meta["device"]
 
@@ -154,6 +154,10 @@ class Named:
         if any(term in folded for term in self._terms) or names_somebody(text):
             return True
         return strict and _PERSONAL.search(text) is not None
+
+    def of_channel(self, name: str) -> bool:
+        """Tell whether the name of a channel that is no lead is a person's."""
+        return canonical_lead(name) is None and (self.in_text(name) or reads_as_person(name))
 
     def mask(self, text: str) -> str:
         for term in self._terms:
@@ -265,6 +269,8 @@ def _scrub_wfdb(name: str, content: Callable[[], bytes]) -> tuple[str, bytes | N
             # Name, signals, rate and length; not the time and date of recording.
             parts, is_first = line.split(), False
             line = " ".join(parts[:4]) if len(parts) > 4 else line
+        elif len(parts := line.split(None, 8)) == 9 and Named(()).of_channel(parts[8]):
+            line = " ".join([*parts[:8], f"channel {len(kept)}"])
         kept.append(line)
     text = "\n".join(kept) + "\n"
     same = text.split() == raw.decode("utf-8", "replace").split()

@@ -184,7 +184,7 @@ def _shown(identity: Identity | None, names: Iterable[str], terms: Iterable[str]
 
 
 def refused(name: str, code: str, message: str, asks: Mapping[str, str] | None = None) -> Answer:
-    return {"kind": "refused", "name": name, "code": code, "message": message, "asks": dict(asks or {})}
+    return {"kind": "refused", "name": name, "code": code, "message": plain(message), "asks": plain(dict(asks or {}))}
 
 
 def _terms(format_name: str | None, path: Path, held: Held | None = None) -> list[str]:
@@ -213,6 +213,7 @@ def _read(
         else _originals(name, result, index, entry.name, identity, spool, held, shown)
     )
     wanted = result.records if task.part is None else result.records[task.part[0] : task.part[1]]
+    hidden = Named(terms).of_channel if identity is not None and not identity.keeps else _nothing
     records = iter(wanted)
     done = 0
     while part := list(islice(records, PART)):
@@ -220,8 +221,15 @@ def _read(
         yield {
             "kind": "taken", "name": name, "format": entry.name, "many": count > 1, "originals": originals,
             "companions": list(result.companions), "shown": shown,
-            "records": [_cleaned(row_of(key, record, spool), identity, terms, originals) for key, record in part],
+            "records": [
+                _cleaned(row_of(key, ecg.name_leads(record, hidden), spool), identity, terms, originals)
+                for key, record in part
+            ],
         }  # fmt: skip
+
+
+def _nothing(name: str) -> bool:
+    return False
 
 
 def _open(name: str, index: Mapping[str, Path], options: ReadOptions, held: Held) -> tuple[Reader, ReadResult]:
