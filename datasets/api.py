@@ -13,7 +13,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
-from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -26,6 +26,7 @@ from datasets.api_removing import PagesByIndex, WithTwins
 from datasets.models import Dataset, LabelMap, Record
 from datasets.record_filters import FILTERS
 from datasets.recording_time import text_of
+from ecgportal.api.parsers import ObjectParser
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, NotFound
@@ -86,7 +87,7 @@ class DatasetViewSet(WithInsight, WithTwins, mixins.ListModelMixin, mixins.Retri
     queryset = Dataset.objects.all()
     serializer_class = DatasetSerializer
     filterset_fields = ["project", "name"]
-    parser_classes = [JSONParser, MultiPartParser]
+    parser_classes = [ObjectParser, MultiPartParser]
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "create": Action.DATA_EDIT, "destroy": Action.DATA_DELETE,
         "uploads": Action.DATA_EDIT, "labels": Action.DATA_VIEW, "labels_import": Action.DATA_EDIT,
@@ -318,7 +319,7 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
     queryset = LabelMap.objects.all()
     serializer_class = LabelMapSerializer
     filterset_class = LabelMapFilter
-    parser_classes = [JSONParser, MultiPartParser]
+    parser_classes = [ObjectParser, MultiPartParser]
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "create": Action.DATA_EDIT, "export": Action.DATA_VIEW, "import_csv": Action.DATA_EDIT,
     }  # fmt: skip

@@ -16,12 +16,13 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
-from rest_framework.parsers import BaseParser, JSONParser, MultiPartParser
+from rest_framework.parsers import BaseParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from datasets import services, uploading
 from datasets.models import ArrivingFile, Dataset, Ingest, IngestItem, Outcome
+from ecgportal.api.parsers import ObjectParser
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
@@ -108,7 +109,7 @@ class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
     queryset = Ingest.objects.select_related("job", "dataset__project")
     serializer_class = IngestSerializer
     filterset_fields = ["dataset", "is_open"]
-    parser_classes = [JSONParser, MultiPartParser]
+    parser_classes = [ObjectParser, MultiPartParser]
     needs = {
         "list": Action.DATA_VIEW, "retrieve": Action.DATA_VIEW, "items": Action.DATA_VIEW, "files": Action.DATA_VIEW,
         "create": Action.DATA_EDIT, "destroy": Action.DATA_EDIT, "files_add": Action.DATA_EDIT, "finish": Action.DATA_EDIT,
@@ -199,7 +200,7 @@ class UploadFileViewSet(mixins.RetrieveModelMixin, ProjectViewSet):
         """Send the next piece. After a broken connection ask how much has arrived and go on there; 409 tells it, too."""
         file = self.get_object()
         offset = request.headers.get("Upload-Offset", "")
-        if not offset.isdecimal():
+        if not offset.isdecimal() or len(offset) > 18:
             raise InvalidInput(
                 "The piece does not say where it begins.", fields={"Upload-Offset": "Give a byte number."}
             )

@@ -19,6 +19,8 @@ from ecgportal.errors import InvalidInput
 
 # The correction that drug trials report (ICH E14); Bazett's overcorrects at fast rates.
 QTC_FORMULA = "fridericia"
+# A century; multiplied by a rate, more need not fit a number any more.
+_MOST_SECONDS = 3.2e9
 _RELATIONS = ("exact", "broader", "ambiguous", "unmapped")
 
 
@@ -47,7 +49,7 @@ def _number(text: str | None, field: str) -> float | None:
         value = float(text)  # type: ignore[arg-type]
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) < _MOST_SECONDS:
         raise InvalidInput(
             f"The value of {field} is not a number of seconds.", fields={field: "Give seconds, such as 2.5."}
         )
@@ -187,8 +189,9 @@ def read_map_csv(data: bytes) -> tuple[list[str], dict[str, dict[str, Any]]]:
         raise InvalidInput("The label map is larger than 5 MB.", fields={"file": "Too large."})
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
-    except UnicodeDecodeError:
-        raise InvalidInput("The label map is not UTF-8 text.", fields={"file": "Save it as CSV in UTF-8."}) from None
+    except (UnicodeDecodeError, csv.Error):
+        sentence = "The label map is not CSV in UTF-8, or a cell of it is too long."
+        raise InvalidInput(sentence, fields={"file": "Save it as CSV in UTF-8."}) from None
     if not rows or not {"code", "class"} <= set(rows[0]):
         raise InvalidInput(
             "The label map needs the columns code and class.", fields={"file": "Columns: code, class, relation."}

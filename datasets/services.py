@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from ecgportal.jobs.services import enqueue
 
 MAX_UPLOAD_BYTES = 20 * MAX_FILE_BYTES
 _UNITS = ("mV", "uV", "V", "nV")
+_PER_MV = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?/mV")
 
 
 @transaction.atomic
@@ -98,18 +100,17 @@ def check_read_options(fs_hz: Any = None, unit: Any = None, lead_order: Any = No
                 "The sampling rate cannot be used.", fields={"fs_hz": "Give samples per second, from 1 to 100000."}
             )
     if unit:
-        number, slash, per = str(unit).partition("/")
-        if unit not in _UNITS and not (
-            slash and per == "mV" and number.replace(".", "", 1).isdigit() and float(number) > 0
-        ):
+        if unit not in _UNITS and not (isinstance(unit, str) and _PER_MV.fullmatch(unit) and float(unit[:-3]) > 0):
             raise InvalidInput(
                 "The unit cannot be used.",
                 fields={"unit": "Choose mV, uV, V, nV, or digits per millivolt such as 200/mV."},
             )
         options["unit"] = unit
     if lead_order:
-        names = [name.strip() for name in (lead_order.split(",") if isinstance(lead_order, str) else lead_order)]
-        if len(set(names)) != len(names) or not all(names):
+        names = lead_order.split(",") if isinstance(lead_order, str) else lead_order
+        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        names = [name.strip() for name in names] if is_list else []
+        if not names or len(set(names)) != len(names) or not all(names):
             raise InvalidInput(
                 "The lead order cannot be used.", fields={"lead_order": "Name each lead once, separated by commas."}
             )

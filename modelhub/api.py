@@ -10,7 +10,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
-from rest_framework.parsers import JSONParser, MultiPartParser
+from rest_framework.parsers import MultiPartParser
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,6 +18,7 @@ from rest_framework.views import APIView
 
 from datasets.models import Dataset, Record
 from datasets.selectors import label_maps_for
+from ecgportal.api.parsers import ObjectParser
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -185,7 +186,7 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     queryset = ModelVersion.objects.select_related("model__project").prefetch_related("aliases")
     serializer_class = VersionSerializer
     filterset_class = VersionFilter
-    parser_classes = [JSONParser, MultiPartParser]
+    parser_classes = [ObjectParser, MultiPartParser]
     needs = {
         "list": Action.MODEL_VIEW, "retrieve": Action.MODEL_VIEW, "create": Action.MODEL_EDIT, "destroy": Action.MODEL_DELETE,
         "download": Action.MODEL_DOWNLOAD, "card": Action.MODEL_VIEW, "card_update": Action.MODEL_EDIT, "accept": Action.MODEL_EXCHANGE,

@@ -1,0 +1,75 @@
+"""Bodies of requests that no script of good will sends get an answer, not an error of the server."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+
+from datasets.models import ArrivingFile, Ingest
+from ecgportal.accounts.services import token_create
+from ecgportal.projects.models import Role
+from tests.api_client import ROOT, Api
+from tests.factories import make_dataset, make_job, make_project, make_record, make_user
+from training.models import TrainingRun
+
+
+@pytest.fixture
+def desk(db):
+    owner = make_user()
+    project = make_project({owner: Role.OWNER})
+    return Api(session=owner), project, make_dataset(project)
+
+
+def send(api: Api, path: str, body: str) -> tuple[int, dict]:
+    answer = api.client.post(ROOT + path, body, content_type="application/json")
+    return answer.status_code, answer.json()
+
+
+@pytest.mark.parametrize("body", ["[]", "null", '"text"', "5", "[" * 100_000, '{"name": "\\ud800"}', '{"name": 1e999}'])
+def test_a_body_that_is_no_object_is_refused_everywhere(desk, body):
+    api, _, dataset = desk
+    for path in (
+        "projects/", "ingests/", f"datasets/{dataset.pk}/uploads/", "label-maps/import/", "model-versions/", "training-runs/",
+    ):  # fmt: skip
+        status, told = send(api, path, body)
+        assert (status, told["error"]["code"]) == (400, "bad_request"), path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("unit", "²/mV"), ("unit", ["mV"]), ("unit", "9" * 400 + "/mV"), ("lead_order", 5), ("lead_order", [1, {}]), ("lead_order", {"I": 1}), ("fs_hz", [])],
+)  # fmt: skip
+def test_an_answer_for_files_that_cannot_be_one_names_its_field(desk, field, value):
+    api, _, dataset = desk
+    error = api.refused("post", "ingests/", {"dataset": str(dataset.pk), field: value}, status=422)
+    assert set(error["fields"]) == {field}
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000])
+def test_numbers_that_are_none_or_too_long(desk, number):
+    api, project, dataset = desk
+    record = make_record(dataset)
+    run = TrainingRun.objects.create(
+        project=project, name="Run", dataset=dataset, classes=["NORM"], task="multilabel", architecture="inception_time", job=make_job(project)
+    )  # fmt: skip
+    assert api.get(f"training-runs/{run.pk}/metrics/?after={number}&member={number}")["results"] == []
+    error = api.refused("get", f"records/{record.pk}/signal/?start_s={number}{number}", status=422)
+    assert set(error["fields"]) == {"start_s"}
+    api.refused("get", f"records/{record.pk}/signal/?end_s=1e308", status=422)
+    ingest = Ingest.objects.create(dataset=dataset, is_open=True)
+    file = ArrivingFile.objects.create(ingest=ingest, position=0, name="a.dat", size=4)
+    answer = api.client.patch(
+        f"{ROOT}upload-files/{file.pk}/", b"abcd", content_type="application/octet-stream", headers={"Upload-Offset": "9" * 5000}
+    )  # fmt: skip
+    assert answer.status_code == 422
+    _, key = token_create(user=project.memberships.get().user, name="t")
+    sent = {"Authorization": f"Token {key}", "Range": f"bytes={'9' * 5000}-"}
+    assert Client().get("/dav/", headers=sent).status_code == 200
+
+
+def test_a_label_map_with_a_cell_without_end(desk):
+    api, project, _ = desk
+    table = b"code,class\n" + b"x" * 200_000 + b",NORM\n"
+    body = {"project": str(project.pk), "name": "Long"}
+    error = api.refused("post", "label-maps/import/", body, status=422, files={"file": [("m.csv", table)]})
+    assert set(error["fields"]) == {"file"}
