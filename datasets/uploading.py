@@ -125,7 +125,7 @@ def file_receive(*, file: ArrivingFile, offset: int, stream: BinaryIO) -> Arrivi
     finally:
         taken = _note_piece(file, offset, at, piece)
     if not taken:
-        file.refresh_from_db()
+        file = _arriving(file)
         raise Conflict(
             f"{file.name} was being sent twice at once; it stands at byte {file.received}.", code="wrong_offset",
             fields={"received": str(file.received)},
@@ -379,6 +379,13 @@ def _locked_open(ingest: Ingest) -> Ingest:
     row = Ingest.objects.select_for_update(of=("self",)).select_related("dataset__project").get(pk=ingest.pk)
     if not row.is_open:
         raise Conflict("The upload is closed; its files are read already.", code="upload_closed")
+    return row
+
+
+def _arriving(file: ArrivingFile) -> ArrivingFile:
+    row = ArrivingFile.objects.filter(pk=file.pk).first()
+    if row is None:
+        raise Conflict("The upload was closed or discarded while the file came.", code="upload_closed")
     return row
 
 

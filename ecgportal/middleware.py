@@ -8,6 +8,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from ecgportal import simultaneous
 from ecgportal.audit.context import AuditContext, acting
 from ecgportal.client_address import client_address
 from ecgportal.errors import PortalError
@@ -30,6 +31,18 @@ class AuditContextMiddleware:
             return self.get_response(request)
 
 
+class UnkeptMiddleware:
+    """No browser and no proxy keeps an answer whose view does not say for how long: pages and files tell of patients."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.headers.setdefault("Cache-Control", "private, no-store")
+        return response
+
+
 class PortalErrorMiddleware:
     """Show a PortalError that a page raised as a page with its sentence and status."""
 
@@ -40,6 +53,7 @@ class PortalErrorMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        error = simultaneous.told(error) or error
         if not isinstance(error, PortalError):
             return None
         template = {403: "403.html", 404: "404.html", 413: "413.html"}.get(error.status, "400.html")

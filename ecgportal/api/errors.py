@@ -11,6 +11,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from ecgportal import simultaneous
 from ecgportal.errors import PortalError
 
 _CODES = {
@@ -42,6 +43,7 @@ def _fields(detail: Any, prefix: str = "") -> dict[str, str]:
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's exception handler. Errors that the portal does not know stay exceptions (500, no details sent)."""
+    error = simultaneous.told(error) or error
     if isinstance(error, PortalError):
         set_rollback()
         headers = {"Retry-After": "600"} if error.status == 429 else {}

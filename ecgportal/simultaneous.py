@@ -1,0 +1,43 @@
+"""What the database says when two people change the same thing at the same moment, in words for the one who came second."""
+
+from __future__ import annotations
+
+from django.apps import apps
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import IntegrityError
+from django.db.models import UniqueConstraint
+
+from ecgportal.errors import Conflict, InvalidInput, NotFound, PortalError
+
+# PostgreSQL, appendix A: unique_violation and foreign_key_violation.
+_NOT_UNIQUE, _NOT_THERE = "23505", "23503"
+
+
+def told(error: Exception) -> PortalError | None:
+    """Return the refusal that an error of the database stands for; None for one that is a fault of the portal."""
+    if isinstance(error, ObjectDoesNotExist):
+        return NotFound("It is not there any more; somebody has deleted it in the meantime.")
+    if not isinstance(error, IntegrityError):
+        return None
+    cause = error.__cause__
+    state, diagnosis = getattr(cause, "sqlstate", None), getattr(cause, "diag", None)
+    if state == _NOT_UNIQUE:
+        return InvalidInput(_sentence(getattr(diagnosis, "constraint_name", None)))
+    if state == _NOT_THERE:
+        return Conflict(
+            "Something that belongs to this was deleted or begun in the meantime. Load the page again.",
+            code="changed_meanwhile",
+        )
+    return None
+
+
+def _sentence(name: str | None) -> str:
+    """Return what the constraint of this name says."""
+    for model in apps.get_models():
+        for constraint in model._meta.constraints:
+            if isinstance(constraint, UniqueConstraint) and constraint.name == name:
+                default = constraint.violation_error_message == constraint.default_violation_error_message
+                if not default:
+                    return str(constraint.violation_error_message)
+                return f"The same {model._meta.verbose_name} was saved in the meantime. Load the page again."
+    return "The same was saved in the meantime. Load the page again."

@@ -1,0 +1,82 @@
+"""Two who save the same at the same moment: one of them is told so, by the interface and on the page."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from django.test import Client
+
+from datasets import uploading
+from datasets.models import ArrivingFile, Dataset, Ingest
+from ecgportal.accounts.models import User
+from ecgportal.errors import Conflict
+from ecgportal.projects.models import Project, Role
+from tests.api_client import Api
+from tests.factories import make_dataset, make_project, make_user
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """Both have looked before either has saved: the database alone stands between them."""
+    for model in (User, Project, Dataset):
+        monkeypatch.setattr(model, "full_clean", lambda self, **kwargs: None)
+
+
+@pytest.mark.django_db
+def test_the_second_of_two_equal_names_is_refused_as_if_it_came_later(unseen):
+    owner, administrator = make_user(), make_user(is_administrator=True)
+    project = make_project({owner: Role.OWNER}, name="Same")
+    make_dataset(project, name="Same")
+    make_user("same")
+    api = Api(session=owner)
+    error = api.refused("post", "projects/", {"name": "same"}, status=422, code="invalid_input")
+    assert error["message"] == "There is a project with this name already."
+    api.refused("post", "datasets/", {"project": str(project.pk), "name": "Same"}, status=422, code="invalid_input")
+    user = {"username": "Same", "password": "correct-horse-battery-9"}
+    Api(session=administrator).refused("post", "users/", user, status=422, code="invalid_input")
+    assert (Project.objects.count(), Dataset.objects.count(), User.objects.filter(username__iexact="same").count()) == (
+        1,
+        1,
+        1,
+    )
+
+
+@pytest.mark.django_db
+def test_the_page_says_so_too(unseen):
+    owner = make_user()
+    make_project({owner: Role.OWNER}, name="Same")
+    client = Client(raise_request_exception=False)
+    client.force_login(owner)
+    answer = client.post("/projects/new/", {"name": "same", "description": ""})
+    assert answer.status_code == 422 and "There is a project with this name already." in answer.content.decode()
+
+
+@pytest.mark.django_db
+def test_what_was_deleted_meanwhile_is_not_there(monkeypatch):
+    owner = make_user()
+    dataset = make_dataset(make_project({owner: Role.OWNER}))
+    ingest = Ingest.objects.create(dataset=dataset, is_open=True)
+    real = uploading._locked_open
+
+    def gone_first(row):
+        Ingest.objects.filter(pk=row.pk).delete()
+        return real(row)
+
+    monkeypatch.setattr(uploading, "_locked_open", gone_first)
+    Api(session=owner).refused("post", f"ingests/{ingest.pk}/finish/", status=404, code="not_found")
+
+
+@pytest.mark.django_db
+def test_a_piece_of_an_upload_that_is_discarded_meanwhile_is_refused():
+    ingest = Ingest.objects.create(dataset=make_dataset(make_project()), is_open=True)
+    file = ArrivingFile.objects.create(ingest=ingest, position=0, name="a.dat", size=4)
+
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            Ingest.objects.filter(pk=ingest.pk).delete()
+            return super().read(size)
+
+    with pytest.raises(Conflict) as caught:
+        uploading.file_receive(file=file, offset=0, stream=Slow(b"abcd"))
+    assert caught.value.code == "upload_closed"
