@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from datasets.models import Dataset
-from datasets.selectors import label_maps
+from datasets.selectors import label_maps_for
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -168,11 +168,9 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         datasets = Dataset.objects.select_related("project")
         label_map = None
         if data.get("label_map"):
-            label_map = label_maps(request.user).filter(pk=data["label_map"]).first()
+            label_map = label_maps_for(project).filter(pk=data["label_map"]).first()
             if label_map is None:
-                raise InvalidInput(
-                    "There is no such label map.", fields={"label_map": "Not there, or not visible to you."}
-                )
+                raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
         base = None
         if data.get("base_version"):
             base = self.related(ModelVersion.objects.select_related("model"), data["base_version"], "base_version")
@@ -288,7 +286,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         """Rows by epoch; ``?after=`` gives only later ones. Of several networks the latest, or that of ``?member=``."""
         after, member = (request.query_params.get(name, "") for name in ("after", "member"))
         rows = selectors.epoch_rows(
-            self.get_object(), int(after) if after.isdigit() else 0, int(member) if member.isdigit() else None
+            self.get_object(), int(after) if _is_count(after) else 0, int(member) if _is_count(member) else None
         )
         return Response({"count": len(rows), "next": None, "previous": None, "results": rows})
 
@@ -359,7 +357,11 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         form.is_valid(raise_exception=True)
         data = form.validated_data
         version = self.find(ModelVersion.objects.select_related("model__project"), data["version"])
-        label_map = label_maps(request.user).filter(pk=data["label_map"]).first() if data.get("label_map") else None
+        label_map = None
+        if data.get("label_map"):
+            label_map = label_maps_for(version.model.project).filter(pk=data["label_map"]).first()
+            if label_map is None:
+                raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
         row = services.evaluation_start(
             actor=request.user,
             version=version,
@@ -405,6 +407,10 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         return Response(
             {"first": str(row.pk), "second": str(other.pk), "n": found.n, "n_subjects": found.n_subjects, "rows": rows}
         )
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) < 9
 
 
 def as_plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def choose(
     Of the task ``pretraining`` the label map is optional: it says what a later run will hold back.
     """
     rows = _datasets(project, datasets)
-    outputs = _outputs(task, label_map, classes, target)
+    outputs = _outputs(project, task, label_map, classes, target)
     if task == PRETRAINING and base_version is not None:
         if mode not in (None, "", Mode.FULL):
             raise InvalidInput(
@@ -318,7 +318,9 @@ def _recipe(given: Mapping[str, Any] | None, base: ModelVersion | None) -> dict[
     return json.loads(recipe.to_json())
 
 
-def _outputs(task: str, label_map: LabelMap | None, classes: Sequence[str] | None, target: str) -> list[str]:
+def _outputs(
+    project: Any, task: str, label_map: LabelMap | None, classes: Sequence[str] | None, target: str
+) -> list[str]:
     """Return the names of the outputs, checked against the label map or the numeric target."""
     if task == "regression":
         if target not in NUMERIC_TARGETS:
@@ -330,6 +332,10 @@ def _outputs(task: str, label_map: LabelMap | None, classes: Sequence[str] | Non
         return []
     if label_map is None:
         raise InvalidInput("Say what the network shall tell apart.", fields={"label_map": "Choose a label map."})
+    if label_map.project_id not in (None, project.pk):
+        raise InvalidInput(
+            "The label map belongs to another project.", fields={"label_map": "Choose one of this project."}
+        )
     chosen = list(dict.fromkeys(classes or label_map.classes))
     unknown = [name for name in chosen if name not in label_map.classes]
     if unknown:

@@ -215,10 +215,16 @@ def run_delete(*, actor: Any, run: TrainingRun) -> None:
         storage.remove_area("checkpoints", area)
 
 
+@transaction.atomic
 def measure_start(*, actor: Any, project: Any) -> Job:
     """Start the job that measures what each network costs on the machine that trains; the open one if there is one."""
     known = Job.objects.filter(kind="measure_speeds", state__in=OPEN, project=project).first()
-    return known or enqueue("measure_speeds", actor=actor, project=project, payload={}, title="Measure this machine")
+    if known is not None:
+        return known
+    title = "Measure this machine"
+    job = enqueue("measure_speeds", actor=actor, project=project, payload={}, title=title)
+    audit("run.machine_measured", title, actor=actor, project=project, changes={"job": str(job.pk)})
+    return job
 
 
 @transaction.atomic
@@ -270,6 +276,10 @@ def evaluation_start(
         if label_map is None:
             raise InvalidInput(
                 "Say how the labels map to the model's classes.", fields={"label_map": "Choose a label map."}
+            )
+        if label_map.project_id not in (None, project.pk):
+            raise InvalidInput(
+                "The label map belongs to another project.", fields={"label_map": "Choose one of this project."}
             )
         missing = [name for name in contract.classes if name not in label_map.classes]
         if len(missing) == len(contract.classes):

@@ -335,3 +335,23 @@ def test_the_second_run_on_an_accelerator_says_on_page_and_by_rest_that_it_waits
     run = ended(ward.start(settings=ONE))
     assert run.job.state == JobState.CANCELLED and not run.epochs.exists()
     assert sentence in told[0] and sentence not in str(run.warnings)
+
+
+def test_a_label_map_of_another_project_is_neither_used_nor_frozen(ward):
+    """Also by somebody who may see it there, but not change it."""
+    theirs = factories.make_label_map(factories.make_project({ward.user: "viewer"}))
+    api, asked = Api(session=ward.user), {"project": str(ward.project.pk), "dataset": str(ward.first.pk)}
+    for path in ("training-runs/", "training-runs/check/", "training-runs/find-rate/"):
+        error = api.refused("post", path, {**asked, "label_map": str(theirs.pk)}, status=422)
+        assert set(error["fields"]) == {"label_map"}
+    with pytest.raises(InvalidInput, match="belongs to another project"):
+        ward.start(settings=ONE, label_map=theirs)
+    contract = ModelContract(leads=("I",), fs_hz=100.0, n_samples=100, classes=("NORM",), task="multilabel")
+    version = version_add(
+        actor=ward.user, model=model_get_or_create(actor=ward.user, project=ward.project, name="Net"), onnx=b"x", contract=contract,
+        origin=Origin.TRAINED, parameters=1,
+    )  # fmt: skip
+    body = {"version": str(version.pk), "dataset": str(ward.first.pk), "label_map": str(theirs.pk)}
+    assert set(api.refused("post", "evaluations/", body, status=422)["fields"]) == {"label_map"}
+    theirs.refresh_from_db()
+    assert not theirs.frozen and not Job.objects.exists()

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job, JobState
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
@@ -267,6 +268,8 @@ def test_measuring_is_one_job_that_notes_every_network(sound, few_threads, monke
     api = Api(session=sound.user)
     job = api.post("training-runs/measure/", {"project": str(sound.project.pk)}, status=202)
     assert api.post("training-runs/measure/", {"project": str(sound.project.pk)}, status=202) == job
+    (event,) = AuditEvent.objects.filter(action="run.machine_measured", project_id=sound.project.pk)
+    assert event.changes == {"job": job["job"]} and event.actor_id == sound.user.pk
     work_off()
     assert Job.objects.get(pk=job["job"]).state == JobState.SUCCEEDED, Job.objects.get(pk=job["job"]).error_message
     assert set(speeds()) == set(small)
