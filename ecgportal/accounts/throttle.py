@@ -5,6 +5,7 @@ The audit trail holds every failed sign-in, so the count is the same for all pro
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import timedelta
 
 from django.utils import timezone
@@ -23,6 +24,8 @@ def check_sign_in(username: str) -> None:
 
     Call it before the password is looked at. The answer does not depend on whether the name exists.
     """
+    # A failed sign-in is recorded under the name that the form makes of what was sent.
+    username = unicodedata.normalize("NFKC", username.replace("\x00", "")).strip()
     failed = AuditEvent.objects.filter(action="session.sign_in_failed", at__gte=timezone.now() - WINDOW)
     address = current().address
     too_often = failed.filter(object_label__iexact=username[:150])[:MAX_PER_NAME].count() >= MAX_PER_NAME

@@ -104,8 +104,8 @@ class ProjectsViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectV
     )
     def member(self, request: Request, pk: str, user_id: str) -> Response:
         project = self.get_object()
-        user = User.objects.filter(pk=as_uuid(user_id), is_active=True).first()
-        if user is None:
+        user = User.objects.filter(pk=as_uuid(user_id)).first()
+        if user is None or (request.method == "PUT" and not user.is_active):
             raise NotFound("There is no such user.")
         if request.method == "DELETE":
             services.member_remove(actor=request.user, project=project, user=user)

@@ -109,5 +109,6 @@ def member_remove(*, actor: Any, project: Project, user: Any) -> None:
 
 
 def _keep_an_owner(project: Project, user: Any) -> None:
-    if not Membership.objects.filter(project=project, role=Role.OWNER).exclude(user=user).exists():
+    others = Membership.objects.filter(project=project, role=Role.OWNER, user__is_active=True).exclude(user=user)
+    if not others.exists():
         raise Conflict("A project needs an owner. Make someone else an owner first.", code="last_owner")

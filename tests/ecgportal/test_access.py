@@ -11,6 +11,7 @@ from ecgportal.errors import Conflict, NotAllowed, NotFound
 from ecgportal.projects import access, services
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Membership, Project, Role
+from tests.api_client import Api
 
 pytestmark = pytest.mark.django_db
 
@@ -84,3 +85,17 @@ def test_project_names_are_unique_whatever_their_case(team):
     with pytest.raises(Exception, match="cannot be saved") as error:
         services.project_create(actor=users["editor"], name="OURS")
     assert "already" in str(error.value.fields)
+
+
+def test_an_owner_who_cannot_sign_in_does_not_count(team):
+    project, users = team
+    services.member_set(actor=users["owner"], project=project, user=users["editor"], role="owner")
+    users["editor"].is_active = False
+    users["editor"].save()
+    with pytest.raises(Conflict, match="needs an owner"):
+        services.member_remove(actor=users["owner"], project=project, user=users["owner"])
+    api = Api(session=users["owner"])
+    address = f"projects/{project.pk}/members/{users['editor'].pk}/"
+    api.refused("put", address, {"role": "viewer"}, status=404)
+    api.delete(address)
+    assert access.role_in(users["editor"], project) is None

@@ -210,3 +210,24 @@ def test_the_list_of_users_filters_in_a_bounded_number_of_queries(
         f"person{number:02d}" for number in range(1, 60, 2)
     ]
     assert len(client.get(reverse("accounts:users"), {"search": "PERSON1"}).context["page_obj"]) == 10
+
+
+@pytest.mark.parametrize("spelled", [" ada", "ada ", "\uff41\uff44\uff41", "ada\u3000"])
+def test_a_locked_name_stays_locked_however_it_is_spelled(client: Client, spelled: str) -> None:
+    make_user("ada")
+    for number in range(throttle.MAX_PER_NAME):
+        assert sign_in(client, spelled, "wrong", REMOTE_ADDR=f"10.0.0.{number}").status_code == 200
+    assert sign_in(client, spelled, REMOTE_ADDR="10.0.1.1").status_code == 429
+    assert sign_in(client, "ada", REMOTE_ADDR="10.0.1.1").status_code == 429
+
+
+def test_a_name_that_is_no_text_is_refused(client: Client) -> None:
+    client.raise_request_exception = False
+    assert sign_in(client, "a\x00da").status_code == 200
+
+
+def test_no_page_and_no_answer_is_kept_by_a_browser(client: Client) -> None:
+    user = make_user("ada")
+    client.force_login(user)
+    for address in ("/", "/projects/", "/accounts/password/", "/api/v1/users/me/", "/projects/no-such-page/"):
+        assert client.get(address)["Cache-Control"] == "private, no-store", address
