@@ -8,6 +8,7 @@ from django import forms
 
 from datasets.annotating import MAX_CODE, MAX_TEXT
 from datasets.forms import SYSTEM_WORDS
+from datasets.labels import builtin
 from datasets.labels.table import SYSTEMS
 from datasets.models import Record
 
@@ -34,5 +35,24 @@ class AnnotationForm(forms.Form):
 
 
 class LabelForm(forms.Form):
-    system = forms.ChoiceField(label="Code system", choices=[(name, SYSTEM_WORDS[name]) for name in SYSTEMS])
-    code = forms.CharField(max_length=MAX_CODE)
+    """A label by its code or its words; the built-in tables tell which code is meant."""
+
+    code = forms.CharField(
+        max_length=MAX_CODE, label="Finding or code",
+        help_text="For example atrial fibrillation, AFIB or 164889003; suggestions appear while you type.",
+        widget=forms.TextInput(attrs={"list": "known-codes", "autocomplete": "off"}),
+    )  # fmt: skip
+    system = forms.ChoiceField(
+        label="Code system", required=False,
+        choices=[("", "The one that knows it"), *((name, SYSTEM_WORDS[name]) for name in SYSTEMS)],
+        help_text="Choose one for a code that no built-in table knows; it is taken as typed.",
+    )  # fmt: skip
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        text, system = values.get("code", ""), values.get("system", "")
+        if meant := builtin.resolve(text, system):
+            values["system"], values["code"] = meant
+        elif text and not system and "system" not in self.errors:
+            self.add_error("code", "No built-in table knows this. Take a suggestion, or choose the code system.")
+        return values

@@ -218,7 +218,9 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "ECG Portal",
-    "DESCRIPTION": "Signals are millivolt, time is seconds from the record's start, rates are hertz. Research use, not a medical device.",
+    "DESCRIPTION": "[Back to the portal](/). A script signs in with a token, which [your account](/accounts/tokens/) makes, sent as "
+    "`Authorization: Token KEY`. Signals are millivolt, time is seconds from the record's start, rates are hertz. "
+    "Research use, not a medical device.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],

@@ -429,10 +429,10 @@ class RenameForm(forms.Form):
 
 
 class EvaluationForm(forms.Form):
-    version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version")
+    version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")
     dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
     label_map = forms.ModelChoiceField(
-        LabelMap.objects.none(), required=False, help_text="Empty: the map that the model was trained with."
+        LabelMap.objects.none(), required=False, empty_label="The one that the model was trained with"
     )
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):

@@ -9,6 +9,7 @@ from django.utils.safestring import SafeString
 
 from datasets import annotating, record_filters, selectors
 from datasets.forms_annotations import AnnotationForm, LabelForm
+from datasets.labels import builtin
 from datasets.models import LabelSource, Record
 from datasets.quality import RECORD_FLAGS
 from ecgportal.projects.access import Action
@@ -65,9 +66,12 @@ class RecordPage(RecordView):
             each.removable = getattr(each, "source", LabelSource.USER) == LabelSource.USER and annotating.may_remove(
                 self.role, self.request.user, each.author_id
             )
+        if asked.blind:
+            # Who reads without knowing sees what they set themselves.
+            labels = [each for each in labels if each.author_id == self.request.user.pk]
         predictions = self._predictions(row)
         context = {
-            "record": row, "usual_layout": usual_layout(row.leads), "flags": [RECORD_FLAGS.get(flag, flag) for flag in (row.quality or {}).get("flags", ())], "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(),
+            "record": row, "usual_layout": usual_layout(row.leads), "flags": [RECORD_FLAGS.get(flag, flag) for flag in (row.quality or {}).get("flags", ())], "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(), "kept_query": f"?{query.urlencode()}" if query else "",
             # A 40 Hz filter makes amplitudes wrong; it does not go along to the next record (AHA/ACCF/HRS 2007).
             "onward": _with(query, "band", "" if query.get("band") == "monitor" else query.get("band", "")),
             "picture": SafeString(picture), "told": summary(shown, None if asked.blind else found, view=asked.view),
@@ -76,6 +80,7 @@ class RecordPage(RecordView):
             "predictions": predictions, "shown_predictions": [each for each in predictions if each.is_shown],
             "notes": notes, "labels": labels, "annotation_form": AnnotationForm(row, auto_id="annotation_%s"),
             "label_form": LabelForm(auto_id="label_%s"),
+            "known_codes": builtin.offered() if self.allows(Action.DATA_EDIT) else (),
         }  # fmt: skip
         return self.page(self.template, status, **(context | forms))
 

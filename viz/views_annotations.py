@@ -20,8 +20,10 @@ from ecgportal.views import ProjectView
 from viz.views import RecordPage
 
 
-def _back(record_id: Any, place: str) -> HttpResponse:
-    return redirect(f"{reverse('viz:record', kwargs={'pk': record_id})}#{place}")
+def _back(request: HttpRequest, record_id: Any, place: str) -> HttpResponse:
+    """Lead back to the record as it was shown: with the view and the filters of the list that it is read in."""
+    query = f"?{request.GET.urlencode()}" if request.GET else ""
+    return redirect(f"{reverse('viz:record', kwargs={'pk': record_id})}{query}#{place}")
 
 
 class AnnotateView(RecordPage):
@@ -40,7 +42,7 @@ class AnnotateView(RecordPage):
                 status = error.status
             else:
                 messages.success(request, "The annotation is saved.")
-                return _back(pk, "annotations")
+                return _back(request, pk, "annotations")
         return self.shown(status, annotation_form=form)
 
 
@@ -60,7 +62,7 @@ class LabelView(RecordPage):
                 status = error.status
             else:
                 messages.success(request, f"The label {form.cleaned_data['code']} is set.")
-                return _back(pk, "labels-heading")
+                return _back(request, pk, "labels-heading")
         return self.shown(status, label_form=form)
 
 
@@ -75,7 +77,7 @@ class AnnotationDeleteView(ProjectView):
     def post(self, request: HttpRequest, pk: Any) -> HttpResponse:
         annotating.annotation_delete(actor=request.user, annotation=self.object)
         messages.success(request, "The annotation is deleted.")
-        return _back(self.object.record_id, "annotations")
+        return _back(request, self.object.record_id, "annotations")
 
 
 class LabelDeleteView(ProjectView):
@@ -89,4 +91,4 @@ class LabelDeleteView(ProjectView):
     def post(self, request: HttpRequest, pk: Any) -> HttpResponse:
         annotating.label_delete(actor=request.user, label=self.object)
         messages.success(request, f"The label {self.object.code} is removed.")
-        return _back(self.object.record_id, "labels-heading")
+        return _back(request, self.object.record_id, "labels-heading")

@@ -15,6 +15,8 @@ RHYTHM_CLASSES = (
     "SNR", "SB", "STACH", "SA", "AF", "AFL", "IAVB", "RBBB", "IRBBB", "LBBB", "LAFB", "PAC", "PVC", "STD", "STE", "LVH",
     "MI", "PACE",
 )  # fmt: skip
+# Of a text that several systems know, the first is meant.
+_ORDER = ("scp", "snomed", "icd10", "aha", "icd9")
 _ICD_RELATIONS = {"exact": "exact", "broader": "broader", "approximate": "broader", "finding": "broader"}
 
 
@@ -196,3 +198,40 @@ def _abbreviations() -> dict[str, str]:
 def short_of(code: str) -> str:
     """Return what people call a code: the Challenge's abbreviation of a SNOMED CT number, any other code as it is."""
     return _abbreviations().get(code, code)
+
+
+@cache
+def offered() -> tuple[tuple[str, str, str], ...]:
+    """Return ``(system, code, words)`` of every SCP-ECG and SNOMED CT code that a built-in table describes, by their words."""
+    return tuple(
+        sorted(
+            ((system, code, words) for (system, code), words in _described().items()), key=lambda row: row[2].casefold()
+        )
+    )
+
+
+@cache
+def _typed() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return what may be meant by a text (casefolded): a code comes before an abbreviation, that before plain words."""
+    found: dict[str, dict[tuple[str, str], None]] = {}
+    codes = [pair for pair in known_codes() if pair[0] != "name"]
+    pairs = [
+        (code, (system, code)) for system, code in sorted(codes, key=lambda pair: (_ORDER.index(pair[0]), pair[1]))
+    ]
+    pairs += [(text, ("snomed", code)) for code, text in _abbreviations().items()]
+    pairs += [(words, pair) for pair, words in _described().items()]
+    for text, pair in pairs:
+        found.setdefault(_plain(text), {})[pair] = None
+    return {text: tuple(meant) for text, meant in found.items()}
+
+
+def resolve(text: str, system: str = "") -> tuple[str, str] | None:
+    """Return system and code of what a person typed: a code in upper or lower case, its abbreviation or its plain words.
+
+    system: only codes of this one. None where no built-in table knows the text.
+    """
+    return next((pair for pair in _typed().get(_plain(text), ()) if not system or pair[0] == system), None)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()

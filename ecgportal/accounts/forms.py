@@ -20,6 +20,10 @@ class SignInForm(AuthenticationForm):
         "inactive": "The user name or the password is wrong, or the user is not active.",
     }
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["username"].label = "User name"
+
 
 class TokenForm(forms.Form):
     name = forms.CharField(
@@ -66,7 +70,7 @@ class UserCreateForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.fields[
             "password"
-        ].help_text = f"{password_rules()} Tell it to the person on a safe way; it can be changed after signing in."
+        ].help_text = f"{password_rules()} Tell it to the person in a safe way; it can be changed after signing in."
 
 
 class UserEditForm(forms.Form):

@@ -310,7 +310,7 @@ def _as_viewer(ward: Ward, context: BrowserContext, recorder: Any) -> None:
     """Sign in by the form; what a viewer may not do is neither offered nor done."""
     page = context.new_page()
     page.goto("/")
-    _field(page, "Username").fill("viktor")
+    _field(page, "User name").fill("viktor")
     _field(page, "Password").fill(factories.PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("link", name="Ward study").first.click()

@@ -183,7 +183,7 @@ def test_cookies_cannot_be_read_by_scripts_and_a_sign_in_renews_the_session(site
     assert "/accounts/login/" in page.url
     before = {cookie["name"]: cookie["value"] for cookie in context.cookies()}
     for attempt in ("a wrong password", factories.PASSWORD):
-        page.get_by_label("Username").fill(user.username)
+        page.get_by_label("User name").fill(user.username)
         page.get_by_label("Password").fill(attempt)
         with recorder.expecting(400, 401, 403, 422):
             page.get_by_role("button", name="Sign in").click()
@@ -208,7 +208,7 @@ def test_cookies_cannot_be_read_by_scripts_and_a_sign_in_renews_the_session(site
     key = planted.session.session_key
     context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": key, "url": site}])
     page.goto("/accounts/login/")
-    page.get_by_label("Username").fill(user.username)
+    page.get_by_label("User name").fill(user.username)
     page.get_by_label("Password").fill(factories.PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("My work")

@@ -123,6 +123,39 @@ class TestPages:
         editor.post(reverse("viz:label_delete", args=[label.pk]))
         assert not RecordLabel.objects.filter(source=LabelSource.USER).exists()
 
+    @pytest.mark.parametrize(
+        ("typed", "system", "stored"),
+        [
+            ("afib", "", ("scp", "AFIB")), ("164889003", "", ("snomed", "164889003")), ("Atrial  Fibrillation", "", ("scp", "AFIB")),
+            ("atrial fibrillation", "snomed", ("snomed", "164889003")), ("house code 7", "aha", ("aha", "house code 7")),
+        ],
+    )  # fmt: skip
+    def test_a_finding_is_found_by_code_or_words(self, editor: Client, record: Record, typed, system, stored) -> None:
+        assert editor.post(reverse("viz:label", args=[record.pk]), {"system": system, "code": typed}).status_code == 302
+        label = RecordLabel.objects.get(source=LabelSource.USER)
+        assert (label.system, label.code) == stored
+
+    def test_what_no_table_knows_needs_its_code_system(self, editor: Client, record: Record) -> None:
+        answer = editor.post(reverse("viz:label", args=[record.pk]), {"code": "atrial fibrilation"})
+        assert answer.status_code == 422 and "choose the code system" in answer.content.decode()
+        assert not RecordLabel.objects.filter(source=LabelSource.USER).exists()
+
+    def test_the_list_and_the_view_are_kept(self, editor: Client, record: Record) -> None:
+        query = "?label=NORM&speed=50"
+        page = editor.get(reverse("viz:record", args=[record.pk]) + query).content.decode()
+        add = reverse("viz:label", args=[record.pk]) + query
+        assert f'action="{add.replace("&", "&amp;")}"' in page
+        answer = editor.post(add, {"code": "AFIB"})
+        assert answer["Location"] == f"{reverse('viz:record', args=[record.pk])}{query}#labels-heading"
+
+    def test_who_reads_without_knowing_sets_labels_and_sees_their_own(
+        self, editor: Client, record: Record, team: dict
+    ) -> None:
+        annotating.label_add(actor=team["owner"], record=record, system="scp", code="LVOLT")
+        editor.post(reverse("viz:label", args=[record.pk]) + "?blind=1", {"code": "AFIB"})
+        labels = editor.get(reverse("viz:record", args=[record.pk]), {"blind": "1"}).context["labels"]
+        assert [label.code for label in labels] == ["AFIB"]
+
     def test_a_viewer_sees_but_has_no_forms(self, client: Client, team: dict, record: Record) -> None:
         annotating.annotation_add(actor=team["editor"], record=record, t0_s=0.5, text="seen by all")
         client.force_login(team["viewer"])
