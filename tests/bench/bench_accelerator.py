@@ -1,6 +1,7 @@
 """Training speed on an accelerator, over as many records as the training part of PTB-XL has (folds 1 to 8; 9 for validation).
 
-12 leads, 1000 samples, defaults beside the batch size, a checkpoint after each epoch. The plain loop is the same network in
+12 leads, 1000 samples, defaults beside the batch size, a checkpoint after each epoch. What the compiler takes is measured with
+nothing compiled before, as in a portal's first long run. The plain loop is the same network in
 PyTorch as it comes, in the same batches, with its data in the accelerator's memory, and neither augments nor averages.
 """
 
@@ -21,6 +22,7 @@ from tests.bench.bench_training import _data, _network, _row
 RECORDS, HELD_BACK = 17_418, 2_183
 #: Batch sizes with the epochs to train and whether to compile although so few epochs do not pay for it.
 TRIALS = ((1024, 16, True), (256, 50, False), (64, 6, False))
+COMPILED_BATCH = 1024
 
 
 def run() -> Iterator[dict[str, Any]]:
@@ -30,6 +32,10 @@ def run() -> Iterator[dict[str, Any]]:
     if not torch.cuda.is_available():
         yield {"name": "no accelerator on this machine", "value": None, "unit": "", "goal": None, "ok": None}
         return
+    own, further = compile_seconds("inception_time", COMPILED_BATCH, RECORDS)
+    label = f"{torch.cuda.get_device_name(0)}, InceptionTime, batches of {COMPILED_BATCH}"
+    yield _row(f"{label}: compiling for the sizes of an epoch's batches", own, "s", None, None)
+    yield _row(f"{label}: compiling a further network of the run", further, "s", None, None)
     for batch, epochs, compiled in TRIALS:
         plain = _plain_rate("inception_time", batch)
         found = trained("inception_time", batch, epochs, compiled=compiled)
@@ -106,6 +112,40 @@ def trained(name: str, batch: int, epochs: int, *, compiled: bool = False) -> di
         "seconds": time.perf_counter() - begun, "rate": RECORDS / of_batches, "whole": RECORDS / of_epochs, "busy": busy.percent,
         "first": batches[0] - begun,
     }  # fmt: skip
+
+
+def compile_seconds(name: str, batch: int, n_records: int, device: str = "auto") -> tuple[float, float]:
+    """Return the seconds to compile a run's first network, for each size that its batches have, and those for a second one
+    like it, where nothing was compiled before. RuntimeError where the compiler does not work."""
+    import torch
+    from torch._inductor.utils import fresh_cache
+
+    from modelhub.architectures.ensemble import Ensemble
+    from training.engine.data import check_data
+    from training.engine.device import resolve_device
+    from training.engine.fit import _Run
+    from training.engine.settings import FitSettings
+    from training.engine.source import ArraySource
+    from training.problems.registry import get_problem
+
+    signals, targets = records(n_records)
+    problem, place = get_problem("multilabel"), resolve_device(device)
+    data = check_data(ArraySource(signals), targets, None, None, problem, None, members=2)
+    networks = Ensemble([_network(name), _network(name)])
+    run = _Run(networks, data, problem, FitSettings(batch_size=batch), 100.0, [], place)
+    seconds = []
+    torch.compiler.reset()
+    with fresh_cache():
+        for member in run.members:
+            member.enter(run.plan.name(1), 1e-3)
+            member.begin()
+            begun = time.perf_counter()
+            if reason := member.compile():
+                raise RuntimeError(f"PyTorch cannot compile here: {reason}")
+            if place.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begun)
+    return seconds[0], seconds[1]
 
 
 class _Busy:

@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
+from tests.bench.bench_accelerator import compile_seconds
 from tests.training.test_fit import Recorder as Told
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training.engine import fit as engine
@@ -36,6 +37,24 @@ def test_nothing_is_recorded_on_a_processor(batch):
     recorder = Recorder(TinyNet(), lambda *inputs: calls.append(inputs))
     recorder.possible = True
     assert all(recorder.play(*batch) is None for _ in range(10)) and not calls
+
+
+def test_what_the_compiler_takes_is_measured_for_each_size_and_a_further_network(monkeypatch):
+    """As ``python -m tests.bench accelerator`` does it; the sizes of an epoch's batches differ by one."""
+    compiled = []
+    once = Stepper.compile
+
+    def counted(self, *batches):
+        compiled.append(sorted(len(x) for x, _, _ in batches))
+        return once(self, *batches)
+
+    monkeypatch.setattr(Stepper, "compile", counted)
+    monkeypatch.setattr(torch, "compile", lambda net, dynamic: net)
+    own, further = compile_seconds("xresnet1d18", 4, 7, "cpu")
+    assert compiled == [[3, 4], [3, 4]] and own > 0 < further
+    monkeypatch.setattr(torch, "compile", lambda net, dynamic: lambda *_: 1 / 0)
+    with pytest.raises(RuntimeError, match="cannot compile here: ZeroDivisionError"):
+        compile_seconds("xresnet1d18", 4, 7, "cpu")
 
 
 def test_batches_that_the_compiler_is_tried_on_do_not_count(batch, monkeypatch):
