@@ -39,13 +39,17 @@ def marked_processes(run_dir: Path) -> list[psutil.Process]:
     return found
 
 
+def command_line(process: psutil.Process) -> str:
+    """Return a process's command line, "" when it is gone. A process that wrote its own has it in one piece."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def does_a_job(process: psutil.Process) -> bool:
     """Tell whether a process does a job or is kept ready for one."""
-    try:
-        # A process kept ready has written its command line anew, in one piece.
-        return "run_job" in " ".join(process.cmdline()).split()
-    except psutil.Error:
-        return False
+    return "run_job" in command_line(process).split()
 
 
 def _leads(process: psutil.Process) -> bool:

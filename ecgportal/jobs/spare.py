@@ -4,8 +4,8 @@ Most of the time between a click and a training's first batch goes into loading 
 queue ``train`` therefore keeps one spare while it has nothing to do: ``manage.py run_job --spare``, a fresh interpreter
 in a session of its own. The spare's standard input is one end of a pair of sockets whose other end its worker holds.
 The spare writes ``ready`` when it has loaded all, then reads one line, ``<job id> <attempt>``, and is from then on the
-process of that job, which its command line then names; it ends when its worker does. It holds no database connection while
-it waits, and is not used when code or settings have changed since it was started.
+process of that job; its command line says the one and then names the other. It ends when its worker does. It holds no
+database connection while it waits, and is not used when code or settings have changed since it was started.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from django.db import connections
 from setproctitle import setproctitle
 
 from ecgportal.jobs.registry import KINDS
-from ecgportal.processes import KEEPS_ENVIRONMENT
+from ecgportal.processes import KEEPS_ENVIRONMENT, MARK, command_line, marked_processes
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ _FREE_BYTES = 1 << 30
 _LONGEST_LINE = 200
 #: Keeps the room in the command line in which the id of the job will stand.
 _NO_JOB = str(uuid.UUID(int=0))
+#: Stands in the command line of a process that has loaded all, where ``--spare`` stood.
+_SAYS_READY = "ready"
 _PACKAGES = ("ecgportal", "datasets", "modelhub", "training", "viz")
 _NICENESS = 10
 
@@ -160,6 +162,7 @@ def wait_for_job() -> tuple[uuid.UUID, int] | None:
     """Load what jobs of the queue need, wait, and return the job that the worker hands over; None when it is gone."""
     _warm_up()
     connections.close_all()
+    _write_command_line(f"{_NO_JOB} {_SAYS_READY}")
     try:
         os.write(0, READY)
         line = b""
@@ -174,8 +177,18 @@ def wait_for_job() -> tuple[uuid.UUID, int] | None:
         os.dup2(nothing.fileno(), 0)
     job_id, attempt = line.decode().split()
     # An operator finds the process of a job by the job's id, whoever does it.
-    setproctitle(f"{sys.executable} {settings.BASE_DIR / 'manage.py'} run_job {job_id}")
+    _write_command_line(job_id)
     return uuid.UUID(job_id), int(attempt)
+
+
+def _write_command_line(arguments: str) -> None:
+    setproctitle(f"{sys.executable} {settings.BASE_DIR / 'manage.py'} run_job {arguments}")
+
+
+def another_is_ready() -> bool:
+    """Tell whether some worker under this worker's launcher keeps a process that has loaded all."""
+    found = marked_processes(Path(mark)) if (mark := os.environ.get(MARK)) else []
+    return any(_SAYS_READY in command_line(process).split() for process in found)
 
 
 def _warm_up() -> None:

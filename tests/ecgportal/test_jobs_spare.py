@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 import psutil
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
-from ecgportal.jobs import runner, services, spare
+from ecgportal import processes
+from ecgportal.jobs import queue, runner, services, spare
 from ecgportal.jobs.models import Job, JobState
 from tests import factories
 from tests.ecgportal.test_jobs import _test_database_url
@@ -43,7 +48,7 @@ def test_a_spare_loads_waits_without_a_connection_and_does_the_job_it_is_given(s
             time.sleep(0.1)
         process = psutil.Process(waiting.process.pid)
         assert connections_to_database() == before
-        assert os.getsid(process.pid) == process.pid
+        assert os.getsid(process.pid) == process.pid and "ready" in process.cmdline()[0].split()
         niceness = {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in process.threads()}
         assert niceness == {os.getpriority(os.PRIO_PROCESS, 0)}
         # Not a job: nobody would look for it, whatever it is called.
@@ -133,6 +138,48 @@ def test_one_spare_is_kept_at_most_and_none_when_it_is_switched_off_or_memory_is
     settings.WARM_START = False
     keeper.prepare(0.0)
     assert len(keeper.made) == 1 and keeper.made[0].ended
+
+
+@pytest.fixture
+def beside(monkeypatch, tmp_path):
+    """Start a process that says, under the launcher of this worker, what another worker's spare says."""
+    started = []
+
+    def start(words):
+        code = f"import time; from setproctitle import setproctitle; setproctitle('run_job {words}'); time.sleep(600)"
+        environment = {**os.environ, **processes.KEEPS_ENVIRONMENT, processes.MARK: str(tmp_path)}
+        started.append(subprocess.Popen([sys.executable, "-c", code], env=environment))
+        process = psutil.Process(started[-1].pid)
+        deadline = time.monotonic() + 60
+        while f"run_job {words}" != processes.command_line(process).strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    monkeypatch.setenv(processes.MARK, str(tmp_path))
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.django_db
+def test_a_new_job_is_left_to_a_worker_with_a_process_that_is_ready(keeper, beside, monkeypatch):
+    monkeypatch.setattr(spare, "keeper", keeper)
+    monkeypatch.setattr(runner, "do", lambda job_id: "done here")
+    project = factories.make_project()
+    job, other = (services.enqueue(kind, actor=None, project=project, payload={}) for kind in ("train", "probe_sleep"))
+    beside("x --spare")
+    assert runner.start(str(job.pk)) == "done here", "the other one has not loaded either"
+    beside("x ready")
+    before = queue.waiting_messages()
+    assert runner.start(str(job.pk)) == "left to another worker"
+    assert queue.waiting_messages() == before + 1
+    assert runner.start(str(other.pk)) == "done here"
+    Job.objects.filter(pk=job.pk).update(enqueued_at=timezone.now() - timedelta(seconds=3))
+    assert runner.start(str(job.pk)) == "done here", "it has waited long enough"
+    Job.objects.filter(pk=job.pk).update(enqueued_at=timezone.now())
+    keeper.keep()
+    assert runner.start(str(job.pk)) == "done here", "this worker has one, too"
 
 
 def test_a_job_that_comes_before_the_spare_is_not_slowed_by_it(keeper):
