@@ -11,23 +11,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 
+from tests.proofs.client import PASSWORD, Client
 from tests.proofs.hosts import Portal, free_port, until
 
 PIECE = 8 * 1024 * 1024
 LIMIT_MB = 300
-_PASSWORD = "a long password for a proof"
 
 
 def write_archive(path: Path, size: int) -> int:
@@ -76,38 +73,6 @@ class Memory(threading.Thread):
     def stop(self) -> None:
         self._over.set()
         self.join()
-
-
-class Client:
-    """A signed-in user of the REST interface."""
-
-    def __init__(self, port: int):
-        self.port = port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1/", timeout=120)
-        told = self.ask("POST", "auth/token/", {"username": "admin", "password": _PASSWORD})
-        self.token = told["token"]
-        self.http.headers["Authorization"] = f"Token {self.token}"
-
-    def ask(self, method: str, path: str, value: Any = None) -> Any:
-        answer = self.http.request(method, path, json=value)
-        answer.raise_for_status()
-        return answer.json()
-
-    def piece(self, file_id: str, offset: int, data: bytes) -> int:
-        """Send one piece; returns how many bytes of the file have arrived."""
-        headers = {"Content-Type": "application/octet-stream", "Upload-Offset": str(offset)}
-        answer = self.http.patch(f"upload-files/{file_id}/", content=data, headers=headers)
-        answer.raise_for_status()
-        return int(answer.json()["received"])
-
-    def broken_piece(self, file_id: str, offset: int, data: bytes) -> None:
-        """Begin to send a piece and cut the connection after half of it."""
-        head = (
-            f"PATCH /api/v1/upload-files/{file_id}/ HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Token {self.token}\r\n"
-            f"Content-Type: application/octet-stream\r\nUpload-Offset: {offset}\r\nContent-Length: {len(data)}\r\n\r\n"
-        )
-        with socket.create_connection(("127.0.0.1", self.port)) as line:
-            line.sendall(head.encode() + data[: len(data) // 2])
 
 
 def send(client: Client, ingest: str, path: Path) -> tuple[float, int]:
@@ -163,7 +128,7 @@ def prove(gigabytes: float, folder: str | None, read_minutes: float) -> bool:
             flush=True,
         )
         port = free_port()
-        portal.start("one", "all", PORT=str(port), PORTAL_ADMIN_PASSWORD=_PASSWORD)
+        portal.start("one", "all", PORT=str(port), PORTAL_ADMIN_PASSWORD=PASSWORD)
         until(lambda: "is ready at" in portal.log("one"), "the portal", 300)
         client = Client(port)
         project = client.ask("POST", "projects/", {"name": "Proof"})["id"]

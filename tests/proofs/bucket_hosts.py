@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 
 from tests.ecgfiles import make_cohort
-from tests.proofs.big_upload import _PASSWORD, Client
+from tests.proofs.client import PASSWORD, Client
 from tests.proofs.hosts import Portal, free_port, until
 
 _GONE_S = 180.0
@@ -81,7 +81,7 @@ def prove(epochs: int, folder: str | None) -> bool:
         def settings(name: str) -> dict[str, str]:
             return {
                 "PORTAL_HOME": str(homes[name]), "PORTAL_RUN": str(portal.home / "run" / f"{name}-{_HOSTS[name]}"), "PORT": str(port),
-                "PORTAL_ADMIN_PASSWORD": _PASSWORD, "PORTAL_WARM_START": "0",
+                "PORTAL_ADMIN_PASSWORD": PASSWORD, "PORTAL_WARM_START": "0",
             }  # fmt: skip
 
         for name, role in _HOSTS.items():

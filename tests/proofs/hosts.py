@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -36,17 +37,25 @@ def until(condition: Callable[[], object], what: str, limit_s: float = 600.0, ev
 
 
 class Portal:
-    """Use as a context; everything is ended and removed with it. folder: where it lies, on a disk with room."""
+    """Use as a context; everything is ended and removed with it.
 
-    def __init__(self, folder: str | None = None):
+    folder: where it lies, on a disk with room. own_database: the one host, which plays all roles, brings its database, as
+    where a person starts a portal; then this process has no Django.
+    """
+
+    def __init__(self, folder: str | None = None, *, own_database: bool = False):
         self.home = Path(tempfile.mkdtemp(prefix="ecgportal-proof-", dir=folder))
         # A socket's path must be short, whatever the folder is.
         self._server = EmbeddedServer(self.home / "postgres")
+        self._own_database = own_database
         self._hosts: dict[str, subprocess.Popen[bytes]] = {}
         os.environ.update(PORTAL_HOME=str(self.home), PORTAL_ENV_FILE=os.devnull, PORTAL_DEMO="0", PORTAL_ENV="")
         os.environ["DJANGO_SETTINGS_MODULE"] = "ecgportal.settings"
 
     def __enter__(self) -> Portal:
+        if self._own_database:
+            os.environ.pop("DATABASE_URL", None)
+            return self
         self._server.start()
         os.environ["DATABASE_URL"] = home.embedded_url()
         subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=home.REPOSITORY, check=True)
@@ -58,9 +67,10 @@ class Portal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from django.db import connections
+        if not self._own_database:
+            from django.db import connections
 
-        connections.close_all()
+            connections.close_all()
         for process in self._hosts.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -97,6 +107,23 @@ class Portal:
             process.kill()
         self._hosts[name].wait(30)
         return len(victims)
+
+    def runs(self, name: str) -> bool:
+        return self._hosts[name].poll() is None
+
+    def end(self, name: str, limit_s: float = 60.0) -> int:
+        """Ask a host to end, as Ctrl-C does, and return its supervisor's exit status."""
+        self._hosts[name].send_signal(signal.SIGTERM)
+        return self._hosts[name].wait(limit_s)
+
+    def left(self) -> list[psutil.Process]:
+        """Return the living processes that have this home in their environment, and the database's."""
+        found = {psutil.Process(pid)} if (pid := self._server.pid()) else set()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("PORTAL_HOME") == str(self.home) and processes.is_alive(process.pid):
+                    found.add(process)
+        return [process for process in found if process.pid != os.getpid()]
 
     def log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text(errors="replace")[-3000:]
