@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -18,7 +19,7 @@ from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 from modelhub import agreement, downloads, services, trying
 from modelhub.forms import PredictForm, TryForm
-from modelhub.models import ModelVersion, PredictionRun
+from modelhub.models import ModelVersion, Prediction, PredictionRun
 from modelhub.views_versions import VersionView, in_order
 
 
@@ -113,7 +114,7 @@ class PredictionPage(PredictionView):
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         run = self.object
-        rows = run.predictions.select_related("record").order_by("record__key", "id")
+        rows, sort = _sorted(run, request.GET.get("sort", "key"))
         if wanted := request.GET.get("class"):
             rows = rows.filter(predicted__contains=[wanted])
         if request.GET.get("notices"):
@@ -136,6 +137,7 @@ class PredictionPage(PredictionView):
             classes=run.version.classes,
             counts=counts,
             wanted=wanted or "",
+            sort=sort,
             origin=downloads.threshold_origin(run),
             compared=(run.job.result or {}).get("agreement"),
             cells=in_order(((run.job.result or {}).get("agreement") or {}).get("classes"), run.version.classes),
@@ -144,6 +146,15 @@ class PredictionPage(PredictionView):
             only_noticed=bool(request.GET.get("notices")),
             can_resume=run.job.state in ("failed", "cancelled"),
         )
+
+
+def _sorted(run: PredictionRun, sort: str) -> tuple[QuerySet[Prediction], str]:
+    """Return a run's answers in the order of a column, ``key`` or the name of a class, and the order that is in force."""
+    rows, name = run.predictions.select_related("record"), sort.removeprefix("-")
+    if name in run.version.classes:
+        value = F(f"values__{run.version.classes.index(name)}")
+        return rows.order_by(value.desc() if sort != name else value.asc(), "record__key", "id"), sort
+    return rows.order_by("-record__key" if sort == "-key" else "record__key", "id"), sort if sort == "-key" else "key"
 
 
 def _care(run: PredictionRun) -> str:

@@ -36,6 +36,11 @@ def in_order(values: dict[str, Any] | None, classes: list[str]) -> list[tuple[st
     return [(name, (values or {})[name]) for name in classes if name in (values or {})]
 
 
+def _duration_s(contract: dict[str, Any]) -> float | None:
+    """Return how many seconds of ECG a version takes, None while that is not said."""
+    return contract["n_samples"] / contract["fs_hz"] if contract.get("n_samples") and contract.get("fs_hz") else None
+
+
 class VersionPage(VersionView):
     needs = {"get": Action.MODEL_VIEW}
     template = "modelhub/version.html"
@@ -50,7 +55,7 @@ class VersionPage(VersionView):
         datasets = datasets.filter(Exists(Record.objects.filter(dataset=OuterRef("pk"))))
         return self.page(
             unknown_data=version.card.get("training_data", "").strip().lower().rstrip(".") == statements.NOT_KNOWN.lower().rstrip("."),
-            graph=lineage(version, request.user), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract,
+            graph=lineage(version, request.user), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract, duration_s=_duration_s(version.contract),
             evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
             statements_form=StatementsForm(card=version.card, asked=open_) if open_ else None,
             prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],

@@ -35,7 +35,7 @@ class EvaluationListPage(ProjectView):
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         row = self.earlier(Evaluation.objects.filter(project=self.project).only("version", "dataset", "label_map"))
-        initial = {"version": request.GET.get("version")}
+        initial = {name: request.GET.get(name) for name in ("version", "dataset")}
         if row is not None:
             initial = {"version": row.version_id, "dataset": row.dataset_id, "label_map": row.label_map_id}
         return self._page(request, EvaluationForm(project=self.project, initial=initial))

@@ -119,6 +119,11 @@ def test_a_selection_is_compared_with_its_labels_and_leaves_in_three_forms(world
     shown = world.client.get(reverse("modelhub:prediction", kwargs={"pk": run.pk})).content.decode()
     assert "Its technical quality is poor" in shown and "labelled records" in shown
     assert "brings no statistics" in shown
+    first = world.version.classes[0]
+    for sort, reverse_ in ((first, False), (f"-{first}", True)):
+        answer = world.client.get(reverse("modelhub:prediction", kwargs={"pk": run.pk}), {"sort": sort})
+        values = [row.values[0] for row in answer.context["predictions"]]
+        assert values == sorted(values, reverse=reverse_) and answer.context["sort"] == sort
 
 
 def test_a_structured_report_can_be_read_by_a_dicom_library():

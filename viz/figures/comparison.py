@@ -167,5 +167,5 @@ def _bars(scores: Sequence[Score], dark: bool) -> dict[str, Any]:
 
 
 def _told(one: Score, metric: str) -> str:
-    count = f", {one.support} records" if one.support is not None else ""
+    count = f", {one.support} record{'' if one.support == 1 else 's'}" if one.support is not None else ""
     return f"{one.name}: {metric} {charts.with_interval(one.value, one.low, one.high)}{count}."
