@@ -102,7 +102,7 @@ def signal_csv(window: Window) -> str:
     """Return the window as CSV: ``time_s`` and one column per lead in mV; missing samples are empty."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["time_s", *(f"{name} (mV)" for name in window.leads)])
+    writer.writerow(["time_s", *(safe_cell(f"{name} (mV)") for name in window.leads)])
     for number, column in enumerate(window.signal.T):
         writer.writerow(
             [f"{window.start_s + number / window.fs_hz:.6f}", *("" if np.isnan(v) else f"{v:.6f}" for v in column)]

@@ -164,6 +164,9 @@ class EmbeddedServer:
             "timezone": "UTC",
             "log_timezone": "UTC",
             "jit": "off",
+            # What a refused row holds may be a patient's: neither its values nor its statement go into the log.
+            "log_error_verbosity": "terse",
+            "log_min_error_statement": "panic",
         }
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 MAX_BYTES = 20_000_000
 
@@ -13,6 +16,8 @@ _ENTRY = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T]|^\d\d:\d\d:\d\d ")
 # What stands between the date and the level: a time with fractions, a zone.
 _CLOCK_CHARACTERS = 12
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(: |$)")
+# Errors of the database that tell the values of a row, by the names of their classes in any driver.
+_QUOTING = frozenset(("DataError", "IntegrityError"))
 _ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|PANIC)\b")
 
 
@@ -31,6 +36,28 @@ def cap_size(path: Path, *, keep: bool = True, limit: int = MAX_BYTES) -> None:
             stream.truncate(0)
     else:
         path.replace(old)
+
+
+class ReticentFormatter(logging.Formatter):
+    """Shows where an error arose, but not the words of those that quote what they were given: it may be a patient's."""
+
+    def formatException(self, ei: Any) -> str:
+        parts: list[str] = []
+        error, seen = ei[1], set[int]()
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            parts.insert(0, f"Traceback (most recent call last):\n{frames}{_named(error)}")
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "\n\nThe above exception led to the following one:\n\n".join(parts)
+
+
+def _named(error: BaseException) -> str:
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, ValueError | LookupError) or _QUOTING.intersection(base.__name__ for base in kind.__mro__):
+        return f"{name}: {getattr(error, 'sqlstate', None) or '(words left out)'}"
+    return f"{name}: {error}" if str(error) else name
 
 
 class ErrorTail:

@@ -13,6 +13,7 @@ from django.http import FileResponse, HttpResponse
 from django.shortcuts import render
 from django.utils.text import slugify
 
+from datasets.labels.tabular import safe_cell
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
@@ -178,14 +179,8 @@ def _csv(run: PredictionRun) -> str:
                 *(f"{value:.6f}" for value in (row["thresholds"] or {}).values()), "; ".join(row["predicted"]),
                 "; ".join(row["labels"] or []), row["agreement"], " ".join(row["notices"]),
             ]  # fmt: skip
-            writer.writerow([_harmless(cell, i) for i, cell in enumerate(cells)])
+            writer.writerow([safe_cell(cell) for cell in cells])
     return out.getvalue()
-
-
-def _harmless(cell: str, place: int) -> str:
-    """Return a cell that no spreadsheet takes for a formula; figures may begin with a minus."""
-    risky = cell.startswith(("=", "+", "@", "\t", "\r")) or (cell.startswith("-") and place < 2)
-    return "'" + cell if risky else cell
 
 
 def _json(run: PredictionRun) -> str:

@@ -23,6 +23,7 @@ from datasets.formats import registry
 from datasets.formats.archive import FileSource
 from datasets.formats.base import ReadOptions
 from datasets.formats.wfdb import is_signal_file_name
+from datasets.labels.tabular import safe_cell
 from datasets.quality import assess
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, PortalError
@@ -206,9 +207,10 @@ def _written(
         names = [name if contract.task == "regression" else f"p({name})" for name in contract.classes]
         writer.writerow(["key", *names, *(f"threshold({name})" for name in limits or ()), "predicted", "notices"])
         for row in rows:
-            key = "'" + row["key"] if row["key"][:1] in "=+-@" else row["key"]
             figures = [f"{value:.6f}" for value in (*row["values"], *(limits or {}).values())]
-            writer.writerow([key, *figures, "; ".join(row["predicted"]), " ".join(row["notices"])])
+            texts = (row["key"], "; ".join(row["predicted"]), " ".join(row["notices"]))
+            key, predicted, notices = map(safe_cell, texts)
+            writer.writerow([key, *figures, predicted, notices])
         return out.getvalue()
     told = [
         {

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import threading
-import traceback
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -148,7 +147,7 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
         )
         return 0
     except Exception:
-        logger.error("job %s (%s) failed\n%s", job.pk, job.kind, traceback.format_exc())
+        logger.exception("job %s (%s) failed", job.pk, job.kind)
         message = f"The job met an error that the portal did not expect. An operator finds the details in the log under job {job.pk}."
         services.fail(job.pk, attempt, "internal_error", message)
         return 0

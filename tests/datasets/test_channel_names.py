@@ -11,6 +11,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from datasets.ecg import LEADS_12, LONGEST_LEAD, Record, RecordMeta, name_leads
 from datasets.models import Outcome
 from datasets.models import Record as Row
+from datasets.presenting import Window, signal_csv
 from datasets.services import upload_receive
 from datasets.simulate import simulate
 from ecgportal import storage
@@ -87,3 +88,8 @@ def test_names_that_cannot_be_stored_get_others_everywhere_in_the_record():
     hidden = name_leads(record, lambda name: name.startswith("x") or name == "II")
     # The name of a lead is no person's, whoever says so.
     assert hidden.leads == ("I", "channel 2", "channel 3", "a b?", "channel 5", "II")
+
+
+def test_the_name_of_a_channel_is_no_formula_in_a_table():
+    window = Window(np.zeros((2, 3), np.float32), 100.0, ("I", "=cmd|x!A1"), 0.0, "original")
+    assert signal_csv(window).splitlines()[0] == "time_s,I (mV),'=cmd|x!A1 (mV)"

@@ -59,6 +59,21 @@ def test_start_makes_a_utf8_database_on_a_private_socket(server):
     assert server.start() is None, "a second start finds the running server"
 
 
+def test_the_log_of_the_server_does_not_quote_rows(server):
+    server.start()
+    for statement in (
+        "CREATE TABLE held (name text UNIQUE CHECK (name <> 'bad'))", "INSERT INTO held VALUES ('Quixworth')",
+    ):  # fmt: skip
+        ask(server, statement)
+    with pytest.raises(psycopg.errors.UniqueViolation, match="Quixworth"):
+        ask(server, "INSERT INTO held VALUES ('Quixworth')")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        ask(server, "INSERT INTO held VALUES ('bad')")
+    text = server.log.read_text()
+    assert "violates unique constraint" in text and "violates check constraint" in text
+    assert "Quixworth" not in text and "'bad'" not in text
+
+
 def test_server_never_runs_as_root(server):
     assert psutil.Process(server.start().pid).uids().effective != 0
 

@@ -126,6 +126,15 @@ def test_a_selection_is_compared_with_its_labels_and_leaves_in_three_forms(world
         assert values == sorted(values, reverse=reverse_) and answer.context["sort"] == sort
 
 
+def test_no_cell_of_predictions_is_a_formula(world):
+    run = world.predict(records=[str(row.pk) for row in world.records])
+    Prediction.objects.filter(run=run).update(predicted=["-2+3|cmd"], notices=["=HYPERLINK(1)"])
+    content = world.client.get(f"/api/v1/predictions/{run.pk}/rows/?format=csv").content.decode()
+    for row in csv.DictReader(io.StringIO(content)):
+        assert (row["predicted"], row["notices"]) == ("'-2+3|cmd", "'=HYPERLINK(1)")
+        assert float(row["p(NORM)"]) <= 1
+
+
 def test_a_structured_report_can_be_read_by_a_dicom_library():
     pydicom = pytest.importorskip("pydicom")
     from django.utils import timezone
