@@ -60,12 +60,16 @@ def dataset_update(*, actor: Any, dataset: Dataset, name: str | None = None, des
 
 def dataset_delete(*, actor: Any, dataset: Dataset) -> None:
     """Delete a dataset with all that belongs to it. Conflict while a training run refers to it."""
-    digests = list(OriginalFile.objects.filter(record__dataset=dataset).values_list("sha256", flat=True).distinct())
-    digests += dataset.label_imports.values_list("sha256", flat=True)
-    dataset_id, project = dataset.pk, dataset.project
-    unread = dataset.ingests.filter(Q(is_open=True) | ~Q(waiting=[]) | Q(job__state__in=OPEN))
-    uploads = dict(unread.values_list("pk", "job__state"))
+    dataset_id = dataset.pk
     with transaction.atomic():
+        # Who uploads to it holds the upload and then the dataset.
+        list(Ingest.objects.select_for_update(of=("self",)).filter(dataset=dataset_id).order_by("pk").values_list("pk"))
+        dataset = Dataset.objects.select_for_update(of=("self",)).select_related("project").get(pk=dataset_id)
+        project = dataset.project
+        digests = list(OriginalFile.objects.filter(record__dataset=dataset).values_list("sha256", flat=True).distinct())
+        digests += dataset.label_imports.values_list("sha256", flat=True)
+        unread = dataset.ingests.filter(Q(is_open=True) | ~Q(waiting=[]) | Q(job__state__in=OPEN))
+        uploads = dict(unread.values_list("pk", "job__state"))
         count = dataset.records.count()
         try:
             dataset.delete()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError
 from django.db.models import UniqueConstraint
 
 from ecgportal.errors import Conflict, InvalidInput, NotFound, PortalError
 
 # PostgreSQL, appendix A: unique_violation and foreign_key_violation.
 _NOT_UNIQUE, _NOT_THERE = "23505", "23503"
+# serialization_failure and deadlock_detected: the database has taken back one of two changes that wait for each other.
+_CROSSED = ("40001", "40P01")
 
 
 def told(error: Exception) -> PortalError | None:
     """Return the refusal that an error of the database stands for; None for one that is a fault of the portal."""
     if isinstance(error, ObjectDoesNotExist):
         return NotFound("It is not there any more; somebody has deleted it in the meantime.")
-    if not isinstance(error, IntegrityError):
+    if not isinstance(error, IntegrityError | OperationalError):
         return None
     cause = error.__cause__
     state, diagnosis = getattr(cause, "sqlstate", None), getattr(cause, "diag", None)
+    if state in _CROSSED:
+        return Conflict("Somebody is changing the same at this moment. Try again.", code="busy")
     if state == _NOT_UNIQUE:
         return InvalidInput(_sentence(getattr(diagnosis, "constraint_name", None)))
     if state == _NOT_THERE:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
+from django.db import OperationalError, connection, transaction
 from django.test import Client
 
-from datasets import uploading
+from datasets import services, uploading
 from datasets.models import ArrivingFile, Dataset, Ingest
+from ecgportal import simultaneous
 from ecgportal.accounts.models import User
-from ecgportal.errors import Conflict
+from ecgportal.audit.models import AuditEvent
+from ecgportal.errors import Conflict, NotFound
 from ecgportal.projects.models import Project, Role
 from tests.api_client import Api
 from tests.factories import make_dataset, make_project, make_user
@@ -80,3 +84,39 @@ def test_a_piece_of_an_upload_that_is_discarded_meanwhile_is_refused():
     with pytest.raises(Conflict) as caught:
         uploading.file_receive(file=file, offset=0, stream=Slow(b"abcd"))
     assert caught.value.code == "upload_closed"
+
+
+@pytest.mark.django_db
+def test_of_two_who_delete_a_dataset_one_did():
+    owner = make_user()
+    dataset = make_dataset(make_project({owner: Role.OWNER}))
+    services.dataset_delete(actor=owner, dataset=Dataset.objects.get(pk=dataset.pk))
+    assert isinstance(simultaneous.told(Dataset.DoesNotExist()), NotFound)
+    with pytest.raises(Dataset.DoesNotExist):
+        services.dataset_delete(actor=owner, dataset=dataset)
+    assert AuditEvent.objects.filter(action="dataset.deleted").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_changes_that_wait_for_each_other_are_a_conflict_for_one():
+    first, second = make_user(), make_user()
+    both_hold = threading.Barrier(2)
+    told: list[object] = []
+
+    def change(own, other):
+        try:
+            with transaction.atomic():
+                User.objects.select_for_update().get(pk=own.pk)
+                both_hold.wait(10)
+                User.objects.select_for_update().get(pk=other.pk)
+        except OperationalError as error:
+            told.append(simultaneous.told(error))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=change, args=pair) for pair in ((first, second), (second, first))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(type(error), error.code) for error in told] == [(Conflict, "busy")]
