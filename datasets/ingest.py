@@ -24,9 +24,10 @@ from datasets.reading import Answer, Spool, row_of
 from datasets.reading_pool import Batch, ReadingPool, Task, read_here
 from datasets.reading_worker import identity_of, options_of
 from datasets.storing import Store
+from datasets.tidying import tidy_uploads
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import PortalError, StorageFailed
+from ecgportal.errors import NotFound, PortalError, StorageFailed
 from ecgportal.jobs.context import LeaseLost
 from ecgportal.jobs.models import TERMINAL, Job
 from ecgportal.projects.services import pseudonym_key
@@ -49,7 +50,12 @@ def _workers() -> int:
 
 def run(context: JobContext) -> dict[str, Any]:
     """The job: everything of one upload becomes an answer per file. Other hosts that have workers share the reading."""
-    ingest = Ingest.objects.select_related("dataset__project", "created_by", "job").get(pk=context.payload["ingest"])
+    rows = Ingest.objects.select_related("dataset__project", "created_by", "job")
+    ingest = rows.filter(pk=context.payload["ingest"]).first()
+    if ingest is None:
+        # Deleted with its dataset after the job was queued; whoever did that left the files to the job.
+        storage.remove_area("uploads", context.payload["ingest"])
+        raise NotFound("The dataset or the upload was deleted before its files were read.", code="upload_gone")
     _sweep()
     announced.remove_left(ingest.dataset_id)
     start_over_elsewhere(ingest)
@@ -245,6 +251,7 @@ def _sweep() -> None:
     """Remove the files of uploads whose job ended without doing it, of those that were given up, and what was stored for
     batches that were never committed."""
     uploading.sweep()
+    tidy_uploads()
     announced.remove_left()
     ended = Ingest.objects.filter(job__state__in=TERMINAL, waiting=[]).values_list("pk", flat=True)
     found = {path.name for path in storage.area("uploads").iterdir() if path.is_dir()}

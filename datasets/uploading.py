@@ -294,9 +294,9 @@ def keep_waiting(plan: Plan, shown: Callable[[str], str]) -> None:
 
 def give_up(ingest: Ingest) -> None:
     """Remove the files of an upload whose job ended without reading them, but for those that wait for an answer of their own."""
-    ingest.refresh_from_db(fields=["waiting"])
-    ingest.waiting = _unanswered(ingest)
-    ingest.save(update_fields=["waiting"])
+    row = Ingest.objects.filter(pk=ingest.pk).first()
+    ingest.waiting = _unanswered(row) if row is not None else []
+    Ingest.objects.filter(pk=ingest.pk).update(waiting=ingest.waiting)
     if ingest.waiting:
         drop_read(ingest)
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import IntegrityError, OperationalError
+from django.db import DatabaseError, IntegrityError, OperationalError
 from django.db.models import UniqueConstraint
 
 from ecgportal.errors import Conflict, InvalidInput, NotFound, PortalError
@@ -15,9 +17,21 @@ _NOT_UNIQUE, _NOT_THERE = "23505", "23503"
 _CROSSED = ("40001", "40P01")
 
 
+logger = logging.getLogger(__name__)
+
+
 def told(error: Exception) -> PortalError | None:
     """Return the refusal that an error of the database stands for; None for one that is a fault of the portal."""
-    if isinstance(error, ObjectDoesNotExist):
+    refusal = _refusal(error)
+    if refusal is not None:
+        logger.warning("taken for a change that came first", exc_info=error)
+    return refusal
+
+
+def _refusal(error: Exception) -> PortalError | None:
+    # Django's own, without one of the database behind it: what was to be changed has no row any more.
+    is_without_row = type(error) is DatabaseError and error.__cause__ is None
+    if is_without_row or isinstance(error, ObjectDoesNotExist):
         return NotFound("It is not there any more; somebody has deleted it in the meantime.")
     if not isinstance(error, IntegrityError | OperationalError):
         return None

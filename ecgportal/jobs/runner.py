@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.utils import timezone
 
-from ecgportal import home
+from ecgportal import home, simultaneous
 from ecgportal.audit.context import AuditContext, acting
 from ecgportal.errors import JobCancelled, PortalError, StorageFailed
 from ecgportal.jobs import queue, services, spare
@@ -146,8 +146,11 @@ def run(job_id: uuid.UUID, attempt: int) -> int:
             "The job needed more memory than this machine has. Choose a smaller batch or model.",
         )
         return 0
-    except Exception:
+    except Exception as error:
         logger.exception("job %s (%s) failed", job.pk, job.kind)
+        if (told := simultaneous.told(error)) is not None:
+            services.fail(job.pk, attempt, told.code, f"The job ended early. {told.message}")
+            return 0
         message = f"The job met an error that the portal did not expect. An operator finds the details in the log under job {job.pk}."
         services.fail(job.pk, attempt, "internal_error", message)
         return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import uuid
 
 import numpy as np
 import pytest
@@ -10,18 +12,18 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, connections
 from django.urls import reverse
 
-from datasets import labelling, preparing, removing, signals
+from datasets import labelling, preparing, removing, signals, storing
 from datasets import twins as twin_groups
 from datasets.ecg import Record as Signal
 from datasets.identity import pseudonym
-from datasets.models import IngestItem, LabelImport, OriginalFile, Record, RecordLabel, Subject
+from datasets.models import Dataset, IngestItem, LabelImport, OriginalFile, Record, RecordLabel, Subject
 from datasets.preprocess.recipe import DEFAULT_RECIPE
-from datasets.services import upload_receive
+from datasets.services import dataset_delete, upload_receive
 from datasets.simulate import simulate
 from ecgportal import storage
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import InvalidInput
-from ecgportal.jobs.models import Job
+from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.services import pseudonym_key
 from tests.api_client import Api
 from tests.datasets.test_identity import everything_stored
@@ -217,3 +219,41 @@ def test_the_same_file_sent_twice_at_once_is_one_record():
     assert outcomes == ["accepted", "companion", "companion", "duplicate"]
     for action in ("upload.received", "upload.ingested"):
         assert AuditEvent.objects.filter(action=action).count() == 2
+
+
+@pytest.mark.parametrize("when", ["queued", "reading"])
+def test_files_of_an_upload_do_not_outlive_its_dataset(db, monkeypatch, django_capture_on_commit_callbacks, when):
+    owner = make_user()
+    dataset = make_dataset(make_project({owner: "owner"}))
+    files = wfdb_pair(simulate("SNR", 9, fs_hz=250).record, "late")
+    sent = [SimpleUploadedFile(name, data) for name, data in files.items()]
+    ingest = upload_receive(actor=owner, dataset=dataset, files=sent)
+    folder = storage.folder_of("uploads", ingest.pk)
+    write = storing.Store.write
+
+    def deleted_first(*args, **kwargs):
+        if Dataset.objects.filter(pk=dataset.pk).exists():
+            dataset_delete(actor=owner, dataset=dataset)
+        return write(*args, **kwargs)
+
+    if when == "queued":
+        dataset_delete(actor=owner, dataset=dataset)
+    else:
+        monkeypatch.setattr(storing.Store, "write", deleted_first)
+    with django_capture_on_commit_callbacks(execute=True):
+        (job,) = work_off()
+    assert job.state == JobState.FAILED and job.error_code != "internal_error", job.error_message
+    assert "deleted" in job.error_message and not folder.exists()
+    assert not list(storage.folder_of("signals", dataset.pk).glob("*"))
+
+
+def test_a_folder_that_no_upload_names_goes_after_a_day(db):
+    owner = make_user()
+    dataset = make_dataset(make_project({owner: "owner"}))
+    lost, fresh = storage.area("uploads", uuid.uuid4()), storage.area("uploads", uuid.uuid4())
+    for folder in (lost, fresh):
+        (folder / "000000").write_bytes(b"a patient's file")
+    os.utime(lost, (0, 0))
+    upload_receive(actor=owner, dataset=dataset, files=[SimpleUploadedFile("a.txt", b"nothing")])
+    work_off()
+    assert not lost.exists() and fresh.exists()
