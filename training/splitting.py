@@ -182,7 +182,16 @@ def deal(items: Sequence[Labelled], settings: SplitSettings, seed: int) -> Dealt
     entries, share = entries_of(items), settings.validation
     if settings.method == "given_folds":
         named = {*settings.test_folds, *settings.validation_folds}
-        rest = sorted({entry.fold for entry in entries if entry.fold is not None} - named)
+        there = {entry.fold for entry in entries if entry.fold is not None}
+        for part, folds_of in (("test", settings.test_folds), ("validation", settings.validation_folds)):
+            if there and there.isdisjoint(folds_of):
+                raise _bad(
+                    {
+                        f"{part}_folds": f"No record is of fold {', '.join(map(str, folds_of))}, so the {part} part would be empty. The "
+                        f"data has the folds {', '.join(map(str, sorted(there)))}."
+                    }
+                )
+        rest = sorted(there - named)
         if not rest:
             raise _bad({"test_folds": "No fold is left for training. Look which folds the dataset has."})
         folds = {"train": rest, "validation": settings.validation_folds, "test": settings.test_folds}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -169,6 +170,14 @@ def test_folds_that_are_not_there_and_hospitals_that_are_not_there_are_said():
     items = _items({"a": 20})
     with pytest.raises(InvalidInput, match="No fold is left"):
         deal(items, SplitSettings.from_dict({"method": "given_folds"}), 0)
+    folded = [replace(item, fold=number % 5 + 1) for number, item in enumerate(items)]
+    for part, other in (("test_folds", "validation_folds"), ("validation_folds", "test_folds")):
+        how = SplitSettings.from_dict({"method": "given_folds", part: [7, 9], other: [1]})
+        with pytest.raises(InvalidInput, match="No record is of fold 7, 9") as error:
+            deal(folded, how, 0)
+        assert error.value.fields[f"split.{part}"].endswith("The data has the folds 1, 2, 3, 4, 5.")
+    how = SplitSettings.from_dict({"method": "given_folds", "test_folds": [1, 7], "validation_folds": [2]})
+    assert set(deal(folded, how, 0).parts.values()) == {"train", "validation", "test"}
     with pytest.raises(InvalidInput, match="No record comes from X"):
         deal(items, SplitSettings.from_dict({"method": "site", "test_sites": ["X"]}), 0)
 

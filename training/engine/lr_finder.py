@@ -25,7 +25,7 @@ from training.engine.network import Form, freeze_for, out_of_target_units, rate_
 from training.engine.optim import build_optimiser, set_rate
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
 from training.engine.settings import FitSettings
-from training.engine.source import Feed, SignalSource, epoch_order
+from training.engine.source import Feed, SignalSource, epoch_order, largest_batch
 from training.engine.team import Exchange
 from training.problems.base import LossOptions, Problem
 
@@ -149,7 +149,12 @@ def sweep(
             train_mode(net, active)
             optimiser = build_optimiser(net, settings, 1.0, rate_factors(net, stage, settings.trunk_rate_factor))
             stepper = Stepper(
-                net, loss, autocast=autocast, piece=settings.batch_size, note=notes.append, exchange=exchange
+                net,
+                loss,
+                autocast=autocast,
+                piece=largest_batch(settings.batch_size),
+                note=notes.append,
+                exchange=exchange,
             )
             orders = _orders(usable, settings, steps)
             average, lowest = 0.0, math.inf

@@ -31,7 +31,7 @@ from training.engine.predict import outputs_of
 from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive
 from training.engine.settings import FitSettings
-from training.engine.source import Feed, epoch_order
+from training.engine.source import Feed, epoch_order, largest_batch
 from training.engine.team import Exchange, Team, with_team_layers
 
 if TYPE_CHECKING:
@@ -68,7 +68,12 @@ class Member:
         self.net = self.form.net if team.alone else with_team_layers(self.form.net, self.exchange)
         self.average = Average(self.net, settings.ema_decay) if settings.ema_decay > 0 else None
         self.stepper = Stepper(
-            self.net, loss, autocast=autocast, piece=settings.batch_size, note=note, exchange=self.exchange
+            self.net,
+            loss,
+            autocast=autocast,
+            piece=largest_batch(settings.batch_size),
+            note=note,
+            exchange=self.exchange,
         )
         self.judged_at_once = max(
             _AT_ONCE_ON_ACCELERATOR if feed.device.type == "cuda" else _AT_ONCE, settings.batch_size

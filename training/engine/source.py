@@ -238,11 +238,19 @@ class Feed:
         return whole
 
 
+def largest_batch(batch_size: int) -> int:
+    """Return how many records a batch of :func:`epoch_order` has at most."""
+    return 3 if batch_size == 2 else batch_size
+
+
 def epoch_order(usable: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Return the shuffled record numbers of one epoch, cut into batches of nearly equal size.
 
-    Equal sizes, because a last batch of one or two records gives batch normalisation a bad estimate.
+    Equal sizes, because a last batch of one or two records gives batch normalisation a bad estimate; of an odd number of
+    records in batches of two, one batch has three (``largest_batch``).
     """
     order = np.random.default_rng(derive(seed, "order", epoch)).permutation(usable)
     count = max(1, -(-len(order) // batch_size))
+    if batch_size > 1:
+        count = max(1, min(count, len(order) // 2))
     return [np.asarray(part) for part in np.array_split(order, count)]
