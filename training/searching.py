@@ -97,7 +97,7 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
     budget_s = 60 * study.settings["minutes"]
     offered = starts(row, len(by_part["train"]), len(by_part["validation"]), budget_s)
     tries = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=row.settings["seed"], n_startup_trials=8),
+        direction="maximize", sampler=sampler(row.settings["seed"], 0),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_FIRST_RUNG, reduction_factor=_FACTOR, bootstrap_count=0),
     )  # fmt: skip
     space = _distributions(offered)
@@ -115,6 +115,7 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
     while spent < budget_s or not _best(study):
         if len(ended) >= 500:
             break
+        tries.sampler = sampler(row.settings["seed"], len(ended))
         asked = tries.ask(space)
         trial = next_trial(study, dict(asked.params))
         _try(context, row, study, data, trial, asked, spent, budget_s, crew)
@@ -127,6 +128,16 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
         spent += trial.seconds
         if all(each.state == TrialState.FAILED for each in ended) and len(ended) >= 2 * len(offered):
             break
+
+
+def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
+    """Return what proposes the trial after ``number`` others. Each has chance of its own, so that a search that was interrupted
+    goes on with what it would have tried, and not from its first proposals again."""
+    from optuna.samplers import TPESampler
+
+    from training.engine.seeding import derive
+
+    return TPESampler(seed=derive(seed, "trial", number) % 2**32, n_startup_trials=8)
 
 
 def _distributions(offered: list[str]) -> dict[str, optuna.distributions.BaseDistribution]:

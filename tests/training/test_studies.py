@@ -85,6 +85,32 @@ def test_an_interrupted_search_goes_on_with_what_was_tried(ward, small):
     assert run.settings["augmentation"]["noise_mv"] == 0.0
 
 
+def test_an_interrupted_search_goes_on_with_what_it_would_have_tried():
+    import optuna
+
+    space = searching._distributions(["net1d_s", "xresnet1d18"])
+
+    def proposed(before: list[Trial], count: int) -> list[dict]:
+        tries, found = optuna.create_study(direction="maximize"), []
+        for trial in before:
+            searching._tell_again(tries, trial, space)
+        for number in range(len(before), len(before) + count):
+            tries.sampler = searching.sampler(3, number)
+            asked = tries.ask(space)
+            found.append(dict(asked.params))
+            tries.tell(asked, number / 100)
+        return found
+
+    whole = proposed([], 12)
+    assert len({trial["learning_rate"] for trial in whole}) == 12
+    for done in (2, 10):
+        before = [
+            Trial(choices=choices, state=TrialState.DONE, scores=[number / 100])
+            for number, choices in enumerate(whole[:done])
+        ]
+        assert proposed(before, 2) == whole[done : done + 2]
+
+
 def test_a_cancelled_search_keeps_its_trials_and_is_resumed_as_a_search(ward, small):
     run = ward.start(architecture=None, search={"minutes": 5}, settings=FAST)
     cancel(actor=ward.user, job=run.job)
