@@ -24,6 +24,11 @@ class Report(Callback):
         self.context.report(self.span[0], "Starting to train")
         if info.get("learning_rate"):
             TrainingRun.objects.filter(pk=self.run.pk).update(learning_rate=info["learning_rate"])
+        # A process that was killed between an epoch's checkpoint and its row has not told it.
+        told = set(EpochMetrics.objects.filter(run=self.run, member=self.member).values_list("epoch", flat=True))
+        for row in info.get("history", ()):
+            if row["epoch"] not in told:
+                self.on_epoch_end(row)
 
     def on_batch(self, progress: Progress) -> None:
         now = time.monotonic()

@@ -238,6 +238,29 @@ def during(monkeypatch, act) -> None:
     monkeypatch.setattr(Report, "on_epoch_end", on_epoch_end)
 
 
+@pytest.mark.parametrize("without", [{}, {"task": "pretraining", "label_map": None, "pretraining": {"window_s": 1.5}}])
+def test_an_epoch_that_was_stored_and_not_told_is_told_when_the_run_goes_on(ward, monkeypatch, without):
+    from training.live import Report
+    from training.services import run_resume
+
+    run, real = ward.start(settings={**ONE, "epochs": 3}, **without), Report.on_epoch_end
+
+    def end_in_the_second(self, row):
+        if row["epoch"] == 2:
+            raise RuntimeError("the process ends here")
+        real(self, row)
+
+    monkeypatch.setattr(Report, "on_epoch_end", end_in_the_second)
+    assert ended(run).job.state == JobState.FAILED
+    monkeypatch.setattr(Report, "on_epoch_end", real)
+    run_resume(actor=ward.user, run=ended(run))
+    run = ended(run)
+    assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+    rows = run.epochs.order_by("epoch")
+    assert [row.epoch for row in rows] == [1, 2, 3] and all(row.values["train_loss"] > 0 for row in rows)
+    assert all(row.values["records_per_s"] > 0 for row in rows)
+
+
 def test_a_metric_that_the_task_does_not_have_is_refused_before_the_run(ward):
     with pytest.raises(InvalidInput, match="it has: loss, auroc_macro") as error:
         ward.start(settings={**ONE, "monitor": "r2"})

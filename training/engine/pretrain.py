@@ -169,6 +169,7 @@ class _Pretraining:
         self.callbacks.on_start({
             "epochs": s.epochs, "batches": len(epoch_order(self.rows, s.batch_size, s.seed, 1)), "device": str(self.device),
             "learning_rate": self.rate, "resumed_epoch": self.resumed_epoch, "notes": [], "processes": self.team.size,
+            "history": list(self.history),
         })  # fmt: skip
         try:
             with ExitStack() as hooks:
