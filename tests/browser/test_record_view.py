@@ -155,6 +155,14 @@ def test_caliper_by_mouse_by_keys_and_by_numbers(opened):
     expect(frame.get_by_role("button", name="Caliper", exact=True)).to_have_attribute("aria-pressed", "false")
 
 
+def test_the_paper_keeps_its_size_beside_the_fields_of_the_caliper(opened):
+    page, frame = opened
+    before = _at_rest(page, frame)
+    frame.get_by_role("button", name="Caliper", exact=True).click()
+    after = _layer(page, frame)
+    assert (after["width"], after["height"]) == pytest.approx((before["width"], before["height"]), abs=2)
+
+
 def test_caliper_by_touch(opened):
     page, frame = opened
     frame.get_by_role("button", name="Caliper", exact=True).click()

@@ -8,7 +8,7 @@ from uuid import uuid4
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
-from datasets import labelling, uploading
+from datasets import annotating, labelling, uploading
 from datasets.featuring import measuring_start
 from datasets.models import LabelMap, Record
 from datasets.services import dataset_create, label_map_create, upload_receive
@@ -101,6 +101,7 @@ class World:
         )
         work_off()
         self.record = Record.objects.get(dataset=self.dataset, key="case003")
+        annotating.label_add(actor=self.user, record=self.record, system="scp", code="AFIB")
         measuring_start(actor=self.user, dataset=self.dataset)
         work_off()
 

@@ -311,6 +311,7 @@
     pressed("caliper", !!caliper);
     graph.classList.toggle("measures", !!caliper);
     fields();
+    fit();
     moved();
   }
 
@@ -532,7 +533,7 @@
     event.preventDefault();
   }
 
-  // Opened settings and the overview take room; the paper keeps its size.
+  // Opened settings, the caliper's fields and the overview take room; the paper keeps its size.
   document.addEventListener("toggle", function () {
     if (graph && meta()) {
       fit();
