@@ -243,9 +243,9 @@ SINGLE_ROLES = {
     "likelihood": "Likelihood",
 }
 COLUMN_ROLES = [
-    ("", "Not used"), *SINGLE_ROLES.items(), ("also_record", "Record, too"), ("codes:", "Labels, any system"),
+    ("", "Not used"), *SINGLE_ROLES.items(), ("also_record", "Record, other name"), ("codes:", "Labels, any system"),
     *((f"codes:{system}", f"Labels, {SYSTEM_WORDS[system]}") for system in SYSTEMS),
-    ("flag:", "0 or 1, any system"), *((f"flag:{system}", f"0 or 1, {SYSTEM_WORDS[system]}") for system in SYSTEMS),
+    ("flag:", "Label, 0 or 1, any system"), *((f"flag:{system}", f"Label, 0 or 1, {SYSTEM_WORDS[system]}") for system in SYSTEMS),
 ]  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from datasets import labelling, presenting, selectors, services
 from datasets.ecg import SourceLabel
 from datasets.forms import (
-    COLUMN_ROLES,
     RELATION_CHOICES,
     SYSTEM_WORDS,
     ColumnsForm,
@@ -35,6 +34,8 @@ from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 
 _EMPTY_ROWS = 5
+# What a column means shows in a few of its values.
+_EXAMPLES = 4
 _MAX_MAP_BYTES = 5_000_000
 
 
@@ -136,10 +137,15 @@ class LabelImportView(ProjectView):
         # Columns that are used come first: a table may have hundreds.
         fields = list(form)
         order = sorted(range(len(fields)), key=lambda number: not fields[number].value())
-        found["rows"] = [[row[number] for number in order] for row in found["rows"]]
+        columns = [(fields[number], [row[number] for row in found["rows"]][:_EXAMPLES]) for number in order]
         return self._page(
-            "datasets/label_columns.html", form=form, found=found, roles=COLUMN_ROLES, fields=[fields[number] for number in order], record_count=len(keys), status=status
-        )  # fmt: skip
+            "datasets/label_columns.html",
+            form=form,
+            found=found,
+            columns=columns,
+            record_count=len(keys),
+            status=status,
+        )
 
     def _page(self, template: str, **context: Any) -> HttpResponse:
         return self.page(template, label_import=self.object, dataset=self.object.dataset, **context)
