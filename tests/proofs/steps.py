@@ -63,7 +63,9 @@ def run(steps: dict[str, Step], limit_s: float) -> list[Row]:
 def table(rows: list[Row]) -> str:
     """Return the rows, the failed ones counted, as plain text."""
     failed = sum(not row.is_ok for row in rows)
-    total = f"{len(rows)} steps in {sum(row.seconds for row in rows):.0f} s, {failed or 'none'} not ok"
+    total = (
+        f"{len(rows)} steps in {sum(row.seconds for row in rows):.0f} s, {f'{failed} not ok' if failed else 'all ok'}"
+    )
     return "\n".join([*map(str, rows), total])
 
 

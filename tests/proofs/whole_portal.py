@@ -175,7 +175,7 @@ class Use:
         return f"{run.told()} (the processes were waited for: {waited_s:.1f} s)"
 
     def default_run(self) -> str:
-        run = self._run("Default", 1 if self.small else 3, architecture=None, members=2 if self.small else None)
+        run = self._run("Default", 3 if self.accelerators else 1, architecture=None, members=2 if self.small else None)
         row = self._followed(run)
         return f"{run.told()}, networks: {row['manifest']['networks']}"
 
@@ -274,7 +274,7 @@ class Use:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="two networks and one epoch in the default run")
+    parser.add_argument("--small", action="store_true", help="two networks in the default run")
     parser.add_argument("--limit-s", type=float, default=1800.0, help="leave out what was not done after this time")
     parser.add_argument("--folder", help="where the throw-away portal lies")
     options = parser.parse_args()
