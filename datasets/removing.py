@@ -13,10 +13,11 @@ from django.db.models.functions import Cast, Concat
 from datasets import labelling, signals, twins
 from datasets.models import Dataset, Ingest, IngestItem, LabelImport, OriginalFile, Record, Subject
 from datasets.preparing import forget
-from datasets.uses import runs_using
+from datasets.uses import forget_everywhere, runs_using
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
+from ecgportal.jobs.models import Job
 
 MAX_DECIDED = 2000
 _FORGOTTEN = "(deleted)"
@@ -42,6 +43,9 @@ def records_delete(records: Sequence[Record], write: Any) -> list[str]:
         with transaction.atomic():
             made = signals.cut_out(records)
             Record.objects.filter(pk__in=ids).delete()
+            if records:
+                _forget_jobs(records[0].dataset.project_id, ids)
+                forget_everywhere(records[0].dataset, ids)
             twins.drop(ids)
             Subject.objects.filter(pk__in=subjects, records__isnull=True).delete()
             storage.release_blobs(digests)
@@ -54,6 +58,12 @@ def records_delete(records: Sequence[Record], write: Any) -> list[str]:
         forget(record.dataset, record.pk)
     storage.drop_unused(digests)
     return runs
+
+
+def _forget_jobs(project_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> None:
+    """Take what jobs about one record tell of it (its name, a model's answers, its labels) out of their rows."""
+    about = Job.objects.filter(project=project_id, payload__record__in=[str(pk) for pk in ids])
+    about.update(title="A record that was deleted", message="", error_message="", result={})
 
 
 def record_delete(*, actor: Any, record: Record) -> None:

@@ -63,7 +63,7 @@ def saliency_start(*, actor: Any, prediction: Prediction) -> Job | None:
     start_s(Recipe.from_json(loading.recipe_of(contract)), signals.load(prediction.record, 1.0))
     project = prediction.run.project
     job = enqueue(
-        "saliency", actor=actor, project=project, payload={"prediction": str(prediction.pk)},
+        "saliency", actor=actor, project=project, payload={"prediction": str(prediction.pk), "record": str(prediction.record_id)},
         title=f"Explain {prediction.run.version} on {prediction.record.key}",
     )  # fmt: skip
     audit("prediction.explained", prediction.record, actor=actor, project=project)

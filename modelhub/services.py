@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -389,6 +390,15 @@ def prediction_resume(*, actor: Any, run: PredictionRun) -> PredictionRun:
     return run
 
 
+def _server_of(url: str) -> tuple[str, str, int | None]:
+    """Return what a password is sent to: scheme, host and port of an address."""
+    try:
+        parts = urlsplit(url.strip())
+        return parts.scheme.lower(), parts.hostname or "", parts.port
+    except ValueError:
+        return "", url, None
+
+
 @transaction.atomic
 def exchange_save(
     *,
@@ -402,6 +412,11 @@ def exchange_save(
     """Add or change an exchange; the password is stored encrypted and kept when None."""
     created = exchange is None
     exchange = exchange or Exchange(created_by=actor)
+    if password is None and exchange.password_encrypted and _server_of(url) != _server_of(exchange.url):
+        # Else whoever changes the address could have the password sent to a server of their own.
+        raise InvalidInput(
+            "The stored password belongs to another server.", fields={"password": "Enter the new server's password."}
+        )
     exchange.name, exchange.url, exchange.username = name.strip(), url.strip(), username
     if password is not None:
         exchange.password_encrypted = secrets.encrypt(password)

@@ -126,6 +126,25 @@ def test_a_selection_is_compared_with_its_labels_and_leaves_in_three_forms(world
         assert values == sorted(values, reverse=reverse_) and answer.context["sort"] == sort
 
 
+def test_what_jobs_and_runs_tell_of_a_record_goes_with_it(world):
+    """The name of a tried record, a model's answers about it, and why a run left it out."""
+    gone, kept = world.records[0], world.records[1]
+    for record in (gone, kept):
+        body = json.dumps({"record": str(record.pk)})
+        address = f"/api/v1/model-versions/{world.version.pk}/try/"
+        assert world.client.post(address, body, content_type="application/json").status_code == 202
+    assert [job.result["key"] for job in work_off()] == ["r0", "r1"]
+    run = world.predict(records=[str(kept.pk)])
+    entries = [{"record": str(record.pk), "key": record.key, "reason": "Too short."} for record in (gone, kept)]
+    PredictionRun.objects.filter(pk=run.pk).update(refused=entries)
+    record_delete(actor=world.owner, record=gone)
+    first, second = Job.objects.filter(kind="try_model").order_by("created_at")
+    assert (first.title, first.result) == ("A record that was deleted", {}) and first.state == "succeeded"
+    assert second.result["key"] == "r1" and "r1" in second.title
+    run.refresh_from_db()
+    assert run.refused == entries[1:]
+
+
 def test_no_cell_of_predictions_is_a_formula(world):
     run = world.predict(records=[str(row.pk) for row in world.records])
     Prediction.objects.filter(run=run).update(predicted=["-2+3|cmd"], notices=["=HYPERLINK(1)"])
