@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
 from ecgportal import simultaneous
+from ecgportal.api.errors import body
 from ecgportal.audit.context import AuditContext, acting
 from ecgportal.client_address import client_address
 from ecgportal.errors import PortalError
@@ -41,6 +42,33 @@ class UnkeptMiddleware:
         response = self.get_response(request)
         response.headers.setdefault("Cache-Control", "private, no-store")
         return response
+
+
+class StrangersMiddleware:
+    """Refuses what nobody who is not signed in has to send, before it is read: forms put files on the disk as they come.
+
+    Who sends a token is asked for it before the body is read (``rest_framework.views.APIView.initial``).
+    """
+
+    most_bytes = 1_000_000
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if len(length) < 7 or (length.isdecimal() and int(length) <= self.most_bytes):
+            return self.get_response(request)
+        is_api = request.path_info.startswith("/api/")
+        has_token = is_api and request.headers.get("Authorization", "").lower().startswith("token ")
+        # What serves WebDAV reads no body but a short one, and says itself whom it knows.
+        if has_token or request.path_info.startswith("/dav/") or request.user.is_authenticated:
+            return self.get_response(request)
+        sentence = "This is more than the portal takes from somebody who is not signed in."
+        if is_api:
+            return JsonResponse(body("too_large", sentence), status=413)
+        context = {"message": sentence, "needed_role": None, "code": "too_large", "status": 413}
+        return render(request, "413.html", context, status=413)
 
 
 class PortalErrorMiddleware:

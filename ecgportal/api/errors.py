@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import DataError
 from django.http import Http404
 from rest_framework import exceptions
@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from ecgportal import simultaneous
-from ecgportal.errors import PortalError
+from ecgportal.errors import PortalError, TooLarge
 
 _CODES = {
     400: "bad_request", 401: "not_signed_in", 403: "not_allowed", 404: "not_found", 405: "method_not_allowed",
@@ -43,6 +43,8 @@ def _fields(detail: Any, prefix: str = "") -> dict[str, str]:
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's exception handler. Errors that the portal does not know stay exceptions (500, no details sent)."""
+    if isinstance(error, RequestDataTooBig):
+        error = TooLarge("The body of the request is too large. Send it in parts, or as a file.")
     error = simultaneous.told(error) or error
     if isinstance(error, PortalError):
         set_rollback()

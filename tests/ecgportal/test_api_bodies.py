@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from datasets.models import ArrivingFile, Ingest
 from ecgportal.accounts.services import token_create
+from ecgportal.api.parsers import MAX_BYTES
 from ecgportal.projects.models import Role
 from tests.api_client import ROOT, Api
 from tests.factories import make_dataset, make_job, make_project, make_record, make_user
@@ -73,3 +77,36 @@ def test_a_label_map_with_a_cell_without_end(desk):
     body = {"project": str(project.pk), "name": "Long"}
     error = api.refused("post", "label-maps/import/", body, status=422, files={"file": [("m.csv", table)]})
     assert set(error["fields"]) == {"file"}
+
+
+def test_a_body_that_would_fill_the_memory_is_refused_before_it_is_read(desk):
+    api, _, dataset = desk
+    long = json.dumps({"dataset": str(dataset.pk), "unit": "x" * MAX_BYTES})
+    status, told = send(api, "ingests/", long)
+    assert (status, told["error"]["code"]) == (413, "too_large")
+    form = api.client.post(
+        f"{ROOT}projects/", f"name={'x' * MAX_BYTES}", content_type="application/x-www-form-urlencoded"
+    )
+    assert form.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path", ["/accounts/login/", "/projects/new/", f"/{ROOT.strip('/')}/auth/token/", f"/{ROOT.strip('/')}/projects/"]
+)
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Basic eDp4"}, {"Authorization": "Token none"}])
+def test_a_stranger_cannot_fill_the_disk(db, monkeypatch, path, header):
+    def never(*args, **kwargs):
+        raise AssertionError("the file was taken")
+
+    monkeypatch.setattr("django.core.files.uploadedfile.TemporaryUploadedFile.__init__", never)
+    client = Client(raise_request_exception=False)
+    sent = {"username": "ada", "password": "x", "file": SimpleUploadedFile("a.bin", b"x" * 1_200_000)}
+    answer = client.post(path, sent, headers=header)
+    assert answer.status_code == (401 if "Token none" in header.values() and "/api/" in path else 413)
+
+
+def test_who_is_signed_in_sends_what_they_like(desk):
+    api, project, dataset = desk
+    table = b"code,class\n" + b"".join(b"c%d,NORM\n" % number for number in range(120_000))
+    body = {"project": str(project.pk), "name": "Long"}
+    assert api.post("label-maps/import/", body, files={"file": [("m.csv", table)]})["classes"] == ["NORM"]
