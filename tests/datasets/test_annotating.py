@@ -140,6 +140,15 @@ class TestPages:
         assert answer.status_code == 422 and "choose the code system" in answer.content.decode()
         assert not RecordLabel.objects.filter(source=LabelSource.USER).exists()
 
+    def test_a_likelihood_of_zero_is_not_stated_in_scp(self, editor: Client, record: Record) -> None:
+        for code, likelihood in (("SR", 0.0), ("NORM", 0.8)):
+            RecordLabel.objects.create(
+                record=record, system="scp", code=code, likelihood=likelihood, source=LabelSource.TABLE
+            )
+        shown = editor.get(reverse("viz:record", args=[record.pk])).content.decode()
+        assert 'data-label="Likelihood">not stated</td>' in shown and 'data-label="Likelihood">0.80</td>' in shown
+        assert "0.00</td>" not in shown
+
     def test_the_list_and_the_view_are_kept(self, editor: Client, record: Record) -> None:
         query = "?label=NORM&speed=50"
         page = editor.get(reverse("viz:record", args=[record.pk]) + query).content.decode()
