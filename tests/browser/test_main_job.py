@@ -258,7 +258,7 @@ def _download_and_predict(ward: Ward) -> None:
     session = onnxruntime.InferenceSession(path)
     logits = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 12, 1000), np.float32)})[0]
     assert logits.shape == (1, 4)
-    predict = page.get_by_role("region", name="Predict", exact=True)
+    predict = page.get_by_role("region", name="Predict on a dataset", exact=True)
     predict.get_by_label("Dataset").select_option("Simulated ward")
     ward.press("Predict")
     expect(page.get_by_role("heading", level=1)).to_contain_text("on Simulated ward")
