@@ -103,7 +103,7 @@ def _judge(
         report["notes"] = [*report.get("notes", []), *notes]
     if len(items) <= _MAX_SAMPLES:
         report["samples"] = {
-            "records": [str(item.record) for item in items], "keys": [item.key for item in items],
+            "records": [str(item.record) for item in items],
             "truth": [[None if np.isnan(v) else float(v) for v in row] for row in truth],
             "probabilities": [[round(float(v), 6) for v in row] for row in answers],
         }  # fmt: skip

@@ -28,7 +28,7 @@ from ecgportal.projects.services import pseudonym_key
 from tests.api_client import Api
 from tests.datasets.test_identity import everything_stored
 from tests.ecgfiles import wfdb_pair
-from tests.factories import make_dataset, make_job, make_project, make_user
+from tests.factories import make_dataset, make_job, make_project, make_record, make_user
 from tests.working import work_off
 
 
@@ -159,6 +159,27 @@ class TestPerson:
         assert np.array_equal(signals.read_signal(kept), before) and kept.originals.count() == 2
         row = LabelImport.objects.get()
         assert labelling.read(row)["taken"] == 1
+
+
+def test_an_evaluation_keeps_no_answer_of_a_deleted_record(team, dataset):
+    from tests.modelhub.test_predicting import make_version
+    from training.models import Evaluation
+
+    staying, leaving = (make_record(dataset, key) for key in ("staying", "leaving"))
+    samples = {
+        "records": [str(staying.pk), str(leaving.pk)], "truth": [[1.0], [0.0]], "probabilities": [[0.75], [0.25]]
+    }  # fmt: skip
+    evaluation = Evaluation.objects.create(
+        project=dataset.project, version=make_version(dataset.project), dataset=dataset,
+        curves={"curves": {"roc": [1]}, "samples": samples},
+    )  # fmt: skip
+    removing.record_delete(actor=team["editor"], record=leaving)
+    evaluation.refresh_from_db()
+    kept = {"records": [str(staying.pk)], "truth": [[1.0]], "probabilities": [[0.75]]}
+    assert evaluation.curves == {"curves": {"roc": [1]}, "samples": kept}
+    removing.record_delete(actor=team["editor"], record=staying)
+    evaluation.refresh_from_db()
+    assert evaluation.curves["samples"] is None
 
 
 def test_training_runs_that_used_the_records_are_named(team, dataset):

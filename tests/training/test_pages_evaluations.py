@@ -59,7 +59,7 @@ def _evaluation(version: ModelVersion, dataset: Dataset, strength: float, part: 
     }
     report["subgroups"] = subgroups(scores, truth, CLASSES, "multilabel", by, groups=groups, thresholds=[0.4, 0.6])
     samples = {
-        "records": [str(row.pk) for row in records], "keys": [row.key for row in records], "truth": truth.tolist(), "probabilities": scores.tolist(),
+        "records": [str(row.pk) for row in records], "truth": truth.tolist(), "probabilities": scores.tolist(),
     }  # fmt: skip
     return Evaluation.objects.create(
         project=dataset.project, version=version, dataset=dataset, part=part, report=report, curves={"curves": report.pop("curves"), "samples": samples}
