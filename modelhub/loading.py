@@ -83,12 +83,9 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
         )
     import torch
 
-    from modelhub.architectures.ensemble import Ensemble
+    from modelhub.architectures.ensemble import as_ensemble
 
-    module = module_of(base)
-    members = contract.config.get("members", 1)
-    if members > 1 and not isinstance(module, Ensemble):
-        module = Ensemble.of(module, members)  # type: ignore[arg-type]
+    module = as_ensemble(module_of(base), contract.config.get("members", 1))
     if _needs_head(base, contract):
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)

@@ -228,8 +228,11 @@ def _cross_fitted(row: TrainingRun, settings: FitSettings, data: Prepared) -> in
 
 def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelContract:
     """Return the contract of what a run produces, without thresholds. networks: how many the engine trains as one."""
-    config = {"members": networks} if networks > 1 else {}
-    if row.base_version is not None:
+    config: dict[str, Any] = {"members": networks} if networks > 1 else {}
+    if row.base_version is None:
+        if row.members == 1 and FitSettings.from_dict(row.settings).has_companion(networks):
+            config["companion"] = True
+    else:
         config |= row.base_version.contract.get("config", {})
     spec = recipe.output_spec()
     assert spec.leads is not None and spec.fs_hz is not None and spec.n_samples is not None

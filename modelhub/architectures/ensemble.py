@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import EcgNetwork
+from modelhub.architectures.companion import Accompanied
 
 MAX_MEMBERS = 10
 
@@ -57,3 +58,13 @@ class Ensemble(EcgNetwork):
 
     def _own(self) -> list[EcgNetwork]:
         return [member for member in self.members if isinstance(member, EcgNetwork)]
+
+
+def as_ensemble(module: nn.Module, n_members: int) -> nn.Module:
+    """Return a network as the start of so many: copies of it, where it is one; a companion stays beside all of them."""
+    if isinstance(module, Accompanied):
+        module.network = as_ensemble(module.network, n_members)  # type: ignore[assignment]
+        return module
+    if n_members == 1 or isinstance(module, Ensemble):
+        return module
+    return Ensemble.of(module, n_members)  # type: ignore[arg-type]

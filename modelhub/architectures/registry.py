@@ -18,6 +18,7 @@ from ecgportal.errors import InvalidInput
 from modelhub.architectures import catalog, installed
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.catalog import ArchitectureFacts
+from modelhub.architectures.companion import Accompanied
 from modelhub.architectures.ensemble import MAX_MEMBERS, Ensemble
 
 _COMMON = ("n_leads", "n_samples", "fs_hz", "n_classes")
@@ -103,9 +104,11 @@ def build(
     n_classes: int,
     seed: int | None = None,
     members: int = 1,
+    companion: bool = False,
     **config: Any,
 ) -> EcgNetwork:
-    """Build a network with fresh weights; with ``members`` above 1 an ensemble of so many, each with its own weights.
+    """Build a network with fresh weights; with ``members`` above 1 an ensemble of so many, each with its own weights; with
+    ``companion`` a linear model of fixed features beside it, which says nothing yet.
 
     The same seed gives the same weights bit for bit on the CPU; the caller's random state is not touched when a seed
     is given. NotFound for an unknown name, InvalidInput for settings the network does not have or sizes it refuses.
@@ -126,7 +129,8 @@ def build(
 
     def fresh() -> EcgNetwork:
         own = [entry.build(**sizes, **config) for _ in range(min(members, MAX_MEMBERS + 1))]
-        return own[0] if members == 1 else Ensemble(own)
+        network = own[0] if members == 1 else Ensemble(own)
+        return Accompanied(network, fs_hz=fs_hz) if companion else network
 
     if seed is None:
         return fresh()

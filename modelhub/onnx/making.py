@@ -29,16 +29,12 @@ class Maker:
     def __call__(self) -> nn.Module:
         contract = self.contract
         if self.onnx is not None and self.base is not None:
+            from modelhub.architectures.ensemble import as_ensemble
             from modelhub.onnx.foreign import trainable_module
 
-            module = trainable_module(self.onnx, self.base)
-            members = contract.config.get("members", 1)
-            if members > 1:
-                from modelhub.architectures.ensemble import Ensemble
-
-                module = Ensemble.of(module, members)
+            module = as_ensemble(trainable_module(self.onnx, self.base), contract.config.get("members", 1))
             if self.new_head:
-                module.replace_head(contract.n_outputs)
+                module.replace_head(contract.n_outputs)  # type: ignore[operator]
             return module
         from modelhub.architectures.registry import build
 

@@ -118,11 +118,18 @@ def run(task: Job, method: str, seed: int, asked: argparse.Namespace) -> dict[st
     }
 
 
-def _network(asked: argparse.Namespace, n_classes: int, seed: int, members: int = 1) -> Any:
+def _network(asked: argparse.Namespace, n_classes: int, seed: int, members: int = 1, companion: bool = False) -> Any:
     from modelhub.architectures.registry import build
 
     return build(
-        asked.architecture, n_leads=12, n_samples=1000, fs_hz=FS_HZ, n_classes=n_classes, seed=seed, members=members
+        asked.architecture,
+        n_leads=12,
+        n_samples=1000,
+        fs_hz=FS_HZ,
+        n_classes=n_classes,
+        seed=seed,
+        members=members,
+        companion=companion,
     )
 
 
@@ -139,7 +146,7 @@ def _ours(
     x, groups, problem = task.records.signals, task.records.groups, get_problem(task.kind)
     members = 1 if method == "single" else settings.n_members(len(train) + len(validation))
     if method in ("default", "single"):
-        net = _network(asked, len(task.outputs), seed, members)
+        net = _network(asked, len(task.outputs), seed, members, settings.has_companion(members))
     else:
         net = _pretrained(task, method, settings, asked, x[np.concatenate([train, validation])])
         settings = FitSettings.from_dict(

@@ -18,6 +18,7 @@ from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
 from training.engine.batches import Stopped, first_forward, interruptible, not_finite, told_of_memory, while_asking
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
+from training.engine.companion import companion_of
 from training.engine.data import Data, check_data
 from training.engine.device import held, resolve_device
 from training.engine.lr_finder import sweep
@@ -138,6 +139,7 @@ class _Run:
         x = next(iter(self.feed.batches([data.usable[:2]])))
         first, shape = x.cpu(), (x.shape[1], x.shape[2])
         module = copy.deepcopy(module).cpu()
+        self.companion = companion_of(module)
         first_forward(module, first, len(data.names))
         self.fingerprint = fingerprint(s, data, self.problem.name, self.fs_hz, module, self.feed.persons)
         self.loss = self.problem.loss(
@@ -238,7 +240,6 @@ class _Run:
 
     def train(self) -> FitResult:
         self._restore()
-        reason = "finished"
         try:
             self._announce()
             # Processes of a team ask together, between batches.
@@ -247,22 +248,40 @@ class _Run:
                 for net in (net for member in self.members for net in member.networks):
                     hooks.enter_context(interruptible(net, self._check_stop_now_and_then, on=asks))
                 self._find_rate()
-                if self.history and self._exhausted(len(self.history)):
-                    return self._finish("early_stopping")
-                for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
-                    if self.plan.begins(epoch):
-                        for member in self.members:
-                            member.enter(self.plan.name(epoch), self.rate)
-                    self._epoch(epoch)
-                    # The second epoch of the last stage tells how long the others will take, which the first does not.
-                    if self.plan.is_last(epoch) and epoch == max(self.resumed_epoch, self.plan.start(epoch)) + 2:
-                        self._compile(epoch)
-                    if self._exhausted(epoch):
-                        reason = "early_stopping"
-                        break
+                reason = self._epochs()
+                self._accompany()
         except Stopped as stop:
             reason = stop.reason
         return self._finish(reason)
+
+    def _epochs(self) -> str:
+        """Train epoch by epoch; return why that ended."""
+        if self.history and self._exhausted(len(self.history)):
+            return "early_stopping"
+        for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
+            if self.plan.begins(epoch):
+                for member in self.members:
+                    member.enter(self.plan.name(epoch), self.rate)
+            self._epoch(epoch)
+            # The second epoch of the last stage tells how long the others will take, which the first does not.
+            if self.plan.is_last(epoch) and epoch == max(self.resumed_epoch, self.plan.start(epoch)) + 2:
+                self._compile(epoch)
+            if self._exhausted(epoch):
+                return "early_stopping"
+        return "finished"
+
+    def _accompany(self) -> None:
+        """Fit the linear companion, where there is one, beside the best networks; the processes of a team do it each."""
+        data = self.data
+        if self.companion is None or data.judged_truth is None or self.best_state is None:
+            return
+        networks = ((self.best_outputs - data.centre) / data.spread).astype(np.float32)
+        told = self.companion.fit(
+            self.feed, data, networks, self.loss, is_classes=not self.problem.standardise, ask=self._check_stop
+        )
+        self._note(told)
+        if self.companion.fitted is not None:
+            self.best_outputs = data.in_unit(self.companion.fitted.outputs)
 
     def _exhausted(self, epoch: int) -> bool:
         return self.plan.is_last(epoch) and self.monitor.exhausted(epoch)
@@ -400,6 +419,8 @@ class _Run:
         state = self.best_state
         if self.problem.standardise:
             state = {n: t for m in self.members for n, t in m.in_target_units(state, data.centre, data.spread).items()}
+        if self.companion is not None:
+            state = state | self.companion.state(data.centre, data.spread)
         return FitResult(
             best_state=state, history=self.history, best_epoch=self.monitor.best_epoch, epochs=len(self.history),
             thresholds=thresholds, stopped_reason=reason, learning_rate=self.rate, monitor=self.monitor_name,

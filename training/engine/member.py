@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modelhub.architectures.companion import Accompanied
 from modelhub.runtime.pieces import Pieces
 from training.engine import optim
 from training.engine.augment import augment, mixup
@@ -43,7 +44,10 @@ _AT_ONCE, _AT_ONCE_ON_ACCELERATOR = 32, 1024
 
 
 def networks_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return what is trained apart, each with the prefix of its weights' names: an ensemble's members, or the network."""
+    """Return what is trained apart, each with the prefix of its weights' names: an ensemble's members, or the network. A linear
+    companion is none of them."""
+    if isinstance(module, Accompanied):
+        return [(f"network.{prefix}", network) for prefix, network in networks_of(module.network)]
     members = getattr(module, "members", None)
     if isinstance(members, nn.ModuleList):
         return [(f"members.{number}.", member) for number, member in enumerate(members)]

@@ -178,6 +178,14 @@ class FitSettings:
         maximum=10,
         nullable=True,
     )
+    companion: bool | None = setting(
+        None,
+        "Linear companion",
+        "A linear model of fixed features (convolution kernels, mean beat, rhythm) is fitted after the training, in seconds, and "
+        "answers together with the networks; a few hundred records teach it what they do not teach a network. Only beside fresh "
+        "networks, and where no fold is held out in turn. Empty: beside an ensemble.",
+        nullable=True,
+    )
     monitor: str = setting(
         "auto",
         "Metric that chooses the best epoch",
@@ -273,6 +281,10 @@ class FitSettings:
             return self.members
         fitting = [members for members, fewest, most in ENSEMBLES if fewest <= n_development <= most]
         return fitting[0] if fitting and self.mode == "scratch" else 1
+
+    def has_companion(self, networks: int) -> bool:
+        """Tell whether a linear companion is fitted beside so many fresh networks: as asked, or by default beside an ensemble."""
+        return networks > 1 and self.mode == "scratch" if self.companion is None else self.companion
 
 
 def problems_of(settings: Any) -> dict[str, str]:
