@@ -36,7 +36,6 @@ class FixedFeatures(nn.Module):
     kernels: Tensor
     levels: Tensor
     steepness: Tensor
-    is_set: Tensor
     inside: Tensor
     time_s: Tensor
 
@@ -53,7 +52,6 @@ class FixedFeatures(nn.Module):
         self.register_buffer("kernels", patterns[None, :, None, :] * chosen[:, :, :, None])
         self.register_buffer("levels", torch.zeros(len(self.dilations), N_LEVELS, len(patterns), 1))
         self.register_buffer("steepness", torch.ones(len(self.dilations), len(patterns), 1))
-        self.register_buffer("is_set", torch.zeros(()))
         self.views = {"kernels": len(self.dilations) * N_LEVELS * len(patterns)}
         self.has_beats = self.n_samples >= SHORTEST_S * self.fs_hz
         if self.has_beats:
@@ -63,6 +61,11 @@ class FixedFeatures(nn.Module):
             # From 1 s on, so that 0 stands for no time.
             self.register_buffer("time_s", 1.0 + torch.arange(self.n_samples) / self.fs_hz, persistent=False)
             self.views |= {"beat": n_leads * span, "rhythm": 11 + 2 * n_leads}
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the levels have been taken from data."""
+        return bool(self.levels.any())
 
     @property
     def n_features(self) -> int:
@@ -91,7 +94,6 @@ class FixedFeatures(nn.Module):
             places = ((order + 0.5) / count * ranked.shape[1]).long().to(ranked.device)
             self.levels[number, :, :, 0] = ranked.gather(1, places.T).T
             self.steepness[number, :, 0] = 10.0 / found.std(dim=1).clamp(min=1e-3)
-        self.is_set.fill_(1.0)
 
     def _slow(self, x: Tensor) -> Tensor:
         return F.avg_pool1d(x, self.step)[..., : self.n_samples] if self.step > 1 else x

@@ -117,8 +117,9 @@ def test_a_regression_of_the_same_target_goes_on_where_its_base_was(ward):
     base = ward.train(settings={**ONE, "epochs": 4}, **age)
     still = {**ONE, "learning_rate": 1e-8, "ema_decay": 0.0}
     run = ward.train(settings=still, base_version=base.produced_version, architecture=None, mode="head", **age)
-    first = run.epochs.get(epoch=1).values
-    assert first["mae"] == pytest.approx(base.epochs.get(epoch=base.best_epoch).values["mae"], abs=0.5)
+    # The two divide the records each for itself; in the wrong scale the error is some hundred years.
+    first, reached = run.epochs.get(epoch=1).values["mae"], base.epochs.get(epoch=base.best_epoch).values["mae"]
+    assert first < 3 * reached
 
 
 def test_the_frozen_graph_of_a_foreign_file_stays_as_it_was(ward):

@@ -7,6 +7,7 @@ import pytest
 from ecgportal.errors import InvalidInput, JobCancelled
 from ecgportal.jobs import runner, services
 from ecgportal.jobs.models import JobState
+from modelhub.architectures.companion import Accompanied
 from modelhub.architectures.ensemble import Ensemble
 from modelhub.architectures.registry import parameter_count
 from modelhub.loading import module_of
@@ -77,12 +78,14 @@ def test_a_cross_fitted_ensemble_becomes_one_version_that_can_be_loaded_and_fine
     ensemble = run_start(**choices, settings=asked, architecture="xresnet1d18")
     _do(ensemble)
     version = ensemble.produced_version
-    assert version.contract["config"] == {"members": 2} and version.contract["architecture"] == "xresnet1d18"
+    together = {"members": 2, "companion": True}
+    assert version.contract["config"] == together and version.contract["architecture"] == "xresnet1d18"
     module = module_of(version)
-    assert isinstance(module, Ensemble) and version.parameters == parameter_count(module)
+    assert isinstance(module, Accompanied) and isinstance(module.network, Ensemble)
+    assert version.parameters == parameter_count(module) and module.features.is_set
     tuned = run_start(**choices, settings={"epochs": 1, "threads": 1}, base_version=version, mode="head")
     _do(tuned)
-    assert tuned.produced_version.contract["config"] == {"members": 2}
+    assert tuned.produced_version.contract["config"] == together
     assert tuned.produced_version.sha256 != version.sha256
 
 

@@ -178,13 +178,13 @@ class FitSettings:
         maximum=10,
         nullable=True,
     )
-    companion: bool | None = setting(
-        None,
+    companion: str = setting(
+        "auto",
         "Linear companion",
         "A linear model of fixed features (convolution kernels, mean beat, rhythm) is fitted after the training, in seconds, and "
         "answers together with the networks; a few hundred records teach it what they do not teach a network. Only beside fresh "
-        "networks, and where no fold is held out in turn. Empty: beside an ensemble.",
-        nullable=True,
+        "networks, and where no fold is held out in turn. 'auto': beside an ensemble.",
+        choices=("auto", "always", "never"),
     )
     monitor: str = setting(
         "auto",
@@ -284,7 +284,7 @@ class FitSettings:
 
     def has_companion(self, networks: int) -> bool:
         """Tell whether a linear companion is fitted beside so many fresh networks: as asked, or by default beside an ensemble."""
-        return networks > 1 and self.mode == "scratch" if self.companion is None else self.companion
+        return self.companion == "always" or (self.companion == "auto" and networks > 1 and self.mode == "scratch")
 
 
 def problems_of(settings: Any) -> dict[str, str]:
