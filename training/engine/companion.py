@@ -47,19 +47,18 @@ class Companion:
             return f"No linear companion was fitted: it is for at most {MOST_RECORDS:,} records."
         chosen = np.random.default_rng(0).permutation(data.usable)[:_FOR_LEVELS]
         orders = [numbers[start : start + _AT_ONCE] for start in range(0, len(numbers), _AT_ONCE)]
-        made = self.features.to(feed.device).eval()
+        made, parts = self.features.eval(), []
+        # On the processor on every machine: it takes some seconds, and in double precision, which not every device has.
         with torch.inference_mode():
-            made.set_levels(next(iter(feed.batches([np.sort(chosen)]))))
-            parts = []
+            made.set_levels(next(iter(feed.batches([np.sort(chosen)]))).cpu())
             for x in feed.batches(orders):
                 ask()
-                parts.append(made(x).cpu())
+                parts.append(made(x.cpu()))
         # The order of sums, and with it the last bits of the weights, must not depend on the number of threads.
         with threadpool_limits(1):
             self.fitted = fit_linear(
                 torch.cat(parts).numpy(), made.views, data, networks, loss, is_classes=is_classes, ask=ask
             )
-        made.cpu()
         if self.fitted is None:
             return "The linear companion added nothing to the networks and was left out."
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in self.fitted.weights.items())
