@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datasets import ecg, signals
-from datasets.labels.tabular import safe_cell
+from datasets.labels.tabular import MAX_CELL_CHARS, safe_cell
 from datasets.models import LabelMap, Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE
 from ecgportal.errors import InvalidInput
@@ -188,7 +188,11 @@ def read_map_csv(data: bytes) -> tuple[list[str], dict[str, dict[str, Any]]]:
     if len(data) > 5_000_000:
         raise InvalidInput("The label map is larger than 5 MB.", fields={"file": "Too large."})
     try:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+        text = data.decode("utf-8-sig")
+        # The csv module has a limit of its own, which any other code of the process may have raised.
+        if any(len(cell) > MAX_CELL_CHARS for row in csv.reader(io.StringIO(text)) for cell in row):
+            raise csv.Error("a cell is too long")
+        rows = list(csv.DictReader(io.StringIO(text)))
     except (UnicodeDecodeError, csv.Error):
         sentence = "The label map is not CSV in UTF-8, or a cell of it is too long."
         raise InvalidInput(sentence, fields={"file": "Save it as CSV in UTF-8."}) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -71,7 +72,16 @@ def test_numbers_that_are_none_or_too_long(desk, number):
     assert Client().get("/dav/", headers=sent).status_code == 200
 
 
-def test_a_label_map_with_a_cell_without_end(desk):
+@pytest.mark.parametrize("limit", [131_072, 10_000_000])
+def test_a_label_map_with_a_cell_without_end(desk, limit):
+    before = csv.field_size_limit(limit)
+    try:
+        _send_a_cell_without_end(desk)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _send_a_cell_without_end(desk):
     api, project, _ = desk
     table = b"code,class\n" + b"x" * 200_000 + b",NORM\n"
     body = {"project": str(project.pk), "name": "Long"}
