@@ -7,7 +7,8 @@ Needs the shared ECG files (PORTAL_SHARED, or the folder ``shared`` beside the c
 Tasks: ``superclass`` (PTB-XL, several at once), ``one`` (PTB-XL, the first superclass alone), ``norm`` (PTB-XL, NORM against
 the rest), ``lvh`` (LUDB and PTB-XL), and over all sources pooled ``af``, ``rbbb``, ``avb`` (first degree) and ``pvc``, each
 against the rest.
-Methods: ``default`` (what a run without any setting does), ``single`` (the same with one network), ``exchangeai`` (in the
+Methods: ``default`` (what a run without any setting does), ``single`` (the same with one network), ``linear`` (the companion of
+a default run without its networks, which takes seconds), ``exchangeai`` (in the
 manner of ExChanGeAI, see ``tests.proofs.baseline``; tasks with one class per record), and from a model pretrained on the
 findings of the sources that the task does not use: ``head``, ``full``, ``head_then_full``; ``self_taught`` starts all layers
 from a trunk that learned from the same sources without labels.
@@ -35,7 +36,8 @@ from tests.proofs.records import FINDINGS, FS_HZ, SOURCES, SUPERCLASSES, Records
 
 POOLED = {"af": "AF", "rbbb": "RBBB", "avb": "IAVB", "pvc": "PVC"}
 TASKS = ("superclass", "one", "norm", "lvh", *POOLED)
-METHODS = ("default", "single", "exchangeai", "head", "full", "head_then_full", "self_taught")
+FROM_OTHERS = ("head", "full", "head_then_full")
+METHODS = ("default", "single", "linear", "exchangeai", *FROM_OTHERS, "self_taught")
 TEST_SHARE, FEWEST_TO_PRETRAIN, RESAMPLES = 0.3, 50, 2000
 
 
@@ -145,6 +147,8 @@ def _ours(
     settings = FitSettings.from_dict(asked.values | {"seed": seed})
     x, groups, problem = task.records.signals, task.records.groups, get_problem(task.kind)
     members = 1 if method == "single" else settings.n_members(len(train) + len(validation))
+    if method == "linear":
+        return _linear(task, settings, train, validation, test)
     if method in ("default", "single"):
         net = _network(asked, len(task.outputs), seed, members, settings.has_companion(members))
     else:
@@ -160,6 +164,43 @@ def _ours(
     p = problem.activate(predict(net, ArraySource(x[test])))
     decided = np.eye(p.shape[1])[p.argmax(1)] if result.thresholds is None else (p >= result.thresholds).astype(float)
     return p, decided, {"best_epoch": result.best_epoch, "epochs": result.epochs, "networks": result.members}
+
+
+def _linear(
+    task: Job, settings: Any, train: np.ndarray, validation: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Fit the linear model of fixed features alone, cross-fitted as beside the networks of a default run."""
+    import torch
+
+    from modelhub.architectures.base import EcgNetwork
+    from modelhub.architectures.companion import Accompanied
+    from training.engine.companion import Companion
+    from training.engine.data import check_data
+    from training.engine.predict import predict
+    from training.engine.source import ArraySource, Feed
+    from training.problems.base import LossOptions
+    from training.problems.registry import get_problem
+
+    class Silent(EcgNetwork):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.new_zeros(len(x), self.n_classes)
+
+    x, groups, problem = task.records.signals, task.records.groups, get_problem(task.kind)
+    data = check_data(
+        ArraySource(x[train]), task.targets[train], ArraySource(x[validation]), task.targets[validation], problem, task.outputs,
+        members=settings.n_members(len(train) + len(validation)), groups=[*groups[train], *groups[validation]], seed=settings.seed,
+    )  # fmt: skip
+    net = Accompanied(Silent(n_leads=x.shape[1], n_samples=x.shape[2], n_classes=len(task.outputs)), fs_hz=FS_HZ)
+    companion, nothing = Companion(net), np.zeros((len(data.judged), len(task.outputs)), np.float32)
+    loss = problem.loss(data.targets, LossOptions())
+    feed = Feed(data.source, torch.device("cpu"))
+    companion.fit(feed, data, nothing, loss, is_classes=True, ask=lambda: None)
+    if companion.fitted is None or data.judged_truth is None:
+        raise RuntimeError(f"{task.name}: the linear model learned nothing.")
+    net.load_state_dict(companion.state(data.centre, data.spread))
+    p = problem.activate(predict(net, ArraySource(x[test])))
+    limits = problem.thresholds(problem.activate(companion.fitted.outputs), data.judged_truth)
+    return p, np.eye(p.shape[1])[p.argmax(1)] if limits is None else (p >= limits).astype(float), {}
 
 
 def _pretrained(task: Job, method: str, settings: Any, asked: argparse.Namespace, own: np.ndarray) -> Any:
@@ -271,7 +312,9 @@ def main() -> int:
         stored(asked.records)
         if asked.records
         else load(
-            set(SOURCES) if set(tasks) - {"superclass", "one", "norm"} or set(methods) - set(METHODS[:3]) else {"ptbxl"}
+            set(SOURCES)
+            if set(tasks) - {"superclass", "one", "norm"} or set(methods) & {*FROM_OTHERS, "self_taught"}
+            else {"ptbxl"}
         )
     )
     print(f"{asked.architecture}, settings {asked.values or 'default'}", flush=True)
@@ -291,7 +334,7 @@ def main() -> int:
 def _impossible(task: Job, method: str) -> str:
     if method == "exchangeai" and task.kind == "multilabel":
         return "it knows one class per record only"
-    if method in METHODS[3:6] and len(task.others.signals) < FEWEST_TO_PRETRAIN:
+    if method in FROM_OTHERS and len(task.others.signals) < FEWEST_TO_PRETRAIN:
         return "no other source is left to pretrain on"
     return ""
 
