@@ -62,7 +62,7 @@ class Companion:
         if self.fitted is None:
             return "The linear companion added nothing to the networks and was left out."
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in self.fitted.weights.items())
-        return f"A linear companion answers beside the networks; weights: {told}."
+        return f"A linear companion answers beside the networks ({told}); the epochs' figures are those of the networks alone."
 
     def state(self, centre: np.ndarray, spread: np.ndarray) -> dict[str, Tensor]:
         """Return its tensors by the whole module's names, answering in the targets' own unit."""

@@ -181,9 +181,8 @@ class FitSettings:
     companion: str = setting(
         "auto",
         "Linear companion",
-        "A linear model of fixed features (convolution kernels, mean beat, rhythm) is fitted after the training, in seconds, and "
-        "answers together with the networks; a few hundred records teach it what they do not teach a network. Only beside fresh "
-        "networks, and where no fold is held out in turn. 'auto': beside an ensemble.",
+        "A linear model of fixed features (kernels, mean beat, rhythm) that answers together with fresh networks: a few hundred "
+        "records teach it more. Auto: beside an ensemble; never where every fold is held out.",
         choices=("auto", "always", "never"),
     )
     monitor: str = setting(
