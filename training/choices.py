@@ -138,6 +138,11 @@ def choose(
     )  # fmt: skip
     if choices.pretraining is not None:
         _check_pretraining(choices, choices.pretraining)
+    if choices.members > 1 and base_version is not None and _is_several(base_version):
+        raise InvalidInput(
+            "Where every fold is held out in turn, each fold trains one network, and this model is several that answer together.",
+            fields={"base_version": "Choose a model of one network, or hold out one fold."},
+        )
     if choices.target and choices.target in choices.needs:
         about = "base_version" if base_version else "architecture"
         raise InvalidInput(
@@ -157,6 +162,12 @@ def unsaved_run(choices: Choices, **fields: Any) -> TrainingRun:
     )  # fmt: skip
 
 
+def _is_several(version: ModelVersion) -> bool:
+    """Tell whether a model is an ensemble, or a network with a companion."""
+    config = version.contract.get("config", {})
+    return config.get("members", 1) > 1 or bool(config.get("companion"))
+
+
 def _drawn_as_the_base(datasets: Sequence[Dataset], base: ModelVersion | None) -> str:
     """Return how a run is drawn: where its base learned from one of its datasets, as the base's own run was, so that with one
     seed both hold the same records back."""
@@ -173,7 +184,7 @@ def _check_pretraining(choices: Choices, how: Method) -> None:
         problems["base_version"] = (
             "A network that came as ONNX cannot go on learning without labels. Choose a version of a network of the portal."
         )
-    elif base is not None and base.contract.get("config", {}).get("members", 1) > 1:
+    elif base is not None and _is_several(base):
         problems["base_version"] = "It is an ensemble, and a trunk is one network. Choose a trunk or a single network."
     elif facts is not None and isinstance(how, Contrastive) and not facts.dynamic_length:
         problems["base_version" if base is not None else "architecture"] = (

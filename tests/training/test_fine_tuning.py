@@ -112,6 +112,27 @@ def test_each_way_of_fine_tuning_makes_a_version_for_the_new_classes(ward, sourc
         assert told == [run.best_epoch > 1] * 2 and head
 
 
+@pytest.mark.parametrize("settings", [{**ONE, "members": 2}, {**ONE, "companion": "always"}])
+def test_a_model_of_several_networks_is_no_base_where_each_fold_trains_one(ward, settings):
+    base = ward.train(settings=settings).produced_version
+    assert module_of(base).linear.weight.any()
+    every = {"method": "k_fold", "folds": 3}
+    with pytest.raises(InvalidInput, match="several that answer together"):
+        ward.start(settings=ONE, base_version=base, architecture=None, mode="full", split=every)
+    with pytest.raises(InvalidInput) as refused:
+        ward.start(
+            task="pretraining",
+            label_map=None,
+            base_version=base,
+            architecture=None,
+            mode="full",
+            settings={"epochs": 1},
+        )
+    assert "one network" in refused.value.fields["base_version"]
+    one = ward.train(settings=ONE, base_version=base, architecture=None, mode="full", split={**every, "fold": 1})
+    assert one.produced_version.contract["config"] == base.contract["config"]
+
+
 def test_a_regression_of_the_same_target_goes_on_where_its_base_was(ward):
     age = {"task": "regression", "target": "age", "label_map": None}
     base = ward.train(settings={**ONE, "epochs": 4}, **age)
