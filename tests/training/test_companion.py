@@ -20,6 +20,7 @@ from tests.training.tiny import FS_HZ, tiny_parts, tiny_settings
 from training.engine import companion as engine
 from training.engine.companion import PENALTIES, fit_linear
 from training.engine.data import Data, Part
+from training.engine.lr_finder import find_learning_rate
 from training.engine.predict import predict
 from training.engine.settings import FitSettings
 from training.engine.source import ArraySource, Joined
@@ -181,6 +182,15 @@ def test_a_cancel_keeps_the_networks_and_a_large_dataset_has_no_companion(monkey
     monkeypatch.setattr(engine, "MOST_RECORDS", 50)
     large = run(accompanied(), parts=tiny_parts(), groups=GROUPS)
     assert not large.best_state["linear.weight"].any() and any("at most 50 records" in note for note in large.notes)
+
+
+def test_the_rate_is_found_as_for_the_first_network_alone():
+    train, t, *_ = tiny_parts()
+    found = [
+        find_learning_rate(net, train, t, get_problem("multilabel"), tiny_settings(), fs_hz=FS_HZ).to_json()
+        for net in (accompanied(), ensemble(), ensemble().members[0])
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 def test_it_is_the_default_beside_fresh_ensembles_only():

@@ -20,6 +20,7 @@ from training.engine import optim
 from training.engine.augment import augment
 from training.engine.batches import Stepper, told_of_memory
 from training.engine.data import as_targets
+from training.engine.member import networks_of
 from training.engine.memory import kept_memory
 from training.engine.network import Form, freeze_for, out_of_target_units, rate_factors, train_mode
 from training.engine.optim import build_optimiser, set_rate
@@ -219,6 +220,8 @@ def find_learning_rate(
         centre, spread = np.nanmean(targets, axis=0), np.maximum(np.nanstd(targets, axis=0), 1e-12)
         targets = ((targets - centre) / spread).astype(np.float32)
     usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
+    # Of networks that answer together the first, as in a training.
+    module = networks_of(module)[0][1]
     feed = Feed(train, place, module)
     with kept_random_state(), deterministic(settings.threads, place), kept_memory():
         first = next(iter(feed.batches([usable[:1]])))
