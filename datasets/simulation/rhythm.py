@@ -21,7 +21,6 @@ class Rhythm:
     times_s: np.ndarray
     kinds: tuple[str, ...]
     rr_s: np.ndarray
-    mean_rr_s: float
     flutter_hz: float = 0.0
 
 
@@ -109,7 +108,7 @@ def draw(conditions: tuple[str, ...], rng: np.random.Generator, duration_s: floa
     intervals = np.diff(times, prepend=times[0] - base_rr)
     # Repolarisation follows the last interval and, more slowly, the mean rate.
     rr = 0.3 * np.clip(intervals, 0.3, 2.0) + 0.7 * base_rr
-    return Rhythm(times, tuple(kinds), rr, float(base_rr), flutter_hz)
+    return Rhythm(times, tuple(kinds), rr, flutter_hz)
 
 
 def atrial_dipole(

@@ -30,6 +30,9 @@ from viz.mapping import map_start
 
 FAST = {"epochs": 2, "batch_size": 8, "threads": 1, "seed": 3}
 
+# As names of files are: longer than a phone is wide, without a place to break.
+LONG_NAME = "recording_of_a_ward_that_somebody_named_after_all_that_was_known"
+
 
 class World:
     """``user`` owns the project and is an administrator. ``dav``: a WebDAV server to publish on."""
@@ -81,7 +84,7 @@ class World:
         self.waiting_ingest = upload_receive(
             actor=self.user,
             dataset=self.dataset,
-            files=[SimpleUploadedFile("silent.csv", b"I,II\n" + b"0.1,0.2\n" * 3000)],
+            files=[SimpleUploadedFile(f"{LONG_NAME}.csv", b"I,II\n" + b"0.1,0.2\n" * 3000)],
         )
         self.open_upload = uploading.upload_open(actor=self.user, dataset=self.dataset)
         uploading.files_declare(ingest=self.open_upload, files=[("ward/study-2.zip", 48_000_000)])

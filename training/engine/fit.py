@@ -239,6 +239,7 @@ class _Run:
         self.monitor.add(history)
 
     def train(self) -> FitResult:
+        """Train epoch by epoch and fit the companion; a stop ends that early, with the best so far."""
         self._restore()
         try:
             self._announce()
