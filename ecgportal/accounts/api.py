@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib.auth import authenticate
+from django.db import transaction
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, serializers, status
 from rest_framework.decorators import action
@@ -126,19 +127,21 @@ class UserViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
         return Response(self.get_serializer(user).data, status=status.HTTP_201_CREATED)
 
     def partial_update(self, request: Request, pk: str) -> Response:
+        """Change a user. A new password ends the user's sessions and revokes all API tokens, as making them inactive does."""
         user = self.get_object()
         form = self.get_serializer(user, data=request.data, partial=True)
         form.is_valid(raise_exception=True)
         data = form.validated_data
-        user = services.user_update(
-            actor=request.user,
-            user=user,
-            is_active=data.get("is_active"),
-            email=data.get("email"),
-            is_administrator=data.get("is_superuser"),
-        )
-        if "password" in data:
-            services.password_change(actor=request.user, user=user, password=data["password"])
+        with transaction.atomic():
+            user = services.user_update(
+                actor=request.user,
+                user=user,
+                is_active=data.get("is_active"),
+                email=data.get("email"),
+                is_administrator=data.get("is_superuser"),
+            )
+            if "password" in data:
+                services.password_change(actor=request.user, user=user, password=data["password"])
         return Response(self.get_serializer(user).data)
 
     @action(detail=False)

@@ -74,17 +74,25 @@ def user_update(
         raise InvalidInput("The user cannot be changed.", fields=validation_fields(error)) from error
     user.save()
     if not user.is_active:
-        user.api_tokens.all().delete()
+        changes["tokens_revoked"], _ = user.api_tokens.all().delete()
     record("user.changed", user, actor=actor, changes=changes)
     return user
 
 
 @transaction.atomic
-def password_change(*, actor: Any, user: User, password: str) -> None:
+def password_change(*, actor: Any, user: User, password: str) -> int:
+    """Set a password, the user's own or a new one by an administrator; returns how many API tokens were revoked.
+
+    Whatever the former password signed in ends: Django's sessions by their hash of the password (the caller keeps its own by
+    ``update_session_auth_hash``), API tokens, which open REST and WebDAV, here.
+    """
     check_password_strength(password, user)
+    User.objects.select_for_update().get(pk=user.pk)
     user.set_password(password)
     user.save(update_fields=["password"])
-    record("user.password_changed", user, actor=actor)
+    revoked, _ = user.api_tokens.all().delete()
+    record("user.password_changed", user, actor=actor, changes={"tokens_revoked": revoked})
+    return revoked
 
 
 def digest_of(key: str) -> str:

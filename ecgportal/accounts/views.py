@@ -79,8 +79,15 @@ class TokenDeleteView(View):
         return redirect("accounts:tokens")
 
 
+def _revoked(count: int) -> str:
+    """Say how many API tokens a new password has ended."""
+    if not count:
+        return "There was no API token to revoke."
+    return "1 API token is revoked." if count == 1 else f"{count} API tokens are revoked."
+
+
 class PasswordView(View):
-    """Change my own password; other sessions of mine end."""
+    """Change my own password; other sessions and all API tokens of mine end."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
         return self._page(request, OwnPasswordForm(request.user))
@@ -88,9 +95,10 @@ class PasswordView(View):
     def post(self, request: HttpRequest) -> HttpResponse:
         form = OwnPasswordForm(request.user, request.POST)
         if form.is_valid():
-            services.password_change(actor=request.user, user=request.user, password=form.cleaned_data["new_password1"])
+            password = form.cleaned_data["new_password1"]
+            revoked = services.password_change(actor=request.user, user=request.user, password=password)
             update_session_auth_hash(request, request.user)
-            messages.success(request, "Your password is changed. Other browsers are signed out; API tokens stay valid.")
+            messages.success(request, f"Your password is changed. Other browsers are signed out. {_revoked(revoked)}")
             return redirect("accounts:password")
         return self._page(request, form, status=422)
 
@@ -167,13 +175,18 @@ class UserView(AdministratorView):
     def _set_password(self, user: User, form: PasswordResetForm) -> HttpResponse:
         if form.is_valid():
             try:
-                services.password_change(actor=self.request.user, user=user, password=form.cleaned_data["password"])
+                password = form.cleaned_data["password"]
+                revoked = services.password_change(actor=self.request.user, user=user, password=password)
             except PortalError as error:
                 take_error(form, error)
             else:
                 if user.pk == self.request.user.pk:
                     update_session_auth_hash(self.request, user)
-                messages.success(self.request, f"The password of {user.username} is changed.")
+                messages.success(
+                    self.request,
+                    f"The password of {user.username} is changed; browsers where {user.username} was signed in are signed out. "
+                    f"{_revoked(revoked)}",
+                )
                 return redirect("accounts:users")
         return self._page(user, self._edit_form(user), form, status=422)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import timedelta
 
 import pytest
@@ -191,10 +192,50 @@ def test_the_last_administrator_stays_one(client: Client, administrator: User) -
     assert administrator.is_superuser
 
 
-def test_an_administrator_resets_a_password(client: Client, administrator: User) -> None:
-    carol = make_user("carol")
-    assert client.post(reverse("accounts:user", args=[carol.pk]), {"password": "tiny"}).status_code == 422
-    assert client.post(reverse("accounts:user", args=[carol.pk]), {"password": "carols-long-secret"}).status_code == 302
+def opens(key: str) -> dict[str, int]:
+    """Return what a key of carol's answers by REST and through the WebDAV door, by either kind of authentication."""
+    basic = base64.b64encode(f"carol:{key}".encode()).decode()
+    door = {"Depth": "0"}
+    return {
+        "rest": Client().get("/api/v1/users/me/", headers={"Authorization": f"Token {key}"}).status_code,
+        "dav": Client().generic("PROPFIND", "/dav/", headers={"Authorization": f"Token {key}", **door}).status_code,
+        "dav basic": Client()
+        .generic("PROPFIND", "/dav/", headers={"Authorization": f"Basic {basic}", **door})
+        .status_code,
+    }
+
+
+@pytest.mark.parametrize("way", ["page", "rest", "own"])
+def test_a_new_password_ends_every_session_and_token_of_the_user(client: Client, administrator: User, way: str) -> None:
+    carol, ada = make_user("carol"), make_user("ada")
+    (_, key), (_, others) = token_create(user=carol, name="script"), token_create(user=ada, name="script")
+    session = Client()
+    session.force_login(carol)
+    assert opens(key) == {"rest": 200, "dav": 207, "dav basic": 207} and session.get("/projects/").status_code == 200
+    if way == "page":
+        page = reverse("accounts:user", args=[carol.pk])
+        assert "all API tokens are revoked" in client.get(page).content.decode()
+        assert client.post(page, {"password": "tiny"}).status_code == 422 and opens(key)["rest"] == 200
+        answer = client.post(page, {"password": "carols-long-secret"}, follow=True)
+        assert "1 API token" in answer.content.decode()
+    elif way == "rest":
+        sent = {"content_type": "application/json"}
+        address = f"/api/v1/users/{carol.pk}/"
+        assert client.patch(address, {"password": "tiny", "email": "c@example.org"}, **sent).status_code == 422
+        carol.refresh_from_db()
+        assert carol.email == "" and opens(key)["rest"] == 200
+        assert client.patch(address, {"password": "carols-long-secret"}, **sent).status_code == 200
+    else:
+        own = Client()
+        own.force_login(carol)
+        form = {"new_password1": "carols-long-secret", "new_password2": "carols-long-secret"}
+        answer = own.post(reverse("accounts:password"), {"old_password": PASSWORD, **form}, follow=True)
+        assert answer.status_code == 200 and "1 API token" in answer.content.decode()
+    assert opens(key) == {"rest": 401, "dav": 401, "dav basic": 401}
+    assert session.get("/projects/").status_code == 302
+    assert Client().get("/api/v1/users/me/", headers={"Authorization": f"Token {others}"}).status_code == 200
+    event = AuditEvent.objects.get(action="user.password_changed")
+    assert event.changes == {"tokens_revoked": 1} and event.object_label == "carol"
     carol.refresh_from_db()
     assert carol.check_password("carols-long-secret") and carol.is_active
 
