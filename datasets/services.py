@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import ProtectedError, Q
 
@@ -14,11 +13,11 @@ from datasets import tallies
 from datasets.formats.base import MAX_FILE_BYTES
 from datasets.models import Dataset, Ingest, LabelMap, OriginalFile
 from ecgportal import storage
-from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, TooLarge
 from ecgportal.jobs.models import OPEN
 from ecgportal.jobs.services import enqueue
+from ecgportal.validation import require_valid
 
 MAX_UPLOAD_BYTES = 20 * MAX_FILE_BYTES
 _UNITS = ("mV", "uV", "V", "nV")
@@ -29,10 +28,7 @@ _PER_MV = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?/mV")
 def dataset_create(*, actor: Any, project: Any, name: str, description: str = "") -> Dataset:
     """Create an empty dataset."""
     dataset = Dataset(project=project, name=name.strip(), description=description, created_by=actor)
-    try:
-        dataset.full_clean()
-    except ValidationError as error:
-        raise InvalidInput("The dataset cannot be created like this.", fields=validation_fields(error)) from error
+    require_valid(dataset, "The dataset cannot be created like this.")
     dataset.save(force_insert=True)
     audit("dataset.created", dataset, actor=actor, project=project)
     return dataset
@@ -48,11 +44,8 @@ def dataset_update(*, actor: Any, dataset: Dataset, name: str | None = None, des
             setattr(dataset, field, value.strip())
     if not changes:
         return dataset
-    try:
-        # The person who created it may be deleted by now.
-        dataset.full_clean(exclude=["created_by"])
-    except ValidationError as error:
-        raise InvalidInput("The dataset cannot be changed like this.", fields=validation_fields(error)) from error
+    # The person who created it may be deleted by now.
+    require_valid(dataset, "The dataset cannot be changed like this.", exclude=["created_by"])
     dataset.save()
     audit("dataset.changed", dataset, actor=actor, project=dataset.project, changes=changes)
     return dataset
@@ -195,10 +188,7 @@ def label_map_create(
     label_map = LabelMap(
         project=project, created_by=actor, name=name, version=(last.version + 1 if last else 1), system=system, classes=classes, entries=entries
     )  # fmt: skip
-    try:
-        label_map.full_clean()
-    except ValidationError as error:
-        raise InvalidInput("The label map cannot be saved like this.", fields=validation_fields(error)) from error
+    require_valid(label_map, "The label map cannot be saved like this.")
     label_map.save(force_insert=True)
     audit("label_map.created", label_map, actor=actor, project=project)
     return label_map

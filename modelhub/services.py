@@ -6,18 +6,17 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import ProtectedError, QuerySet
 from django.utils.text import slugify
 
 from datasets.models import Dataset, LabelMap, Record
 from ecgportal import secrets, storage
-from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, NotFound
 from ecgportal.jobs.models import OPEN, JobState
 from ecgportal.jobs.services import enqueue
+from ecgportal.validation import require_valid
 from modelhub import agreement, statements
 from modelhub.architectures.catalog import require_definition
 from modelhub.card import PROSE
@@ -39,20 +38,13 @@ CARD_FIELDS = tuple(PROSE)
 _OUTPUTS_OF_TRUNK = ["features"]
 
 
-def _clean(row: Any, sentence: str) -> None:
-    try:
-        row.full_clean()
-    except ValidationError as error:
-        raise InvalidInput(sentence, fields=validation_fields(error)) from error
-
-
 @transaction.atomic
 def model_get_or_create(*, actor: Any, project: Any, name: str) -> Model:
     """Return the project's model of this name, made if it is not there."""
     model = Model.objects.filter(project=project, name__iexact=name.strip()).first()
     if model is None:
         model = Model(project=project, name=name.strip(), created_by=actor)
-        _clean(model, "The model cannot be named like this.")
+        require_valid(model, "The model cannot be named like this.")
         model.save(force_insert=True)
         audit("model.created", model, actor=actor, project=project)
     return model
@@ -420,7 +412,7 @@ def exchange_save(
     exchange.name, exchange.url, exchange.username = name.strip(), url.strip(), username
     if password is not None:
         exchange.password_encrypted = secrets.encrypt(password)
-    _clean(exchange, "The exchange cannot be saved like this.")
+    require_valid(exchange, "The exchange cannot be saved like this.")
     if not exchange.url.lower().startswith(("https://", "http://")):
         raise InvalidInput("The address must start with https:// or http://.", fields={"url": "Only http and https."})
     if reason := never_reached(exchange.url):

@@ -16,13 +16,7 @@ from django.utils import timezone
 from ecgportal.accounts.models import ApiToken, User
 from ecgportal.audit.trail import record
 from ecgportal.errors import InvalidInput
-
-
-def validation_fields(error: ValidationError) -> dict[str, str]:
-    """Turn Django's validation error into ``{field: sentence}``."""
-    if hasattr(error, "error_dict"):
-        return {name: " ".join(messages) for name, messages in error.message_dict.items()}
-    return {"__all__": " ".join(error.messages)}
+from ecgportal.validation import require_valid
 
 
 def check_password_strength(password: str, user: User) -> None:
@@ -38,10 +32,7 @@ def user_create(*, actor: Any, username: str, password: str, email: str = "", is
     user = User(username=username, email=email, is_superuser=is_administrator, is_staff=is_administrator)
     check_password_strength(password, user)
     user.set_password(password)
-    try:
-        user.full_clean()
-    except ValidationError as error:
-        raise InvalidInput("The user cannot be created.", fields=validation_fields(error)) from error
+    require_valid(user, "The user cannot be created.")
     user.save(force_insert=True)
     record("user.created", user, actor=actor, changes={"is_administrator": is_administrator})
     return user
@@ -68,10 +59,7 @@ def user_update(
     others = User.objects.select_for_update().filter(is_active=True, is_superuser=True).exclude(pk=user.pk)
     if not user.is_administrator and not others.exists():
         raise InvalidInput("This is the last administrator; make someone else one first.")
-    try:
-        user.full_clean()
-    except ValidationError as error:
-        raise InvalidInput("The user cannot be changed.", fields=validation_fields(error)) from error
+    require_valid(user, "The user cannot be changed.")
     user.save()
     if not user.is_active:
         changes["tokens_revoked"], _ = user.api_tokens.all().delete()

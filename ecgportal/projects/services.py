@@ -5,16 +5,15 @@ from __future__ import annotations
 from secrets import token_hex
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 from django.utils.text import slugify
 
-from ecgportal.accounts.services import validation_fields
 from ecgportal.audit.trail import record
 from ecgportal.errors import Conflict, InvalidInput, NotFound
 from ecgportal.projects.models import Membership, Project, Role
 from ecgportal.secrets import decrypt, encrypt
+from ecgportal.validation import require_valid
 
 
 def _free_slug(name: str) -> str:
@@ -25,10 +24,7 @@ def _free_slug(name: str) -> str:
 
 
 def _clean(project: Project) -> None:
-    try:
-        project.full_clean()
-    except ValidationError as error:
-        raise InvalidInput("The project cannot be saved like this.", fields=validation_fields(error)) from error
+    require_valid(project, "The project cannot be saved like this.")
 
 
 @transaction.atomic
