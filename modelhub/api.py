@@ -25,7 +25,7 @@ from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
-from modelhub import downloads, services, statements, trying
+from modelhub import downloads, services, services_predictions, statements, trying
 from modelhub.answers import ANSWERS, read_answers
 from modelhub.architectures.catalog import catalog
 from modelhub.lineage import family
@@ -394,7 +394,7 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
             label_map = maps.filter(pk=data["label_map"]).first()
             if label_map is None:
                 raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
-        run = services.prediction_start(
+        run = services_predictions.prediction_start(
             actor=request.user, project=version.model.project, version=version, dataset=dataset, records=records, label_map=label_map,
         )  # fmt: skip
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
@@ -410,7 +410,7 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, pk: str) -> Response:
         """Go on with failed or cancelled predictions."""
-        run = services.prediction_resume(actor=request.user, run=self.get_object())
+        run = services_predictions.prediction_resume(actor=request.user, run=self.get_object())
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(

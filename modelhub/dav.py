@@ -32,7 +32,7 @@ from ecgportal.projects.models import Project
 from modelhub.dav_bundles import bundle_file
 from modelhub.dav_xml import MAX_BODY_BYTES, Resource, multistatus, read_propfind
 from modelhub.models import Model, ModelVersion, VersionState
-from modelhub.services import remote_name
+from modelhub.services_exchanges import remote_name
 from modelhub.statements import stated
 
 ALLOW = "OPTIONS, PROPFIND, GET, HEAD"

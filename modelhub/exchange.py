@@ -30,7 +30,7 @@ from modelhub import importing
 from modelhub.bundle import MAX_BUNDLE_BYTES
 from modelhub.dav_bundles import bundle_file
 from modelhub.models import Exchange, ModelVersion, Origin, Transfer, VersionState
-from modelhub.services import in_flight, pull_start, push_start, remote_name
+from modelhub.services_exchanges import in_flight, pull_start, push_start, remote_name
 from modelhub.statements import stated
 from modelhub.webdav import CUT, Remote, RemoteEntry
 

@@ -16,7 +16,7 @@ from rest_framework.viewsets import GenericViewSet
 from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet, as_uuid
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
-from modelhub import exchange, keys, services
+from modelhub import exchange, keys, services_exchanges
 from modelhub.models import Exchange, ModelVersion, SigningKey, Transfer
 
 
@@ -79,7 +79,7 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
     def create(self, request: Request) -> Response:
         form = self.get_serializer(data=request.data)
         form.is_valid(raise_exception=True)
-        row = services.exchange_save(actor=request.user, **form.validated_data)
+        row = services_exchanges.exchange_save(actor=request.user, **form.validated_data)
         return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
 
     def partial_update(self, request: Request, pk: str) -> Response:
@@ -87,10 +87,12 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
         form = self.get_serializer(row, data=request.data, partial=True)
         form.is_valid(raise_exception=True)
         values = {"name": row.name, "url": row.url, "username": row.username, **form.validated_data}
-        return Response(self.get_serializer(services.exchange_save(actor=request.user, exchange=row, **values)).data)
+        return Response(
+            self.get_serializer(services_exchanges.exchange_save(actor=request.user, exchange=row, **values)).data
+        )
 
     def destroy(self, request: Request, pk: str) -> Response:
-        services.exchange_delete(actor=request.user, exchange=self.get_object())
+        services_exchanges.exchange_delete(actor=request.user, exchange=self.get_object())
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(request=None, responses=OpenApiTypes.OBJECT)
@@ -118,7 +120,7 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
         form.is_valid(raise_exception=True)
         versions = ModelVersion.objects.select_related("model__project")
         version = access.get_or_404(versions, request.user, Action.MODEL_EXCHANGE, pk=form.validated_data["version"])
-        row = services.push_start(actor=request.user, exchange=self.get_object(), version=version)
+        row = services_exchanges.push_start(actor=request.user, exchange=self.get_object(), version=version)
         return Response(TransferSerializer(row).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(request=PullSerializer, responses={202: TransferSerializer})
@@ -129,7 +131,7 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
         project = access.get_or_404(
             access.Project.objects.all(), request.user, Action.MODEL_EXCHANGE, pk=form.validated_data["project"]
         )
-        row = services.pull_start(
+        row = services_exchanges.pull_start(
             actor=request.user, exchange=self.get_object(), project=project, remote_path=form.validated_data["path"]
         )
         return Response(TransferSerializer(row).data, status=status.HTTP_202_ACCEPTED)

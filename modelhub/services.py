@@ -1,37 +1,29 @@
-"""Write models and versions, start predictions, and manage exchanges."""
+"""Write models and versions, and say what a version may be used for."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.db import transaction
-from django.db.models import ProtectedError, QuerySet
-from django.utils.text import slugify
+from django.db.models import ProtectedError
 
-from datasets.models import Dataset, LabelMap, Record
-from ecgportal import secrets, storage
+from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput, NotFound
-from ecgportal.jobs.models import OPEN, JobState
 from ecgportal.jobs.services import enqueue
 from ecgportal.validation import require_valid
-from modelhub import agreement, statements
+from modelhub import statements
 from modelhub.architectures.catalog import require_definition
 from modelhub.card import PROSE
 from modelhub.contract import ModelContract
 from modelhub.models import (
-    Exchange,
     Model,
     ModelAlias,
     ModelBundle,
     ModelVersion,
-    PredictionRun,
-    Transfer,
     VersionState,
 )
-from modelhub.webdav_guard import never_reached
 
 CARD_FIELDS = tuple(PROSE)
 # What stands for the outputs of a trunk in the database, whose versions all have some.
@@ -313,181 +305,3 @@ def contract_of(version: ModelVersion) -> ModelContract:
             fields=questions,
         )
     return ModelContract.from_dict(version.contract)
-
-
-@transaction.atomic
-def prediction_start(
-    *,
-    actor: Any,
-    project: Any,
-    version: ModelVersion,
-    dataset: Dataset,
-    records: list[Record] | None = None,
-    label_map: LabelMap | None = None,
-) -> PredictionRun:
-    """Start predictions of a version for a dataset, or for some of its records.
-
-    label_map: how the records' labels read in the model's classes, to compare with; by default the one that the
-    version was trained with, or one that has its classes.
-    """
-    contract = check_runnable(version)
-    if dataset.project_id != project.pk or version.model.project_id != project.pk:
-        raise InvalidInput(
-            "The model and the dataset must belong to the same project. Publish the model and pull it into the other project."
-        )
-    if not dataset.records.exists():
-        raise InvalidInput(f"{dataset.name} has no records yet. Upload some first.", fields={"dataset": "No records."})
-    run = PredictionRun(
-        project=project, created_by=actor, version=version, dataset=dataset, thresholds=dict(contract.thresholds),
-        record_ids=[record.pk for record in records or []], label_map=label_map or agreement.map_for(version, project),
-    )  # fmt: skip
-    run.job = enqueue(
-        "predict",
-        actor=actor,
-        project=project,
-        payload={"run": str(run.pk)},
-        title=f"Predict {dataset.name} with {version}",
-    )
-    run.save(force_insert=True)
-    audit(
-        "prediction.started",
-        version,
-        actor=actor,
-        project=project,
-        changes={"dataset": dataset.name, "records": len(run.record_ids) or "all"},
-    )
-    return run
-
-
-@transaction.atomic
-def prediction_resume(*, actor: Any, run: PredictionRun) -> PredictionRun:
-    """Go on with failed or cancelled predictions; records that have an answer keep it."""
-    run = (
-        PredictionRun.objects.select_for_update(of=("self",))
-        .select_related("job", "project", "version__model")
-        .get(pk=run.pk)
-    )
-    if run.job.state not in (JobState.FAILED, JobState.CANCELLED):
-        raise Conflict(f"The predictions are {run.job.state}; there is nothing to resume.", code="not_resumable")
-    check_runnable(run.version)
-    run.job = enqueue(
-        "predict",
-        actor=actor,
-        project=run.project,
-        payload={"run": str(run.pk)},
-        title=f"Resume predictions of {run.version}",
-    )
-    run.save(update_fields=["job"])
-    audit("prediction.resumed", run.version, actor=actor, project=run.project)
-    return run
-
-
-def _server_of(url: str) -> tuple[str, str, int | None]:
-    """Return what a password is sent to: scheme, host and port of an address."""
-    try:
-        parts = urlsplit(url.strip())
-        return parts.scheme.lower(), parts.hostname or "", parts.port
-    except ValueError:
-        return "", url, None
-
-
-@transaction.atomic
-def exchange_save(
-    *,
-    actor: Any,
-    exchange: Exchange | None = None,
-    name: str,
-    url: str,
-    username: str = "",
-    password: str | None = None,
-) -> Exchange:
-    """Add or change an exchange; the password is stored encrypted and kept when None."""
-    created = exchange is None
-    exchange = exchange or Exchange(created_by=actor)
-    if password is None and exchange.password_encrypted and _server_of(url) != _server_of(exchange.url):
-        # Else whoever changes the address could have the password sent to a server of their own.
-        raise InvalidInput(
-            "The stored password belongs to another server.", fields={"password": "Enter the new server's password."}
-        )
-    exchange.name, exchange.url, exchange.username = name.strip(), url.strip(), username
-    if password is not None:
-        exchange.password_encrypted = secrets.encrypt(password)
-    require_valid(exchange, "The exchange cannot be saved like this.")
-    if not exchange.url.lower().startswith(("https://", "http://")):
-        raise InvalidInput("The address must start with https:// or http://.", fields={"url": "Only http and https."})
-    if reason := never_reached(exchange.url):
-        raise InvalidInput(f"The portal does not connect there: it is {reason}.", fields={"url": "Another address."})
-    exchange.save()
-    audit(
-        "exchange.created" if created else "exchange.changed",
-        exchange,
-        actor=actor,
-        changes={"url": exchange.url, "username": username},
-    )
-    return exchange
-
-
-@transaction.atomic
-def exchange_delete(*, actor: Any, exchange: Exchange) -> None:
-    exchange_id = exchange.pk
-    exchange.delete()
-    exchange.pk = exchange_id
-    audit("exchange.deleted", exchange, actor=actor)
-
-
-def in_flight(*, exchange: Exchange, project: Any) -> QuerySet[Transfer]:
-    """Return the transfers between an exchange and a project that have not ended."""
-    return Transfer.objects.filter(exchange=exchange, project=project, job__state__in=OPEN)
-
-
-def _only_one(*, exchange: Exchange, project: Any, direction: str, remote_path: str) -> None:
-    if in_flight(exchange=exchange, project=project).filter(direction=direction, remote_path=remote_path).exists():
-        raise Conflict(f"{remote_path} is on its way already. Its job is under Jobs.", code="transfer_running")
-
-
-@transaction.atomic
-def push_start(*, actor: Any, exchange: Exchange, version: ModelVersion) -> Transfer:
-    """Publish a version's bundle on an exchange."""
-    check_runnable(version)
-    project = version.model.project
-    _only_one(exchange=exchange, project=project, direction="push", remote_path=remote_name(version))
-    transfer = Transfer(
-        project=project,
-        created_by=actor,
-        exchange=exchange,
-        direction="push",
-        version=version,
-        remote_path=remote_name(version),
-    )
-    transfer.job = enqueue(
-        "exchange_push",
-        actor=actor,
-        project=project,
-        payload={"transfer": str(transfer.pk)},
-        title=f"Publish {version} on {exchange}",
-    )
-    transfer.save(force_insert=True)
-    return transfer
-
-
-@transaction.atomic
-def pull_start(*, actor: Any, exchange: Exchange, project: Any, remote_path: str) -> Transfer:
-    """Fetch a published model into a project; it stays in quarantine until an owner accepts it."""
-    if not remote_path or ".." in remote_path.split("/") or len(remote_path) > 400:
-        raise InvalidInput("This is not the path of a published model.", fields={"path": "Choose one from the list."})
-    _only_one(exchange=exchange, project=project, direction="pull", remote_path=remote_path)
-    transfer = Transfer(project=project, created_by=actor, exchange=exchange, direction="pull", remote_path=remote_path)
-    transfer.job = enqueue(
-        "exchange_pull",
-        actor=actor,
-        project=project,
-        payload={"transfer": str(transfer.pk)},
-        title=f"Pull {remote_path} from {exchange}",
-    )
-    transfer.save(force_insert=True)
-    return transfer
-
-
-def remote_name(version: ModelVersion) -> str:
-    """Return the file name under which a version is published: readable, safe, different for different weights."""
-    return f"{slugify(version.model.name)[:80] or 'model'}-v{version.number}-{version.sha256[:12]}.ecgmodel.zip"

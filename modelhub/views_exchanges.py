@@ -14,7 +14,7 @@ from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView
-from modelhub import exchange, keys, services
+from modelhub import exchange, keys, services_exchanges
 from modelhub.architectures import installed
 from modelhub.architectures.catalog import built_in
 from modelhub.forms import ExchangeForm, KeyForm
@@ -59,9 +59,10 @@ class ExchangePage(ProjectView):
             if version is None:
                 raise InvalidInput("This version was deleted. Open the page again.", fields={"version": "Not there."})
             return redirect(
-                "jobs:detail", pk=services.push_start(actor=request.user, exchange=remote, version=version).job_id
+                "jobs:detail",
+                pk=services_exchanges.push_start(actor=request.user, exchange=remote, version=version).job_id,
             )
-        transfer = services.pull_start(
+        transfer = services_exchanges.pull_start(
             actor=request.user, exchange=remote, project=self.project, remote_path=request.POST.get("path", "")
         )
         return redirect("jobs:detail", pk=transfer.job_id)
@@ -78,7 +79,7 @@ class ExchangeAdminPage(AdministratorView):
         form = ExchangeForm(request.POST)
         if form.is_valid():
             try:
-                row = services.exchange_save(actor=request.user, **form.cleaned_data)
+                row = services_exchanges.exchange_save(actor=request.user, **form.cleaned_data)
             except PortalError as error:
                 take_error(form, error)
             else:
@@ -108,7 +109,7 @@ class ExchangeEditPage(AdministratorView):
         if form.is_valid():
             values = {**form.cleaned_data, "password": form.cleaned_data["password"] or None}
             try:
-                services.exchange_save(actor=request.user, exchange=row, **values)
+                services_exchanges.exchange_save(actor=request.user, exchange=row, **values)
             except PortalError as error:
                 take_error(form, error)
             else:
@@ -157,6 +158,6 @@ class NetworksPage(AdministratorView):
 
 class ExchangeDelete(AdministratorView):
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        services.exchange_delete(actor=request.user, exchange=get_object_or_404(Exchange, pk=pk))
+        services_exchanges.exchange_delete(actor=request.user, exchange=get_object_or_404(Exchange, pk=pk))
         messages.success(request, "The exchange was removed.")
         return redirect("modelhub:exchange_admin")

@@ -17,7 +17,7 @@ from ecgportal.forms import take_error
 from ecgportal.jobs.models import Job
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
-from modelhub import agreement, downloads, services, trying
+from modelhub import agreement, downloads, services_predictions, trying
 from modelhub.forms import PredictForm, TryForm
 from modelhub.models import ModelVersion, Prediction, PredictionRun
 from modelhub.views_versions import VersionView, in_order
@@ -89,7 +89,7 @@ class PredictionListPage(ProjectView):
         form = PredictForm(request.POST, project=self.project)
         if form.is_valid():
             try:
-                run = services.prediction_start(actor=request.user, project=self.project, **form.chosen())
+                run = services_predictions.prediction_start(actor=request.user, project=self.project, **form.chosen())
             except PortalError as error:
                 take_error(form, error)
             else:
@@ -176,5 +176,5 @@ class PredictionResume(PredictionView):
     needs = {"post": Action.MODEL_EDIT}
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        services.prediction_resume(actor=request.user, run=self.object)
+        services_predictions.prediction_resume(actor=request.user, run=self.object)
         return redirect("modelhub:prediction", pk=pk)

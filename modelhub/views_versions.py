@@ -15,7 +15,7 @@ from ecgportal.errors import PortalError
 from ecgportal.forms import take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
-from modelhub import downloads, packaging, services, statements
+from modelhub import downloads, packaging, services, services_exchanges, statements
 from modelhub.answers import read_answers
 from modelhub.forms import AnswersForm, CardForm, PredictForm, PushForm, StatementsForm, TryForm
 from modelhub.lineage import lineage
@@ -177,5 +177,7 @@ class VersionPublish(VersionView):
         if not form.is_valid():
             messages.error(request, "Choose an exchange.")
             return redirect("modelhub:version", pk=pk)
-        transfer = services.push_start(actor=request.user, exchange=form.cleaned_data["exchange"], version=self.object)
+        transfer = services_exchanges.push_start(
+            actor=request.user, exchange=form.cleaned_data["exchange"], version=self.object
+        )
         return redirect("jobs:detail", pk=transfer.job_id)

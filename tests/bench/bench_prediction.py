@@ -34,7 +34,8 @@ def _measure() -> list[Row]:
     from modelhub.contract import ModelContract
     from modelhub.models import Model, ModelVersion, Origin, Prediction
     from modelhub.onnx.export import export_onnx
-    from modelhub.services import prediction_start, version_add
+    from modelhub.services import version_add
+    from modelhub.services_predictions import prediction_start
     from tests import factories
 
     project = factories.make_project()

@@ -15,7 +15,7 @@ from datasets.services import dataset_create, label_map_create, upload_receive
 from ecgportal.accounts.services import token_create
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import member_set, project_create
-from modelhub import catalogue
+from modelhub import catalogue, services_exchanges, services_predictions
 from modelhub import services as models
 from modelhub.models import ModelVersion
 from modelhub.trying import try_start
@@ -119,7 +119,7 @@ class World:
         self.version = ModelVersion.objects.get(pk=self.run.produced_version_id)
         card = {"intended_use": "Sorting ECGs for a second reading.", "licence": "CC BY 4.0"}
         models.card_update(actor=self.user, version=self.version, card=card)
-        self.prediction = models.prediction_start(
+        self.prediction = services_predictions.prediction_start(
             actor=self.user, project=self.project, version=self.version, dataset=self.dataset
         )
         work_off()
@@ -156,13 +156,13 @@ class World:
         self.tried = try_start(actor=self.user, version=self.version, record=self.record)
         work_off()
         self.entry = catalogue.propose(actor=self.user, version=self.version, reason="Holds on two wards.")
-        self.exchange = models.exchange_save(
+        self.exchange = services_exchanges.exchange_save(
             actor=self.user, name="Ward share", url=dav.url, username=dav.user, password=dav.password
         )
-        models.exchange_save(actor=self.user, name="Gone", url="http://127.0.0.1:9/")
-        push = models.push_start(actor=self.user, exchange=self.exchange, version=self.version)
+        services_exchanges.exchange_save(actor=self.user, name="Gone", url="http://127.0.0.1:9/")
+        push = services_exchanges.push_start(actor=self.user, exchange=self.exchange, version=self.version)
         work_off()
-        models.pull_start(
+        services_exchanges.pull_start(
             actor=self.user, exchange=self.exchange, project=self.empty_project, remote_path=push.remote_path
         )
         work_off()

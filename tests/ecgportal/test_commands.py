@@ -30,7 +30,7 @@ from ecgportal.jobs.models import Job
 from ecgportal.jobs.services import enqueue
 from ecgportal.projects.models import Role
 from modelhub.models import ModelVersion
-from modelhub.services import exchange_save
+from modelhub.services_exchanges import exchange_save
 from tests import factories
 from tests.ecgfiles import make_cohort
 from tests.hosts import hosts as hosts  # a fixture

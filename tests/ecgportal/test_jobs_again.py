@@ -10,7 +10,7 @@ from django.urls import reverse
 from datasets.models import Ingest
 from ecgportal.jobs.models import Job
 from ecgportal.jobs.registry import KINDS, way_back
-from modelhub import services
+from modelhub import services_predictions
 from modelhub.models import PredictionRun
 from tests import factories
 from tests.modelhub.conftest import beats
@@ -83,7 +83,9 @@ def test_failed_predictions_lead_back_to_what_was_chosen():
     dataset = factories.make_dataset(project)
     records = [factories.make_record(dataset, key, signal=beats(1)[0]) for key in ("one", "two")]
     version = make_version(project)
-    run = services.prediction_start(actor=owner, project=project, version=version, dataset=dataset, records=records[:1])
+    run = services_predictions.prediction_start(
+        actor=owner, project=project, version=version, dataset=dataset, records=records[:1]
+    )
     Job.objects.filter(pk=run.job_id).update(
         state="failed", started_at=run.job.created_at, finished_at=run.job.created_at, error_code="x"
     )

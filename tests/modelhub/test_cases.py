@@ -29,7 +29,7 @@ from onnx import TensorProto, helper
 
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import InvalidInput, NotAllowed
-from modelhub import exchange, services, webdav_guard
+from modelhub import exchange, services, services_exchanges, webdav_guard
 from modelhub.bundle import new_signing_key
 from modelhub.models import Exchange, ModelVersion
 from tests import factories
@@ -233,13 +233,13 @@ def everything(place, administrator, remote: Exchange) -> list[str]:
     told.append(place.client.get(f"/api/v1/exchanges/{remote.pk}/models/?project={place.project.pk}"))
     codes = [answer.json()["error"]["code"] for answer in told]
     assert all(answer.status_code >= 400 for answer in told)
-    services.pull_start(actor=place.owner, exchange=remote, project=place.project, remote_path="m/a.onnx")
-    services.push_start(actor=place.owner, exchange=remote, version=make_version(second_project(place)))
+    services_exchanges.pull_start(actor=place.owner, exchange=remote, project=place.project, remote_path="m/a.onnx")
+    services_exchanges.push_start(actor=place.owner, exchange=remote, version=make_version(second_project(place)))
     return codes + [job.error_code for job in work_off()]
 
 
 def saved(administrator, url: str) -> Exchange:
-    return services.exchange_save(actor=administrator, name="Theirs", url=url, username="u", password="p")
+    return services_exchanges.exchange_save(actor=administrator, name="Theirs", url=url, username="u", password="p")
 
 
 def test_loopback_and_private_addresses_are_blocked_where_they_are_not_allowed(place, administrator, settings):
@@ -278,4 +278,6 @@ def test_nobody_below_an_administrator_says_where_the_portal_connects(place):
     assert place.client.post("/api/v1/exchanges/", body, content_type="application/json").status_code == 403
     assert place.client.post(reverse("modelhub:exchange_admin"), body).status_code == 403
     with pytest.raises((InvalidInput, NotAllowed)):
-        services.pull_start(actor=place.owner, exchange=place.exchange, project=place.project, remote_path="../x")
+        services_exchanges.pull_start(
+            actor=place.owner, exchange=place.exchange, project=place.project, remote_path="../x"
+        )

@@ -17,7 +17,7 @@ from ecgportal import storage
 from ecgportal.accounts.services import token_create
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import RemoteError
-from modelhub import exchange, loading, services
+from modelhub import exchange, loading, services, services_exchanges
 from modelhub.bundle import read_bundle
 from modelhub.models import Model, ModelBundle, ModelVersion
 from modelhub.webdav import Remote
@@ -46,7 +46,7 @@ class Place:
         self.team = factories.make_team(self.project)
         self.model = Model.objects.create(project=self.project, name="Rhythm net")
         self.version = self.add(files)
-        self.name = services.remote_name(self.version)
+        self.name = services_exchanges.remote_name(self.version)
         self.folder = f"/dav/{self.project.slug}/rhythm-net/"
         self.file = self.folder + self.name
 
@@ -269,7 +269,7 @@ def test_one_project_pulls_from_another_through_our_own_server(online):
     target = factories.make_project(name="Ward B")
     owner = factories.make_team(target)["owner"]
     administrator = factories.make_user(is_administrator=True)
-    remote = services.exchange_save(
+    remote = services_exchanges.exchange_save(
         actor=administrator,
         name="Ward A's models",
         url=f"{url}{place.project.slug}/",
@@ -279,7 +279,7 @@ def test_one_project_pulls_from_another_through_our_own_server(online):
     assert exchange.test(remote)["ok"]
     (row,) = exchange.listing(remote, target)
     assert (row["state"], row["path"]) == ("remote_only", f"rhythm-net/{place.name}")
-    services.pull_start(actor=owner, exchange=remote, project=target, remote_path=row["path"])
+    services_exchanges.pull_start(actor=owner, exchange=remote, project=target, remote_path=row["path"])
     (job,) = work_off()
     assert job.state == "succeeded", job.error_message
     pulled = ModelVersion.objects.get(model__project=target)
@@ -287,7 +287,7 @@ def test_one_project_pulls_from_another_through_our_own_server(online):
     assert pulled.checks["signature"] == "trusted"
     assert exchange.listing(remote, target)[0]["state"] == "same"
     pulled = services.version_accept(actor=owner, version=pulled)
-    push = services.push_start(actor=owner, exchange=remote, version=pulled)
+    push = services_exchanges.push_start(actor=owner, exchange=remote, version=pulled)
     (job,) = work_off()
     assert job.state == "failed" and "does not allow" in job.error_message
     assert push.version_id == pulled.pk

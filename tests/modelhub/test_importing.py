@@ -25,7 +25,7 @@ from ecgportal import storage
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import Job
-from modelhub import packaging, services
+from modelhub import packaging, services, services_exchanges
 from modelhub.answers import read_answers
 from modelhub.architectures.registry import build
 from modelhub.bundle import new_signing_key, write_bundle
@@ -187,7 +187,7 @@ def place(dav_server, settings) -> Place:
     owner = factories.make_team(project)["owner"]
     client = Client()
     client.force_login(owner)
-    exchange = services.exchange_save(
+    exchange = services_exchanges.exchange_save(
         actor=owner, name="Hall", url=dav_server.url, username=dav_server.user, password=dav_server.password
     )
     return Place(project, owner, client, dav_server, exchange)

@@ -12,7 +12,7 @@ from django.urls import reverse
 from datasets.models import Dataset
 from ecgportal.errors import Conflict, InvalidInput, NotAllowed
 from ecgportal.jobs.models import Job
-from modelhub import catalogue, keys, packaging, services
+from modelhub import catalogue, keys, packaging, services, services_exchanges
 from modelhub.bundle import new_signing_key, public_key_of
 from modelhub.lineage import lineage
 from modelhub.models import ModelVersion, SigningKey, Transfer
@@ -185,7 +185,7 @@ def test_a_trusted_key_is_marked_and_only_administrators_trust(place):
 def test_the_exchange_page_brings_both_sides_together(place):
     make_version(place.project)
     (place.dav.folder / "theirs.ecgmodel.zip").write_bytes(bundle(name="Theirs"))
-    services.exchange_save(actor=place.owner, name="Off", url="http://127.0.0.1:9/")
+    services_exchanges.exchange_save(actor=place.owner, name="Off", url="http://127.0.0.1:9/")
     page = reverse("modelhub:exchanges", kwargs={"project": place.project.pk})
     shown = place.client.get(page).content.decode()
     assert "does not answer on port 9" in shown and "Errno" not in shown

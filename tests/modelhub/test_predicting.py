@@ -29,7 +29,7 @@ from modelhub import (
     novelty,
     packaging,
     predicting,
-    services,
+    services_predictions,
     sr_json,
 )
 from modelhub.architectures.person import person_features
@@ -184,7 +184,7 @@ def test_keys_choose_records_on_the_page(world):
 
 def test_cancelled_predictions_go_on_where_they_stopped(world, monkeypatch):
     monkeypatch.setattr(predicting, "_BATCH", 2)
-    run = services.prediction_start(
+    run = services_predictions.prediction_start(
         actor=world.owner, project=world.project, version=world.version, dataset=world.dataset
     )
     asked = []
@@ -213,7 +213,7 @@ def test_cancelled_predictions_go_on_where_they_stopped(world, monkeypatch):
     assert run.predictions.count() == 4 and first <= set(run.predictions.values_list("pk", flat=True))
     assert asked == [2, 2, 2]
     assert world.client.post(f"/api/v1/predictions/{run.pk}/resume/").status_code == 409
-    other = services.prediction_start(
+    other = services_predictions.prediction_start(
         actor=world.owner, project=world.project, version=world.version, dataset=world.dataset
     )
     jobs.cancel(actor=world.owner, job=Job.objects.get(pk=other.job_id))

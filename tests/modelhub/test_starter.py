@@ -8,7 +8,7 @@ import pytest
 from datasets.models import Dataset
 from datasets.preprocess.recipe import Recipe
 from datasets.simulate import simulate
-from modelhub import catalogue, loading, packaging, services, starter
+from modelhub import catalogue, loading, packaging, services_predictions, starter
 from modelhub.bundle import read_bundle
 from modelhub.models import CatalogueEntry, Prediction
 from tests import factories
@@ -37,7 +37,7 @@ def test_it_can_be_copied_from_the_catalogue_predicts_and_can_be_trained_on():
     for number, condition in enumerate(("AF", "SNR")):
         record = simulate(condition, 40 + number, fs_hz=250).record
         factories.make_record(dataset, condition, signal=record.signal, fs_hz=250, quality_score=1.0)
-    services.prediction_start(actor=editor, project=project, version=version, dataset=dataset)
+    services_predictions.prediction_start(actor=editor, project=project, version=version, dataset=dataset)
     assert work_off()[-1].state == "succeeded"
     answers = {
         row.record.key: dict(zip(version.classes, row.values)) for row in Prediction.objects.select_related("record")

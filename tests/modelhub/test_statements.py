@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict, InvalidInput
-from modelhub import dav, importing, loading, services, statements
+from modelhub import dav, importing, loading, services, services_exchanges, services_predictions, statements
 from modelhub.architectures.registry import build
 from modelhub.contract import statements_in
 from modelhub.importing import examine
@@ -62,13 +62,13 @@ def test_a_model_from_outside_waits_until_both_are_said(ward):
     address = reverse("modelhub:version", kwargs={"pk": version.pk})
     started = {"project": ward.project, "version": version, "dataset": ward.dataset}
     with pytest.raises(Conflict, match="does not state its licence, its intended use and its training data") as refusal:
-        services.prediction_start(actor=ward.owner, **started)
+        services_predictions.prediction_start(actor=ward.owner, **started)
     assert refusal.value.code == "statements_missing"
     assert address in refusal.value.message
     with pytest.raises(Conflict, match="licence"):
         services.check_trainable(version)
     with pytest.raises(Conflict, match="licence"):
-        services.push_start(actor=ward.owner, exchange=None, version=version)
+        services_exchanges.push_start(actor=ward.owner, exchange=None, version=version)
     assert dav.Tree(ward.owner)._versions(version.model) == []
     shown = ward.client.get(f"/api/v1/model-versions/{version.pk}/").json()
     assert set(shown["questions"]) == set(BOTH)
@@ -86,7 +86,7 @@ def test_a_model_from_outside_waits_until_both_are_said(ward):
     assert version.card == BOTH
     event = AuditEvent.objects.get(action="model_version.changed", changes__has_key="intended_use")
     assert event.changes["intended_use"] == ["", BOTH["intended_use"]]
-    assert services.prediction_start(actor=ward.owner, **started)
+    assert services_predictions.prediction_start(actor=ward.owner, **started)
     # That nobody knows is said on the page and on the card.
     assert "may have been among them" in ward.client.get(address).content.decode()
     card = ward.client.get(f"/api/v1/model-versions/{version.pk}/card/").json()["markdown"]

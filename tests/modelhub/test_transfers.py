@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from ecgportal import storage
 from ecgportal.errors import Conflict
-from modelhub import exchange, services, webdav, webdav_pieces
+from modelhub import exchange, services_exchanges, webdav, webdav_pieces
 from modelhub.bundle import write_bundle
 from modelhub.models import ModelVersion, Transfer
 from modelhub.webdav import Remote
@@ -51,7 +51,7 @@ def owner():
 
 
 def through(line, owner):
-    return services.exchange_save(actor=owner, name="Hall", url=line.url, username=USER, password=PASSWORD)
+    return services_exchanges.exchange_save(actor=owner, name="Hall", url=line.url, username=USER, password=PASSWORD)
 
 
 def test_a_published_bundle_goes_on_where_the_line_broke(owner, tmp_path, monkeypatch):
@@ -63,9 +63,9 @@ def test_a_published_bundle_goes_on_where_the_line_broke(owner, tmp_path, monkey
     with serve(folder, extension="patch") as server, breaking(server.url) as line:
         remote = through(line, user)
         line.breaks_after(500_000)
-        services.push_start(actor=user, exchange=remote, version=version)
+        services_exchanges.push_start(actor=user, exchange=remote, version=version)
         with pytest.raises(Conflict) as caught:
-            services.push_start(actor=user, exchange=remote, version=version)
+            services_exchanges.push_start(actor=user, exchange=remote, version=version)
         assert caught.value.code == "transfer_running"
         (job,) = work_off()
         # The line stayed broken for every try: what arrived waits for the next push.
@@ -73,16 +73,16 @@ def test_a_published_bundle_goes_on_where_the_line_broke(owner, tmp_path, monkey
         [left] = folder.iterdir()
         assert ".part-" in left.name and left.stat().st_size > 300_000
         line.breaks_after(None)
-        services.push_start(actor=user, exchange=remote, version=version)
+        services_exchanges.push_start(actor=user, exchange=remote, version=version)
         (job,) = work_off()
         assert job.state == "succeeded", job.error_message
         assert job.result["resumed_bytes"] > 300_000
         names = sorted(path.name for path in folder.iterdir())
-        assert names == [services.remote_name(version), services.remote_name(version) + ".json"]
+        assert names == [services_exchanges.remote_name(version), services_exchanges.remote_name(version) + ".json"]
         # A third time nothing is sent, and a manifest that was cut off is added.
         (folder / names[1]).unlink()
         line.breaks_after(None)
-        services.push_start(actor=user, exchange=remote, version=version)
+        services_exchanges.push_start(actor=user, exchange=remote, version=version)
         (job,) = work_off()
         assert job.state == "succeeded" and line.sent_up < 20_000
         assert sorted(path.name for path in folder.iterdir()) == names
@@ -107,7 +107,7 @@ def test_a_pull_goes_on_by_itself_and_after_a_failure(place, monkeypatch):
         return fetch(self, path, target, limit, tell)
 
     monkeypatch.setattr(Remote, "fetch", cut)
-    services.pull_start(
+    services_exchanges.pull_start(
         actor=place.owner, exchange=place.exchange, project=place.project, remote_path="net.ecgmodel.zip"
     )
     (job,) = work_off()

@@ -76,7 +76,7 @@ class Ground:
 
     def begin(self, how: str) -> Any:
         """Return the queued job."""
-        from modelhub.services import prediction_start
+        from modelhub.services_predictions import prediction_start
         from training.services import evaluation_start, learning_curve_start
 
         if how == "search":

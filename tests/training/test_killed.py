@@ -21,7 +21,7 @@ from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs import services
 from ecgportal.jobs.models import Job, JobState
 from modelhub.models import ModelVersion
-from modelhub.services import prediction_start
+from modelhub.services_predictions import prediction_start
 from tests import factories
 from tests.training.phases import TRAINING, Watched, finish, kill_at
 from tests.training.test_setting_up import FAST, Ward

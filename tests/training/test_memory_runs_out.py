@@ -10,7 +10,7 @@ from torch import nn
 from ecgportal.errors import PortalError, TrainingFailed
 from modelhub.runtime import predictor
 from modelhub.runtime.pieces import Pieces, is_out_of_memory
-from modelhub.services import prediction_start
+from modelhub.services_predictions import prediction_start
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.training.test_fit import Recorder

@@ -10,7 +10,8 @@ import torch
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import JobState
 from modelhub.loading import module_of
-from modelhub.services import card_update, prediction_start
+from modelhub.services import card_update
+from modelhub.services_predictions import prediction_start
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.training.test_setting_up import FAST, Ward

@@ -8,7 +8,7 @@ from ecgportal.projects.access import Action
 from modelhub import exchange
 from modelhub.models import Exchange, ModelVersion
 from modelhub.naming import version_lookup
-from modelhub.services import pull_start, push_start
+from modelhub.services_exchanges import pull_start, push_start
 
 
 class Command(PortalCommand):

@@ -10,7 +10,7 @@ from ecgportal.projects.access import Action, require
 from modelhub import downloads, folder
 from modelhub.models import ModelVersion, PredictionRun
 from modelhub.naming import version_lookup
-from modelhub.services import prediction_start
+from modelhub.services_predictions import prediction_start
 
 
 class Command(PortalCommand):
