@@ -32,7 +32,9 @@ from modelhub.dav_bundles import bundle_file
 from modelhub.models import Exchange, ModelVersion, Origin, Transfer, VersionState
 from modelhub.services_exchanges import in_flight, pull_start, push_start, remote_name
 from modelhub.statements import stated
-from modelhub.webdav import CUT, Remote, RemoteEntry
+from modelhub.webdav import Remote
+from modelhub.webdav_entries import RemoteEntry
+from modelhub.webdav_errors import CUT
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<slug>.+)-v(?P<number>\d+)-(?P<sha>[0-9a-f]{12})\.ecgmodel\.zip")

@@ -13,28 +13,21 @@ import io
 import logging
 import re
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote
-from xml.etree.ElementTree import ParseError
 
 import httpx
-from webdav4.client import (
-    BadGatewayError,
-    Client,
-    ClientError,
-    HTTPError,
-    ResourceAlreadyExists,
-    ResourceNotFound,
-)
+from webdav4.client import Client
 from webdav4.http import Client as DavHttpClient
 
 from ecgportal.errors import RemoteError
 from modelhub import webdav_pieces
+from modelhub.webdav_entries import RemoteEntry, checked_path, listed_entry, server_address
+from modelhub.webdav_errors import CUT, check_answer, exists, troubles
 from modelhub.webdav_guard import MAX_ANSWER_BYTES, GuardedTransport
 
 log = logging.getLogger(__name__)
@@ -46,30 +39,10 @@ TRANSFER_SECONDS = 3600.0
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _CHUNK = 1024 * 1024
 
-#: Troubles of the line: what has arrived stays, and the next try goes on with it.
-CUT = ("remote_unreachable", "remote_timeout")
-
 #: What an upload is called until it is whole.
 _PART = re.compile(r"\.(onnx|ecgmodel\.zip)(\.json)?\.part-[0-9a-f]{32}$")
 
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class RemoteEntry:
-    """A file or folder on a server. path: below the remote's address, without a leading slash."""
-
-    path: str
-    is_folder: bool
-    size: int | None
-    modified: datetime | None
-    etag: str | None
-
-    @property
-    def name(self) -> str:
-        return self.path.rstrip("/").rsplit("/", 1)[-1]
-
-
 # The method ``Remote.list`` hides the type's name inside the class.
 Entries = list[RemoteEntry]
 
@@ -102,7 +75,7 @@ class Remote:
     """
 
     def __init__(self, url: str, username: str = "", password: str = "", allow_private: bool = False) -> None:
-        self.url = _address(url)
+        self.url = server_address(url)
         self._signed_in = (username, password, allow_private)
         self._transport = GuardedTransport(self.url, allow_private=allow_private)
         self._http = DavHttpClient(
@@ -137,19 +110,19 @@ class Remote:
         self, method: str, path: str, *, content: bytes | None = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
         """Send one request for a path and return the answer, whatever its status."""
-        path = _path(path)
+        path = checked_path(path)
         with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS if content else LIST_SECONDS):
             return self._http.request(method, self.address_of(path), content=content, headers=headers)
 
     def require(self, method: str, path: str, **how: Any) -> httpx.Response:
         """Send one request; RemoteError when its answer is a refusal."""
         answer = self.request(method, path, **how)
-        self._check(answer, path)
+        check_answer(answer, path)
         return answer
 
     def put(self, path: str, data: bytes, progress: Progress | None = None) -> None:
         """Write a whole file, over what is there."""
-        path = _path(path)
+        path = checked_path(path)
         with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS):
             self._dav.upload_fileobj(
                 io.BytesIO(data), path, overwrite=True, callback=_total(progress), chunk_size=_CHUNK, size=len(data)
@@ -169,7 +142,7 @@ class Remote:
 
     def list(self, folder: str = "") -> Entries:
         """Return what lies in a folder, sorted by path; at most 5000 entries, 8 MB of answer, one minute."""
-        path = _path(folder)
+        path = checked_path(folder)
         with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
             found = self._dav.ls(path or "/", detail=True, allow_listing_resource=False)
         if len(found) > MAX_ENTRIES:
@@ -177,7 +150,7 @@ class Remote:
                 f"The folder {path or '/'} has {len(found)} entries; at most {MAX_ENTRIES} are read. Use a smaller folder.",
                 code="remote_too_large",
             )
-        entries = [entry for row in found if isinstance(row, dict) and (entry := _entry(row, path)) is not None]
+        entries = [entry for row in found if isinstance(row, dict) and (entry := listed_entry(row, path)) is not None]
         return sorted(entries, key=lambda entry: entry.path)
 
     def models(self) -> Entries:
@@ -194,7 +167,7 @@ class Remote:
 
     def find(self, path: str) -> RemoteEntry | None:
         """Return one file's or folder's entry, or None when it is not there."""
-        path = _path(path)
+        path = checked_path(path)
         try:
             with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
                 row: dict[str, Any] = self._dav.info(path)
@@ -202,7 +175,7 @@ class Remote:
             if error.code == "remote_not_found":
                 return None
             raise
-        return _entry({**row, "name": path}, path.rpartition("/")[0])
+        return listed_entry({**row, "name": path}, path.rpartition("/")[0])
 
     def download(self, path: str, limit: int) -> bytes:
         """Return a file's bytes; RemoteError (``remote_too_large``) as soon as it passes ``limit`` bytes."""
@@ -212,13 +185,13 @@ class Remote:
 
     def download_to(self, path: str, stream: BinaryIO, limit: int, progress: Progress | None = None) -> Download:
         """Write a file into ``stream`` piece by piece; ``progress`` is told the bytes so far."""
-        path = _path(path)
+        path = checked_path(path)
         digest, size = hashlib.sha256(), 0
         with (
             self._operation(path, limit, TRANSFER_SECONDS),
             self._http.stream("GET", self._dav.join_url(path)) as answer,
         ):
-            self._check(answer, path)
+            check_answer(answer, path)
             for part in answer.iter_bytes(_CHUNK):
                 digest.update(part)
                 size += len(part)
@@ -237,7 +210,7 @@ class Remote:
 
         The state that the first bytes belong to is kept beside it as ``<target>.etag``.
         """
-        path = _path(path)
+        path = checked_path(path)
         note = target.with_name(target.name + ".etag")
         have = target.stat().st_size if target.exists() and note.exists() else 0
         headers = {"Range": f"bytes={have}-", "If-Range": note.read_text(encoding="utf-8")} if have else {}
@@ -249,7 +222,7 @@ class Remote:
             complete = answer.status_code == 416 and answer.headers.get("Content-Range") == f"bytes */{have}"
             unusable = answer.status_code == 416 and not complete
             if not complete and not unusable:
-                self._check(answer, path)
+                check_answer(answer, path)
                 goes_on = answer.status_code == 206 and have > 0
                 etag = answer.headers.get("ETag", "")
                 note.unlink(missing_ok=True)
@@ -284,7 +257,7 @@ class Remote:
         every try with the same bytes; what a cut try left is gone on with where the server allows it, and written over
         elsewhere (``webdav_pieces``). Returns how many bytes had arrived before.
         """
-        path, part = _path(path), (upload or uuid.uuid4()).hex
+        path, part = checked_path(path), (upload or uuid.uuid4()).hex
         self._make_folders(path)
         had = self._put_new(path, data, progress, part)
         if manifest is not None:
@@ -293,22 +266,22 @@ class Remote:
 
     def publish_manifest(self, path: str, manifest: bytes) -> None:
         """Add the manifest of a published file whose upload was cut just before it."""
-        path = f"{_path(path)}.json"
+        path = f"{checked_path(path)}.json"
         if self.find(path) is None:
             self._put_new(path, manifest, None, uuid.uuid4().hex)
 
     def replace(self, path: str, data: bytes, etag: str) -> None:
         """Overwrite a file only while its state is still ``etag``; RemoteError (``remote_changed``) otherwise."""
-        path = _path(path)
+        path = checked_path(path)
         with self._operation(path, MAX_ANSWER_BYTES, TRANSFER_SECONDS):
             answer = self._http.request(
                 "PUT", self._dav.join_url(path), content=data, headers={"If-Match": _quoted(etag)}
             )
-            self._check(answer, path)
+            check_answer(answer, path)
 
     def remove(self, path: str) -> None:
         """Delete a file."""
-        path = _path(path)
+        path = checked_path(path)
         if not path:
             raise RemoteError("The remote's own folder is not deleted.", code="remote_bad_path")
         with self._operation(path, MAX_ANSWER_BYTES, LIST_SECONDS):
@@ -327,7 +300,7 @@ class Remote:
 
     def _put_new(self, path: str, data: bytes, progress: Progress | None, upload: str) -> int:
         if self.find(path) is not None:
-            raise _exists(path)
+            raise exists(path)
         part = f"{path}.part-{upload}"
         try:
             had = webdav_pieces.send(self, part, data, progress)
@@ -361,102 +334,9 @@ class Remote:
                     if error.code != "remote_exists":
                         raise
 
-    @contextmanager
-    def _operation(self, path: str, max_bytes: int, seconds: float) -> Iterator[None]:
+    def _operation(self, path: str, max_bytes: int, seconds: float) -> AbstractContextManager[None]:
         self._transport.start(max_bytes=max_bytes, seconds=seconds)
-        try:
-            yield
-        except ResourceNotFound as error:
-            raise _not_found(path) from error
-        except ResourceAlreadyExists as error:
-            raise _exists(path) from error
-        except HTTPError as error:
-            raise _status_error(error.status_code, path) from error
-        except BadGatewayError as error:
-            raise _status_error(502, path) from error
-        except (ParseError, ValueError, KeyError, AssertionError, LookupError) as error:
-            raise RemoteError(
-                "The server's answer is not that of a WebDAV server.", code="remote_bad_answer"
-            ) from error
-        except httpx.TimeoutException as error:
-            raise RemoteError("The server did not answer in time.", code="remote_timeout") from error
-        except httpx.TooManyRedirects as error:
-            raise RemoteError("The server redirects without end.", code="remote_redirected") from error
-        except httpx.HTTPError as error:
-            raise _unreachable(self.url, error) from error
-        except ClientError as error:
-            raise RemoteError(f"The server refused: {str(error)[:200]}", code="remote_failed") from error
-
-    def _check(self, answer: httpx.Response, path: str) -> None:
-        if not 200 <= answer.status_code < 300:
-            raise _status_error(answer.status_code, path)
-
-
-def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> RemoteError:
-    """Say in a sentence why there was no answer; the system's own words are kept for the log (``from``)."""
-    port = url.port or (443 if url.scheme == "https" else 80)
-    text = str(error).lower()
-    if isinstance(error, httpx.ConnectError) and ("certificate" in text or "ssl" in text or "tls" in text):
-        sentence = (
-            f"The server {url.host} has no certificate that this machine trusts. Ask its administrator for a valid one."
-        )
-    elif isinstance(error, httpx.ConnectError):
-        sentence = (
-            f"The server {url.host} does not answer on port {port}. It may be switched off; check the address, or try again "
-            "later."
-        )
-    elif isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
-        sentence = f"The server {url.host} broke the connection off. Try again."
-    else:
-        sentence = f"The connection to {url.host} failed. Check the address, or try again later."
-    return RemoteError(sentence, code="remote_unreachable")
-
-
-def _address(url: str) -> httpx.URL:
-    try:
-        address = httpx.URL(url.strip())
-    except (httpx.InvalidURL, TypeError) as error:
-        raise RemoteError("The address is not a URL.", code="remote_bad_url") from error
-    if address.scheme not in ("http", "https") or not address.host:
-        raise RemoteError("The address must begin with https:// or http:// and name a server.", code="remote_bad_url")
-    if address.userinfo or address.query or address.fragment:
-        raise RemoteError(
-            "The address must hold neither a password nor a query; enter name and password in their fields.",
-            code="remote_bad_url",
-        )
-    return address.copy_with(path=address.path.rstrip("/") + "/")
-
-
-def _path(path: str) -> str:
-    """Return a path below the remote, or raise RemoteError (``remote_bad_path``)."""
-    text = path.strip("/")
-    if text and (
-        len(text) > 1000
-        or "\\" in text
-        or re.search(r"[\x00-\x1f\x7f?#]", text)
-        or any(part in ("", ".", "..") for part in unquote(text).split("/"))
-    ):
-        raise RemoteError(f"{path[:80]!r} is not a path on the remote.", code="remote_bad_path")
-    return text
-
-
-def _entry(row: dict[str, Any], folder: str) -> RemoteEntry | None:
-    """Return an entry of a listing, or None for one that does not lie directly in the listed folder."""
-    try:
-        path = _path(str(row.get("name") or ""))
-    except RemoteError:
-        return None
-    if not path or path.rpartition("/")[0] != folder.strip("/"):
-        return None
-    size = row.get("content_length")
-    modified = row.get("modified")
-    return RemoteEntry(
-        path=path,
-        is_folder=row.get("type") == "directory",
-        size=size if isinstance(size, int) and size >= 0 else None,
-        modified=modified if isinstance(modified, datetime) else None,
-        etag=str(row["etag"])[:200] if row.get("etag") else None,
-    )
+        return troubles(path, self.url)
 
 
 def _utc(moment: datetime) -> datetime:
@@ -478,33 +358,3 @@ def _total(progress: Progress | None) -> Progress | None:
 
 def _quoted(etag: str) -> str:
     return etag if etag.startswith(('"', "W/")) else f'"{etag}"'
-
-
-def _exists(path: str) -> RemoteError:
-    return RemoteError(f"{path} is on the server already; it was not overwritten.", code="remote_exists")
-
-
-def _not_found(path: str) -> RemoteError:
-    return RemoteError(
-        f"There is no {path or 'such folder'} on the server. Check the address.", code="remote_not_found"
-    )
-
-
-def _status_error(status: int, path: str) -> RemoteError:
-    if status == 404:
-        return _not_found(path)
-    sentences = {
-        401: ("The server refused the user name or password.", "remote_refused"),
-        403: (f"The server does not allow this account to use {path or 'the folder'}.", "remote_refused"),
-        405: ("The server does not speak WebDAV at this address.", "remote_bad_answer"),
-        409: (f"The folder of {path} does not exist on the server.", "remote_not_found"),
-        412: (f"{path} was changed on the server in the meantime; nothing was overwritten.", "remote_changed"),
-        413: (f"The server does not take a file of this size ({path}).", "remote_too_large"),
-        423: (f"{path} is locked on the server. Try again later.", "remote_locked"),
-        507: ("The server has no space left.", "remote_full"),
-    }
-    if status in sentences:
-        return RemoteError(sentences[status][0], code=sentences[status][1])
-    if 300 <= status < 400:
-        return RemoteError("The server redirects this address. Enter the final one.", code="remote_redirected")
-    return RemoteError(f"The server answered with status {status} for {path or 'the folder'}.", code="remote_failed")
