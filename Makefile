@@ -10,7 +10,7 @@ BIN := .venv/bin
 ARGS ?=
 
 PURE := $(wildcard datasets/ecg.py datasets/formats datasets/preprocess datasets/measure datasets/prepared.py \
-	datasets/splits.py datasets/quality datasets/quality.py datasets/simulator datasets/simulator.py \
+	datasets/splits.py datasets/holding_out.py datasets/stratification.py datasets/quality datasets/quality.py datasets/simulator datasets/simulator.py \
 	modelhub/contract.py modelhub/bundle.py modelhub/onnx modelhub/runtime modelhub/architectures \
 	training/problems training/metrics training/engine viz/figures \
 	ecgportal/errors.py ecgportal/client_address.py ecgportal/pdf.py ecgportal/home.py ecgportal/bootstrap.py ecgportal/os_account.py ecgportal/embedded_pg.py \

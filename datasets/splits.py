@@ -1,10 +1,8 @@
 """Split records into parts by patient, with the classes spread evenly.
 
 Patients, not records, are dealt out: a patient's records, and records with the same signal, are always on one side.
-Classes are balanced by iterative stratification over the patients (K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the
-stratification of multi-label data", ECML PKDD 2011): the rarest class is dealt first, each patient to the part that
-still wants most of it. Chance draws from the patients in an order that the records themselves give (``SplitItem.order``), so
-that the same records are divided alike wherever they lie.
+Chance draws from the patients in an order that the records themselves give (``SplitItem.order``), so that the same records
+are divided alike wherever they lie.
 """
 
 from __future__ import annotations
@@ -12,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 
+from datasets.stratification import stratify
 from ecgportal.errors import InvalidInput
 
 DEFAULT_FRACTIONS: dict[str, float] = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -25,7 +24,6 @@ DEFAULT_FRACTIONS: dict[str, float] = {"train": 0.70, "val": 0.15, "test": 0.15}
 PTBXL_FOLDS: dict[str, tuple[int, ...]] = {"train": (1, 2, 3, 4, 5, 6, 7, 8), "val": (9,), "test": (10,)}
 # Shares of what is not held back for the test.
 DEVELOPMENT: dict[str, float] = {"train": 0.85, "validation": 0.15}
-_UNLABELLED = "\0unlabelled"
 
 
 @dataclass(frozen=True)
@@ -120,17 +118,24 @@ def split(
     """
     if sum(choice is not None for choice in (fractions, k_folds, folds)) > 1:
         raise InvalidInput("Choose one way to split: fractions, a number of folds, or the folds of the source.")
-    groups = _checked_groups(items)
+    groups = checked_groups(items)
     warnings: list[str] = []
     if folds is not None:
-        parts = _by_given_folds(groups, folds, warnings)
+        parts = by_given_folds(groups, folds, warnings)
         names = list(folds)
     else:
         shares = _shares(fractions, k_folds)
         names = list(shares)
-        chosen = _stratify(groups, np.array(list(shares.values())), seed)
-        parts = {item.key: names[part] for members, part in zip(groups, chosen, strict=True) for item in members}
-    return _finished(items, groups, parts, names, warnings)
+        parts = deal(groups, shares, seed)
+    return finished(items, groups, parts, names, warnings)
+
+
+def deal(groups: Sequence[Sequence[SplitItem]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Return the part of each key, with the classes spread evenly; ``shares`` of the parts have the sum 1."""
+    names = list(shares)
+    labels = [[item.labels for item in members] for members in groups]
+    chosen = stratify(labels, np.array(list(shares.values())), seed)
+    return {item.key: names[part] for members, part in zip(groups, chosen, strict=True) for item in members}
 
 
 def with_folds(items: Sequence[SplitItem], folds: Mapping[str, int]) -> list[SplitItem]:
@@ -138,157 +143,7 @@ def with_folds(items: Sequence[SplitItem], folds: Mapping[str, int]) -> list[Spl
     return [replace(item, fold=folds.get(item.key)) for item in items]
 
 
-def cross_validation(
-    items: Sequence[SplitItem],
-    k_folds: int,
-    *,
-    validation_share: float = DEVELOPMENT["validation"],
-    seed: int = 0,
-) -> list[Split]:
-    """Return ``k_folds`` splits into ``train``, ``validation`` and ``test``; each record is tested exactly once.
-
-    The folds are those of ``split(items, k_folds=k_folds, seed=seed)``. validation_share: the part of what is not
-    tested that chooses epoch and thresholds, above 0 and below 1.
-    """
-    folds = split(items, k_folds=k_folds, seed=seed).parts
-    numbers = {name: number for number, name in enumerate(_shares(None, k_folds), start=1)}
-    given = with_folds(items, {key: numbers[name] for key, name in folds.items()})
-    return fold_rounds(given, validation_share=validation_share, seed=seed)
-
-
-def fold_rounds(
-    items: Sequence[SplitItem], *, validation_share: float = DEVELOPMENT["validation"], seed: int = 0
-) -> list[Split]:
-    """Return one split for each fold that the items carry, in the order of the folds' numbers: that fold is the test.
-
-    Patients and signals that lie in several folds are moved to the fold that holds most of their records, with a
-    warning. Raises InvalidInput when a record has no fold, or all have the same.
-    """
-    groups = _checked_groups(items)
-    numbers = sorted({item.fold for item in items if item.fold is not None})
-    if len(numbers) < 2:
-        raise InvalidInput(
-            "The records carry fewer than two folds. Choose a number of folds instead, or give each record its fold.",
-            code="fold_unknown",
-        )
-    moved: list[str] = []
-    own = _by_given_folds(groups, {str(number): (number,) for number in numbers}, moved)
-
-    def lies_in(fold: str) -> Callable[[Sequence[SplitItem]], bool]:
-        return lambda members: own[members[0].key] == fold
-
-    return [_held_out(items, groups, lies_in(str(number)), validation_share, seed, moved) for number in numbers]
-
-
-def split_by_site(
-    items: Sequence[SplitItem],
-    sites: Collection[str],
-    *,
-    validation_share: float = DEVELOPMENT["validation"],
-    seed: int = 0,
-) -> Split:
-    """Hold back whole hospitals: ``test`` is what comes from ``sites``, the rest is ``train`` and ``validation``.
-
-    A patient seen at a held-back site is tested with all records. Records without a site are for development.
-    Raises InvalidInput when no record comes from ``sites``, or all do.
-    """
-    groups = _checked_groups(items)
-    known = {item.site for item in items if item.site is not None}
-    strange = sorted(set(sites) - known)
-    if strange or not sites:
-        raise InvalidInput(
-            f"No record comes from {strange[0] if strange else 'a held-out site'}; the sites are "
-            f"{', '.join(sorted(known)) or 'not known for any record'}.",
-            code="site_unknown",
-        )
-    wanted = frozenset(sites)
-    warnings: list[str] = []
-    unknown = sum(item.site is None for item in items)
-    if unknown:
-        warnings.append(f"{unknown} records do not say where they come from; they are used for development.")
-    also = sum(item.site not in wanted for members in groups if _from(members, wanted) for item in members)
-    if also:
-        warnings.append(
-            f"{also} records of other sites are tested, too, because the same patient or the same signal comes from a "
-            "held-out site."
-        )
-    return _held_out(items, groups, lambda members: _from(members, wanted), validation_share, seed, warnings)
-
-
-def split_by_time(
-    items: Sequence[SplitItem],
-    *,
-    share: float | None = None,
-    since: datetime | None = None,
-    validation_share: float = DEVELOPMENT["validation"],
-    seed: int = 0,
-) -> Split:
-    """Hold back the latest part: nothing that is trained on was recorded later than the first test patient's last record.
-
-    Exactly one of: share: about this part of the records with a time, [0, 1], the latest; since: what was recorded at or
-    after this moment. A patient goes by the latest record, and is tested with all of them. Records without a time are
-    for development. Raises InvalidInput when one side would be empty.
-    """
-    if (share is None) == (since is None):
-        raise InvalidInput("Choose either the share of the latest records or the moment from which they are held back.")
-    if share is not None and not 0 < share < 1:
-        raise InvalidInput(f"The share of the latest records must lie between 0 and 1, not {share}.")
-    groups = _checked_groups(items)
-    timed = [(last, len(members)) for members in groups if (last := _latest(members)) is not None]
-    if not timed:
-        raise InvalidInput("No record says when it was recorded, so none is the latest.", code="time_unknown")
-    if since is None:
-        assert share is not None
-        newest_first = sorted(timed, reverse=True)
-        reached = np.cumsum([size for _, size in newest_first]) >= share * sum(size for _, size in timed)
-        since = newest_first[int(reached.argmax())][0]
-    border = since
-    warnings: list[str] = []
-    unknown = sum(item.recorded_at is None for item in items)
-    if unknown:
-        warnings.append(f"{unknown} records do not say when they were recorded; they are used for development.")
-
-    def is_late(members: Sequence[SplitItem]) -> bool:
-        last = _latest(members)
-        return last is not None and last >= border
-
-    return _held_out(items, groups, is_late, validation_share, seed, warnings)
-
-
-def _latest(members: Sequence[SplitItem]) -> datetime | None:
-    return max((item.recorded_at for item in members if item.recorded_at is not None), default=None)
-
-
-def _from(members: Sequence[SplitItem], sites: Collection[str]) -> bool:
-    return any(item.site in sites for item in members)
-
-
-def _held_out(
-    items: Sequence[SplitItem],
-    groups: Sequence[Sequence[SplitItem]],
-    is_test: Callable[[Sequence[SplitItem]], bool],
-    validation_share: float,
-    seed: int,
-    warnings: Sequence[str],
-) -> Split:
-    """Return a split whose test part is given, and the rest dealt out to training and validation."""
-    if not 0 < validation_share < 1:
-        raise InvalidInput(f"The share of the validation part must lie between 0 and 1, not {validation_share}.")
-    tested = [is_test(members) for members in groups]
-    rest = [members for members, test in zip(groups, tested, strict=True) if not test]
-    if not rest or len(rest) == len(groups):
-        raise InvalidInput(
-            f"{'All' if not rest else 'No'} records would be held back for the test. Choose another border.",
-            code="nothing_to_split",
-        )
-    names = ("train", "validation")
-    chosen = _stratify(rest, np.array([1 - validation_share, validation_share]), seed)
-    parts = {item.key: "test" for members, test in zip(groups, tested, strict=True) if test for item in members}
-    parts |= {item.key: names[part] for members, part in zip(rest, chosen, strict=True) for item in members}
-    return _finished(items, groups, parts, (*names, "test"), warnings)
-
-
-def _checked_groups(items: Sequence[SplitItem]) -> list[list[SplitItem]]:
+def checked_groups(items: Sequence[SplitItem]) -> list[list[SplitItem]]:
     """Return what must stay together; InvalidInput when there is nothing to split or a record comes twice."""
     if not items:
         raise InvalidInput("There are no records to split.", code="nothing_to_split")
@@ -298,7 +153,7 @@ def _checked_groups(items: Sequence[SplitItem]) -> list[list[SplitItem]]:
     return merged_groups(items)
 
 
-def _finished(
+def finished(
     items: Sequence[SplitItem],
     groups: Sequence[Sequence[SplitItem]],
     parts: Mapping[str, str],
@@ -323,71 +178,10 @@ def _shares(fractions: Mapping[str, float] | None, k_folds: int | None) -> dict[
     return {name: share / total for name, share in fractions.items()}
 
 
-def _stratify(groups: Sequence[Sequence[SplitItem]], shares: np.ndarray, seed: int) -> list[int]:
-    """Return the part of each group."""
-    names = sorted({label for members in groups for item in members for label in item.labels}) + [_UNLABELLED]
-    column = {name: index for index, name in enumerate(names)}
-    counts: list[dict[int, int]] = []
-    holders: list[list[int]] = [[] for _ in names]
-    for index, members in enumerate(groups):
-        own = Counter(column[label] for item in members for label in (item.labels or {_UNLABELLED}))
-        counts.append(dict(own))
-        for label in own:
-            holders[label].append(index)
-    totals = np.zeros(len(names))
-    for row in counts:
-        for label, count in row.items():
-            totals[label] += count
-    wanted = np.outer(totals, shares)
-    for label, owners in enumerate(holders):
-        if len(owners) >= len(shares):
-            wanted[label] = _at_least_one(wanted[label], totals[label] / len(owners))
-    sizes = np.array([len(members) for members in groups])
-    room = shares * sizes.sum()
-    rng = np.random.default_rng(seed)
-    luck = rng.random(len(groups))
-    tie = rng.random((len(names), len(shares))) * 1e-6
-    chosen = np.full(len(groups), -1)
-    left = np.array([len(owners) for owners in holders])
-    while (left > 0).any():
-        # The rarest class that still has patients; those without a class come last.
-        rarity = np.where(left[:-1] > 0, left[:-1], np.iinfo(np.int64).max)
-        label = int(rarity.argmin()) if (left[:-1] > 0).any() else len(names) - 1
-        waiting = [index for index in holders[label] if chosen[index] < 0]
-        for index in sorted(waiting, key=lambda i: (-counts[i][label], -sizes[i], luck[i])):
-            # By what the class wants, then by room, then by the seed. Who has no class only makes the sizes even.
-            wish = room if label == column[_UNLABELLED] else wanted[label] + 1e-3 * room / max(room.sum(), 1)
-            part = int((wish + tie[label]).argmax())
-            chosen[index] = part
-            room[part] -= sizes[index]
-            for other, count in counts[index].items():
-                wanted[other, part] -= count
-                left[other] -= 1
-    return _fill_empty(chosen, sizes, len(shares)).tolist()
-
-
-def _at_least_one(wanted: np.ndarray, one: float) -> np.ndarray:
-    """Raise each part's wish to one patient's worth, at the cost of the largest: a class should be seen everywhere."""
-    raised = np.maximum(wanted, one)
-    raised[wanted.argmax()] -= raised.sum() - wanted.sum()
-    return raised if raised[wanted.argmax()] >= one * 0.999 else wanted
-
-
-def _fill_empty(chosen: np.ndarray, sizes: np.ndarray, parts: int) -> np.ndarray:
-    """Give every empty part the smallest group of the part with most groups, as long as that keeps one itself."""
-    for part in range(parts):
-        if not (chosen == part).any():
-            donors = np.bincount(chosen, minlength=parts)
-            donor = int(donors.argmax())
-            if donors[donor] > 1:
-                own = np.flatnonzero(chosen == donor)
-                chosen[own[sizes[own].argmin()]] = part
-    return chosen
-
-
-def _by_given_folds(
+def by_given_folds(
     groups: Sequence[Sequence[SplitItem]], folds: Mapping[str, Sequence[int]], warnings: list[str]
 ) -> dict[str, str]:
+    """Return the part of each key by the source's folds, and add a warning when records had to leave theirs."""
     part_of = {fold: part for part, own in folds.items() for fold in own}
     if len(part_of) < sum(len(own) for own in folds.values()):
         raise InvalidInput("A fold is named in two parts.")

@@ -10,18 +10,9 @@ from typing import Any
 from django.db import transaction
 
 from datasets.fingerprint import same_signal
+from datasets.holding_out import cross_validation, fold_rounds, split_by_site, split_by_time
 from datasets.splits import Split as Dealt
-from datasets.splits import (
-    SplitItem,
-    cross_validation,
-    fold_rounds,
-    merged_groups,
-    split,
-    split_by_site,
-    split_by_time,
-    split_digest,
-    with_folds,
-)
+from datasets.splits import SplitItem, merged_groups, split, split_digest, with_folds
 from ecgportal.errors import InvalidInput
 from modelhub.contract import PRETRAINING
 from training.models import PARTS, Split, SplitGroup, SplitMember, TrainingRun

@@ -12,18 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.splits import (
-    PTBXL_FOLDS,
-    SplitItem,
-    cross_validation,
-    fold_rounds,
-    merged_groups,
-    split,
-    split_by_site,
-    split_by_time,
-    split_digest,
-    with_folds,
-)
+from datasets.holding_out import cross_validation, fold_rounds, split_by_site, split_by_time
+from datasets.splits import PTBXL_FOLDS, SplitItem, merged_groups, split, split_digest, with_folds
 from ecgportal.errors import InvalidInput
 from tests.shared import needs_shared, shared_path
 
