@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from django.db import transaction
-from django.db.models import Count, F, Func, JSONField, Max, Q, QuerySet, Sum, Value
+from django.db.models import Count, F, Max, Q, QuerySet, Sum
 from django.utils import timezone
 
 from datasets.ingest_plan import Plan
@@ -95,26 +95,19 @@ def files_declare(*, ingest: Ingest, files: Sequence[tuple[str, int]]) -> list[A
 def file_receive(*, file: ArrivingFile, offset: int, stream: BinaryIO) -> ArrivingFile:
     """Write the next piece of a file, from byte ``offset`` on; what arrived before a broken connection is kept.
 
-    Conflict (``wrong_offset``) tells where the file stands when the piece does not join on; TooLarge when it is longer than
-    was declared.
+    Conflict (``wrong_offset``) tells where the file stands when the piece does not join on, also when another piece for the same
+    place ended first; TooLarge when it is longer than was declared.
     """
     if not file.ingest.is_open:
         raise Conflict("The upload is closed; its files are read already.", code="upload_closed")
     if offset != file.received:
-        raise Conflict(
-            f"{file.name} stands at byte {file.received}, not at {offset}.", code="wrong_offset",
-            fields={"received": str(file.received)},
-        )  # fmt: skip
-    path, piece = _path(file), None
-    if storage.shared() is not None:
-        # The next piece may reach another host, so each is an object of its own.
-        piece = path.with_name(f"{path.name}.{offset}-{uuid.uuid4().hex[:12]}")
+        raise _stands(file, f"not at {offset}")
+    # A file of its own until it counts: two pieces for the same place never write into each other.
+    path = _path(file)
+    piece = path.with_name(f"{path.name}.{offset}-{uuid.uuid4().hex[:12]}")
     at = offset
-    target_path = piece or path
-    target_path.touch()
     try:
-        with target_path.open("r+b") as target:
-            target.seek(0 if piece else offset)
+        with piece.open("wb") as target:
             while chunk := stream.read(_CHUNK):
                 if at + len(chunk) > file.size or at + len(chunk) - offset > MAX_PIECE_BYTES:
                     raise TooLarge(
@@ -123,54 +116,94 @@ def file_receive(*, file: ArrivingFile, offset: int, stream: BinaryIO) -> Arrivi
                 target.write(chunk)
                 at += len(chunk)
     finally:
-        taken = _note_piece(file, offset, at, piece)
+        taken = _take_piece(file, offset, at, piece)
     if not taken:
-        file = _arriving(file)
-        raise Conflict(
-            f"{file.name} was being sent twice at once; it stands at byte {file.received}.", code="wrong_offset",
-            fields={"received": str(file.received)},
-        )  # fmt: skip
+        raise _stands(_arriving(file), "for another piece for the same place came first")
     file.received = at
     return file
 
 
-def _note_piece(file: ArrivingFile, offset: int, at: int, piece: Path | None) -> bool:
-    """Note that the bytes from ``offset`` to ``at`` have arrived. Two pieces for the same place: the one that ends first counts, the
-    other is told where the file stands (False)."""
-    here = ArrivingFile.objects.filter(pk=file.pk, received=offset)
-    if piece is None:
-        return bool(here.update(received=at))
+def _stands(file: ArrivingFile, why: str) -> Conflict:
+    return Conflict(
+        f"{file.name} stands at byte {file.received}, {why}. Go on from there.", code="wrong_offset",
+        fields={"received": str(file.received)},
+    )  # fmt: skip
+
+
+def _take_piece(file: ArrivingFile, offset: int, at: int, piece: Path) -> bool:
+    """Join a piece on that holds the bytes from ``offset`` to ``at``. Two pieces for the same place: the one that ends first counts,
+    the other is dropped (False)."""
+    here, is_kept = ArrivingFile.objects.filter(pk=file.pk, received=offset, size=file.size), False
     try:
         if at == offset:
             return here.exists()
-        storage.keep(piece)
+        if storage.shared() is not None:
+            # The next piece may reach another host, so each stays an object of its own.
+            storage.keep(piece)
+        with transaction.atomic():
+            row = here.select_for_update().first()
+            if row is None:
+                return False
+            if storage.shared() is not None:
+                row.pieces = [*row.pieces, piece.name]
+            else:
+                _join(_path(file), piece, offset)
+            row.received = at
+            row.save(update_fields=["received", "pieces"])
+        is_kept = True
     finally:
         piece.unlink(missing_ok=True)
-    more = Func(F("pieces"), Value([piece.name], JSONField()), arg_joiner=" || ", template="%(expressions)s")
-    taken = here.update(received=at, pieces=more)
-    if not taken:
-        storage.drop(piece)
-    return bool(taken)
+        if not is_kept and at > offset:
+            storage.drop(piece)
+    return True
+
+
+def _join(path: Path, piece: Path, offset: int) -> None:
+    """Put the bytes of a piece into a file from ``offset`` on; what lies behind belongs to nobody."""
+    if offset == 0:
+        piece.replace(path)
+        return
+    with piece.open("rb") as source, path.open("r+b") as target:
+        target.seek(offset)
+        target.truncate()
+        shutil.copyfileobj(source, target, _CHUNK)
 
 
 def files_receive(*, ingest: Ingest, files: Sequence[tuple[str, Any]]) -> list[ArrivingFile]:
-    """Take whole files, ``(name, file with size and chunks())``: many small ones in one request."""
+    """Take whole files, ``(name, file with size and chunks())``: many small ones in one request. One that has arrived whole, also
+    by another request meanwhile, stays as it is."""
+    if len({clean_name(name) for name, _ in files}) < len(files):
+        raise InvalidInput("Two files have the same name.", fields={"names": "Name each file once, with its folder."})
     rows = files_declare(ingest=ingest, files=[(name, file.size) for name, file in files])
-    sent: list[Path] = []
-    for row, (_, file) in zip(rows, files, strict=True):
-        if row.received == row.size:
-            continue
-        sent.append(_path(row))
-        with _path(row).open("wb") as target:
-            for chunk in file.chunks():
-                target.write(chunk)
-        row.received, row.pieces = row.size, []
-    if storage.shared() is not None:
-        # Who reads them fetches them; another host may send other ones under the same numbers.
-        storage.keep_all(sent)
-        for path in sent:
-            path.unlink()
-    ArrivingFile.objects.bulk_update(rows, ["received", "pieces"], batch_size=1000)
+    sent: dict[uuid.UUID, Path] = {}
+    try:
+        for row, (_, file) in zip(rows, files, strict=True):
+            if row.received == row.size:
+                continue
+            path = _path(row)
+            sent[row.pk] = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}")
+            with sent[row.pk].open("wb") as target:
+                for chunk in file.chunks():
+                    target.write(chunk)
+        with transaction.atomic():
+            known = {row.pk: row for row in ingest.arriving.filter(pk__in=sent).order_by("pk").select_for_update()}
+            if len(known) < len(sent):
+                raise Conflict("The upload was closed or discarded while the files came.", code="upload_closed")
+            rows = [known.get(row.pk, row) for row in rows]
+            taken = [row for row in known.values() if row.received < row.size]
+            for row in taken:
+                if sent[row.pk].stat().st_size != row.size:
+                    raise Conflict(f"{row.name} was named with another size while it came. Send it again.", code="busy")
+                sent[row.pk].replace(_path(row))
+                row.received, row.pieces = row.size, []
+            # Who reads them fetches them from a bucket; another host may send other ones under the same numbers.
+            storage.keep_all([_path(row) for row in taken])
+            ArrivingFile.objects.bulk_update(taken, ["received", "pieces"], batch_size=1000)
+    finally:
+        for path in sent.values():
+            path.unlink(missing_ok=True)
+    for row in taken if storage.shared() is not None else ():
+        _path(row).unlink(missing_ok=True)
     return rows
 
 

@@ -131,6 +131,12 @@ class TestPieces:
             with pytest.raises(InvalidInput):
                 uploading.files_declare(ingest=ingest, files=wrong)
 
+    def test_two_whole_files_of_one_name_in_one_request_are_refused(self, api, dataset):
+        ingest = api.post("ingests/", {"dataset": str(dataset.pk)})
+        small = {"files": [("x.txt", b"one"), ("x.txt", b"two")]}
+        error = api.call("post", f"ingests/{ingest['id']}/files/", {}, files=small, status=422)["error"]
+        assert "names" in error["fields"] and not ArrivingFile.objects.exists()
+
     def test_memory_does_not_grow_with_the_file(self, dataset):
         class Endless(io.RawIOBase):
             left = 60_000_000

@@ -11,7 +11,7 @@ from django.test import Client
 
 from datasets import services, uploading
 from datasets.models import ArrivingFile, Dataset, Ingest
-from ecgportal import simultaneous
+from ecgportal import simultaneous, storage
 from ecgportal.accounts.models import User
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict, NotFound
@@ -120,3 +120,103 @@ def test_two_changes_that_wait_for_each_other_are_a_conflict_for_one():
     for thread in threads:
         thread.join()
     assert [(type(error), error.code) for error in told] == [(Conflict, "busy")]
+
+
+def at_once(*calls):
+    """Run the calls in a thread and a connection each; returns what each returned or raised."""
+    told: list[object] = [None] * len(calls)
+
+    def run(number, call):
+        try:
+            told[number] = call()
+        except Exception as error:
+            told[number] = error
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return told
+
+
+class InTurns:
+    """Bytes that come in two parts, the second only when another's second is on its way, too."""
+
+    def __init__(self, data: bytes, turn: threading.Barrier):
+        half = len(data) // 2
+        self.parts, self.turn = [data[:half], data[half:]], turn
+        self.size = len(data)
+
+    def read(self, size=-1) -> bytes:
+        if len(self.parts) < 2:
+            self.turn.wait(10)
+        return self.parts.pop(0) if self.parts else b""
+
+    def chunks(self):
+        while part := self.read():
+            yield part
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("before", [b"", b"head"])
+def test_of_two_pieces_for_the_same_place_one_is_stored_and_the_other_told(before):
+    ingest = Ingest.objects.create(dataset=make_dataset(make_project()), is_open=True)
+    (row,) = uploading.files_declare(ingest=ingest, files=[("a.dat", 30)])
+    uploading.file_receive(file=row, offset=0, stream=io.BytesIO(before))
+    turn, at = threading.Barrier(2), len(before)
+    # One is longer, so that a part of the loser's could stand behind the winner's.
+    sent = [b"A" * 12, b"B" * 20]
+
+    def send(data):
+        file = ArrivingFile.objects.select_related("ingest").get(pk=row.pk)
+        return uploading.file_receive(file=file, offset=at, stream=InTurns(data, turn))
+
+    told = at_once(*(lambda data=data: send(data) for data in sent))
+    refused = [answer for answer in told if isinstance(answer, Conflict)]
+    assert len(refused) == 1, told
+    won = next(data for data, answer in zip(sent, told, strict=True) if answer is not refused[0])
+    file = ArrivingFile.objects.select_related("ingest").get(pk=row.pk)
+    assert file.received == at + len(won)
+    assert refused[0].code == "wrong_offset" and refused[0].fields == {"received": str(file.received)}
+    assert "go on" in refused[0].message.lower()
+    rest = b"C" * (30 - file.received)
+    uploading.file_receive(file=file, offset=file.received, stream=io.BytesIO(rest))
+    ingest = uploading.upload_finish(actor=None, ingest=ingest)
+    folder = storage.area("uploads", ingest.pk)
+    assert (folder / ingest.files[0]["path"]).read_bytes() == before + won + rest
+    assert [path.name for path in folder.iterdir()] == [ingest.files[0]["path"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_whole_files_of_one_name_one_is_stored_and_no_mixture():
+    ingest = Ingest.objects.create(dataset=make_dataset(make_project()), is_open=True)
+    uploading.files_declare(ingest=ingest, files=[("a.dat", 40_000)])
+    turn = threading.Barrier(2)
+
+    def send(data):
+        return uploading.files_receive(ingest=ingest, files=[("a.dat", InTurns(data, turn))])
+
+    told = at_once(*(lambda data=data: send(data) for data in (b"A" * 40_000, b"B" * 40_000)))
+    assert [rows[0].received for rows in told] == [40_000, 40_000]
+    folder = storage.area("uploads", ingest.pk)
+    (path,) = folder.iterdir()
+    assert path.read_bytes() in (b"A" * 40_000, b"B" * 40_000)
+
+
+@pytest.mark.django_db
+def test_a_piece_of_a_file_that_is_named_anew_meanwhile_is_not_counted():
+    ingest = Ingest.objects.create(dataset=make_dataset(make_project()), is_open=True)
+    (row,) = uploading.files_declare(ingest=ingest, files=[("a.dat", 9)])
+
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            uploading.files_declare(ingest=ingest, files=[("a.dat", 4)])
+            return super().read(size)
+
+    with pytest.raises(Conflict) as caught:
+        uploading.file_receive(file=row, offset=0, stream=Slow(b"123456789"))
+    assert caught.value.code == "wrong_offset"
+    assert ArrivingFile.objects.values_list("size", "received").get() == (4, 0)
