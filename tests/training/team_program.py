@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tests.training.fitting import Recorder
 from tests.training.test_ensemble import GROUPS, ensemble
-from tests.training.test_fit import Recorder
 from tests.training.test_pretrain import hearts
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training.engine.fit import fit

@@ -19,8 +19,8 @@ from ecgportal.errors import JobCancelled
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.catalog import built_in
 from modelhub.architectures.registry import build
+from tests.training.fitting import Recorder
 from tests.training.team_program import without_dropout
-from tests.training.test_fit import Recorder
 from tests.training.tiny import FS_HZ, QUIET, TinyNet, tiny_data, tiny_parts, tiny_settings
 from training.engine import fit as engine
 from training.engine import recorded

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ecgportal.errors import JobCancelled, TrainingFailed
-from tests.training.test_fit import Recorder, run
+from tests.training.fitting import Recorder, run
 from training import measuring
 from training.engine import device as device_module
 from training.engine.callbacks import Callbacks

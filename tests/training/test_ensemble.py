@@ -8,7 +8,7 @@ from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import LinearHeadNetwork, mean_over_time
 from modelhub.architectures.ensemble import Ensemble
 from modelhub.architectures.registry import build
-from tests.training.test_fit import MULTILABEL, Recorder, run, without_times
+from tests.training.fitting import MULTILABEL, Recorder, run, without_times
 from tests.training.tiny import TinyNet, tiny_parts, tiny_settings
 from training.engine.data import check_data
 from training.engine.fit import fit

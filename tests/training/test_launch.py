@@ -8,8 +8,8 @@ import torch.multiprocessing as processes
 from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.models import JobState
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.training.fitting import Recorder
 from tests.training.team_program import Dying, Stuck, another_network, still_tiny
-from tests.training.test_fit import Recorder
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings

@@ -13,7 +13,7 @@ from modelhub.runtime.pieces import Pieces, is_out_of_memory
 from modelhub.services_predictions import prediction_start
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
-from tests.training.test_fit import Recorder
+from tests.training.fitting import Recorder
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.training.tiny import FS_HZ, QUIET, TinyNet, tiny_data, tiny_parts, tiny_settings

@@ -9,7 +9,7 @@ import torch
 from datasets.simulate import simulate_dataset
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
 from modelhub.architectures.registry import build
-from tests.training.test_fit import Recorder
+from tests.training.fitting import Recorder
 from tests.training.tiny import QUIET, TinyNet, tiny_settings
 from training.engine.fit import fit
 from training.engine.predict import predict

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.fitting import Recorder
 from tests.training.team_program import Dying, Short
-from tests.training.test_fit import Recorder
 from tests.training.test_pretrain import MASKED, hearts
 from tests.training.tiny import TinyNet, tiny_settings
 from training.engine.crew import Crew

@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from tests.bench.bench_accelerator import compile_seconds
-from tests.training.test_fit import Recorder as Told
+from tests.training.fitting import Recorder as Told
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training.engine import fit as engine
 from training.engine.batches import Stepper
