@@ -332,6 +332,7 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
     def get_object(self) -> LabelMap:
         found = self.get_queryset().filter(pk=self.kwargs["pk"]).first()
         if found is None:
+            access.note_hidden(LabelMap, self.request.user, pk=self.kwargs["pk"])
             raise NotFound("There is no such label map, or it belongs to a project that you are not a member of.")
         if found.project_id:
             access.require(self.request.user, self.needed(), found.project)

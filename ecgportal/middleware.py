@@ -10,6 +10,7 @@ from django.shortcuts import render
 
 from ecgportal import simultaneous
 from ecgportal.api.errors import body
+from ecgportal.audit import later
 from ecgportal.audit.context import AuditContext, acting
 from ecgportal.client_address import client_address
 from ecgportal.errors import PortalError
@@ -18,7 +19,7 @@ _CHANNELS = (("/api/", "api"), ("/dash/", "dash"), ("/dav/", "webdav"))
 
 
 class AuditContextMiddleware:
-    """Everything that one request causes carries its address, channel and one correlation id."""
+    """Everything that one request causes carries its address, channel and one correlation id, also what is written when it is answered."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response
@@ -28,6 +29,7 @@ class AuditContextMiddleware:
         address = client_address(
             request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
         )
+        later.begin()
         with acting(AuditContext(channel=channel, address=address)):
             return self.get_response(request)
 

@@ -378,6 +378,8 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
             records = list(
                 access.visible(Record.objects.select_related("dataset__project"), request.user).filter(pk__in=wanted)
             )
+            if len(records) < len(wanted):
+                access.note_hidden(Record, request.user, pk__in=wanted - {row.pk for row in records})
             if len(records) != len(wanted) or len({row.dataset_id for row in records}) != 1:
                 raise InvalidInput(
                     "Some records are not visible to you, or they lie in different datasets.",

@@ -61,6 +61,7 @@ def find(user: Any, pk: Any) -> CatalogueEntry:
     """Return one visible entry, or raise NotFound."""
     entry = visible(user).filter(pk=pk).first()
     if entry is None:
+        access.note_hidden(CatalogueEntry, user, pk=pk)
         raise NotFound("There is no such catalogue entry, or it is not granted to any of your projects.")
     return entry
 

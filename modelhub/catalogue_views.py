@@ -52,6 +52,8 @@ class ComparePage(View):
             raise InvalidInput(f"Choose 2 to {MOST_COMPARED} models of the catalogue to compare.")
         found = {entry.pk: entry for entry in catalogue.visible(request.user).filter(pk__in=ids)}
         entries = [found[pk] for pk in dict.fromkeys(ids) if pk in found]
+        if len(found) < len(set(ids)):
+            access.note_hidden(CatalogueEntry, request.user, pk__in=set(ids) - set(found))
         if len(entries) < 2:
             raise InvalidInput("Fewer than two of these models are visible to you.")
         context = {"entries": entries, "rows": comparison(entries), "nav_active": "catalogue"}

@@ -61,6 +61,7 @@ class Tree:
     """What one user may download, as folders: projects, their models, and the bundles of ready versions."""
 
     def __init__(self, user: User):
+        self._user = user
         self._projects = access.visible(Project.objects.filter(archived_at=None), user, Action.MODEL_DOWNLOAD)
         self._root = reverse("dav")
 
@@ -72,6 +73,8 @@ class Tree:
             moment = first.created_at if first else _epoch()
             return Resource(self._root, "models", True, moment, moment), None
         project = self._projects.filter(slug=parts[0]).first()
+        if project is None:
+            access.note_hidden(Project, self._user, slug=parts[0])
         if project is None or len(parts) > 3:
             raise _missing()
         if len(parts) == 1:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.db import transaction
+from django.db.models import Max
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
@@ -32,6 +33,7 @@ from datasets.models import (
 from ecgportal import storage
 from ecgportal.accounts.models import ApiToken
 from ecgportal.accounts.services import token_create
+from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Project
@@ -315,10 +317,14 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
 
 
 def _ask(client: Any, method: str, address: str, body: dict[str, Any]) -> int:
+    return _answer(client, method, address, json.dumps(body)).status_code
+
+
+def _answer(client: Any, method: str, address: str, body: str) -> Any:
     call = getattr(client, method)
     if method in ("get", "head"):
-        return call(address).status_code
-    return call(address, json.dumps(body), content_type="application/json").status_code
+        return call(address)
+    return call(address, body, content_type="application/json")
 
 
 def test_every_route_of_every_role(world, client_factory, record_property):
@@ -351,6 +357,47 @@ def test_every_route_of_every_role(world, client_factory, record_property):
     print(f"\n{len(routes())} routes, {checked} combinations of route, method and role")
     assert not wrong, "\n".join(wrong)
     assert checked > 500
+
+
+def test_a_stranger_who_asks_for_a_row_gets_404_and_leaves_an_event_in_its_projects_trail(world, client_factory):
+    """By every address of the URLconf that names a row, and by every method of it; for an id of nothing the answer is the same."""
+    stranger = world.users["sibling owner"]
+    client, wrong, checked = client_factory(stranger), [], 0
+    for route in routes():
+        for method, kind, action, model in required(route):
+            is_asset = kind == "dash" and not route.name.endswith("update-component")
+            if kind not in ("page", "api", "dash") or is_asset or expected(kind, action, "sibling owner") != {404}:
+                continue
+            address, body = world.address(route, model), json.dumps(_body(route, kind, world))
+            row = world.rows[model] if model else world.own
+            nothing = str(uuid.uuid4())
+            found = {}
+            for pk in (str(row.pk), nothing):
+                with transaction.atomic():
+                    before = AuditEvent.objects.aggregate(last=Max("id"))["last"] or 0
+                    with transaction.atomic():
+                        there, sent = address.replace(str(row.pk), pk), body.replace(str(row.pk), pk)
+                        answer = _answer(client, method, there, sent)
+                    events = list(AuditEvent.objects.filter(id__gt=before))
+                    found[pk] = (answer.status_code, answer.content.decode().replace(pk, ""), events)
+                    transaction.set_rollback(True)
+            checked += 1
+            status, text, events = found[str(row.pk)]
+            told = [
+                (event.action, event.outcome, event.actor_id, event.project_id, event.object_id) for event in events
+            ]
+            if told != [("access.hidden", "refused", stranger.pk, world.own.pk, str(row.pk))]:
+                wrong.append(f"{method.upper()} {address} ({route.name}): {told}")
+            if (status, _bare(text), []) != (found[nothing][0], _bare(found[nothing][1]), found[nothing][2]):
+                wrong.append(f"{method.upper()} {address} ({route.name}): another answer than for an id of nothing")
+    print(f"\n{checked} combinations of route and method")
+    assert not wrong, "\n".join(wrong)
+    assert checked > 150
+
+
+def _bare(text: str) -> str:
+    """Return an answer without what is new in each: tokens against forgery and nonces."""
+    return re.sub(r'(csrfmiddlewaretoken" value|nonce)="[^"]+"|X-CSRFToken[^}]+', "", text)
 
 
 def test_every_dash_callback_loads_its_object_through_the_permission_check():

@@ -56,11 +56,13 @@ class CompareView(RecordView):
         found = next((each for each in others if wanted in (str(each.pk), each.key)), None)
         if found is not None:
             return found
-        visible = access.visible(Record.objects.select_related("dataset__project", "subject"), self.request.user)
+        rows = Record.objects.select_related("dataset__project", "subject")
         try:
-            found = visible.filter(pk=uuid.UUID(wanted), dataset__project=self.project).first()
+            found = access.find(rows, self.request.user, pk=uuid.UUID(wanted))
         except ValueError:
-            found = visible.filter(dataset=row.dataset, key=wanted).first()
+            found = access.find(rows, self.request.user, dataset=row.dataset, key=wanted)
+        if found is not None and found.dataset.project_id != self.project.pk:
+            found = None
         if found is None:
             raise InvalidInput(
                 f"There is no record {wanted[:60]!r} in this dataset to compare with.",

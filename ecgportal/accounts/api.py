@@ -19,6 +19,7 @@ from ecgportal.accounts.throttle import check_sign_in
 from ecgportal.api.errors import body
 from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet
 from ecgportal.errors import NotFound
+from ecgportal.projects.access import note_hidden
 
 
 class SignInSerializer(serializers.Serializer):
@@ -83,6 +84,13 @@ class TokenViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, GenericViewS
         if getattr(self, "swagger_fake_view", False):
             return ApiToken.objects.none()
         return ApiToken.objects.filter(user=self.request.user)
+
+    def get_object(self) -> ApiToken:
+        token = self.get_queryset().filter(pk=self.kwargs["pk"]).first()
+        if token is None:
+            note_hidden(ApiToken, self.request.user, pk=self.kwargs["pk"])
+            raise NotFound("You have no such token.")
+        return token
 
     def create(self, request: Request) -> Response:
         form = self.get_serializer(data=request.data)

@@ -27,6 +27,7 @@ from ecgportal.accounts.models import ApiToken, User
 from ecgportal.accounts.throttle import check_sign_in
 from ecgportal.errors import NotFound, PortalError, TooManyRequests
 from ecgportal.forms import take_error
+from ecgportal.projects.access import note_hidden
 from ecgportal.views import AdministratorView, paginate
 
 
@@ -73,6 +74,7 @@ class TokenDeleteView(View):
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         token = ApiToken.objects.filter(pk=pk, user=request.user).first()
         if token is None:
+            note_hidden(ApiToken, request.user, pk=pk)
             raise NotFound("You have no such token.")
         services.token_delete(actor=request.user, token=token)
         messages.success(request, f"The token {token.name} is revoked. What used it can no longer sign in.")

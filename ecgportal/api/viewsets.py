@@ -76,7 +76,7 @@ class ProjectViewSet(GenericViewSet):
 
     def related(self, queryset: QuerySet[Any], pk: Any, field: str) -> Model:
         """Return a row that a request's body refers to; InvalidInput names the field when it is not visible."""
-        found = access.visible(queryset, self.request.user).filter(pk=as_uuid(pk, field)).first()
+        found = access.find(queryset, self.request.user, pk=as_uuid(pk, field))
         if found is None:
             raise InvalidInput(
                 f"There is no such {queryset.model._meta.verbose_name}.",

@@ -35,6 +35,7 @@ register(
     job__cancelled="asked to cancel the job {object}",
     job__failed="the job {object} failed",
     access__refused="was refused access to {object}",
+    access__hidden="asked for {object} without being a member of its project",
     audit__exported="exported the audit trail",
     backup__started="started the backup {object}",
     backup__restored="restored the portal from the backup {object}",

@@ -18,7 +18,7 @@ from ecgportal.api.viewsets import as_uuid
 from ecgportal.audit import export, selectors
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record
-from ecgportal.projects.access import Action, require
+from ecgportal.projects.access import Action, get_or_404
 from ecgportal.projects.models import Project
 
 
@@ -78,9 +78,7 @@ class AuditViewSet(mixins.ListModelMixin, GenericViewSet):
             return AuditEvent.objects.none()
         asked = self.request.query_params.get("project")
         if asked and not self.request.user.is_administrator:
-            project = Project.objects.filter(pk=as_uuid(asked, "project")).first()
-            if project is not None:
-                require(self.request.user, Action.AUDIT_VIEW, project)
+            get_or_404(Project.objects.all(), self.request.user, Action.AUDIT_VIEW, pk=as_uuid(asked, "project"))
         return selectors.readable_by(self.request.user).order_by("-id")
 
     @extend_schema(

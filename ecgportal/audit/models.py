@@ -41,6 +41,11 @@ class AuditEvent(models.Model):
             models.Index(
                 fields=["-at"], condition=models.Q(action="session.sign_in_failed"), name="audit_failed_sign_ins"
             ),
+            models.Index(
+                fields=["actor_id", "project_id", "object_type", "-at"],
+                condition=models.Q(action="access.hidden"),
+                name="audit_hidden",
+            ),
         ]
         constraints = [
             models.CheckConstraint(

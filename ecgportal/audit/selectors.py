@@ -20,7 +20,9 @@ def readable_by(user: Any) -> QuerySet[AuditEvent]:
     if user.is_administrator:
         return events
     projects = Membership.objects.filter(user=user, role__in=roles_allowing(Action.AUDIT_VIEW)).values("project")
-    return events.filter(Q(project_id__in=projects) | Q(actor_id=user.pk, project_id__isnull=True))
+    # That what somebody asked for in vain exists is not theirs to know.
+    own = Q(actor_id=user.pk, project_id__isnull=True) & ~Q(action="access.hidden")
+    return events.filter(Q(project_id__in=projects) | own)
 
 
 def filtered(events: QuerySet[AuditEvent], values: dict[str, Any]) -> QuerySet[AuditEvent]:

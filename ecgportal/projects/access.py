@@ -6,16 +6,24 @@ project than their membership gives.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from django.db import connection, transaction
 from django.db.models import Model, QuerySet
+from django.utils import timezone
 
+from ecgportal.audit import later
+from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record
 from ecgportal.errors import NotAllowed, NotFound
 from ecgportal.projects.models import Membership, Project, Role
 
 M = TypeVar("M", bound=Model)
+
+HIDDEN_ONCE_IN = timedelta(hours=1)
+_MOST_PROJECTS = 20
 
 
 class Action(StrEnum):
@@ -95,6 +103,7 @@ def require(user: Any, action: Action, project: Project) -> str:
     """Return the user's role, or raise NotFound (outsider) or NotAllowed (role too weak)."""
     role = role_in(user, project)
     if role is None:
+        note_hidden(Project, user, pk=project.pk)
         raise NotFound("There is no such project, or you are not a member of it.")
     if action not in ROLE_ALLOWS[role]:
         need = needed_role(action)
@@ -109,9 +118,57 @@ def require(user: Any, action: Action, project: Project) -> str:
     return role
 
 
+def find(queryset: QuerySet[M], user: Any, **lookup: Any) -> M | None:
+    """Return the one row, or None when it is not there or not visible."""
+    obj = visible(queryset, user).filter(**lookup).first()
+    if obj is None:
+        note_hidden(queryset.model, user, **lookup)
+    return obj
+
+
+def note_hidden(model: type[Model], user: Any, **lookup: Any) -> None:
+    """Have it recorded when rows that ``user`` asked for in vain lie in projects of others, in the trails of those projects.
+
+    Nothing of it happens before the request is answered, so that the answer takes as long for a row that is not there, and
+    stays when the request's transaction is rolled back. One event an hour for each user, project and kind of row.
+    """
+    if getattr(user, "is_authenticated", False):
+        later.when_answered(lambda: _record_hidden(model, user, lookup))
+
+
+def _record_hidden(model: type[Model], user: Any, lookup: dict[str, Any]) -> None:
+    asked = model._default_manager.filter(**lookup).order_by("pk")
+    if (path := getattr(model, "project_path", None)) is None:
+        first = asked.first()
+        if first is not None:
+            _record_hidden_row(first, user, None)
+        return
+    column = path or "pk"
+    hidden = asked.exclude(pk__in=visible(asked, user).order_by().values("pk"))
+    for project in hidden.order_by().values_list(column, flat=True).distinct()[:_MOST_PROJECTS]:
+        first = hidden.filter(**{column: project}).first()
+        if first is not None:
+            _record_hidden_row(first, user, project_of(first))
+
+
+@transaction.atomic
+def _record_hidden_row(obj: Model, user: Any, project: Project | None) -> None:
+    kind = obj._meta.model_name or ""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{user.pk} {project and project.pk} {kind}"]
+        )
+    known = AuditEvent.objects.filter(
+        action="access.hidden", actor_id=user.pk, project_id=project.pk if project else None, object_type=kind[:40],
+        at__gt=timezone.now() - HIDDEN_ONCE_IN,
+    )  # fmt: skip
+    if not known.exists():
+        record("access.hidden", obj, actor=user, project=project, outcome="refused")
+
+
 def get_or_404(queryset: QuerySet[M], user: Any, action: Action, **lookup: Any) -> M:
     """Return the one row, or raise NotFound (not there or not visible) or NotAllowed (role too weak)."""
-    obj = visible(queryset, user).filter(**lookup).first()
+    obj = find(queryset, user, **lookup)
     if obj is None:
         name = queryset.model._meta.verbose_name
         raise NotFound(f"There is no such {name}, or it belongs to a project that you are not a member of.")

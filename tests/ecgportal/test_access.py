@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
-from django.db import IntegrityError, transaction
+import uuid
+from datetime import timedelta
+from types import SimpleNamespace
 
-from ecgportal.accounts.services import user_create
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from datasets.models import Dataset
+from ecgportal.accounts.services import token_create, user_create
+from ecgportal.audit.later import answering
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict, NotAllowed, NotFound
 from ecgportal.projects import access, services
 from ecgportal.projects.access import ROLE_ALLOWS, Action
 from ecgportal.projects.models import Membership, Project, Role
 from tests.api_client import Api
+from tests.factories import make_dataset, make_project, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -99,3 +108,93 @@ def test_an_owner_who_cannot_sign_in_does_not_count(team):
     api.refused("put", address, {"role": "viewer"}, status=404)
     api.delete(address)
     assert access.role_in(users["editor"], project) is None
+
+
+class TestHidden:
+    """Somebody who asks for a row of a project that is none of theirs is told nothing; the project's trail tells of it."""
+
+    @pytest.fixture
+    def ward(self):
+        owner, stranger = make_user("owner"), make_user("stranger")
+        project = make_project({owner: "owner"}, name="Ward")
+        make_project({stranger: "owner"}, name="Elsewhere")
+        return SimpleNamespace(owner=owner, stranger=stranger, project=project, dataset=make_dataset(project))
+
+    def asked(self, ward, row, model=None):
+        with pytest.raises(NotFound):
+            access.get_or_404(
+                (model or type(row)).objects.all(), ward.stranger, Action.DATA_VIEW, pk=getattr(row, "pk", row)
+            )
+
+    def events(self):
+        return list(AuditEvent.objects.filter(action="access.hidden").order_by("id"))
+
+    def test_one_event_an_hour_for_each_kind_of_row(self, ward, monkeypatch):
+        for _ in range(3):
+            self.asked(ward, ward.dataset)
+        self.asked(ward, make_dataset(ward.project))
+        self.asked(ward, uuid.uuid4(), Dataset)
+        (event,) = self.events()
+        assert (event.object_id, event.object_type, event.project_id) == (
+            str(ward.dataset.pk),
+            "dataset",
+            ward.project.pk,
+        )
+        assert (event.actor_id, event.outcome, event.actor_role) == (ward.stranger.pk, "refused", "")
+        self.asked(ward, ward.project)
+        assert len(self.events()) == 2
+        monkeypatch.setattr(access, "HIDDEN_ONCE_IN", timedelta(0))
+        self.asked(ward, ward.dataset)
+        assert len(self.events()) == 3
+
+    def test_nothing_happens_before_the_answer_and_nothing_is_taken_back_with_it(self, ward):
+        counts = []
+        with answering():
+            for row in (ward.dataset, uuid.uuid4()):
+                with (
+                    CaptureQueriesContext(connection) as queries,
+                    pytest.raises(ZeroDivisionError),
+                    transaction.atomic(),
+                ):
+                    self.asked(ward, row, Dataset)
+                    raise ZeroDivisionError
+                counts.append(len(queries))
+            assert not self.events()
+        assert counts[0] == counts[1] and len(self.events()) == 1
+
+    def test_only_the_projects_own_readers_see_it(self, ward):
+        stranger, owner = Api(session=ward.stranger), Api(session=ward.owner)
+        stranger.call("get", f"datasets/{ward.dataset.pk}/", status=404)
+        assert len(self.events()) == 1
+        assert owner.get("audit-events/", project=str(ward.project.pk), action="access.hidden")["count"] == 1
+        assert stranger.get("audit-events/", action="access.hidden")["count"] == 0
+        # A token has no project; that it exists is not the asking user's to know either.
+        token, _ = token_create(user=ward.owner, name="mine")
+        stranger.call("delete", f"auth/tokens/{token.pk}/", status=404)
+        assert [event.object_type for event in self.events()] == ["dataset", "apitoken"]
+        assert stranger.get("audit-events/", action="access.hidden")["count"] == 0
+        # A trail that is not there and one that is another's look the same.
+        for pk in (ward.project.pk, uuid.uuid4()):
+            stranger.get("audit-events/", project=str(pk), status=404)
+
+    def test_rows_that_a_body_names_and_the_webdav_door_count_too(self, ward):
+        own = Project.objects.get(name="Elsewhere")
+        stranger = Api(session=ward.stranger)
+        body = {"project": str(own.pk), "dataset": str(ward.dataset.pk), "task": "multilabel"}
+        stranger.call("post", "training-runs/", body, status=422)
+        assert [event.object_id for event in self.events()] == [str(ward.dataset.pk)]
+        _, key = token_create(user=ward.stranger, name="dav")
+        door = {"Authorization": f"Token {key}", "Depth": "0"}
+        for slug, count in ((ward.project.slug, 2), ("no-such-project", 2)):
+            assert Client().generic("PROPFIND", f"/dav/{slug}/", headers=door).status_code == 404
+            assert len(self.events()) == count
+        assert self.events()[-1].channel == "webdav"
+
+    def test_the_question_whether_it_is_told_already_has_an_index(self, ward):
+        self.asked(ward, ward.dataset)
+        with connection.cursor() as cursor, CaptureQueriesContext(connection) as queries:
+            self.asked(ward, ward.dataset)
+            sql = next(q["sql"] for q in queries if '"audit_auditevent"."at" >' in q["sql"])
+            cursor.execute("SET LOCAL enable_seqscan = off")
+            cursor.execute("EXPLAIN " + sql)
+            assert "audit_hidden" in str(cursor.fetchall())
