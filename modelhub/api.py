@@ -25,7 +25,8 @@ from ecgportal.errors import InvalidInput
 from ecgportal.jobs import services as jobs
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
-from modelhub import downloads, services, services_predictions, statements, trying
+from modelhub import answer_list, downloads, services, services_predictions, statements, trying
+from modelhub.answer_list import AGREEMENTS
 from modelhub.answers import ANSWERS, read_answers
 from modelhub.architectures.catalog import catalog
 from modelhub.lineage import family
@@ -358,6 +359,28 @@ class PredictionCreateSerializer(serializers.Serializer):
     label_map = serializers.UUIDField(required=False, allow_null=True)
 
 
+_OF_LISTS = [
+    OpenApiParameter(
+        "agreement", str, enum=list(AGREEMENTS),
+        description="Only records where " + "; ".join(f"`{name}`: {words}" for name, words in AGREEMENTS.items()) + ".",
+    ),
+    OpenApiParameter(
+        "class", str,
+        description="With `agreement`, compare this class alone; without, only records that are predicted to have it.",
+    ),
+    OpenApiParameter(
+        "label_map", OpenApiTypes.UUID,
+        description="What sorts the labels into the model's classes: a map of the project that has all of them. Without it the "
+        "run's own, which is the one that the version was trained with where the project has it.",
+    ),
+    OpenApiParameter("notices", str, enum=["1"], description="Only answers that are to be read with care."),
+    OpenApiParameter(
+        "sort", str,
+        description="`key`, `sureness` (lists of mistakes) or a class, with `-` before it from the end.",
+    ),
+]  # fmt: skip
+
+
 class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
     queryset = PredictionRun.objects.select_related("job", "version__model", "project", "dataset", "label_map")
     serializer_class = PredictionRunSerializer
@@ -416,15 +439,21 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         return Response(self.get_serializer(run).data, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(
-        parameters=[OpenApiParameter("format", str, enum=["json", "csv", "sr"])], responses=OpenApiTypes.OBJECT
+        parameters=[OpenApiParameter("format", str, enum=["json", "csv", "sr"]), *_OF_LISTS],
+        responses=OpenApiTypes.OBJECT,
     )
     @action(detail=True, filterset_class=None, filterset_fields=None)
     def rows(self, request: Request, pk: str) -> HttpResponse | Response:
-        """One row per record: probabilities by class, what is predicted, and the thresholds used."""
+        """One row per record: probabilities by class, what is predicted, and the thresholds used.
+
+        `labels` are the classes that the record's labels have by the label map, null where the map knows none of them;
+        `agreement` compares both. In lists of mistakes (`differs`, `false_positive`, `false_negative`) `sureness` says how far
+        the wrong probability lies beyond its threshold, from 0 (at it) to 1, and the surest come first.
+        """
         run = self.get_object()
+        listed = answer_list.read(run, request.query_params)
         if request.query_params.get("format") in ("csv", "sr"):
-            return downloads.predictions_file(run, request.query_params["format"], actor=request.user)
-        queryset = run.predictions.select_related("record").order_by("record__key", "id")
-        page = self.paginate_queryset(queryset)
+            return downloads.predictions_file(listed, request.query_params["format"], actor=request.user)
+        page = self.paginate_queryset(listed.rows())
         audit("prediction.downloaded", run, actor=request.user, project=run.project)
-        return self.get_paginated_response(downloads.prediction_rows(run, page))
+        return self.get_paginated_response(downloads.prediction_rows(listed, page))

@@ -18,6 +18,7 @@ from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from modelhub import agreement, packaging, services, sr_json
+from modelhub.answer_list import AnswerList
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Prediction, PredictionRun, VersionState
@@ -127,73 +128,92 @@ def origin_of(contract: ModelContract, thresholds: Mapping[str, float]) -> str:
     return "chosen on the validation data of the training" if thresholds else "0.5, because the model states none"
 
 
-def prediction_rows(run: PredictionRun, predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
-    """Return predictions as the API sends them."""
+def prediction_rows(listed: AnswerList, predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
+    """Return answers of a list as the API sends them."""
+    run = listed.run
     contract, predictions = ModelContract.from_dict(run.version.contract), list(predictions)
     limits = (
         None if contract.activation != "sigmoid" else {name: run.thresholds.get(name, 0.5) for name in contract.classes}
     )
-    truths = agreement.truths(run, predictions)
+    truths = agreement.truths(run, predictions, listed.label_map)
     return [
         {
             "record": str(row.record_id), "key": row.record.key, "probabilities": dict(zip(contract.classes, row.values)),
             "predicted": row.predicted, "thresholds": limits, "labels": truths.get(row.record_id),
             "agreement": agreement.verdict(row.predicted, truths.get(row.record_id)), "notices": row.notices,
+            **({"sureness": row.sureness} if listed.is_of_mistakes else {}),
         }
         for row in predictions
     ]  # fmt: skip
 
 
-def _pages(run: PredictionRun) -> Iterator[list[Prediction]]:
-    rows = run.predictions.select_related("record").order_by("record__key", "id").iterator(chunk_size=_PAGE)
+def _pages(listed: AnswerList) -> Iterator[list[Prediction]]:
+    rows = listed.rows().iterator(chunk_size=_PAGE)
     while page := list(islice(rows, _PAGE)):
         yield page
 
 
-def predictions_file(run: PredictionRun, kind: str, *, actor: Any) -> HttpResponse:
-    """Return all predictions of a run as ``csv``, ``json`` or ``sr`` (documents like DICOM structured reports, as JSON)."""
+def predictions_file(listed: AnswerList, kind: str, *, actor: Any) -> HttpResponse:
+    """Return the answers of a list as ``csv``, ``json`` or ``sr`` (documents like DICOM structured reports, as JSON)."""
     if kind not in PREDICTION_FORMATS:
         raise InvalidInput(
             f"Predictions are not written as {kind}.",
             fields={"format": f"Choose one of {', '.join(PREDICTION_FORMATS)}."},
         )
-    audit("prediction.downloaded", run, actor=actor, project=run.project, changes={"format": kind})
-    content = _csv(run) if kind == "csv" else _json(run) if kind == "json" else _reports(run)
+    run = listed.run
+    narrowed = {} if listed.is_whole else {"listed": listed.query()}
+    audit("prediction.downloaded", run, actor=actor, project=run.project, changes={"format": kind, **narrowed})
+    content = _csv(listed) if kind == "csv" else _json(listed) if kind == "json" else _reports(listed)
     name, content_type = PREDICTION_FORMATS[kind]
     return HttpResponse(
         content, content_type=content_type, headers={"Content-Disposition": f'attachment; filename="{name}"'}
     )
 
 
-def _csv(run: PredictionRun) -> str:
-    contract = ModelContract.from_dict(run.version.contract)
+def _csv(listed: AnswerList) -> str:
+    contract = ModelContract.from_dict(listed.run.version.contract)
     names = [f"p({name})" if contract.task != "regression" else name for name in contract.classes]
     out = io.StringIO()
     writer = csv.writer(out)
     limited = [f"threshold({name})" for name in contract.classes] if contract.activation == "sigmoid" else []
-    writer.writerow(["record", "key", *names, *limited, "predicted", "labels", "agreement", "notices"])
-    for page in _pages(run):
-        for row in prediction_rows(run, page):
+    writer.writerow(
+        [
+            "record",
+            "key",
+            *names,
+            *limited,
+            "predicted",
+            "labels",
+            "agreement",
+            "notices",
+            *(["sureness"] if listed.is_of_mistakes else []),
+        ]
+    )
+    for page in _pages(listed):
+        for row in prediction_rows(listed, page):
             cells = [
                 row["record"], row["key"], *(f"{value:.6f}" for value in row["probabilities"].values()),
                 *(f"{value:.6f}" for value in (row["thresholds"] or {}).values()), "; ".join(row["predicted"]),
                 "; ".join(row["labels"] or []), row["agreement"], " ".join(row["notices"]),
+                *([f"{row['sureness']:.6f}"] if "sureness" in row else []),
             ]  # fmt: skip
             writer.writerow([safe_cell(cell) for cell in cells])
     return out.getvalue()
 
 
-def _json(run: PredictionRun) -> str:
+def _json(listed: AnswerList) -> str:
+    run = listed.run
     about = {
         "prediction": str(run.pk), "model": str(run.version), "version": str(run.version_id), "sha256": run.version.sha256,
         "dataset": run.dataset.name, "task": run.version.task, "classes": run.version.classes, "thresholds": run.thresholds,
         "threshold_origin": threshold_origin(run), "care_basis": (run.job.result or {}).get("care_basis", ""), "refused": run.refused, "agreement": (run.job.result or {}).get("agreement"),
     }  # fmt: skip
-    rows = [row for page in _pages(run) for row in prediction_rows(run, page)]
+    rows = [row for page in _pages(listed) for row in prediction_rows(listed, page)]
     return json.dumps({**about, "rows": rows}, ensure_ascii=False, allow_nan=False)
 
 
-def _reports(run: PredictionRun) -> str:
+def _reports(listed: AnswerList) -> str:
+    run = listed.run
     told = {
         "model": str(run.version),
         "sha256": run.version.sha256,
@@ -201,5 +221,5 @@ def _reports(run: PredictionRun) -> str:
         "task": run.version.task,
         "origin": threshold_origin(run),
     }
-    rows = (row for page in _pages(run) for row in prediction_rows(run, page))
+    rows = (row for page in _pages(listed) for row in prediction_rows(listed, page))
     return json.dumps([sr_json.document(row, **told) for row in rows], ensure_ascii=False, allow_nan=False)

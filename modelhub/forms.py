@@ -10,6 +10,8 @@ from django import forms
 from datasets.models import Dataset, LabelMap, Record
 from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
+from ecgportal.forms import FilterForm
+from modelhub.answer_list import AnswerList
 from modelhub.answers import ANSWERS
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import PRETRAINING, TASKS
@@ -174,6 +176,32 @@ class PredictForm(forms.Form):
             sentence = f"{values['dataset']} has no record {', '.join(missing[:5])}."
             raise InvalidInput(sentence, fields={"records": sentence})
         return {**values, "records": found}
+
+
+class AnswerListForm(FilterForm):
+    """By what a run's answers are narrowed (``modelhub.answer_list``)."""
+
+    agreement = forms.ChoiceField(
+        label="Answer and labels",
+        choices=[
+            ("", "All answers"), ("differs", "Differ"), ("false_positive", "Predicted only"), ("false_negative", "Labelled only"),
+            ("agrees", "Agree"), ("unlabelled", "Labels not known"),
+        ],
+    )  # fmt: skip
+    label_map = forms.ChoiceField(label="Labels by")
+
+    def __init__(self, *args: Any, listed: AnswerList, maps: list[LabelMap], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # A name that is a word of the language cannot be an attribute.
+        names = [(name, name) for name in listed.run.version.named_classes]
+        self.fields["class"] = forms.ChoiceField(label="Class", choices=[("", "Any class"), *names], required=False)
+        self.order_fields(["agreement", "class", "label_map"])
+        self.fields["label_map"].choices = [(str(row.pk), str(row)) for row in maps]
+        self.initial = {"label_map": listed.label_map and str(listed.label_map.pk)}
+        if len(maps) < 2:
+            del self.fields["label_map"]
+        if not maps:
+            del self.fields["agreement"]
 
 
 class TryForm(forms.Form):

@@ -6,20 +6,22 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import F, QuerySet
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
 from datasets.models import Dataset, Record
+from datasets.selectors import IndexPaginator
 from ecgportal.errors import PortalError
 from ecgportal.forms import take_error
 from ecgportal.jobs.models import Job
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
-from modelhub import agreement, downloads, services_predictions, trying
-from modelhub.forms import PredictForm, TryForm
-from modelhub.models import ModelVersion, Prediction, PredictionRun
+from modelhub import agreement, answer_list, downloads, services_predictions, trying
+from modelhub.answer_list import AnswerList
+from modelhub.forms import AnswerListForm, PredictForm, TryForm
+from modelhub.models import ModelVersion, PredictionRun
 from modelhub.views_versions import VersionView, in_order
 
 
@@ -114,62 +116,77 @@ class PredictionPage(PredictionView):
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         run = self.object
-        rows, sort = _sorted(run, request.GET.get("sort", "key"))
-        if wanted := request.GET.get("class"):
-            rows = rows.filter(predicted__contains=[wanted])
-        if request.GET.get("notices"):
-            rows = rows.filter(notices__len__gt=0)
-        page = paginate(request, rows)
-        truths = agreement.truths(run, page)
-        for row in page:
+        listed = answer_list.usable(run, request.GET)
+        page = paginate(request, listed.rows(), paginator=IndexPaginator)
+        truths = agreement.truths(run, page, listed.label_map)
+        first = page.start_index()
+        for number, row in enumerate(page, start=first):
             row.truth = truths.get(row.record_id)
             row.verdict = agreement.verdict(row.predicted, row.truth)
             row.named = list(zip(run.version.classes, row.values, strict=False))
-        counts = dict.fromkeys(run.version.classes, 0)
-        for names in run.predictions.values_list("predicted", flat=True).iterator(chunk_size=5000):
+            row.query = listed.query(prediction=run.pk, at=number)
+        counts = dict.fromkeys(run.version.named_classes, 0)
+        for names, count in run.predictions.order_by().values_list("predicted").annotate(n=Count("pk")):
             for name in names:
-                counts[name] = counts.get(name, 0) + 1
+                counts[name] = counts.get(name, 0) + count
+        compared = agreement.kept_of_run(run, listed.label_map)
+        maps = agreement.maps_for(run.version, run.project)
         return self.page(
-            run=run,
-            thresholds=in_order(run.thresholds, run.version.classes),
-            page_obj=page,
-            predictions=page,
-            classes=run.version.classes,
-            counts=counts,
-            wanted=wanted or "",
-            sort=sort,
-            origin=downloads.threshold_origin(run),
-            compared=(run.job.result or {}).get("agreement"),
-            cells=in_order(((run.job.result or {}).get("agreement") or {}).get("classes"), run.version.classes),
-            care_basis=(run.job.result or {}).get("care_basis", ""),
-            care="" if request.GET.get("notices") else _care(run),
-            only_noticed=bool(request.GET.get("notices")),
-            can_resume=run.job.state in ("failed", "cancelled"),
-        )
+            run=run, listed=listed, page_obj=page, predictions=page, classes=run.version.named_classes, counts=counts, sort=listed.sort,
+            thresholds=in_order(run.thresholds, run.version.classes), origin=downloads.threshold_origin(run), compared=compared,
+            cells=in_order((compared or {}).get("classes"), run.version.classes), tabs=_tabs(listed, compared),
+            list_form=AnswerListForm(request.GET, listed=listed, maps=maps), told=_told(listed), file_query=listed.query(),
+            care_basis=(run.job.result or {}).get("care_basis", ""), can_resume=run.job.state in ("failed", "cancelled"),
+        )  # fmt: skip
 
 
-def _sorted(run: PredictionRun, sort: str) -> tuple[QuerySet[Prediction], str]:
-    """Return a run's answers in the order of a column, ``key`` or the name of a class, and the order that is in force."""
-    rows, name = run.predictions.select_related("record"), sort.removeprefix("-")
-    if name in run.version.classes:
-        value = F(f"values__{run.version.classes.index(name)}")
-        return rows.order_by(value.desc() if sort != name else value.asc(), "record__key", "id"), sort
-    return rows.order_by("-record__key" if sort == "-key" else "record__key", "id"), sort if sort == "-key" else "key"
+def _tabs(listed: AnswerList, compared: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the parts of a run's list with how many records each holds."""
+    run = listed.run
+    answered = run.predictions.count()
+    noticed = run.predictions.filter(notices__len__gt=0).count()
+    parts: list[tuple[str, int, dict[str, str], bool]] = [("All", answered, {}, listed.is_whole)]
+    if compared:
+        known, agrees = compared["known"], compared["agrees"]
+        parts += [
+            ("Differ from the labels", known - agrees, {"agreement": "differs"}, listed.is_of_mistakes),
+            ("Agree", agrees, {"agreement": "agrees"}, listed.agreement == "agrees"),
+        ]
+        if answered > known:
+            parts.append(
+                ("Labels not known", answered - known, {"agreement": "unlabelled"}, listed.agreement == "unlabelled")
+            )
+    if noticed:
+        parts.append(("Read with care", noticed, {"notices": "1"}, listed.only_noticed))
+    plain = AnswerList(run, listed.label_map)
+    return [
+        {"label": label, "count": count, "url": f"?{plain.query(**query)}#answers", "current": is_current}
+        for label, count, query, is_current in parts
+    ]
 
 
-def _care(run: PredictionRun) -> str:
-    count = run.predictions.filter(notices__len__gt=0).count()
-    if not count:
-        return ""
-    which = "One answer" if count == 1 else f"{count} answers"
-    return f"{which} should be read with care: poor quality, another rate, or outside the training data."
+def _told(listed: AnswerList) -> str:
+    """Say in a sentence which records the list holds."""
+    by, name = f"(by {listed.label_map})" if listed.label_map else "", listed.name
+    sentences = {
+        "differs": f"Records where answer and labels differ in {name or 'some class'} {by}.",
+        "false_positive": f"Records that are predicted as {name or 'a class'} and not labelled so {by}.",
+        "false_negative": f"Records that are labelled as {name or 'a class'} and not predicted so {by}.",
+        "agrees": f"Records that are both predicted and labelled as {name} {by}." if name else f"Records whose answer is that of their labels {by}.",
+        "unlabelled": f"Records of whose labels the map knows none {by}.",
+        "": f"Records predicted as {name}." if name else "",
+    }  # fmt: skip
+    return sentences[listed.agreement] or (
+        "Records whose answer should be read with care." if listed.only_noticed else ""
+    )
 
 
 class PredictionFile(PredictionView):
     needs = {"get": Action.MODEL_DOWNLOAD}
 
     def get(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        return downloads.predictions_file(self.object, request.GET.get("format", "csv"), actor=request.user)
+        listed = answer_list.read(self.object, request.GET)
+        return downloads.predictions_file(listed, request.GET.get("format", "csv"), actor=request.user)
 
 
 class PredictionResume(PredictionView):

@@ -7,7 +7,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
-from datasets import annotating, record_filters, selectors
+from datasets import annotating
 from datasets.forms_annotations import AnnotationForm, LabelForm
 from datasets.labels import builtin
 from datasets.models import LabelSource, Record
@@ -16,7 +16,7 @@ from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from modelhub import explaining
 from modelhub.models import Prediction
-from viz import measured, showing
+from viz import measured, showing, walking
 from viz.figures.ecg12 import SCREEN_POINTS, ecg_svg, summary
 from viz.figures.view import usual_layout
 
@@ -46,8 +46,7 @@ class RecordPage(RecordView):
         """Render the page; ``forms`` may hold a filled ``annotation_form`` or ``label_form``."""
         row: Record = self.object
         query = self.request.GET
-        queryset = selectors.filtered(Record.objects.filter(dataset=row.dataset), record_filters.usable(query))
-        before, after = selectors.neighbours(row, queryset)
+        walk = walking.of(row, query, self.project)
         asked = showing.read(query, row.leads)
         original = showing.source_of(row)
         shown, why = showing.at_stage(row, original, asked.signal)
@@ -71,9 +70,7 @@ class RecordPage(RecordView):
             labels = [each for each in labels if each.author_id == self.request.user.pk]
         predictions = self._predictions(row)
         context = {
-            "record": row, "usual_layout": usual_layout(row.leads), "flags": [RECORD_FLAGS.get(flag, flag) for flag in (row.quality or {}).get("flags", ())], "dataset": row.dataset, "before": before, "after": after, "query": query.urlencode(), "kept_query": f"?{query.urlencode()}" if query else "",
-            # A 40 Hz filter makes amplitudes wrong; it does not go along to the next record (AHA/ACCF/HRS 2007).
-            "onward": _with(query, "band", "" if query.get("band") == "monitor" else query.get("band", "")),
+            "record": row, "usual_layout": usual_layout(row.leads), "flags": [RECORD_FLAGS.get(flag, flag) for flag in (row.quality or {}).get("flags", ())], "dataset": row.dataset, "walk": walk, "query": query.urlencode(), "kept_query": f"?{query.urlencode()}" if query else "",
             "picture": SafeString(picture), "told": summary(shown, None if asked.blind else found, view=asked.view),
             "rows": measured.rows(found, row.meta.get("printed")), "found": found, "showing": asked, "blind_query": _with(query, "blind", "" if asked.blind else "1"),
             "why_original": why, "kept": [(name, value) for name in query for value in query.getlist(name) if name != "model"], "serial": showing.serial_rows(row, _MOST_SERIAL), "recorded": showing.recorded_words(row),

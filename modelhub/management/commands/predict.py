@@ -8,6 +8,7 @@ from ecgportal.commands import PortalCommand
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action, require
 from modelhub import downloads, folder
+from modelhub.answer_list import AnswerList
 from modelhub.models import ModelVersion, PredictionRun
 from modelhub.naming import version_lookup
 from modelhub.services_predictions import prediction_start
@@ -46,7 +47,8 @@ class Command(PortalCommand):
         )
         if options["output"]:
             require(self.user, Action.MODEL_DOWNLOAD, run.project)
-            options["output"].write_bytes(downloads.predictions_file(run, kind, actor=self.user).content)
+            answers = AnswerList(run, run.label_map)
+            options["output"].write_bytes(downloads.predictions_file(answers, kind, actor=self.user).content)
         return {**result, "refused_records": run.refused, "output": str(options["output"] or "")}
 
     def _records(self, dataset: Dataset, keys: list[str]) -> list[Record]:
