@@ -11,6 +11,7 @@ register(
     dataset__import_started="started the import of a collection into {object}",
     upload__opened="began an upload to {object}",
     upload__discarded="discarded an unfinished upload to {object}",
+    upload__given_up="removed files of an upload to {object} that nobody had gone on with",
     upload__answered="answered what files of {object} leave open",
     upload__received="uploaded files to {object}",
     upload__ingested="took in an upload to {object}",

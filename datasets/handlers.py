@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job
-from ecgportal.jobs.registry import HOST, Again, handler
+from ecgportal.jobs.registry import HOST, Again, handler, hourly
 from ecgportal.projects.access import Action
 
 
@@ -67,3 +67,11 @@ def features(context: JobContext) -> dict[str, Any]:
     from datasets import featuring
 
     return featuring.run(context)
+
+
+@hourly
+def give_up_uploads() -> None:
+    """Files that were sent and never read lie there with all that they say of a person; they do not outstay their days."""
+    from datasets import uploading
+
+    uploading.sweep()

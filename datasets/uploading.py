@@ -32,6 +32,7 @@ MAX_PIECE_BYTES = 256_000_000
 KEPT_DAYS = 14
 _CHUNK = 1 << 20
 _AT_A_TIME = 64
+_SWEPT_AT_ONCE = 200
 
 
 @transaction.atomic
@@ -398,14 +399,33 @@ def _lost(count: int) -> NotFound:
 def sweep() -> None:
     """Give up open uploads and kept files that nobody has gone on with for a fortnight."""
     limit = timezone.now() - timedelta(days=KEPT_DAYS)
-    for ingest in Ingest.objects.filter(is_open=True, created_at__lt=limit)[:100]:
-        ingest_id = ingest.pk
+    is_old = Q(is_open=True, created_at__lt=limit) | (~Q(waiting=[]) & Q(job__finished_at__lt=limit))
+    for pk in list(Ingest.objects.filter(is_old).values_list("pk", flat=True)[:_SWEPT_AT_ONCE]):
+        with transaction.atomic():
+            # Another host may be at it, and somebody may just have gone on.
+            rows = Ingest.objects.filter(is_old, pk=pk).select_related("dataset__project")
+            ingest = rows.select_for_update(of=("self",), skip_locked=True).first()
+            if ingest is not None:
+                _forget_files(ingest)
+        if ingest is not None:
+            storage.remove_area("uploads", pk)
+
+
+def _forget_files(ingest: Ingest) -> None:
+    dataset, upload = ingest.dataset, str(ingest.pk)
+    if ingest.is_open:
+        counts = ingest.arriving.aggregate(files=Count("pk"), bytes=Sum("received", default=0))
         ingest.delete()
-        storage.remove_area("uploads", ingest_id)
-    old = Ingest.objects.exclude(waiting=[]).filter(job__finished_at__lt=limit)
-    for ingest in old[:100]:
-        Ingest.objects.filter(pk=ingest.pk).update(waiting=[])
-        storage.remove_area("uploads", ingest.pk)
+    else:
+        counts = {"files": len(ingest.waiting), "bytes": sum(entry["size"] for entry in ingest.waiting)}
+        ingest.waiting = []
+        ingest.save(update_fields=["waiting"])
+    audit(
+        "upload.given_up",
+        dataset,
+        project=dataset.project,
+        changes={"upload": upload, **counts, "kept_days": KEPT_DAYS},
+    )
 
 
 def _locked_open(ingest: Ingest) -> Ingest:

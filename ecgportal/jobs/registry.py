@@ -44,6 +44,14 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {}
+#: Done once an hour by every host's watch over the jobs; hosts may be at it at the same time.
+HOURLY: list[Callable[[], None]] = []
+
+
+def hourly(function: Callable[[], None]) -> Callable[[], None]:
+    """Register what has to happen with time alone, whether or not anybody does anything."""
+    HOURLY.append(function)
+    return function
 
 
 def handler(

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from django.core.management import call_command
 from django.urls import reverse
 from django.utils import timezone
 
@@ -160,13 +161,18 @@ class TestPieces:
             ingest = uploading.upload_open(actor=make_user(), dataset=dataset)
             uploading.files_receive(ingest=ingest, files=[("a", _Whole(b"x"))])
             Ingest.objects.filter(pk=ingest.pk).update(created_at=timezone.now() - timedelta(days=age_days))
-            uploading.sweep()
+            call_command("supervise_jobs", "--once")
             assert Ingest.objects.count() == 1
+        (given_up,) = AuditEvent.objects.filter(action="upload.given_up")
+        assert given_up.changes == {"upload": str(ingest.pk), "files": 1, "bytes": 1, "kept_days": 14}
+        assert (given_up.project_id, given_up.object_id) == (dataset.project_id, str(dataset.pk))
+        assert given_up.actor_id is None and given_up.channel == "worker"
+        assert not list(storage.area("uploads", ingest.pk).iterdir())
         ingest = Ingest.objects.get()
         api.call("delete", f"ingests/{ingest.pk}/", status=204)
         assert not Ingest.objects.exists() and not list(storage.area("uploads", ingest.pk).iterdir())
         assert set(AuditEvent.objects.filter(action__startswith="upload").values_list("action", flat=True)) == {
-            "upload.opened", "upload.discarded",
+            "upload.opened", "upload.discarded", "upload.given_up",
         }  # fmt: skip
 
 
@@ -236,6 +242,11 @@ class TestAnswers:
         ingest.job.save()
         uploading.sweep()
         assert not Ingest.objects.exclude(waiting=[]).exists()
+        (given_up,) = AuditEvent.objects.filter(action="upload.given_up")
+        assert given_up.changes == {"upload": str(ingest.pk), "files": 1, "bytes": len(silent()), "kept_days": 14}
+        assert given_up.project_id == dataset.project_id
+        uploading.sweep()
+        assert AuditEvent.objects.filter(action="upload.given_up").count() == 1
         assert not list(storage.area("uploads", ingest.pk).iterdir())
         with pytest.raises(Conflict, match="14 days"):
             uploading.upload_answer(actor=None, ingest=ingest, options={"unit": "mV"})
