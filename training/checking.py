@@ -19,9 +19,11 @@ from datasets.preprocess.recipe import Recipe
 from datasets.selectors import spec_of
 from ecgportal.errors import PortalError
 from ecgportal.jobs.models import JobState
+from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
 from training.choices import FEWEST_RECORDS, LIMB_LEADS, Choices, check_data, check_search, choose, too_few_patients
 from training.costs import Cost, cost_of
+from training.engine.settings import too_many_to_compute
 from training.lineage import seen_by
 from training.models import PARTS, TrainingRun
 from training.problems.base import counted, listed
@@ -289,6 +291,8 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
         _learnable(found, choices, by_part["train"])
         _leakage(found, choices, by_part)
     found.cost = cost_of(choices, len(by_part["train"]), len(by_part["validation"]))
+    if is_computed(choices.architecture, choices.mode):
+        _computed(found, len(by_part["train"]), len(by_part["validation"]))
     _room(found, choices, len(by_part["train"]), len(items))
 
 
@@ -336,10 +340,23 @@ def _leakage(found: Checked, choices: Choices, by_part: Mapping[str, Sequence[La
         )  # fmt: skip
 
 
+def _computed(found: Checked, n_train: int, n_validation: int) -> None:
+    """Say what a model that is computed in one pass needs, and what it has no use for."""
+    if sentence := too_many_to_compute(n_train + n_validation):
+        found.add("error", "too_many_records", sentence, "selection.cap")
+    if not n_validation:
+        found.add("error", "no_validation", "This model chooses how far it trusts its features on a validation part, and there is none.", "split.validation")  # fmt: skip
+    found.add(
+        "info", "computed",
+        "This model is computed in one pass: epochs, batches, rates, schedules and augmentations have no effect. What is asked for as "
+        "the number of networks is the number of folds that it is judged on.", "architecture",
+    )  # fmt: skip
+
+
 def _room(found: Checked, choices: Choices, n_train: int, n_records: int) -> None:
     """Say when the machine is too small, or busy."""
     assert found.cost is not None
-    if choices.settings.batch_size > n_train:
+    if choices.settings.batch_size > n_train and not is_computed(choices.architecture, choices.mode):
         found.add(
             "info", "batch_size",
             f"The batch of {choices.settings.batch_size} is larger than the training part of {counted(n_train, 'record')}: each "

@@ -10,7 +10,7 @@ from typing import Any
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from ecgportal.errors import InvalidInput
-from modelhub.architectures.catalog import catalog
+from modelhub.architectures.catalog import catalog, is_computed
 from modelhub.contract import PRETRAINING, ModelContract
 from modelhub.loading import recipe_of
 from modelhub.models import ModelVersion
@@ -143,6 +143,11 @@ def choose(
             "Where every fold is held out in turn, each fold trains one network, and this model is several that answer together.",
             fields={"base_version": "Choose a model of one network, or hold out one fold."},
         )
+    if is_computed(network, mode) and fit_settings.companion == "always":
+        raise InvalidInput(
+            "This model is what a linear companion is, and has none beside it.",
+            fields={"companion": "Choose auto or never."},
+        )
     if choices.target and choices.target in choices.needs:
         about = "base_version" if base_version else "architecture"
         raise InvalidInput(
@@ -186,6 +191,10 @@ def _check_pretraining(choices: Choices, how: Method) -> None:
         )
     elif base is not None and _is_several(base):
         problems["base_version"] = "It is an ensemble, and a trunk is one network. Choose a trunk or a single network."
+    elif facts is not None and facts.computed:
+        problems["base_version" if base is not None else "architecture"] = (
+            "Its features are fixed: there is no trunk that could learn."
+        )
     elif facts is not None and isinstance(how, Contrastive) and not facts.dynamic_length:
         problems["base_version" if base is not None else "architecture"] = (
             "This network takes one length only, so it cannot learn from windows. Choose another, or masked reconstruction."

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets.preprocess.recipe import Recipe
 from ecgportal.errors import InvalidInput
-from modelhub.architectures.catalog import ArchitectureFacts, catalog
+from modelhub.architectures.catalog import ArchitectureFacts, catalog, is_computed
 from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from training.choices import DEFAULT_ARCHITECTURE, Choices
@@ -27,6 +27,8 @@ MEASURED_SAMPLES = 1000
 _AROUND_S = 10.0
 # Bytes of weights, gradients, two moments and the running average per parameter.
 _BYTES_PER_PARAMETER = 4 * 5
+# Bytes of a record's features, and of what is made of them, where a model is computed in one pass.
+_BYTES_COMPUTED = 75_000
 # Bytes kept for the backward pass per multiply-accumulate, between those of wide and of narrow networks.
 _BYTES_PER_MAC = 0.004
 
@@ -70,17 +72,22 @@ def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[st
     key = speed_key(choices.architecture, base)
     step_s, measured, basis = _step_s(key, facts, known)
     size = _size(choices.recipe)
+    computed = is_computed(choices.architecture, choices.mode)
     # Of an ensemble each network learns from all but its own fold; the networks of one run are trained in step.
-    alike = choices.settings.n_members(n_train + n_validation) if choices.members == 1 else 1
+    alike = 1 if computed or choices.members > 1 else choices.settings.n_members(n_train + n_validation)
     networks = choices.members * alike
     parameters = facts.parameters if facts else (base.parameters if base else None)
-    memory = _memory(facts, known.get(key), choices.settings.batch_size, parameters, size)
-    memory = memory * alike if memory is not None else None
+    if computed:
+        memory: int | None = _computed_mib(n_train + n_validation)
+    else:
+        memory = _memory(facts, known.get(key), choices.settings.batch_size, parameters, size)
+        memory = memory * alike if memory is not None else None
     epoch_s = None
     if step_s is not None:
         step_s *= size * _share_of_step(choices)
         epoch_s = step_s * (n_train + n_validation * _FORWARD)
-    seconds = epoch_s * choices.settings.epochs * networks + _AROUND_S if epoch_s is not None else None
+    epochs = 1 if computed else choices.settings.epochs
+    seconds = epoch_s * epochs * networks + _AROUND_S if epoch_s is not None else None
     macs = facts.million_macs if facts else (known[key].million_macs if key in known else None)
     macs = round(macs * size, 1) if macs is not None else None
     return Cost(parameters, macs, memory, seconds, epoch_s, networks, measured, basis)
@@ -129,11 +136,13 @@ def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int)
         step_s, measured, _ = _step_s(facts.name, facts, known)
         alike = settings.n_members(n_train + n_validation)
         memory = _memory(facts, known.get(facts.name), settings.batch_size, facts.parameters, size)
+        memory, passes = memory and memory * alike, settings.epochs * alike
+        if facts.computed:
+            memory, passes = _computed_mib(n_train + n_validation), 1
         seconds = None
         if step_s is not None and n_train:
-            seconds = step_s * size * (n_train + n_validation * _FORWARD) * settings.epochs * alike + _AROUND_S
-        macs = round(facts.million_macs * size, 1)
-        found.append(NetworkCost(facts, macs, memory and memory * alike, seconds, measured))
+            seconds = step_s * size * (n_train + n_validation * _FORWARD) * passes + _AROUND_S
+        found.append(NetworkCost(facts, round(facts.million_macs * size, 1), memory, seconds, measured))
     return found
 
 
@@ -175,6 +184,10 @@ def _memory(
     if facts is None or parameters is None:
         return None
     return round((parameters * _BYTES_PER_PARAMETER + batch * size * facts.million_macs * 1e6 * _BYTES_PER_MAC) / 2**20)
+
+
+def _computed_mib(n_records: int) -> int:
+    return max(1, round(n_records * _BYTES_COMPUTED / 2**20))
 
 
 def note_speed(

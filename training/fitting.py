@@ -42,13 +42,14 @@ def fit_network(
     targets: encoded truth by part. folder: of the checkpoint. groups: as for ``fit``. crew: processes that are kept from one
     training to the next. alone: in this process, whatever the setting.
     """
+    from training.engine.computed import is_computed
     from training.engine.fit import fit
     from training.engine.launch import together
 
     module = loading.start_module(architecture, contract, base, seed=settings.seed)
     train, validation = by_part["train"], by_part["validation"]
-    # Half of the records: folds are smaller than the training part.
-    count = 1 if alone else team_size(len(train) // 2, settings.batch_size)
+    # Half of the records: folds are smaller than the training part. What is computed needs no team.
+    count = 1 if alone or is_computed(module, settings) else team_size(len(train) // 2, settings.batch_size)
     result = together(
         fit, count, module, JointView(stores, train), targets["train"], JointView(stores, validation), targets["validation"],
         get_problem(contract.task), settings, fs_hz=contract.fs_hz, names=contract.classes, groups=groups, in_units=loading.answers_in_units(contract, base),

@@ -65,7 +65,8 @@ class Kept(Callback):
 
     def on_epoch_end(self, row: Mapping[str, Any]) -> None:
         store = storage.shared()
-        if store is None:
+        # What is computed in one pass has no checkpoint.
+        if store is None or not (self._folder / _STATE).exists():
             return
         try:
             self._bring(store)

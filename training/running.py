@@ -19,7 +19,7 @@ from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext, JobInterrupted
 from ecgportal.jobs.services import enqueue
 from modelhub import loading
-from modelhub.architectures.catalog import catalog, definition_of
+from modelhub.architectures.catalog import catalog, definition_of, is_computed
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
@@ -219,9 +219,14 @@ def judge(context: JobContext) -> dict[str, Any]:
 
 def _cross_fitted(row: TrainingRun, settings: FitSettings, data: Prepared) -> int:
     """Return how many networks the engine trains as one, on folds of the development data; 1 where the run has several
-    by its folds already."""
+    by its folds already, or a model is computed, whose folds end in one."""
     parts = data.by_part(1)
-    if row.members > 1 or not parts["validation"] or row.architecture not in catalog():
+    if (
+        row.members > 1
+        or not parts["validation"]
+        or row.architecture not in catalog()
+        or is_computed(row.architecture, settings.mode)
+    ):
         return 1
     return settings.n_members(len(parts["train"]) + len(parts["validation"]))
 
@@ -328,7 +333,7 @@ def _note_outcome(
     if settings.mode in ("scratch", "full") and first.history:
         seconds = float(np.median([epoch["seconds"] for epoch in first.history]))
         n_train, n_validation = row.manifest["records"]["train"], row.manifest["records"]["validation"]
-        if first.cross_fitted:
+        if first.cross_fitted and first.members > 1:
             n_train, n_validation = (first.members - 1) * (n_train + n_validation), n_train + n_validation
         key = speed_key(row.architecture, row.base_version)
         note_speed(key, seconds, n_train, n_validation, row.manifest["environment"]["device"], row.recipe)

@@ -42,6 +42,10 @@ class EcgNetwork(nn.Module):
         """Put a freshly initialised classification layer for ``n_classes`` outputs in place of the present one."""
         raise NotImplementedError
 
+    def prepare(self, x: Tensor) -> None:
+        """Take from training signals ``(records, n_leads, n_samples)`` what is settled before anything is learned; of most
+        networks nothing is."""
+
     def idle_tensors(self) -> frozenset[str]:
         """Return the names of tensors that exist for the exchange of weights only and do not act on the output."""
         return frozenset()

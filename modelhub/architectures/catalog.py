@@ -53,6 +53,12 @@ def facts_of(name: str) -> ArchitectureFacts:
     return known[name]
 
 
+def is_computed(name: str, mode: str) -> bool:
+    """Tell whether a run of a network in this mode is computed in one pass, without epochs."""
+    facts = catalog().get(name)
+    return facts is not None and facts.computed and mode == "scratch"
+
+
 def definition_of(name: str | None) -> str | None:
     """Return the SHA-256 of the installed file that defines a network; None for the portal's own and unknown ones."""
     facts = catalog().get(name or "")

@@ -24,6 +24,8 @@ BEFORE_S, AFTER_S, ATRIAL_S = 0.4, 0.6, (0.3, 0.08)
 #: A shorter ECG has no beat and no rhythm to speak of.
 SHORTEST_S = 3.0
 LONGEST_RR_S = 3.0
+#: A feature whose deviation is smaller (shares, mV, seconds) is taken for constant: what is left is mostly rounding.
+CONSTANT = 1e-4
 _SEED = 2021
 
 
@@ -70,6 +72,12 @@ class FixedFeatures(nn.Module):
     @property
     def n_features(self) -> int:
         return sum(self.views.values())
+
+    @property
+    def own_macs(self) -> int:
+        """Multiply-accumulates for one ECG."""
+        beats = 2 * self.n_leads * self.inside.numel() if self.has_beats else 0
+        return self.kernels.numel() * self.n_samples + beats
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._slow(x)

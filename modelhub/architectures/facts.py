@@ -18,6 +18,7 @@ class ArchitectureFacts:
     dynamic_length: whether one set of weights accepts other lengths than it was built for.
     needs: what the network takes beside the signal (``age``, ``sex``), and nothing when empty.
     exports_onnx: whether an ONNX file of it is offered.
+    computed: whether, from scratch, it is computed in one pass over the records instead of being trained by gradients.
     advice: one sentence that helps to choose.
     definition: SHA-256 of the file that defines it where an administrator installed that file; empty for networks of
     the portal. It is never stated in the file itself.
@@ -32,6 +33,7 @@ class ArchitectureFacts:
     dynamic_length: bool = True
     needs: tuple[str, ...] = ()
     exports_onnx: bool = True
+    computed: bool = False
     advice: str = ""
     definition: str = ""
 

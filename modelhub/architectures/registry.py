@@ -145,7 +145,8 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def mac_count(module: nn.Module, n_leads: int, n_samples: int) -> int:
-    """Return multiply-accumulates of convolutions and linear layers for one ECG of the given size."""
+    """Return multiply-accumulates of convolutions and linear layers for one ECG of the given size; a layer that computes in
+    another way states its own (``own_macs``)."""
     total = 0
 
     def count(layer: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -155,6 +156,8 @@ def mac_count(module: nn.Module, n_leads: int, n_samples: int) -> int:
             total += kernel * layer.out_channels * output.shape[-1]
         elif isinstance(layer, nn.Linear):
             total += layer.in_features * output.numel()
+        else:
+            total += getattr(layer, "own_macs", 0)
 
     handles = [layer.register_forward_hook(count) for layer in module.modules()]
     was_training = module.training

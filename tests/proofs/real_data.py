@@ -7,9 +7,9 @@ Needs the shared ECG files (PORTAL_SHARED, or the folder ``shared`` beside the c
 Tasks: ``superclass`` (PTB-XL, several at once), ``one`` (PTB-XL, the first superclass alone), ``norm`` (PTB-XL, NORM against
 the rest), ``lvh`` (LUDB and PTB-XL), and over all sources pooled ``af``, ``rbbb``, ``avb`` (first degree) and ``pvc``, each
 against the rest.
-Methods: ``default`` (what a run without any setting does), ``single`` (the same with one network), ``linear`` (the companion of
-a default run without its networks, which takes seconds), ``exchangeai`` (in the
-manner of ExChanGeAI, see ``tests.proofs.baseline``; tasks with one class per record), and from a model pretrained on the
+Methods: ``default`` (what a run without any setting does), ``single`` (the same with one network), ``linear`` (the linear
+model of fixed features, which takes seconds and is the companion of a default run), ``exchangeai`` (in the manner of ExChanGeAI,
+see ``tests.proofs.baseline``; tasks with one class per record), and from a model pretrained on the
 findings of the sources that the task does not use: ``head``, ``full``, ``head_then_full``; ``self_taught`` starts all layers
 from a trunk that learned from the same sources without labels.
 
@@ -120,11 +120,13 @@ def run(task: Job, method: str, seed: int, asked: argparse.Namespace) -> dict[st
     }
 
 
-def _network(asked: argparse.Namespace, n_classes: int, seed: int, members: int = 1, companion: bool = False) -> Any:
+def _network(
+    asked: argparse.Namespace, n_classes: int, seed: int, members: int = 1, companion: bool = False, name: str = ""
+) -> Any:
     from modelhub.architectures.registry import build
 
     return build(
-        asked.architecture,
+        name or asked.architecture,
         n_leads=12,
         n_samples=1000,
         fs_hz=FS_HZ,
@@ -148,8 +150,8 @@ def _ours(
     x, groups, problem = task.records.signals, task.records.groups, get_problem(task.kind)
     members = 1 if method == "single" else settings.n_members(len(train) + len(validation))
     if method == "linear":
-        return _linear(task, settings, train, validation, test)
-    if method in ("default", "single"):
+        net = _network(asked, len(task.outputs), seed, name="linear")
+    elif method in ("default", "single"):
         net = _network(asked, len(task.outputs), seed, members, settings.has_companion(members))
     else:
         net = _pretrained(task, method, settings, asked, x[np.concatenate([train, validation])])
@@ -164,43 +166,6 @@ def _ours(
     p = problem.activate(predict(net, ArraySource(x[test])))
     decided = np.eye(p.shape[1])[p.argmax(1)] if result.thresholds is None else (p >= result.thresholds).astype(float)
     return p, decided, {"best_epoch": result.best_epoch, "epochs": result.epochs, "networks": result.members}
-
-
-def _linear(
-    task: Job, settings: Any, train: np.ndarray, validation: np.ndarray, test: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Fit the linear model of fixed features alone, cross-fitted as beside the networks of a default run."""
-    import torch
-
-    from modelhub.architectures.base import EcgNetwork
-    from modelhub.architectures.companion import Accompanied
-    from training.engine.companion import Companion
-    from training.engine.data import check_data
-    from training.engine.predict import predict
-    from training.engine.source import ArraySource, Feed
-    from training.problems.base import LossOptions
-    from training.problems.registry import get_problem
-
-    class Silent(EcgNetwork):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.new_zeros(len(x), self.n_classes)
-
-    x, groups, problem = task.records.signals, task.records.groups, get_problem(task.kind)
-    data = check_data(
-        ArraySource(x[train]), task.targets[train], ArraySource(x[validation]), task.targets[validation], problem, task.outputs,
-        members=settings.n_members(len(train) + len(validation)), groups=[*groups[train], *groups[validation]], seed=settings.seed,
-    )  # fmt: skip
-    net = Accompanied(Silent(n_leads=x.shape[1], n_samples=x.shape[2], n_classes=len(task.outputs)), fs_hz=FS_HZ)
-    companion, nothing = Companion(net), np.zeros((len(data.judged), len(task.outputs)), np.float32)
-    loss = problem.loss(data.targets, LossOptions())
-    feed = Feed(data.source, torch.device("cpu"))
-    companion.fit(feed, data, nothing, loss, is_classes=True, ask=lambda: None)
-    if companion.fitted is None or data.judged_truth is None:
-        raise RuntimeError(f"{task.name}: the linear model learned nothing.")
-    net.load_state_dict(companion.state(data.centre, data.spread))
-    p = problem.activate(predict(net, ArraySource(x[test])))
-    limits = problem.thresholds(problem.activate(companion.fitted.outputs), data.judged_truth)
-    return p, np.eye(p.shape[1])[p.argmax(1)] if limits is None else (p >= limits).astype(float), {}
 
 
 def _pretrained(task: Job, method: str, settings: Any, asked: argparse.Namespace, own: np.ndarray) -> Any:

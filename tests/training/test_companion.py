@@ -18,8 +18,8 @@ from tests.training.test_ensemble import GROUPS, ensemble
 from tests.training.test_fit import Recorder, run
 from tests.training.tiny import FS_HZ, tiny_parts, tiny_settings
 from training.engine import companion as engine
-from training.engine.companion import PENALTIES, fit_linear
 from training.engine.data import Data, Part
+from training.engine.linear import PENALTIES, fit_linear
 from training.engine.lr_finder import find_learning_rate
 from training.engine.predict import predict
 from training.engine.settings import FitSettings

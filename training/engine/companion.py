@@ -1,40 +1,32 @@
-"""Fits the linear model that answers beside networks: ridge regressions on fixed features, each view of them by itself, then one
-weight for each view and for the networks, both judged on records that were not learned from."""
+"""The linear model that answers beside the networks of a run, and its way into their weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from modelhub.architectures.companion import Accompanied
 from training.engine.data import Data
+from training.engine.linear import Linear, features_of, fit_linear, for_levels
 from training.engine.source import Feed
 
 if TYPE_CHECKING:
     from training.problems.base import Loss
 
-#: Ridge penalties that are tried, as multiples of the number of features, which are standardised.
-PENALTIES = np.logspace(-2.5, 2.5, 11)
-#: Pull of the weights towards 1 for the networks and 0 for a view, in records.
-PULL = 1.0
-#: More records than these teach a network what the companion knows, and their features would fill the memory.
+#: More records than these teach a network what the companion knows.
 MOST_RECORDS = 4000
-#: Records that the kernels' levels are taken from, and whose features are computed at once.
-_FOR_LEVELS, _AT_ONCE = 128, 16
 
 
 class Companion:
-    """The linear model beside the networks of a run, and its way into their weights."""
+    """The linear model beside the networks of a run."""
 
     def __init__(self, module: Accompanied):
-        self.features = copy.deepcopy(module.features).cpu()
+        self.features = copy.deepcopy(module.features).cpu().eval()
         self.n_outputs = module.n_classes
         self.fitted: Linear | None = None
 
@@ -42,24 +34,13 @@ class Companion:
         self, feed: Feed, data: Data, networks: np.ndarray, loss: Loss, *, is_classes: bool, ask: Callable[[], None]
     ) -> str:
         """Fit it beside networks that answered for ``data.judged`` with ``networks``; return what is to be said of that."""
-        numbers = np.arange(len(data.truth))
-        if len(numbers) > MOST_RECORDS:
+        if len(data.truth) > MOST_RECORDS:
             return f"No linear companion was fitted: it is for at most {MOST_RECORDS:,} records."
-        chosen = np.random.default_rng(0).permutation(data.usable)[:_FOR_LEVELS]
-        orders = [numbers[start : start + _AT_ONCE] for start in range(0, len(numbers), _AT_ONCE)]
-        made, parts = self.features.eval(), []
-        # On the processor on every machine: it takes some seconds, and in double precision, which not every device has.
-        with torch.inference_mode():
-            made.set_levels(next(iter(feed.batches([np.sort(chosen)]))).cpu())
-            for x in feed.batches(orders):
-                ask()
-                parts.append(made(x.cpu()))
-        # The order of sums, and with it the last bits of the weights, must not depend on the number of threads.
-        with threadpool_limits(1):
-            self.fitted = fit_linear(
-                torch.cat(parts).numpy(), made.views, data, networks, loss, is_classes=is_classes, ask=ask
-            )
-        if self.fitted is None:
+        self.features.set_levels(for_levels(feed, data))
+        made = features_of(self.features, feed, data, lambda _: ask())
+        self.fitted = fit_linear(made, self.features.views, data, networks, loss, is_classes=is_classes, ask=ask)
+        if self.fitted.is_silent:
+            self.fitted = None
             return "The linear companion added nothing to the networks and was left out."
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in self.fitted.weights.items())
         return f"A linear companion answers beside the networks ({told}); the epochs' figures are those of the networks alone."
@@ -67,142 +48,13 @@ class Companion:
     def state(self, centre: np.ndarray, spread: np.ndarray) -> dict[str, Tensor]:
         """Return its tensors by the whole module's names, answering in the targets' own unit."""
         found = {f"features.{name}": tensor.clone() for name, tensor in self.features.state_dict().items()}
-        n_in = self.features.n_features
         if self.fitted is None:
-            zeros = torch.zeros(self.n_outputs, n_in)
+            zeros = torch.zeros(self.n_outputs, self.features.n_features)
             return found | {"linear.weight": zeros, "linear.bias": zeros[:, 0].clone(), "share": torch.ones(())}
-        weight = spread[:, None] * self.fitted.weight
-        bias = spread * self.fitted.bias + centre * (1 - self.fitted.share)
-        return found | {
-            "linear.weight": torch.from_numpy(weight).float(), "linear.bias": torch.from_numpy(bias).float(),
-            "share": torch.tensor(self.fitted.share, dtype=torch.float32),
-        }  # fmt: skip
+        share = torch.tensor(self.fitted.share, dtype=torch.float32)
+        return found | self.fitted.tensors(centre, spread) | {"share": share}
 
 
 def companion_of(module: nn.Module) -> Companion | None:
     """Return the companion of a module that has a place for one."""
     return Companion(module) if isinstance(module, Accompanied) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Linear:
-    """A fitted linear model. weight, bias: from raw features to outputs ``(outputs, features)``, ``(outputs,)``; share: what the
-    networks' outputs are multiplied with; outputs: of both together for the judged records; weights: by view, for reading."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-    share: float
-    outputs: np.ndarray
-    weights: dict[str, float]
-
-
-def fit_linear(
-    features: np.ndarray, views: Mapping[str, int], data: Data, networks: np.ndarray, loss: Loss, *, is_classes: bool,
-    ask: Callable[[], None],
-) -> Linear | None:  # fmt: skip
-    """Fit beside networks that have answered for ``data.judged`` with ``networks`` ``(judged, outputs)``.
-
-    features: ``(records, features)`` of all records, ``views`` their names and widths in order. data: its parts tell which
-    records may be learned from for which records to judge. loss: of the run. ask: called between steps, may raise. None when
-    no view says anything that the networks do not.
-    """
-    parts = [(part.train, part.validation) for part in (data.parts if data.crossed else data.parts[:1])]
-    learned = np.unique(np.concatenate([train for train, _ in parts]))
-    truth = data.targets.astype(np.float64)
-    centre, width = np.nanmean(truth[learned], axis=0), np.ones(truth.shape[1])
-    if is_classes:
-        # The slope of a linear discriminant that explains little: its scores are then logarithms of odds.
-        width = np.maximum(centre * (1 - centre), 1e-3)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    start = 0
-    for size in views.values():
-        x = features[:, start : start + size].astype(np.float64)
-        middle, scale = x[learned].mean(0), x[learned].std(0)
-        scale[scale < 1e-6] = np.inf
-        weight, bias, judged = _ridge((x - middle) / scale, truth, parts, ask)
-        weight /= scale
-        bias -= weight @ middle
-        found.append((weight / width[:, None], (bias - centre) / width, (judged - centre) / width))
-        start += size
-    rows = data.judged
-    said = np.stack([networks, *(judged[rows] for _, _, judged in found)]).astype(np.float64)
-    weights, offset = _weigh(said, truth[rows], loss)
-    if not weights[1:].any():
-        return None
-    return Linear(
-        weight=np.concatenate([w * own for w, (own, _, _) in zip(weights[1:], found, strict=True)], axis=1),
-        bias=offset + sum(w * own for w, (_, own, _) in zip(weights[1:], found, strict=True)),
-        share=float(weights[0]), outputs=(np.tensordot(weights, said, 1) + offset).astype(np.float32),
-        weights={name: round(float(w), 4) for name, w in zip(("networks", *views), weights, strict=True)},
-    )  # fmt: skip
-
-
-def _ridge(
-    x: np.ndarray, truth: np.ndarray, parts: Sequence[tuple[np.ndarray, np.ndarray]], ask: Callable[[], None]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return weights ``(outputs, features)`` and biases, the mean over the parts, and what each part says of the records that it
-    did not learn from ``(records, outputs)``. The penalty is the one with the smallest squared error there, for each output."""
-    penalties = PENALTIES * x.shape[1]
-    n_outputs = truth.shape[1]
-    judged = np.full((len(penalties), *truth.shape), np.nan)
-    made = np.zeros((len(penalties), n_outputs, x.shape[1] + 1))
-    for columns in _alike(np.isfinite(truth)):
-        for train, validation in parts:
-            ask()
-            rows = train[np.isfinite(truth[train, columns[0]])]
-            if len(rows) < 2:
-                judged[:, validation[:, None], columns] = 0.0
-                continue
-            x_mean, y_mean = x[rows].mean(0), truth[np.ix_(rows, columns)].mean(0)
-            u, s, vt = np.linalg.svd(x[rows] - x_mean, full_matrices=False)
-            uy = u.T @ (truth[np.ix_(rows, columns)] - y_mean)
-            for number, penalty in enumerate(penalties):
-                weight = ((s / (s**2 + penalty))[:, None] * uy).T @ vt
-                bias = y_mean - weight @ x_mean
-                judged[number, validation[:, None], columns] = x[validation] @ weight.T + bias
-                made[number, columns] += np.concatenate([weight, bias[:, None]], axis=1) / len(parts)
-    best = np.nanmean((judged - truth) ** 2, axis=1).argmin(0)
-    chosen = made[best, np.arange(n_outputs)]
-    return chosen[:, :-1], chosen[:, -1], judged[best, :, np.arange(n_outputs)].T
-
-
-def _alike(known: np.ndarray) -> list[np.ndarray]:
-    """Return groups of columns that are known for the same records."""
-    _, group = np.unique(known, axis=1, return_inverse=True)
-    return [np.flatnonzero(group.ravel() == number) for number in range(group.max() + 1)]
-
-
-def _weigh(said: np.ndarray, truth: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    """Return a weight for each source of ``said`` ``(sources, records, outputs)``, the networks first, none below 0, and an offset
-    for each output: those of the smallest loss. A view that would be subtracted is left out."""
-    known = np.isfinite(truth).any(axis=1)
-    x, y = torch.from_numpy(said[:, known]), torch.from_numpy(truth[known])
-    taken = torch.ones(len(said), dtype=torch.float64)
-    while True:
-        weights, offset = _least_loss(x, y, loss, taken)
-        worst = int(weights[1:].argmin()) + 1
-        if weights[worst] >= 0:
-            # The networks stay, however little they add.
-            return np.maximum(weights, 0.0), offset
-        taken[worst] = 0.0
-
-
-def _least_loss(x: Tensor, y: Tensor, loss: Loss, taken: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of the sources that are ``taken`` (1, else 0), and the offsets, with the smallest loss."""
-    n_sources, n_records, n_outputs = x.shape
-    goal = torch.zeros(n_sources, dtype=torch.float64)
-    goal[0] = 1.0
-    values = torch.cat([goal, torch.zeros(n_outputs, dtype=torch.float64)]).requires_grad_()
-    solver = torch.optim.LBFGS([values], max_iter=200, tolerance_change=1e-10, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        weights, offset = values[:n_sources] * taken, values[n_sources:]
-        pull = ((weights - goal).square().sum() + 0.01 * offset.square().sum()) * PULL / (2 * n_records)
-        value = loss(torch.tensordot(weights, x, 1) + offset, y) + pull
-        value.backward()
-        return value
-
-    solver.step(closure)
-    found = values.detach()
-    return (found[:n_sources] * taken).numpy(), found[n_sources:].numpy()

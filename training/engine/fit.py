@@ -19,6 +19,7 @@ from training.engine.batches import Stopped, first_forward, interruptible, not_f
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
 from training.engine.companion import companion_of
+from training.engine.computed import compute, is_computed
 from training.engine.data import Data, check_data
 from training.engine.device import held, resolve_device
 from training.engine.lr_finder import sweep
@@ -76,6 +77,8 @@ def fit(
     judged on it, so that epoch and thresholds are chosen on every record and every record is learned from
     (cross-fitting). Without ``groups`` the members differ by their seeds and share the validation part.
 
+    A linear model of fixed features (modelhub.architectures.linear) is computed from scratch, see :mod:`training.engine.computed`.
+
     Under a launcher of several processes see :mod:`training.engine.team`.
 
     Raises TrainingFailed with a sentence when training cannot start or go on, and JobCancelled when it was
@@ -85,10 +88,15 @@ def fit(
     if not (math.isfinite(fs_hz) and fs_hz > 0):
         raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
     place = resolve_device(device)
+    computed = is_computed(module, settings)
+    members = settings.n_members(len(train) + len(validation or ())) if computed else len(networks_of(module))
     data = check_data(
         train, train_targets, validation, val_targets, problem, names,
-        members=len(networks_of(module)), groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
+        members=members, groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
     )  # fmt: skip
+    if computed:
+        with kept_random_state(), told_of_memory():
+            return compute(module, data, problem, settings, callbacks if Team().leads else ())  # type: ignore[arg-type]
     told = Callbacks(callbacks)
     waits_for = torch.device("cpu") if Team().comes_second else place
     with held(waits_for, told.wait_for_accelerator), kept_random_state(), told_of_memory():

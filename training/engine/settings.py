@@ -17,6 +17,8 @@ OPTIMISERS = ("adamw", "adam", "nadam", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
 # Networks of the default ensemble, with the fewest and the most development records that it is for.
 ENSEMBLES = ((5, 200, 750), (3, 60, 1500))
+# A model that is computed in one pass holds the features of all its records: 300 MB of so many, and a GB while it is fitted.
+MOST_COMPUTED = 20_000
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -284,6 +286,16 @@ class FitSettings:
     def has_companion(self, networks: int) -> bool:
         """Tell whether a linear companion is fitted beside so many fresh networks: as asked, or by default beside an ensemble."""
         return self.companion == "always" or (self.companion == "auto" and networks > 1 and self.mode == "scratch")
+
+
+def too_many_to_compute(count: int) -> str | None:
+    """Return a sentence when a model that is computed in one pass cannot be computed on so many records."""
+    if count <= MOST_COMPUTED:
+        return None
+    return (
+        f"The linear model of fixed features keeps the features of all records in memory, for at most {MOST_COMPUTED:,} records of "
+        f"training and validation; there are {count:,}. Set a cap on the records, or choose a network."
+    )
 
 
 def problems_of(settings: Any) -> dict[str, str]:
