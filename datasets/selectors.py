@@ -20,6 +20,7 @@ from datasets.labels.maps import Coverage, LabelMapSpec, assembled, coverage
 from datasets.measure.features import FEATURES
 from datasets.models import Dataset, LabelMap, Record, RecordLabel, Subject
 from datasets.record_filters import FILTERS
+from ecgportal.errors import InvalidInput
 from ecgportal.projects import access
 
 
@@ -162,6 +163,15 @@ def label_maps(user: Any) -> QuerySet[LabelMap]:
 
 def label_maps_for(project: Any) -> QuerySet[LabelMap]:
     return LabelMap.objects.filter(Q(project__isnull=True) | Q(project=project)).order_by("project", "name", "-version")
+
+
+def label_map_of(project: Any, pk: Any, user: Any) -> LabelMap:
+    """Return a map that ``project`` can use; InvalidInput (``label_map``) when there is none with this id."""
+    found = label_maps_for(project).filter(pk=pk).first()
+    if found is None:
+        access.note_hidden(LabelMap, user, pk=pk)
+        raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
+    return found
 
 
 def spec_of(label_map: LabelMap) -> LabelMapSpec:

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets.models import Dataset, Record
-from datasets.selectors import label_maps_for
+from datasets.selectors import label_map_of
 from ecgportal.api.parsers import ObjectParser
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
@@ -409,16 +409,16 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
                     fields={"records": "Records of one dataset."},
                 )
             dataset = records[0].dataset
+            if data.get("dataset") not in (None, dataset.pk):
+                other = "Give the dataset of the records, or leave one of the two out."
+                raise InvalidInput("The records lie in another dataset.", fields={"dataset": other, "records": other})
         elif data.get("dataset"):
             dataset = self.related(Dataset.objects.select_related("project"), data["dataset"], "dataset")
         else:
             raise InvalidInput("Say what to predict on.", fields={"dataset": "Give a dataset or records."})
         label_map = None
         if data.get("label_map"):
-            maps = label_maps_for(version.model.project)
-            label_map = maps.filter(pk=data["label_map"]).first()
-            if label_map is None:
-                raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
+            label_map = label_map_of(version.model.project, data["label_map"], request.user)
         run = services_predictions.prediction_start(
             actor=request.user, project=version.model.project, version=version, dataset=dataset, records=records, label_map=label_map,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from datasets.models import Dataset
-from datasets.selectors import label_maps_for
+from datasets.selectors import label_map_of
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -164,13 +164,14 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         form.is_valid(raise_exception=True)
         data = form.validated_data
         project = self.project(data["project"])
+        if data.get("dataset") and data.get("datasets") and data["dataset"] not in data["datasets"]:
+            other = "Name each dataset in datasets, or leave one of the two out."
+            raise InvalidInput("The dataset is not one of the datasets.", fields={"dataset": other, "datasets": other})
         ids = [*([data["dataset"]] if data.get("dataset") else []), *data.get("datasets", [])]
         datasets = Dataset.objects.select_related("project")
         label_map = None
         if data.get("label_map"):
-            label_map = label_maps_for(project).filter(pk=data["label_map"]).first()
-            if label_map is None:
-                raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
+            label_map = label_map_of(project, data["label_map"], self.request.user)
         base = None
         if data.get("base_version"):
             base = self.related(ModelVersion.objects.select_related("model"), data["base_version"], "base_version")
@@ -359,9 +360,7 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         version = self.find(ModelVersion.objects.select_related("model__project"), data["version"])
         label_map = None
         if data.get("label_map"):
-            label_map = label_maps_for(version.model.project).filter(pk=data["label_map"]).first()
-            if label_map is None:
-                raise InvalidInput("There is no such label map.", fields={"label_map": "A map of this project."})
+            label_map = label_map_of(version.model.project, data["label_map"], request.user)
         row = services.evaluation_start(
             actor=request.user,
             version=version,

@@ -114,6 +114,7 @@ def choose(
     Of the task ``pretraining`` the label map is optional: it says what a later run will hold back.
     """
     rows = _datasets(project, datasets)
+    mode = _one_mode(mode, settings or {})
     outputs = _outputs(project, task, label_map, classes, target)
     if task == PRETRAINING and base_version is not None:
         if mode not in (None, "", Mode.FULL):
@@ -342,7 +343,14 @@ def _outputs(
     project: Any, task: str, label_map: LabelMap | None, classes: Sequence[str] | None, target: str
 ) -> list[str]:
     """Return the names of the outputs, checked against the label map or the numeric target."""
+    if target and task != "regression":
+        raise InvalidInput(
+            "Only a regression learns a numeric field.",
+            fields={"target": "Leave it out, or choose the task regression."},
+        )
     if task == "regression":
+        if classes and list(classes) != [target]:
+            raise InvalidInput("A regression tells no classes apart.", fields={"classes": "Leave them out."})
         if target not in NUMERIC_TARGETS:
             raise InvalidInput(
                 "A regression needs a numeric field.", fields={"target": f"Choose one of {', '.join(NUMERIC_TARGETS)}."}
@@ -366,6 +374,19 @@ def _outputs(
     if task != PRETRAINING:
         get_problem(task).encode([], chosen)
     return chosen
+
+
+def _one_mode(mode: str | None, settings: Mapping[str, Any]) -> str | None:
+    """Return the mode, which may stand beside the settings or among them."""
+    among = settings.get("mode") or None
+    if among is not None and not isinstance(among, str):
+        raise InvalidInput("The mode must be a name.", fields={"mode": f"One of {', '.join(Mode.values)}."})
+    if mode and among and mode != among:
+        twice = "Give the mode once, or the same in both places."
+        raise InvalidInput(
+            f"The mode is {mode}, and {among} among the settings.", fields={"mode": twice, "settings.mode": twice}
+        )
+    return mode or among
 
 
 def _network(architecture: str | None, base: ModelVersion | None, mode: str | None, project: Any) -> tuple[str, str]:

@@ -295,8 +295,10 @@ class RunForm(forms.Form):
         split = {name.removeprefix("split."): data[name] for name in takes if data[name] not in (None, "")}
         split = {name: value.isoformat() if isinstance(value, date) else value for name, value in split.items()}
         return {
-            "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"], "classes": data["classes"] or None,
-            "task": data["task"], "target": data["target"], "architecture": None if base or minutes else data["architecture"], "base_version": base,
+            "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"],
+            # What the page folds away for a task stays chosen there, and means nothing.
+            "classes": (data["classes"] or None) if data["task"] != "regression" else None,
+            "task": data["task"], "target": data["target"] if data["task"] == "regression" else "", "architecture": None if base or minutes else data["architecture"], "base_version": base,
             "mode": data["mode"] if base else None, "search": {"minutes": minutes} if minutes else None, "settings": self.settings(), "name": data["name"],
             "split": {"method": self.method} | split, "recipe": self.recipe,
             "pretraining": {"method": learns} | how if data["task"] == PRETRAINING else None,

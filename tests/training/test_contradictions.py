@@ -1,0 +1,88 @@
+"""What a request says twice, or for another task, is refused where both cannot hold; nothing of it is dropped in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from ecgportal import storage
+from modelhub.models import Model, ModelVersion
+from tests import factories
+from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.api_client import Api
+from tests.training.test_setting_up import Ward
+from training.models import TrainingRun
+
+
+@pytest.fixture
+def ward(db, few_threads) -> Ward:
+    return Ward()
+
+
+def make_version(ward: Ward) -> ModelVersion:
+    contract = {
+        "format": 1, "leads": list(factories.LEADS), "fs_hz": 100.0, "n_samples": 1000, "classes": ["NORM"], "task": "multilabel", "unit": "mV",
+        "normalisation": "none", "architecture": "inception_time", "config": {}, "recipe": None, "thresholds": {}, "output": "logits",
+        "fixed_length": False, "parent": None,
+    }  # fmt: skip
+    return ModelVersion.objects.create(
+        model=Model.objects.create(project=ward.project, name="Net"), number=1, state="ready", origin="trained", contract=contract,
+        classes=["NORM"], task="multilabel", architecture="inception_time", sha256=storage.put_bytes(b"weights")[0], size=7,
+    )  # fmt: skip
+
+
+def body(ward: Ward, **more) -> dict:
+    named = {"project": str(ward.project.pk), "datasets": [str(ward.first.pk)], "label_map": str(ward.label_map.pk)}
+    return {**named, "task": "multilabel", **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "fields"),
+    [
+        ({"mode": "scratch", "settings": {"mode": "head"}}, {"mode", "settings.mode"}),
+        ({"settings": {"mode": "head"}}, {"base_version"}),
+        ({"settings": {"mode": 7}}, {"mode"}),
+        ({"target": "age"}, {"target"}),
+        ({"task": "regression", "target": "age", "classes": ["NORM"]}, {"classes"}),
+    ],
+)  # fmt: skip
+def test_what_contradicts_is_refused_by_field_and_by_the_check(ward, more, fields):
+    api = Api(session=ward.user)
+    error = api.refused("post", "training-runs/", body(ward, **more), status=422)
+    assert set(error["fields"]) == fields
+    found = api.post("training-runs/check/", body(ward, **more), status=200)
+    assert {row["field"] for row in found["findings"] if row["level"] == "error"} == fields
+    assert not TrainingRun.objects.exists()
+
+
+def test_a_dataset_that_is_not_among_the_datasets_is_refused(ward):
+    api = Api(session=ward.user)
+    error = api.refused("post", "training-runs/", body(ward, dataset=str(ward.second.pk)), status=422)
+    assert set(error["fields"]) == {"dataset", "datasets"}
+    assert api.post("training-runs/", body(ward, dataset=str(ward.first.pk)), status=202)["mode"] == "scratch"
+
+
+def test_the_mode_may_stand_among_the_settings_alone_or_in_both_places_alike(ward):
+    api = Api(session=ward.user)
+    for more in ({"settings": {"mode": "scratch"}}, {"mode": "scratch", "settings": {"mode": "scratch"}}):
+        run = api.post("training-runs/", body(ward, **more), status=202)
+        assert run["mode"] == run["settings"]["mode"] == "scratch"
+
+
+def test_the_mode_among_the_settings_counts_for_a_base_model(ward, monkeypatch):
+    from training import choices
+
+    version = make_version(ward)
+    monkeypatch.setattr(choices, "check_trainable", lambda base: None)
+    asked = {
+        "project": ward.project, "datasets": [ward.first], "label_map": ward.label_map, "base_version": version,
+    }  # fmt: skip
+    assert choices.choose(**asked, settings={"mode": "head"}).mode == "head"
+    assert choices.choose(**asked).mode == "head_then_full"
+
+
+def test_records_of_another_dataset_than_the_one_named_are_not_predicted_on(ward):
+    version = make_version(ward)
+    record = ward.first.records.first()
+    asked = {"version": str(version.pk), "records": [str(record.pk)], "dataset": str(ward.second.pk)}
+    error = Api(session=ward.user).refused("post", "predictions/", asked, status=422)
+    assert set(error["fields"]) == {"dataset", "records"}
