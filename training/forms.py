@@ -20,6 +20,7 @@ from modelhub.architectures.catalog import catalog
 from modelhub.contract import PRETRAINING
 from modelhub.forms import runnable_versions, usable_versions
 from modelhub.models import ModelVersion
+from training import setting_words
 from training.choices import DEFAULT_ARCHITECTURE, MOST_SEARCH_MIN
 from training.engine.settings import settings_schema
 from training.engine.unlabelled import settings as unlabelled
@@ -76,9 +77,9 @@ class RunForm(forms.Form):
         self.setting_names = [name for name in schema if name not in ("mode", "augmentation")]
         self.augmentation_names = list(schema["augmentation"]["properties"])
         for name in self.setting_names:
-            self.fields[name] = _setting_field(schema[name])
+            self.fields[name] = _setting_field(name, schema[name])
         for name in self.augmentation_names:
-            self.fields[f"augmentation.{name}"] = _setting_field(schema["augmentation"]["properties"][name])
+            self.fields[f"augmentation.{name}"] = _setting_field(name, schema["augmentation"]["properties"][name])
         self.fields["name"] = forms.CharField(
             max_length=120, required=False,
             help_text="Also the name of the model that comes out. Empty: datasets and network.",
@@ -126,7 +127,7 @@ class RunForm(forms.Form):
             label="How it learns", help_text="Either gives a trunk to fine-tune.",
         )  # fmt: skip
         for fields in unlabelled.methods_schema().values():
-            self.fields |= {f"pretraining.{name}": _setting_field(entry) for name, entry in fields.items()}
+            self.fields |= {f"pretraining.{name}": _setting_field(name, entry) for name, entry in fields.items()}
 
     def _classes(self) -> list[str]:
         given = self._given("label_map")
@@ -408,13 +409,13 @@ def _types(entry: dict[str, Any]) -> list[str]:
     return kind if isinstance(kind, list) else [kind]
 
 
-def _setting_field(entry: dict[str, Any]) -> forms.Field:
+def _setting_field(name: str, entry: dict[str, Any]) -> forms.Field:
     """Return the form field of one setting."""
     common = {
-        "label": entry["title"], "help_text": entry["description"], "required": False, "initial": entry.get("default"),
+        "label": f"{entry['title']} ({unit})" if (unit := setting_words.UNITS.get(name)) else entry["title"], "help_text": entry["description"], "required": False, "initial": entry.get("default"),
     }  # fmt: skip
     if choices := [value for value in entry.get("enum", []) if value is not None]:
-        return forms.ChoiceField(choices=[(value, str(value).replace("_", " ")) for value in choices], **common)
+        return forms.ChoiceField(choices=setting_words.choices(name, choices), **common)
     if "boolean" in _types(entry):
         common["initial"] = "true" if entry.get("default") else "false"
         return forms.ChoiceField(choices=[("true", "yes"), ("false", "no")], **common)

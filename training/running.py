@@ -317,7 +317,8 @@ def _note_outcome(
     add_warnings(row, [note for member in members for note in member.result.notes])
     row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings, first.device) | {
         "networks": len(members) * first.members, "processes": first.processes, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
-        "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs, **({} if trial is None else {"trial": trial}),
+        "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs,
+        "facts": list(dict.fromkeys(fact for member in members for fact in member.result.facts)), **({} if trial is None else {"trial": trial}),
     }  # fmt: skip
     if len(members) > 1:
         sides = [on_two_sides(member.by_part) for member in members]

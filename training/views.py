@@ -16,12 +16,12 @@ from ecgportal.forms import take_error
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
-from training import rating, reports, selectors, services, study_figures
+from training import rating, reports, selectors, services, setting_words, study_figures
 from training.checking import check
 from training.costs import costs_of_networks
-from training.engine.settings import settings_schema
 from training.forms import RenameForm, RunForm, initial_of
 from training.models import Evaluation, StudyKind, TrainingRun
+from training.problems.registry import get_problem
 from training.selection import Selection
 from training.splitting import SplitSettings
 from viz.drawn import drawn
@@ -203,26 +203,17 @@ class RunPage(RunView):
         table = [row | {"metrics": [row.get(name) for name, _ in progress.metrics]} for row in epochs]
         return self.page(
             run=run, outcome=selectors.outcome(run), datasets=run.datasets.order_by("name", "pk"), split=selectors.split_counts(run), epochs=epochs, epoch_table=table, report=report, judging=judging,
-            settings=_settings_rows(run.settings), selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
+            settings=_settings_rows(run), network=selectors.start_title(run.architecture), task="" if run.is_pretraining else get_problem(run.task).title, selection=Selection.from_dict(run.selection).sentence(), how=SplitSettings.from_dict(run.split_settings).sentence(),
             overall=reports.overall_rows(report.report) if report else [], comparison=selectors.repetition(run), statistics=selectors.statistics_rows(run), rename=RenameForm(initial={"name": run.name}),
             resumable=run.job.state in (JobState.FAILED, JobState.CANCELLED) and not run.produced_version_id, progress=progress,
             search=shown_study(run, StudyKind.SEARCH), curve=shown_study(run, StudyKind.LEARNING_CURVE), may_grow=run.produced_version_id and run.split_id and run.members == 1 and not run.is_pretraining,
         )  # fmt: skip
 
 
-def _settings_rows(used: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run as people call them, with the augmentations that were used in a row of their own."""
-    known = settings_schema()["properties"]
-    rows = {known[name]["title"]: used[name] for name in known if name in used and name not in ("mode", "augmentation")}
-    changes = known["augmentation"]["properties"]
-    on = [
-        f"{changes[name]['title'].lower()} {value:g}"
-        for name, value in (used.get("augmentation") or {}).items()
-        if name in changes and value
-    ]
-    rows[known["augmentation"]["title"]] = ", ".join(on) or "none"
-    words = {None: "by the portal", True: "yes", False: "no"}
-    return {title: words[value] if value is None or isinstance(value, bool) else value for title, value in rows.items()}
+def _settings_rows(run: TrainingRun) -> list[setting_words.Row]:
+    """Return the settings of a run in words, with what it took where the portal chose."""
+    used = {"learning_rate": run.learning_rate, "members": run.manifest.get("networks")}
+    return setting_words.rows(run.settings, used)
 
 
 def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
@@ -232,8 +223,9 @@ def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
         return None
     figure = study_figures.learning_curve(study) if kind == StudyKind.LEARNING_CURVE else None
     rows = [
-        {"trial": trial, "start": selectors.start_title(trial.choices.get("start", ""))} for trial in study.trials.all()
-    ]  # type: ignore[attr-defined]
+        {"trial": trial, "start": selectors.start_title(trial.choices.get("start", "")), "settings": setting_words.tried(trial.choices)}
+        for trial in study.trials.all()  # type: ignore[attr-defined]
+    ]  # fmt: skip
     return {
         "study": study, "rows": rows, "figure": drawn(figure, "learning-curve") if figure else None,
         "metric": "Mean error" if run.task == "regression" else "AUROC", "outcome": selectors.study_outcome(study),

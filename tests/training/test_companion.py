@@ -129,7 +129,7 @@ def test_it_is_fitted_beside_the_networks_and_leaves_them_as_they_are():
     parts = tiny_parts()
     alone, told = run(ensemble(), parts=parts, groups=GROUPS), Recorder()
     both = run(accompanied(), parts=parts, groups=GROUPS, callbacks=[told])
-    assert any("linear companion answers" in note for note in both.notes) and both.notes[-1] in told.notes
+    assert any("linear companion answers" in fact for fact in both.facts) and both.notes == tuple(told.notes)
     for name, tensor in alone.best_state.items():
         assert torch.equal(tensor, both.best_state[f"network.{name}"])
     assert run(accompanied(), parts=parts, groups=GROUPS).weights_hash == both.weights_hash
@@ -181,7 +181,7 @@ def test_a_cancel_keeps_the_networks_and_a_large_dataset_has_no_companion(monkey
     assert not stopped.best_state["linear.weight"].any() and float(stopped.best_state["share"]) == 1.0
     monkeypatch.setattr(engine, "MOST_RECORDS", 50)
     large = run(accompanied(), parts=tiny_parts(), groups=GROUPS)
-    assert not large.best_state["linear.weight"].any() and any("at most 50 records" in note for note in large.notes)
+    assert not large.best_state["linear.weight"].any() and any("at most 50 records" in fact for fact in large.facts)
 
 
 def test_the_rate_is_found_as_for_the_first_network_alone():

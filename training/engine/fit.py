@@ -124,6 +124,7 @@ class _Run:
         self.team = Team()
         self.callbacks = Callbacks(callbacks if self.team.leads else ())
         self.notes: list[str] = list(data.notes)
+        self.facts: list[str] = []
         self.announced = False
         self.monitor_name, sentence = choose_monitor(settings, problem, data.judged_truth, data.names)
         self.notes += [sentence] if sentence else []
@@ -215,6 +216,7 @@ class _Run:
         self._found = None
         self.rate, self.finder, self.history = state["learning_rate"], state["lr_finder"], state["history"]
         self.notes = list(dict.fromkeys([*state["notes"], *self.notes]))
+        self.facts = list(state.get("facts", ()))
         self.resumed_epoch = len(self.history)
         for member, own in zip(self.members, state["members"], strict=True):
             member.load(tensors, own, self.plan.name(self.resumed_epoch), self.rate)
@@ -234,7 +236,7 @@ class _Run:
             states.append(state)
         content = {
             "epoch": len(self.history), "fingerprint": self.fingerprint, "history": self.history, "notes": self.notes,
-            "learning_rate": self.rate, "lr_finder": self.finder, "members": states, "threads": torch.get_num_threads(),
+            "facts": self.facts, "learning_rate": self.rate, "lr_finder": self.finder, "members": states, "threads": torch.get_num_threads(),
             "best_epoch": self.monitor.best_epoch, "settings": self.settings.to_dict(),
         }  # fmt: skip
         self.store.save(len(self.history), content, tensors, self.best_state if self.history[-1]["is_best"] else None)
@@ -288,7 +290,7 @@ class _Run:
         told = self.companion.fit(
             self.feed, data, networks, self.loss, is_classes=not self.problem.standardise, ask=self._check_stop
         )
-        self._note(told)
+        self.facts.append(told)
         if self.companion.fitted is not None:
             self.best_outputs = data.in_unit(self.companion.fitted.outputs)
 
@@ -309,7 +311,7 @@ class _Run:
             self._note(sentence)
         for member in self.members:
             member.stepper.piece = min(member.stepper.piece, found.piece or member.stepper.piece)
-        self._note(f"The learning rate {self.rate:.2g} was found on the training part ({found.rule}).")
+        self.facts.append(f"The learning rate {self.rate:.2g} was found on the training part ({found.rule}).")
 
     def _announce(self) -> None:
         count = sum(len(member.orders(1)) for member in self.members)
@@ -434,7 +436,8 @@ class _Run:
             best_state=state, history=self.history, best_epoch=self.monitor.best_epoch, epochs=len(self.history),
             thresholds=thresholds, stopped_reason=reason, learning_rate=self.rate, monitor=self.monitor_name,
             weights_hash=weights_hash(state), validation_outputs=self.best_outputs, lr_finder=self.finder,
-            resumed_epoch=self.resumed_epoch, notes=tuple(dict.fromkeys(self.notes)), members=len(self.members),
+            resumed_epoch=self.resumed_epoch, notes=tuple(dict.fromkeys(self.notes)),
+            facts=tuple(dict.fromkeys(self.facts)), members=len(self.members),
             cross_fitted=data.crossed, processes=self.team.size, device=str(self.device),
         )  # fmt: skip
 

@@ -39,4 +39,4 @@ def load_result(folder: Path, kind: type[Result]) -> Result:
             found.setdefault(field, {})[key] = tensor
         else:
             found[field] = tensor.numpy()
-    return kind(**found | {"notes": tuple(found["notes"])})
+    return kind(**found | {name: tuple(found[name]) for name in ("notes", "facts") if name in found})

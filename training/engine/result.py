@@ -25,7 +25,7 @@ class FitResult:
         cross-fitted on the records of training and then of validation, each by the member that has not learned from it.
     members: how many networks were trained (an ensemble's). cross_fitted: whether each had validation records of its own.
     processes: how many processes trained together. device: what they computed on.
-    notes: sentences about what the run did or met that the user should know.
+    notes: sentences about what the run met that is a reason for care. facts: sentences about what it did as it is meant to.
     """
 
     best_state: dict[str, Tensor]
@@ -41,6 +41,7 @@ class FitResult:
     lr_finder: dict[str, Any] | None = None
     resumed_epoch: int = 0
     notes: tuple[str, ...] = field(default=())
+    facts: tuple[str, ...] = field(default=())
     members: int = 1
     processes: int = 1
     device: str = "cpu"
