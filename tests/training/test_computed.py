@@ -48,7 +48,7 @@ def test_it_is_one_epoch_whose_figures_are_of_records_that_it_has_not_learned_fr
     net.load_state_dict(result.best_state)
     answers = predict(net, Joined((parts[0], parts[2])))
     assert np.corrcoef(answers.ravel(), result.validation_outputs.ravel())[0, 1] > 0.9
-    assert any("kernels" in note for note in result.notes)
+    assert any("kernels" in fact for fact in result.facts)
 
 
 def test_its_weights_depend_on_the_data_alone():

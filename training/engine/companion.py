@@ -31,9 +31,13 @@ class Companion:
         self.fitted: Linear | None = None
 
     def fit(
-        self, feed: Feed, data: Data, networks: np.ndarray, loss: Loss, *, is_classes: bool, ask: Callable[[], None]
-    ) -> str:
-        """Fit it beside networks that answered for ``data.judged`` with ``networks``; return what is to be said of that."""
+        self, feed: Feed, data: Data, networks: np.ndarray, loss: Loss, *, is_classes: bool, ask: Callable[[], None],
+        judge: Callable[[np.ndarray], str],
+    ) -> str:  # fmt: skip
+        """Fit it beside networks that answered for ``data.judged`` with ``networks``; return what is to be said of that.
+
+        judge: a figure of outputs for the judged records, in words.
+        """
         if len(data.truth) > MOST_RECORDS:
             return f"No linear companion was fitted: it is for at most {MOST_RECORDS:,} records."
         self.features.set_levels(for_levels(feed, data))
@@ -43,7 +47,10 @@ class Companion:
             self.fitted = None
             return "The linear companion added nothing to the networks and was left out."
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in self.fitted.weights.items())
-        return f"A linear companion answers beside the networks ({told}); the epochs' figures are those of the networks alone."
+        return (
+            f"A linear companion answers beside the networks ({told}). On validation the networks reach {judge(networks)}, the "
+            f"companion {judge(self.fitted.alone)}, both together {judge(self.fitted.outputs)}; the epochs' figures are those of the networks alone."
+        )
 
     def state(self, centre: np.ndarray, spread: np.ndarray) -> dict[str, Tensor]:
         """Return its tensors by the whole module's names, answering in the targets' own unit."""

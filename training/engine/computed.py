@@ -95,12 +95,13 @@ class _Pass:
         data, problem, truth = self.data, self.problem, self.data.judged_truth
         assert truth is not None
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in found.weights.items() if name != "networks")
-        self.notes.append(
-            "None of the fixed features tells anything about the answer on records that were not learned from: the model answers "
-            "every ECG alike. Choose a network, or look at the labels."
-            if found.is_silent
-            else f"The model was computed, without epochs, from these views of the ECG and their weights: {told}."
-        )
+        facts = [f"The model was computed, without epochs, from these views of the ECG and their weights: {told}."]
+        if found.is_silent:
+            facts = []
+            self.notes.append(
+                "None of the fixed features tells anything about the answer on records that were not learned from: the model answers "
+                "every ECG alike. Choose a network, or look at the labels."
+            )
         numbers = np.arange(len(data.truth))
         for rows, part in ((numbers[: data.n_train], "training"), (numbers[data.n_train :], "validation")):
             self.notes += self.feed.gaps(rows, f"{part} ")
@@ -109,7 +110,7 @@ class _Pass:
         return FitResult(
             best_state=state, history=[row], best_epoch=1, epochs=1, stopped_reason="finished", learning_rate=0.0,
             thresholds=problem.thresholds(problem.activate(outputs), truth), monitor=self.monitor_name,
-            weights_hash=weights_hash(state), validation_outputs=outputs, notes=tuple(dict.fromkeys(self.notes)), cross_fitted=data.crossed,
+            weights_hash=weights_hash(state), validation_outputs=outputs, notes=tuple(dict.fromkeys(self.notes)), facts=tuple(facts), cross_fitted=data.crossed,
         )  # fmt: skip
 
     def _row(self, found: Linear, features: np.ndarray, loss: Callable[..., torch.Tensor]) -> dict[str, Any]:
@@ -118,12 +119,11 @@ class _Pass:
         assert truth is not None
         learned = data.usable
         answers = features[learned].astype(np.float64) @ found.weight.T + found.bias
-        parts = [part.validation - data.judged[0] for part in (data.parts if data.crossed else data.parts[:1])]
         seconds = time.monotonic() - self.begun
         row = {
             "epoch": 1, "stage": "computed", "learning_rate": 0.0, "seconds": seconds, "records_per_s": len(data.truth) / max(seconds, 1e-9),
             "train_loss": _loss(loss, answers, data.targets[learned]), "val_loss": _loss(loss, found.outputs, data.targets[data.judged]),
-            **metrics_over_parts(self.problem, data.in_unit(found.outputs), truth, data.names, parts),
+            **metrics_over_parts(self.problem, data.in_unit(found.outputs), truth, data.names, data.judged_parts),
         }  # fmt: skip
         Monitor(self.settings, self.monitor_name, len(data.judged)).add([row])
         return row

@@ -53,6 +53,11 @@ class Data:
         """The targets of the records of validation, in their own unit; None without validation."""
         return self.truth[self.judged] if len(self.judged) else None
 
+    @property
+    def judged_parts(self) -> list[np.ndarray]:
+        """Which of the judged records are judged together: places in ``judged``."""
+        return [part.validation - self.judged[0] for part in (self.parts if self.crossed else self.parts[:1])]
+
     def in_unit(self, outputs: np.ndarray) -> np.ndarray:
         """Bring raw outputs to the target's own unit."""
         return (outputs * self.spread + self.centre).astype(np.float32)

@@ -25,7 +25,7 @@ from training.engine.device import held, resolve_device
 from training.engine.lr_finder import sweep
 from training.engine.member import Member, networks_of
 from training.engine.memory import kept_memory
-from training.engine.monitor import Monitor, choose_monitor, metrics_over_parts
+from training.engine.monitor import Monitor, choose_monitor, headline, metrics_over_parts
 from training.engine.network import check_target_units, weights_hash
 from training.engine.result import FitResult
 from training.engine.seeding import derive, deterministic, kept_random_state, one_thread, seed_everything
@@ -288,8 +288,9 @@ class _Run:
             return
         networks = ((self.best_outputs - data.centre) / data.spread).astype(np.float32)
         told = self.companion.fit(
-            self.feed, data, networks, self.loss, is_classes=not self.problem.standardise, ask=self._check_stop
-        )
+            self.feed, data, networks, self.loss, is_classes=not self.problem.standardise, ask=self._check_stop,
+            judge=lambda outputs: headline(self.problem, self._metrics(data.in_unit(outputs))),
+        )  # fmt: skip
         self.facts.append(told)
         if self.companion.fitted is not None:
             self.best_outputs = data.in_unit(self.companion.fitted.outputs)
@@ -394,9 +395,14 @@ class _Run:
             float(self.loss(torch.from_numpy(outputs[known]), torch.from_numpy(scaled[known]))) if known.any() else None
         )
         self._outputs = data.in_unit(outputs)
-        parts = [part.validation - data.judged[0] for part in (data.parts if data.crossed else data.parts[:1])]
-        metrics = metrics_over_parts(self.problem, self._outputs, truth, data.names, parts)
-        return {"val_loss": loss, **metrics}
+        return {"val_loss": loss, **self._metrics(self._outputs)}
+
+    def _metrics(self, outputs: np.ndarray) -> dict[str, float | None]:
+        """Return the task's metrics of outputs, in the targets' unit, for the judged records."""
+        assert self.data.judged_truth is not None
+        return metrics_over_parts(
+            self.problem, outputs, self.data.judged_truth, self.data.names, self.data.judged_parts
+        )
 
     def _keep(self, row: dict[str, Any]) -> None:
         """Add an epoch to the history, take its weights if they are the best, store the checkpoint, tell."""

@@ -56,7 +56,7 @@ class Linear:
     """A fitted linear model.
 
     weight, bias: from raw features to outputs ``(outputs, features)``, ``(outputs,)``. share: what the networks' outputs are
-    multiplied with. outputs: of both together for the judged records. weights: by view, for reading. is_silent: the features
+    multiplied with. outputs: of both together for the judged records; alone: of the features alone. weights: by view, for reading. is_silent: the features
     say the same of every judged record, if anything.
     """
 
@@ -64,6 +64,7 @@ class Linear:
     bias: np.ndarray
     share: float
     outputs: np.ndarray
+    alone: np.ndarray
     weights: dict[str, float]
     is_silent: bool
 
@@ -106,12 +107,13 @@ def fit_linear(
     rows = data.judged
     said = np.stack([networks, *(judged[rows] for _, _, judged in found)]).astype(np.float64)
     weights, offset = _weigh(said, truth[rows], loss)
+    alone = np.tensordot(weights[1:], said[1:], 1) + offset
     return Linear(
         weight=np.concatenate([w * own for w, (own, _, _) in zip(weights[1:], found, strict=True)], axis=1),
         bias=offset + sum(w * own for w, (_, own, _) in zip(weights[1:], found, strict=True)),
-        share=float(weights[0]), outputs=(np.tensordot(weights, said, 1) + offset).astype(np.float32),
+        share=float(weights[0]), outputs=(alone + weights[0] * said[0]).astype(np.float32), alone=alone.astype(np.float32),
         weights={name: round(float(w), 4) for name, w in zip(("networks", *views), weights, strict=True)},
-        is_silent=bool(np.ptp(np.tensordot(weights[1:], said[1:], 1), axis=0).max() < _SAME),
+        is_silent=bool(np.ptp(alone, axis=0).max() < _SAME),
     )  # fmt: skip
 
 

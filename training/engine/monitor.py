@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from training.engine.settings import FitSettings, monitored_metric
-from training.metrics.base import better, make_sample, score
+from training.metrics.base import better, find_metric, make_sample, score
 from training.problems.base import Problem
 
 
@@ -94,6 +94,13 @@ def metrics_over_parts(
         known = [(n, metrics[name]) for n, metrics in found if metrics.get(name) is not None]
         answer[name] = float(np.average([v for _, v in known], weights=[n for n, _ in known])) if known else None
     return answer
+
+
+def headline(problem: Problem, metrics: Mapping[str, float | None]) -> str:
+    """Return the task's most important metric in words."""
+    name = problem.metrics[0]
+    title, value = find_metric(name).title, metrics.get(name)
+    return f"{title} {value:.3f}" if value is not None else f"{title} not defined"
 
 
 def choose_monitor(

@@ -184,12 +184,16 @@ def score(name: str, sample: Sample) -> float:
     return float(average(metrics()[stem].values(sample, ones), how, sample, ones)[0])
 
 
+def find_metric(name: str) -> Metric:
+    """Return the metric of a name, which may ask for its mean over the classes."""
+    return metrics().get(name) or metrics()[name.rpartition("_")[0]]
+
+
 def better(name: str) -> Literal["higher", "lower"]:
     """Return which direction is better for a metric's name; a loss is better lower."""
     if name == "loss":
         return "lower"
-    found = metrics().get(name) or metrics()[name.rpartition("_")[0]]
-    return "lower" if found.direction == "lower" else "higher"
+    return "lower" if find_metric(name).direction == "lower" else "higher"
 
 
 def make_sample(
