@@ -33,6 +33,7 @@ from django.db.models.functions import Floor
 from datasets import selectors, tallies
 from datasets.ecg import LEADS_12
 from datasets.formats.registry import title_of
+from datasets.labels import builtin
 from datasets.measure.features import FEATURES, Feature
 from datasets.models import Dataset, Record, Sex
 
@@ -58,8 +59,13 @@ class Counts:
         self.filters[name] = query
 
     def worded(self, words: Callable[[str], str]) -> Counts:
-        """Return the same for people to read."""
-        return Counts(*({words(name): value for name, value in each.items()} for each in (self.counts, self.filters)))
+        """Return the same for people to read. Names that would be the same keep what tells them apart."""
+        times = Counter(words(name) for name in self.counts)
+        said = {
+            name: told if times[told := words(name)] == 1 or told == name else f"{told} ({name})"
+            for name in self.counts
+        }
+        return Counts(*({said[name]: value for name, value in each.items()} for each in (self.counts, self.filters)))
 
     def rows(self) -> list[list[Any]]:
         """Return name, count and query of each."""
@@ -117,7 +123,8 @@ def _simple(name: str, empty: str) -> Callable[[Any], tuple[str, Query]]:
 FIELDS = {
     one.name: one
     for one in (
-        Field("labels", lambda: F("labels__code"), lambda code: (code, {"label": code}), many=True, by_size=True),
+        Field("labels", lambda: F("labels__code"), lambda code: (code, {"label": code}), many=True, by_size=True,
+              words=builtin.named),
         Field("age", lambda: Floor(F("age") / 10.0), _age),
         Field("sex", lambda: F("sex"), _sex),
         Field("rate", lambda: F("fs_hz"), lambda fs_hz: (f"{fs_hz:g} Hz", {"fs_hz": repr(fs_hz)})),

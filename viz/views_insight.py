@@ -15,6 +15,7 @@ from django.urls import reverse
 
 from datasets import featuring
 from datasets.insight import ALL, FIELDS, MEASURES, Counts, Insight, cross, insight, measure_by
+from datasets.labels import builtin
 from datasets.measure.features import FEATURES
 from datasets.models import Dataset
 from ecgportal.errors import InvalidInput, PortalError
@@ -90,7 +91,7 @@ class InsightView(DatasetPage):
     def _figure(self, found: Insight, name: str, most: int | None = None) -> Figure:
         """Return the figure of one panel; InvalidInput when there is none of that name."""
         if name == "together":
-            return co_occurrence(found.together, found.frequent)
+            return co_occurrence(found.together, [builtin.named(code) for code in found.frequent])
         if name in found.measures:
             return self._distribution(found, name)
         if name not in _FIELDS:

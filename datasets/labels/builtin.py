@@ -200,6 +200,12 @@ def short_of(code: str) -> str:
     return _abbreviations().get(code, code)
 
 
+def named(code: str) -> str:
+    """Return what stands for a code where there is room for one name: what people call it, of another number its words."""
+    short = short_of(code)
+    return (words_of(code) or short) if short.isdigit() else short
+
+
 @cache
 def offered() -> tuple[tuple[str, str, str], ...]:
     """Return ``(system, code, words)`` of every SCP-ECG and SNOMED CT code that a built-in table describes, by their words."""

@@ -145,3 +145,22 @@ def test_people_read_what_a_format_is_called_and_machines_its_key(viewer: Client
     assert f'data-label="Format">{title}<' in page.content.decode()
     fields = viewer.get(f"/api/v1/datasets/{filled.pk}/insight/").json()["fields"]
     assert key in str(fields["format"]) and title not in str(fields)
+
+
+def test_codes_that_are_numbers_are_told_in_words_and_stay_apart(viewer: Client, dataset: Dataset) -> None:
+    codes = {
+        "164889003": "AF",
+        "733534002": "CLBBB",
+        "251148003": "lower voltage QRS in chest lead",
+        "999000999": "999000999",
+    }
+    for number, code in enumerate(codes):
+        make_record(dataset, f"n{number}", labels=(code, "AF"), system="snomed")
+    page = viewer.get(reverse("viz:insight", args=[dataset.pk]))
+    named = {name: count for name, count, *_ in page.context["panels"][0]["rows"]}
+    told = {words: 1 for code, words in codes.items() if code != "164889003"}
+    assert {name.lower(): n for name, n in named.items()} == {name.lower(): n for name, n in told.items()} | {
+        "af (164889003)": 1, "af": 4,
+    }  # fmt: skip
+    figure = str(page.context["together"]["svg"]) + str(page.context["panels"][0]["svg"])
+    assert "CLBBB" in figure and "733534002" not in figure and "999000999" in figure
