@@ -137,6 +137,12 @@ def choose(
         which, how, how.folds if how.holds_out_every_fold else 1, _recipe(recipe, base_version),
         method_from(pretraining or {}) if task == PRETRAINING else None, drawn_by or _drawn_as_the_base(rows, base_version),
     )  # fmt: skip
+    if base_version is None and (sentence := misfit(network, choices.recipe)):
+        raise InvalidInput(
+            f"{sentence} The recipe makes something else: choose another network, or another length, rate or leads.",
+            code="network_does_not_fit",
+            fields={"architecture": sentence, "recipe": "It makes what the network does not take."},
+        )
     if choices.pretraining is not None:
         _check_pretraining(choices, choices.pretraining)
     if choices.members > 1 and base_version is not None and _is_several(base_version):
@@ -156,6 +162,14 @@ def choose(
             fields={about: "Choose a network that takes the ECG alone."},
         )
     return choices
+
+
+def misfit(architecture: str, recipe: Mapping[str, Any]) -> str | None:
+    """Return why a network from scratch cannot take what a recipe (the portal's own when empty) makes of a record; None when it can."""
+    spec = (Recipe.from_json(recipe) if recipe else DEFAULT_RECIPE).output_spec()
+    return catalog()[architecture].misfit(
+        n_leads=len(spec.leads or ()), n_samples=spec.n_samples or 0, fs_hz=spec.fs_hz or 0.0
+    )
 
 
 def unsaved_run(choices: Choices, **fields: Any) -> TrainingRun:

@@ -15,6 +15,7 @@ from modelhub import loading
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import ModelContract
 from training import running
+from training.choices import misfit
 from training.costs import seconds_per_epoch
 from training.engine.settings import FitSettings
 from training.live import add_warnings, duration
@@ -81,12 +82,12 @@ def starts(row: TrainingRun, n_train: int, n_validation: int, budget_s: float) -
     """Return what can be started from: modes of the base model, and networks whose trial fits into the budget."""
     own = [f"base:{mode}" for mode in (Mode.HEAD, Mode.FULL, Mode.HEAD_THEN_FULL)] if row.base_version else []
     epochs = min(_TRIAL_EPOCHS, row.settings["epochs"])
+    fitting = [name for name in _CANDIDATES if name in catalog() and misfit(name, row.recipe) is None]
     affordable = [
-        name for name in _CANDIDATES
-        if name in catalog() and epochs * seconds_per_epoch(name, n_train, n_validation) <= _LARGEST_SHARE * budget_s
+        name for name in fitting
+        if epochs * seconds_per_epoch(name, n_train, n_validation) <= _LARGEST_SHARE * budget_s
     ]  # fmt: skip
-    cheapest = min((n for n in _CANDIDATES if n in catalog()), key=lambda name: catalog()[name].million_macs)
-    return [*own, *(affordable or [cheapest])]
+    return [*own, *(affordable or sorted(fitting, key=lambda name: catalog()[name].million_macs)[:1])]
 
 
 def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared, crew: Crew) -> None:

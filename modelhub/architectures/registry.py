@@ -123,6 +123,8 @@ def build(
             raise InvalidInput(f"{entry.title} needs a positive whole number of {label}, not {value!r}.")
     if not (math.isfinite(fs_hz) and fs_hz > 0):
         raise InvalidInput(f"{entry.title} needs a positive sampling rate in hertz, not {fs_hz!r}.")
+    if sentence := entry.facts.misfit(n_leads=n_leads, n_samples=n_samples, fs_hz=fs_hz):
+        raise InvalidInput(f"{sentence} Choose another length or another network.", code="network_does_not_fit")
     sizes = {"n_leads": n_leads, "n_samples": n_samples, "fs_hz": fs_hz, "n_classes": n_classes}
     if isinstance(members, bool) or not isinstance(members, int):
         raise InvalidInput(f"The number of members must be a whole number, not {members!r}.", code="bad_config")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import LinearHeadNetwork
 from modelhub.architectures.registry import architecture
 
@@ -133,8 +132,6 @@ class S4D(LinearHeadNetwork):
 
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, width: int, dropout: float) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
-        if n_samples < 2:
-            raise InvalidInput("S4D needs at least two samples.", code="bad_length")
         self.encoder = nn.Conv1d(n_leads, width, 1)
         self.layers = nn.Sequential(*(Layer(width, dropout) for _ in range(_LAYERS)))
         self.head = nn.Linear(width, n_classes)
@@ -159,6 +156,7 @@ class S4D(LinearHeadNetwork):
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=148_741,
     million_macs=132.6,
+    shortest_samples=2,
     advice="State-space network with few parameters.",
 )
 def s4d_128(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int, dropout: float = 0.2) -> S4D:
@@ -173,6 +171,7 @@ def s4d_128(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int, dropo
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=559_621,
     million_macs=527.4,
+    shortest_samples=2,
     advice="State-space network of the best published family on PTB-XL; trains best on a GPU.",
 )
 def s4d_256(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int, dropout: float = 0.2) -> S4D:

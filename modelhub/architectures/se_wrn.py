@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import LinearHeadNetwork, append_zero_channels, max_over_time
 from modelhub.architectures.person import N_FEATURES, UNKNOWN
 from modelhub.architectures.registry import architecture
@@ -83,12 +82,6 @@ class SeWideResNet(LinearHeadNetwork):
 
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, metadata: bool) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
-        if n_samples < _STRIDE**3:
-            raise InvalidInput(
-                f"The SE wide ResNet shortens the record {_STRIDE**3} times: it needs at least {_STRIDE**3} samples, not "
-                f"{n_samples}.",
-                code="bad_length",
-            )
         self.stem = SameConv(n_leads, _WIDTHS[0])
         blocks: list[nn.Module] = []
         n_in = _WIDTHS[0]
@@ -124,6 +117,7 @@ class SeWideResNet(LinearHeadNetwork):
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=1_811_717,
     million_macs=88.3,
+    shortest_samples=64,
     advice="Second of 39 in the PhysioNet/CinC Challenge 2021; a fifth of InceptionTime's arithmetic.",
 )
 def se_wrn(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int) -> SeWideResNet:
@@ -138,6 +132,7 @@ def se_wrn(*, n_leads: int, n_samples: int, fs_hz: float, n_classes: int) -> SeW
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=1_811_742,
     million_macs=88.3,
+    shortest_samples=64,
     needs=("age", "sex"),
     advice="As the network without them; a person of unknown age or sex is given the training means and marked as imputed.",
 )

@@ -55,12 +55,6 @@ class XceptionTime(EcgNetwork):
 
     def __init__(self, *, n_leads: int, n_samples: int, n_classes: int, rectified: bool) -> None:
         super().__init__(n_leads=n_leads, n_samples=n_samples, n_classes=n_classes)
-        if n_samples % _POOLED_STEPS:
-            raise InvalidInput(
-                f"XceptionTime averages the record to {_POOLED_STEPS} steps: the length must be a multiple of "
-                f"{_POOLED_STEPS} samples, not {n_samples}. Choose another length or another network.",
-                code="bad_length",
-            )
         self.rectified = rectified
         widths = [_BASE_WIDTH * 2**i for i in range(4)]
         entry = [n_leads, *(4 * width for width in widths)]
@@ -104,6 +98,7 @@ class XceptionTime(EcgNetwork):
     varies=("n_leads", "n_samples", "fs_hz", "n_classes"),
     parameters=401_365,
     million_macs=243.1,
+    samples_step=50,
     dynamic_length=False,
     advice="Separable convolutions: half the arithmetic of InceptionTime; the length is fixed, a multiple of 50 samples.",
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from datasets.preprocess.recipe import DEFAULT_RECIPE
 from ecgportal import storage
 from modelhub.models import Model, ModelVersion
 from tests import factories
@@ -11,6 +14,7 @@ from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.training.test_setting_up import Ward
 from training.models import TrainingRun
+from training.searching import starts
 
 
 @pytest.fixture
@@ -86,3 +90,35 @@ def test_records_of_another_dataset_than_the_one_named_are_not_predicted_on(ward
     asked = {"version": str(version.pk), "records": [str(record.pk)], "dataset": str(ward.second.pk)}
     error = Api(session=ward.user).refused("post", "predictions/", asked, status=422)
     assert set(error["fields"]) == {"dataset", "records"}
+
+
+def recipe(n_samples: int) -> dict:
+    steps = json.loads(DEFAULT_RECIPE.to_json())["steps"]
+    for step in steps:
+        if "duration_s" in step:
+            step["duration_s"] = n_samples / 100
+    return {**json.loads(DEFAULT_RECIPE.to_json()), "steps": steps}
+
+
+@pytest.mark.parametrize(
+    ("name", "n_samples", "said"), [("xception_time", 930, "multiple of 50"), ("se_wrn", 60, "at least 64")]
+)
+def test_a_network_that_cannot_take_what_the_recipe_makes_is_refused_before_the_start(ward, name, n_samples, said):
+    api = Api(session=ward.user)
+    asked = body(ward, architecture=name, recipe=recipe(n_samples))
+    error = api.refused("post", "training-runs/", asked, status=422, code="network_does_not_fit")
+    assert set(error["fields"]) == {"architecture", "recipe"} and said in error["message"]
+    found = api.post("training-runs/check/", asked, status=200)
+    assert not found["ok"] and said in str(found["findings"])
+    assert not TrainingRun.objects.exists()
+    assert (
+        api.post("training-runs/", {**asked, "architecture": "xresnet1d18"}, status=202)["architecture"]
+        == "xresnet1d18"
+    )
+
+
+def test_a_search_tries_no_network_that_cannot_take_what_the_recipe_makes(ward):
+    run = TrainingRun(settings={"epochs": 1}, recipe=recipe(930), base_version=None)
+    assert "xception_time" not in starts(run, 10, 5, 1e9)
+    run.recipe = recipe(1000)
+    assert "xception_time" in starts(run, 10, 5, 1e9)
