@@ -9,6 +9,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from ecgportal import version
+from ecgportal.glossary import GROUPS, STEPS
 from ecgportal.jobs import health
 from ecgportal.jobs.models import Job
 from ecgportal.projects import access, selectors
@@ -21,6 +22,12 @@ def home(request: HttpRequest) -> HttpResponse:
     jobs = access.visible(Job.objects.all(), request.user, Action.JOB_VIEW).select_related("project", "created_by")[:10]
     projects = selectors.mine(request.user).filter(archived_at=None)[:20]
     return render(request, "portal/home.html", {"projects": projects, "jobs": jobs, "nav_active": "home"})
+
+
+@require_safe
+def help_page(request: HttpRequest) -> HttpResponse:
+    """The way from files to a shared model, and the terms that pages use."""
+    return render(request, "portal/help.html", {"steps": STEPS, "groups": GROUPS, "nav_active": "help"})
 
 
 @login_not_required

@@ -105,6 +105,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "ecgportal.context.portal",
             ],
+            "builtins": ["ecgportal.glossary_tags"],
         },
     }
 ]

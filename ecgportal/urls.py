@@ -9,6 +9,7 @@ from modelhub.dav import DavView
 
 urlpatterns = [
     path("", pages.home, name="home"),
+    path("help/", pages.help_page, name="help"),
     path("healthz", pages.healthz, name="healthz"),
     path("accounts/", include("ecgportal.accounts.urls")),
     path("projects/", include("ecgportal.projects.urls")),

@@ -58,7 +58,7 @@ ROLES = ("anonymous", "outsider", "viewer", "editor", "owner", "sibling viewer",
 PUBLIC = {"healthz", "accounts:login", "accounts:logout", "token"}
 # About the signed-in user alone, or the same for every signed-in user; no project's data.
 PERSONAL = {
-    "home", "accounts:tokens", "accounts:token_delete", "accounts:password", "projects:list", "projects:create", "projects:roles",
+    "home", "help", "accounts:tokens", "accounts:token_delete", "accounts:password", "projects:list", "projects:create", "projects:roles",
     "architectures", "collections-list", "schema", "docs", "api-root", "auth-tokens-list", "auth-tokens-detail", "users-me", "projects-list",
     "catalogue", "catalogue_compare", "catalogue_copy", "catalogue_try", "exchanges-list", "exchanges-detail", "exchanges-models", "exchanges-push", "exchanges-pull", "exchanges-sync", "audit-events-list", "audit-events-export",
 }  # fmt: skip
