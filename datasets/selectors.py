@@ -139,11 +139,27 @@ def _without(queryset: QuerySet[Record], what: str) -> QuerySet[Record]:
     return queryset.exclude(leads__contains=[what.removeprefix("lead:")])
 
 
-def neighbours(record: Record, queryset: QuerySet[Record]) -> tuple[Record | None, Record | None]:
-    """Return the records before and after ``record`` in the order of ``queryset`` (by key)."""
-    before = queryset.filter(Q(key__lt=record.key)).order_by("-key").first()
-    after = queryset.filter(Q(key__gt=record.key)).order_by("key").first()
-    return before, after
+def neighbours(record: Record, queryset: QuerySet[Record], sort: str = "key") -> tuple[Record | None, Record | None]:
+    """Return the records before and after ``record`` in an order of ``SORTS``."""
+    is_down, name = sort.startswith("-"), sort.removeprefix("-")
+    if name == "key":
+        lower = queryset.filter(key__lt=record.key).order_by("-key").first()
+        higher = queryset.filter(key__gt=record.key).order_by("key").first()
+        return (higher, lower) if is_down else (lower, higher)
+    field = _SORTED_BY[name]
+    value = Record.objects.values_list(field, flat=True).get(pk=record.pk)
+    known = Q(**{f"{field}__isnull": False})
+    # Equal values follow each other by key; what is not known comes last either way.
+    if value is None:
+        first, last = known | Q(~known, key__lt=record.key), Q(~known, key__gt=record.key)
+    else:
+        less, more = Q(**{f"{field}__lt": value}), Q(**{f"{field}__gt": value})
+        less, more = (more, less) if is_down else (less, more)
+        same = Q(**{field: value})
+        first, last = less | Q(same, key__lt=record.key), more | Q(same, key__gt=record.key) | ~known
+    backwards = F(field).asc(nulls_first=True) if is_down else F(field).desc(nulls_first=True)
+    before = queryset.filter(first).order_by(backwards, "-key").first()
+    return before, queryset.filter(last).order_by(*SORTS[sort]).first()
 
 
 def labels_of(records: Iterable[uuid.UUID]) -> dict[uuid.UUID, list[SourceLabel]]:
@@ -346,12 +362,22 @@ def _down(value: F) -> Any:
     return value.desc(nulls_last=True)
 
 
+#: Up to so many records a list can be ordered by a measure: no index holds measures with their dataset, so all are read.
+MOST_BY_MEASURE = 200_000
+_SORTED_BY = {
+    "age": "age", "quality": "quality_score", "recorded_at": "recorded_at", **{name: f"features__{name}" for name in FEATURES},
+}  # fmt: skip
 SORTS = {
     "key": ("key", "id"), "-key": ("-key", "id"), "age": ("age", "key"), "-age": (F("age").desc(nulls_last=True), "key"),
     "quality": (F("quality_score").asc(nulls_last=True), "key"), "-quality": (F("quality_score").desc(nulls_last=True), "key"),
     "recorded_at": (_up(F("recorded_at")), "key", "id"), "-recorded_at": (_down(F("recorded_at")), "key", "id"),
     **{sign + name: (order(F(f"features__{name}")), "key") for name in FEATURES for sign, order in (("", _up), ("-", _down))},
 }  # fmt: skip
+
+
+def sorts_for(records: int) -> list[str]:
+    """Return by what a page orders the records of a dataset with so many."""
+    return [name for name in SORTS if records <= MOST_BY_MEASURE or name.removeprefix("-") not in FEATURES]
 
 
 def sorted_records(queryset: QuerySet[Record], sort: str) -> tuple[QuerySet[Record], str]:

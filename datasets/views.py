@@ -12,6 +12,7 @@ from django.shortcuts import redirect
 
 from datasets import removing, selectors, services
 from datasets.forms import DatasetForm, DeleteDatasetForm, RecordFilterForm
+from datasets.measure.features import FEATURES
 from datasets.models import Dataset, Record
 from ecgportal.errors import PortalError
 from ecgportal.forms import take_error
@@ -76,14 +77,21 @@ class DatasetDetailView(DatasetView):
         labels = selectors.label_counts(self.object)
         form = RecordFilterForm(request.GET, totals=totals, labels=labels)
         records = selectors.filtered(Record.objects.filter(dataset=self.object), form.values)
-        records, sort = selectors.sorted_records(records, request.GET.get("sort", "key"))
-        rows = records.select_related("subject").prefetch_related("labels")
+        asked, offered = request.GET.get("sort", "key"), selectors.sorts_for(totals.records)
+        records, sort = selectors.sorted_records(records, asked if asked in offered else "key")
+        measure = FEATURES.get(sort.removeprefix("-"))
+        rows = records.select_related("subject", "features").prefetch_related("labels")
         page = paginate(request, rows, paginator=selectors.IndexPaginator)
         shown = list(labels.items())
+        for record in page:
+            # What was never measured has no row of measures.
+            found = getattr(record, "features", None)
+            value = getattr(found, measure.name) if measure and found else None
+            record.measured = "" if value is None else f"{value:.4g}"
         kept = request.GET.copy()
         kept.pop("page", None)
         return self.page(
-            totals=totals, rates=", ".join(f"{fs_hz:g}" for fs_hz in totals.rates_hz), filters=form, page_obj=page, sort=sort, query=kept.urlencode(), is_filtered=bool(form.values),
+            totals=totals, rates=", ".join(f"{fs_hz:g}" for fs_hz in totals.rates_hz), filters=form, page_obj=page, sort=sort, measure=measure, measures=[one for one in FEATURES.values() if one.name in offered], query=kept.urlencode(), is_filtered=bool(form.values),
             labels=shown[:SHOWN_LABELS], more_labels=shown[SHOWN_LABELS:], most=max(labels.values(), default=1),
             ingests=self.object.ingests.select_related("job", "created_by")[:5],
         )  # fmt: skip

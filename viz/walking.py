@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.http import QueryDict
@@ -47,10 +48,19 @@ def of(record: Record, query: QueryDict, project: Any) -> Walk:
         del onward["band"]
     if run is not None:
         return _through_answers(record, onward, run)
-    rows = selectors.filtered(Record.objects.filter(dataset=record.dataset), record_filters.usable(query))
-    before, after = selectors.neighbours(record, rows)
-    way = onward.urlencode()
-    return Walk(before, after, way, way, reverse("datasets:detail", args=[record.dataset_id]))
+    filters, sort = record_filters.usable(query), query.get("sort", "key")
+    rows = selectors.filtered(Record.objects.filter(dataset=record.dataset), filters)
+    # A long list is walked by its index.
+    follows = sort in selectors.SORTS and (sort in ("key", "-key") or not _is_long(record))
+    before, after = selectors.neighbours(record, rows, sort if follows else "key")
+    way, kept = onward.urlencode(), filters | ({"sort": sort} if sort in selectors.SORTS else {})
+    back = reverse("datasets:detail", args=[record.dataset_id]) + (f"?{urlencode(kept)}#records" if kept else "")
+    return Walk(before, after, way, way, back)
+
+
+def _is_long(record: Record) -> bool:
+    most = selectors.MOST_BY_MEASURE
+    return Record.objects.filter(dataset=record.dataset_id).order_by()[: most + 1].count() > most
 
 
 def _run(record: Record, pk: str, project: Any) -> PredictionRun | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 
-from datasets import labelling, services
-from datasets.models import Dataset, Ingest, IngestItem, Record
+from datasets import labelling, selectors, services
+from datasets.measure.features import VERSION
+from datasets.models import Dataset, Ingest, IngestItem, Record, RecordFeatures
 from ecgportal import storage
 from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job, JobState
@@ -138,6 +141,35 @@ class TestRecords:
         assert self.keys(editor, filled, sort="-age") == ["a/101", "a/100", "b/200"]
         assert self.keys(editor, filled, sort="-key") == ["b/200", "a/101", "a/100"]
         assert self.keys(editor, filled, sort="dataset__project__slug") == ["a/100", "a/101", "b/200"]
+
+    def test_sorting_by_a_measure_shows_it_and_is_followed_from_record_to_record(
+        self, editor: Client, filled: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for key, qtc in (("c/1", 430.0), ("c/2", 390.5), ("c/3", 430.0), ("c/4", None)):
+            record = make_record(filled, key, quality_score=0.5)
+            RecordFeatures.objects.create(record=record, version=VERSION, qtc_ms=qtc)
+        assert self.keys(editor, filled, sort="-qtc_ms") == ["c/1", "c/3", "c/2", "a/100", "a/101", "b/200", "c/4"]
+        text = text_of(editor.get(reverse("datasets:detail", args=[filled.pk]), {"sort": "qtc_ms"}))
+        assert 'data-label="QTc (Fridericia) (ms)">390.5<' in text
+        text = text_of(editor.get(reverse("datasets:detail", args=[filled.pk]), {"sort": "-quality"}))
+        assert ">0.50" in text
+        for sort in selectors.SORTS:
+            records = list(selectors.sorted_records(Record.objects.filter(dataset=filled), sort)[0])
+            for before, record, after in zip([None, *records], records, [*records[1:], None]):
+                found = selectors.neighbours(record, Record.objects.filter(dataset=filled), sort)
+                assert found == (before, after), (sort, record)
+        third = Record.objects.get(key="c/3")
+        text = text_of(editor.get(reverse("viz:record", args=[third.pk]), {"sort": "-qtc_ms", "quality_min": "0.4"}))
+        links = re.findall(r'rel="(prev|next)" data-keeps-view href="/records/([^/]+)/', text)
+        keys = {str(row.pk): row.key for row in Record.objects.all()}
+        assert [(rel, keys[pk]) for rel, pk in links] == [("prev", "c/1"), ("next", "c/2")]
+        assert f"{reverse('datasets:detail', args=[filled.pk])}?quality_min=0.4&amp;sort=-qtc_ms#records" in text
+        # Of a list that is too long to be read whole the measures are not offered, and records follow by key.
+        monkeypatch.setattr(selectors, "MOST_BY_MEASURE", 3)
+        assert self.keys(editor, filled, sort="-qtc_ms")[0] == "a/100"
+        text = text_of(editor.get(reverse("viz:record", args=[third.pk]), {"sort": "-qtc_ms"}))
+        links = re.findall(r'rel="(prev|next)" data-keeps-view href="/records/([^/]+)/', text)
+        assert [keys[pk] for _, pk in links] == ["c/2", "c/4"]
 
     def test_figures_and_links_behind_the_label_counts(self, editor: Client, filled: Dataset) -> None:
         answer = editor.get(reverse("datasets:detail", args=[filled.pk]))
