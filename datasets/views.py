@@ -87,7 +87,7 @@ class DatasetDetailView(DatasetView):
             # What was never measured has no row of measures.
             found = getattr(record, "features", None)
             value = getattr(found, measure.name) if measure and found else None
-            record.measured = "" if value is None else f"{value:.4g}"
+            record.by_measure = "" if value is None else f"{value:.4g}"
         kept = request.GET.copy()
         kept.pop("page", None)
         return self.page(

@@ -258,12 +258,26 @@ def test_two_fingers_zoom_and_move_the_paper_and_one_scrolls_the_page(opened):
     page, frame = opened
     session = page.context.new_cdp_session(page)
     session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
-    # Buttons grow for a finger, so that the paper moves and is drawn anew.
+    # Buttons grow for a finger, so that the paper moves and is drawn anew; a busy machine takes its time to begin.
+    for each in (page, frame):
+        each.wait_for_function("() => matchMedia('(pointer: coarse)').matches")
+        each.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     box = _at_rest(page, frame)
+    # A browser brings moves together and hands them on with its next picture: the last one counts.
+    frame.evaluate(
+        "() => addEventListener('touchmove', (event) => { window.seen = [...event.touches].map((at) => at.clientX); }, true)"
+    )
 
     def touch(kind: str, *points: tuple[float, float]) -> None:
         sent = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": sent})
+
+    def heard(*across: float) -> None:
+        corner = frame.frame_element().bounding_box()
+        frame.wait_for_function(
+            "(sent) => (window.seen || []).length === sent.length && sent.every((x, k) => Math.abs(x - window.seen[k]) < 1)",
+            arg=[x - corner["x"] for x in across],
+        )
 
     def under(x: float, y: float) -> dict[str, float]:
         corner = frame.frame_element().bounding_box()
@@ -276,11 +290,13 @@ def test_two_fingers_zoom_and_move_the_paper_and_one_scrolls_the_page(opened):
     touch("touchStart", (x - 40, y), (x + 40, y))
     for apart in (50, 60, 70, 80):
         touch("touchMove", (x - apart, y), (x + apart, y))
+    heard(x - 80, x + 80)
     now = frame.evaluate("() => window.ecgPaper.ranges().x")
     assert (whole[1] - whole[0]) / (now[1] - now[0]) == pytest.approx(2, rel=0.02)
     assert under(x, y) == pytest.approx(held, abs=1.0)
     for away in (20, 40, 60):
         touch("touchMove", (x - 80 + away, y), (x + 80 + away, y))
+    heard(x - 20, x + 140)
     assert under(x + 60, y) == pytest.approx(held, abs=1.0)
     touch("touchEnd")
     frame.wait_for_function(
