@@ -62,7 +62,7 @@ class Counts:
         """Return the same for people to read. Names that would be the same keep what tells them apart."""
         times = Counter(words(name) for name in self.counts)
         said = {
-            name: told if times[told := words(name)] == 1 or told == name else f"{told} ({name})"
+            name: told if times[told := words(name)] == 1 or told == name else f"{told} ({_apart(name)})"
             for name in self.counts
         }
         return Counts(*({said[name]: value for name, value in each.items()} for each in (self.counts, self.filters)))
@@ -70,6 +70,11 @@ class Counts:
     def rows(self) -> list[list[Any]]:
         """Return name, count and query of each."""
         return [[name, n, self.filters[name]] for name, n in self.counts.items()]
+
+
+def _apart(name: str) -> str:
+    """Return what tells a name apart from another one with the same words: of a number, whose it is."""
+    return "SNOMED CT" if name.isdigit() else name
 
 
 @dataclass(frozen=True)

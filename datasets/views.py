@@ -91,10 +91,21 @@ class DatasetDetailView(DatasetView):
         kept = request.GET.copy()
         kept.pop("page", None)
         return self.page(
-            totals=totals, rates=", ".join(f"{fs_hz:g}" for fs_hz in totals.rates_hz), filters=form, page_obj=page, sort=sort, measure=measure, measures=[one for one in FEATURES.values() if one.name in offered], query=kept.urlencode(), is_filtered=bool(form.values),
+            totals=totals, rates=", ".join(f"{fs_hz:g}" for fs_hz in totals.rates_hz), filters=form, page_obj=page, sort=sort, measure=measure, sorts=_sort_choices(totals, offered, sort), query=kept.urlencode(), is_filtered=bool(form.values),
             labels=shown[:SHOWN_LABELS], more_labels=shown[SHOWN_LABELS:], most=max(labels.values(), default=1),
             ingests=self.object.ingests.select_related("job", "created_by")[:5],
         )  # fmt: skip
+
+
+def _sort_choices(totals: selectors.Totals, offered: list[str], sort: str) -> list[tuple[str, str]]:
+    """Return the orders that the list offers in words, and the one in force where it goes from the highest value on."""
+    words = {"key": "Record", "age": "Age", "quality": "Quality, poorest first"}
+    if totals.timed:
+        words["recorded_at"] = "Time of recording"
+    words |= {name: one.title for name, one in FEATURES.items() if name in offered}
+    if sort.startswith("-") and sort.removeprefix("-") in words:
+        words[sort] = f"{words[sort.removeprefix('-')].partition(',')[0]}, from the end"
+    return list(words.items())
 
 
 class DatasetEditView(DatasetView):

@@ -163,7 +163,10 @@ class PredictForm(forms.Form):
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.fields["version"].queryset = runnable_versions(project)
-        self.fields["dataset"].queryset = Dataset.objects.filter(project=project)
+        self.fields["dataset"].queryset = datasets = Dataset.objects.filter(project=project)
+        # Where there is one, it is meant.
+        if not self.initial.get("dataset") and len(only := datasets[:2]) == 1:
+            self.initial["dataset"] = only[0].pk
         self.fields["label_map"].queryset = label_maps_for(project)
 
     def chosen(self) -> dict[str, Any]:

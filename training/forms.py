@@ -396,10 +396,13 @@ class RunForm(forms.Form):
         }
 
 
-def initial_of(asked: MultiValueDict) -> dict[str, Any]:
-    """Return the first values of the form from a page's address: ``?dataset=&base=&label_map=&task=``."""
+def initial_of(asked: MultiValueDict, project: Any) -> dict[str, Any]:
+    """Return the first values of the form from a page's address: ``?dataset=&base=&label_map=&task=``. Where the project has one
+    dataset, it is meant."""
+    chosen = asked.getlist("dataset")
+    there = Dataset.objects.filter(project=project).values_list("pk", flat=True)[:2]
     return {
-        "datasets": asked.getlist("dataset"), "base_version": asked.get("base"), "label_map": asked.get("label_map"),
+        "datasets": chosen or (list(there) if len(there) == 1 else []), "base_version": asked.get("base"), "label_map": asked.get("label_map"),
         "task": PRETRAINING if asked.get("task") == PRETRAINING else "multilabel",
     }  # fmt: skip
 

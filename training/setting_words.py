@@ -66,9 +66,14 @@ def rows(settings: Mapping[str, Any], used: Mapping[str, Any]) -> list[Row]:
             told, usual = _changes(value, entry["properties"]), _changes({}, entry["properties"])
         else:
             told, usual = said(name, value), said(name, default)
-        taken = said(name, used[name]) if value is None and used.get(name) is not None else ""
+        taken = _short(name, used[name]) if value is None and used.get(name) is not None else ""
         found.append(Row(entry["title"], told, taken, "" if told == usual else usual))
     return sorted(found, key=lambda row: not row.default)
+
+
+def _short(name: str, value: Any) -> str:
+    """Return a value that was found and not chosen: two digits say enough."""
+    return said(name, float(f"{value:.2g}") if isinstance(value, float) else value)
 
 
 def tried(values: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ class RunCreatePage(RunFormView):
     template = "training/create.html"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        form = RunForm(project=self.project, initial=initial_of(request.GET))
+        form = RunForm(project=self.project, initial=initial_of(request.GET, self.project))
         return self.page(form=form, **self.checked(form))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:

@@ -215,3 +215,19 @@ def test_viewers_see_runs_and_start_none(client, ward):
         assert client.post(reverse(f"training:{name}", args=[run.pk])).status_code == 403
     for name in ("check", "measure", "create"):
         assert client.post(address(ward, name)).status_code == 403
+
+
+def test_the_only_dataset_of_a_project_is_meant(db, client):
+    project = factories.make_project()
+    client.force_login(factories.make_team(project)["editor"])
+    only = factories.make_dataset(project)
+    create, predict = reverse("training:create", args=[project.pk]), reverse("modelhub:predictions", args=[project.pk])
+
+    def chosen(page):
+        form = client.get(page).context["form"]
+        return form["datasets" if page == create else "dataset"].value()
+
+    assert chosen(create) == [only.pk] and chosen(predict) == only.pk
+    assert "checked" in text_of(client.get(create)).partition(f'value="{only.pk}"')[2].partition(">")[0]
+    factories.make_dataset(project)
+    assert not chosen(create) and not chosen(predict)
