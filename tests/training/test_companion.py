@@ -8,7 +8,8 @@ from sklearn.linear_model import Ridge
 from datasets.beats import find_r_peaks
 from datasets.simulate import simulate
 from ecgportal.errors import InvalidInput
-from modelhub.architectures.companion import Accompanied, FixedFeatures
+from modelhub.architectures.companion import Accompanied
+from modelhub.architectures.fixed_features import FixedFeatures
 from modelhub.architectures.registry import build
 from modelhub.onnx.export import export_checked
 from modelhub.onnx.load import load_own
@@ -68,6 +69,47 @@ def test_the_mean_beat_is_the_beat_of_the_record():
     found = views["beat"].reshape(12, -1)[1].numpy()
     # What is taken for the middle of the QRS complex may differ by some samples.
     assert max(np.corrcoef(np.roll(found, by), mean)[0, 1] for by in range(-8, 9)) > 0.97
+
+
+def regular(p_at_s=0.2):
+    """Ten beats of 1 s: a P wave of 0.1 mV at ``p_at_s`` of each, a QRS complex of 1 mV at 0.4 s, a T wave of 0.3 mV at 0.7 s."""
+    time_s = np.arange(100) / 100
+    beat = sum(
+        h * np.exp(-(((time_s - at) / w) ** 2)) for h, at, w in ((0.1, p_at_s, 0.02), (1, 0.4, 0.015), (0.3, 0.7, 0.05))
+    )
+    return np.tile(beat, (3, 10)).astype(np.float32) * np.array([[1], [-0.7], [0.4]], np.float32)
+
+
+def test_the_course_tells_where_waves_lie_whatever_their_sign():
+    signal = regular()
+    course, earlier = (features_of(x)[0]["course"].numpy() for x in (signal, regular(0.12)))
+    np.testing.assert_allclose(features_of(-signal)[0]["course"].numpy(), course, atol=1e-5)
+    # In steps of 20 ms: the P wave lies four earlier, and what lies behind it where it was.
+    np.testing.assert_allclose(earlier[4:11], course[8:15], atol=0.3)
+    np.testing.assert_allclose(earlier[16:50], course[16:50], atol=0.05)
+
+
+def test_an_odd_beat_is_seen_by_its_form_and_its_time():
+    signal = regular()
+    odd = signal.copy()
+    # The fifth beat comes 0.3 s early, wide and upside down.
+    odd[:, 420:500] = 0
+    wide = -1.5 * np.exp(-(((np.arange(60) - 30) / 7.0) ** 2))
+    odd[:, 380:440] += wide.astype(np.float32) * np.array([[1], [-0.7], [0.4]], np.float32)
+    plain, other = (features_of(x)[0]["odd beats"].numpy() for x in (signal, odd))
+    largest, before, after = slice(0, 1), -2, -1
+    assert other[largest] > plain[largest] + 2
+    assert plain[before] == pytest.approx(1, abs=0.02) and plain[after] == pytest.approx(1, abs=0.02)
+    assert other[before] < 0.8 and other[after] > 1.2
+
+
+def test_an_answer_can_be_explained_where_leads_are_flat_and_beats_alike():
+    for signal in (regular(), np.zeros((3, 1000), np.float32), np.full((3, 1000), 0.3, np.float32)):
+        signal[1] = 0
+        made = FixedFeatures(n_leads=3, n_samples=1000, fs_hz=100.0)
+        x = torch.from_numpy(signal)[None].requires_grad_()
+        made(x).sum().backward()
+        assert torch.isfinite(x.grad).all()
 
 
 def test_levels_are_taken_once_and_lie_between_the_responses():

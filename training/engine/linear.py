@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from modelhub.architectures.companion import CONSTANT, FixedFeatures
+from modelhub.architectures.fixed_features import CONSTANT, FixedFeatures
 from training.engine.data import Data
 from training.engine.source import Feed
 
