@@ -27,6 +27,7 @@ from datasets.models import Dataset, LabelMap, Record
 from datasets.record_filters import FILTERS
 from datasets.recording_time import text_of
 from ecgportal.api.parsers import ObjectParser
+from ecgportal.api.strict import StrictFields, StrictModelFields, only
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, NotFound
@@ -36,7 +37,7 @@ from ecgportal.projects.access import Action
 UUID = ProjectViewSet.lookup_value_regex
 
 
-class DatasetSerializer(serializers.ModelSerializer):
+class DatasetSerializer(StrictModelFields):
     project = serializers.UUIDField(source="project_id")
     name = serializers.CharField(max_length=120)
     record_count = serializers.IntegerField(read_only=True, default=0)
@@ -54,21 +55,21 @@ class DatasetSerializer(serializers.ModelSerializer):
         return many.get(dataset.pk, {}) if many is not None else selectors.label_counts(dataset)
 
 
-class UploadSerializer(serializers.Serializer):
+class UploadSerializer(StrictFields):
     files = serializers.ListField(child=serializers.FileField())
     fs_hz = serializers.FloatField(required=False)
     unit = serializers.CharField(required=False)
     lead_order = serializers.CharField(required=False, help_text="Lead names in file order, separated by commas.")
 
 
-class UploadAnswerSerializer(serializers.Serializer):
+class UploadAnswerSerializer(StrictFields):
     job = serializers.UUIDField()
     ingest = serializers.UUIDField()
     id = serializers.UUIDField()
     state = serializers.CharField()
 
 
-class LabelTableSerializer(serializers.Serializer):
+class LabelTableSerializer(StrictFields):
     file = serializers.FileField()
     mapping = serializers.JSONField(required=False, help_text="Which column is what, where the header does not tell.")
     sheet = serializers.CharField(
@@ -77,7 +78,7 @@ class LabelTableSerializer(serializers.Serializer):
     )
 
 
-class JobAnswerSerializer(serializers.Serializer):
+class JobAnswerSerializer(StrictFields):
     id = serializers.UUIDField()
     job = serializers.UUIDField()
     state = serializers.CharField()
@@ -128,6 +129,7 @@ class DatasetViewSet(WithInsight, WithTwins, mixins.ListModelMixin, mixins.Retri
     def uploads(self, request: Request, pk: str) -> Response:
         """Send one or many files: single ECG files, WFDB pairs, zip, tar.gz. The job answers per file."""
         dataset = self.get_object()
+        only(request.data, UploadSerializer().fields)
         ingest = services.upload_receive(
             actor=request.user, dataset=dataset, files=request.FILES.getlist("files"), options=options_in(request.data)
         )
@@ -149,6 +151,7 @@ class DatasetViewSet(WithInsight, WithTwins, mixins.ListModelMixin, mixins.Retri
     def labels_import(self, request: Request, pk: str) -> Response:
         """Send a label table (CSV, TSV, XLSX or JSON); the job's result says per row what was taken."""
         dataset = self.get_object()
+        only(request.data, LabelTableSerializer().fields)
         file = request.FILES.get("file")
         if file is None:
             raise InvalidInput("No label table was sent.", fields={"file": "Send a CSV, TSV, XLSX or JSON file."})
@@ -200,7 +203,7 @@ RecordFilters.base_filters |= {
 }
 
 
-class RecordSerializer(serializers.ModelSerializer):
+class RecordSerializer(StrictModelFields):
     subject = serializers.CharField(source="subject.key", default=None)
     duration_s = serializers.FloatField()
     recorded_at = serializers.SerializerMethodField()
@@ -293,7 +296,7 @@ def _file(data: bytes, content_type: str, name: str) -> HttpResponse:
     )
 
 
-class LabelMapSerializer(serializers.ModelSerializer):
+class LabelMapSerializer(StrictModelFields):
     project = serializers.UUIDField(source="project_id", allow_null=True)
 
     class Meta:
@@ -358,10 +361,15 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
         )
         return Response(self.get_serializer(row).data, status=status.HTTP_201_CREATED)
 
-    @extend_schema(responses={(200, "text/csv"): OpenApiTypes.STR})
+    @extend_schema(
+        parameters=[OpenApiParameter("format", str, enum=["csv"])], responses={(200, "text/csv"): OpenApiTypes.STR}
+    )
     @action(detail=True)
     def export(self, request: Request, pk: str) -> HttpResponse:
+        """The map as CSV with the columns ``code, class, relation``."""
         row = self.get_object()
+        if (kind := request.query_params.get("format", "csv")) != "csv":
+            raise InvalidInput(f"There is no export format {kind[:40]!r}.", fields={"format": "Choose csv."})
         audit("label_map.exported", row, actor=request.user, project=row.project)
         return _file(presenting.map_csv(row).encode(), "text/csv; charset=utf-8", "label-map.csv")
 
@@ -382,6 +390,7 @@ class LabelMapViewSet(mixins.ListModelMixin, ProjectViewSet):
     @action(detail=False, methods=["post"], url_path="import")
     def import_csv(self, request: Request) -> Response:
         """Read a map from CSV with the columns ``code, class, relation``."""
+        only(request.data, ("file", "project", "name", "system"))
         if not request.data.get("project"):
             raise InvalidInput("A label map belongs to a project.", fields={"project": "Give the id of a project."})
         project, file = self.project(request.data["project"]), request.FILES.get("file")

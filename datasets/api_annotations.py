@@ -13,11 +13,12 @@ from rest_framework.response import Response
 from datasets import annotating
 from datasets.labels.table import SYSTEMS
 from datasets.models import RecordAnnotation, RecordLabel
+from ecgportal.api.strict import StrictModelFields
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.projects.access import Action
 
 
-class AnnotationSerializer(serializers.ModelSerializer):
+class AnnotationSerializer(StrictModelFields):
     """Seconds from the record's start; ``t1_s`` null for a point, ``lead`` null for all leads."""
 
     author = serializers.CharField(source="author.username", default=None, read_only=True)
@@ -32,7 +33,7 @@ class AnnotationSerializer(serializers.ModelSerializer):
         read_only_fields = ["id", "record", "created_at"]
 
 
-class LabelByHandSerializer(serializers.ModelSerializer):
+class LabelByHandSerializer(StrictModelFields):
     system = serializers.ChoiceField(choices=SYSTEMS)
     code = serializers.CharField(max_length=annotating.MAX_CODE)
     author = serializers.CharField(source="author.username", default=None, read_only=True)

@@ -13,6 +13,7 @@ from rest_framework.viewsets import ViewSet
 from datasets import importing
 from datasets.collections import registry
 from datasets.models import Dataset, Ingest
+from ecgportal.api.strict import StrictFields, StrictQuery
 from ecgportal.api.viewsets import ProjectViewSet, as_uuid
 from ecgportal.errors import InvalidInput
 from ecgportal.projects import access
@@ -20,7 +21,7 @@ from ecgportal.projects.access import Action
 from ecgportal.projects.models import Project
 
 
-class CollectionSerializer(serializers.Serializer):
+class CollectionSerializer(StrictFields):
     name = serializers.CharField()
     title = serializers.CharField()
     about = serializers.CharField()
@@ -33,7 +34,7 @@ class CollectionSerializer(serializers.Serializer):
     )
 
 
-class ImportSerializer(serializers.Serializer):
+class ImportSerializer(StrictFields):
     collection = serializers.CharField(required=False, help_text="Needed: the name of a collection, such as ptbxl.")
     project = serializers.UUIDField(
         required=False, help_text="For a dataset called ``name``, made where it is missing."
@@ -44,7 +45,7 @@ class ImportSerializer(serializers.Serializer):
     download = serializers.BooleanField(required=False, help_text="Fetch it from PhysioNet instead.")
 
 
-class ImportAnswerSerializer(serializers.Serializer):
+class ImportAnswerSerializer(StrictFields):
     id = serializers.UUIDField()
     ingest = serializers.UUIDField()
     dataset = serializers.UUIDField()
@@ -52,7 +53,7 @@ class ImportAnswerSerializer(serializers.Serializer):
     state = serializers.CharField()
 
 
-class CollectionViewSet(ViewSet):
+class CollectionViewSet(StrictQuery, ViewSet):
     """The collections that the portal knows. ``?project=`` adds the folders in which they lie, for its editors."""
 
     @extend_schema(responses=CollectionSerializer(many=True), parameters=[OpenApiParameter("project", str)])

@@ -23,6 +23,7 @@ from rest_framework.response import Response
 from datasets import services, uploading
 from datasets.models import ArrivingFile, Dataset, Ingest, IngestItem, Outcome
 from ecgportal.api.parsers import ObjectParser
+from ecgportal.api.strict import StrictFields, StrictModelFields, only
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
@@ -37,34 +38,34 @@ class StreamParser(BaseParser):
         return stream
 
 
-class IngestItemSerializer(serializers.ModelSerializer):
+class IngestItemSerializer(StrictModelFields):
     class Meta:
         model = IngestItem
         fields = ["id", "name", "outcome", "code", "message", "asks", "record"]
 
 
-class ArrivingFileSerializer(serializers.ModelSerializer):
+class ArrivingFileSerializer(StrictModelFields):
     class Meta:
         model = ArrivingFile
         fields = ["id", "name", "size", "received"]
 
 
-class DeclaredSerializer(serializers.Serializer):
+class DeclaredSerializer(StrictFields):
     name = serializers.CharField(max_length=4000)
     size = serializers.IntegerField(min_value=0, max_value=services.MAX_UPLOAD_BYTES)
 
 
-class FilesSerializer(serializers.Serializer):
+class FilesSerializer(StrictFields):
     files = DeclaredSerializer(many=True)
 
 
-class AnswersSerializer(serializers.Serializer):
+class AnswersSerializer(StrictFields):
     fs_hz = serializers.FloatField(required=False)
     unit = serializers.CharField(required=False)
     lead_order = serializers.CharField(required=False, help_text="Lead names in file order, separated by commas.")
 
 
-class WaitingFilesSerializer(serializers.Serializer):
+class WaitingFilesSerializer(StrictFields):
     files = serializers.ListField(
         child=serializers.CharField(), required=False, allow_empty=False,
         help_text="Names of files that wait, as the upload's items show them. Without it the answers are for all that wait.",
@@ -79,7 +80,7 @@ class BeginSerializer(AnswersSerializer):
     dataset = serializers.UUIDField()
 
 
-class IngestSerializer(serializers.ModelSerializer):
+class IngestSerializer(StrictModelFields):
     state = serializers.SerializerMethodField()
     progress = serializers.FloatField(source="job.progress", default=0.0, read_only=True)
     waiting = serializers.SerializerMethodField(help_text="Files that are kept until an answer is given.")
@@ -119,6 +120,7 @@ class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
     @extend_schema(request=BeginSerializer, responses={201: IngestSerializer})
     def create(self, request: Request) -> Response:
         """Begin an upload; its files follow in any order and are read when it is finished."""
+        only(request.data, BeginSerializer().fields)
         dataset = self.find(Dataset.objects.select_related("project"), request.data.get("dataset"))
         ingest = uploading.upload_open(actor=request.user, dataset=dataset, options=options_in(request.data))
         return Response(self.get_serializer(ingest).data, status=status.HTTP_201_CREATED)
@@ -141,6 +143,7 @@ class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
         """Name files by JSON, or send many small ones whole by multipart (``files``, and ``names`` with their folders)."""
         ingest = self.get_object()
         if sent := request.FILES.getlist("files"):
+            only(request.data, ("files", "names"))
             names = request.data.getlist("names") or [file.name for file in sent]
             if len(names) != len(sent):
                 raise InvalidInput("There must be one name per file.", fields={"names": f"Give {len(sent)} names."})
@@ -163,7 +166,7 @@ class IngestViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVie
     def answers(self, request: Request, pk: str) -> Response:
         """Read those files again that do not say their rate, unit or lead order, with these answers."""
         ingest = self.get_object()
-        form = WaitingFilesSerializer(data=request.data)
+        form = WaitingAnswersSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         names = form.validated_data.get("files")
         options = options_in(request.data)

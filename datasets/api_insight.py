@@ -18,11 +18,12 @@ from datasets.measure.features import FEATURES
 from datasets.models import Dataset, RecordFeatures
 from datasets.outliers import outliers
 from datasets.shift import shift, summary
+from ecgportal.api.strict import StrictFields
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
 
 
-class MeasuresSerializer(serializers.Serializer):
+class MeasuresSerializer(StrictFields):
     """One record's measures; null where it could not be measured, with ``reason`` where no beat could be."""
 
     record = serializers.UUIDField(source="record_id")
@@ -37,7 +38,7 @@ class MeasuresSerializer(serializers.Serializer):
         return super().get_fields() | numbers
 
 
-class OutlierSerializer(serializers.Serializer):
+class OutlierSerializer(StrictFields):
     """score: robust standard deviations from the dataset's median; null for a record whose beats could not be measured."""
 
     record = serializers.UUIDField(source="pk")
@@ -53,7 +54,7 @@ class OutlierSerializer(serializers.Serializer):
         return self.context["found"].reason(record)
 
 
-class JobStartedSerializer(serializers.Serializer):
+class JobStartedSerializer(StrictFields):
     id = serializers.UUIDField()
     job = serializers.UUIDField()
     state = serializers.CharField()

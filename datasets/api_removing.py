@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from datasets import removing, selectors, twins
 from datasets.models import Record, Subject
 from ecgportal.api.pagination import Pages
+from ecgportal.api.strict import StrictFields, StrictModelFields
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
@@ -23,7 +24,7 @@ class PagesByIndex(Pages):
     django_paginator_class = selectors.IndexPaginator
 
 
-class TwinsSerializer(serializers.Serializer):
+class TwinsSerializer(StrictFields):
     drop = serializers.ListField(child=serializers.UUIDField(), required=False, default=list)
     keep = serializers.ListField(child=serializers.UUIDField(), required=False, default=list)
 
@@ -60,7 +61,7 @@ class WithTwins:
         return Response({"dropped": dropped, "kept": len(form.validated_data["keep"])})
 
 
-class SubjectSerializer(serializers.ModelSerializer):
+class SubjectSerializer(StrictModelFields):
     record_count = serializers.IntegerField(read_only=True)
 
     class Meta:

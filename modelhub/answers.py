@@ -24,6 +24,8 @@ ANSWERS: dict[str, str] = {
     "architecture": "The network that weights belong to.",
 }
 _STRUCTURED = {"config": dict, "recipe": dict, "thresholds": dict}
+#: All names that are read.
+NAMES = (*ANSWERS, *_STRUCTURED, "contract", "scale")
 
 
 def read_answers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from rest_framework.parsers import MultiPartParser
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from datasets.models import Dataset, Record
 from datasets.selectors import label_map_of
 from ecgportal.api.parsers import ObjectParser
+from ecgportal.api.strict import StrictFields, StrictModelFields, StrictQuery, only
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -27,13 +27,13 @@ from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from modelhub import answer_list, downloads, services, services_predictions, statements, trying
 from modelhub.answer_list import AGREEMENTS
-from modelhub.answers import ANSWERS, read_answers
+from modelhub.answers import ANSWERS, NAMES, read_answers
 from modelhub.architectures.catalog import catalog
 from modelhub.lineage import family
 from modelhub.models import Model, ModelVersion, PredictionRun, VersionState
 
 
-class ArchitectureView(APIView):
+class ArchitectureView(StrictQuery):
     """The networks that can be trained from scratch.
 
     ``definition`` is the SHA-256 of the file that an administrator of the server installed, null for the portal's own.
@@ -54,7 +54,7 @@ class ArchitectureView(APIView):
         return Response({"count": len(rows), "next": None, "previous": None, "results": rows})
 
 
-class ModelSerializer(serializers.ModelSerializer):
+class ModelSerializer(StrictModelFields):
     versions = serializers.SerializerMethodField()
     aliases = serializers.SerializerMethodField()
 
@@ -71,12 +71,12 @@ class ModelSerializer(serializers.ModelSerializer):
         return [str(version.pk) for version in model.versions.all()]
 
 
-class LicenceSerializer(serializers.Serializer):
+class LicenceSerializer(StrictFields):
     project = serializers.UUIDField()
     licence = serializers.CharField(max_length=2000, allow_blank=True)
 
 
-class TrySerializer(serializers.Serializer):
+class TrySerializer(StrictFields):
     record = serializers.UUIDField()
 
 
@@ -88,7 +88,7 @@ def record_to_try(user: Any, data: Any) -> Record:
     return access.get_or_404(rows, user, Action.MODEL_EDIT, pk=form.validated_data["record"])
 
 
-class AliasSerializer(serializers.Serializer):
+class AliasSerializer(StrictFields):
     version = serializers.UUIDField()
 
 
@@ -142,7 +142,7 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectView
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class VersionSerializer(serializers.ModelSerializer):
+class VersionSerializer(StrictModelFields):
     project = serializers.UUIDField(source="model.project_id")
     model_name = serializers.CharField(source="model.name")
     input = serializers.SerializerMethodField()
@@ -218,6 +218,7 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
         What the file does not say itself (classes, rate, ...) is given in fields of their names. A file that leaves
         something open becomes a version in the state ``incomplete``; ``result.questions`` names what is missing.
         """
+        only(request.data, ("file", "project", "name", *NAMES, *statements.STATEMENTS))
         if not request.data.get("project"):
             raise InvalidInput("A model import needs a project.", fields={"project": "Give the id of a project."})
         project, file = self.project(request.data["project"]), request.FILES.get("file")
@@ -276,6 +277,7 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     def contract(self, request: Request, pk: str) -> Response:
         """Say what a version leaves open. A job completes one in the state ``incomplete``; licence, intended use and
         training data alone are taken at once (200, without a job)."""
+        only(request.data, (*NAMES, *statements.STATEMENTS))
         version, said = self.get_object(), statements.read_statements(request.data)
         if said:
             version = services.card_update(actor=request.user, version=version, card=said)
@@ -325,7 +327,7 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
         return self._moved(version)
 
 
-class PredictionRunSerializer(serializers.ModelSerializer):
+class PredictionRunSerializer(StrictModelFields):
     state = serializers.CharField(source="job.state", read_only=True)
     progress = serializers.FloatField(source="job.progress", read_only=True)
     records = serializers.ListField(source="record_ids", child=serializers.UUIDField())
@@ -352,7 +354,7 @@ class PredictionRunSerializer(serializers.ModelSerializer):
         return (run.job.result or {}).get("agreement")
 
 
-class PredictionCreateSerializer(serializers.Serializer):
+class PredictionCreateSerializer(StrictFields):
     version = serializers.UUIDField()
     dataset = serializers.UUIDField(required=False)
     records = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=10_000)

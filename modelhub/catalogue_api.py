@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
+from ecgportal.api.strict import StrictFields, StrictModelFields, StrictQuery
 from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet, as_uuid
 from ecgportal.errors import InvalidInput
 from ecgportal.projects import access
@@ -38,13 +39,13 @@ def _number(text: str, name: str) -> float | int:
     return value
 
 
-class DecisionSerializer(serializers.ModelSerializer):
+class DecisionSerializer(StrictModelFields):
     class Meta:
         model = CatalogueDecision
         fields = ["from_state", "to_state", "reason", "decided_by_name", "created_at"]
 
 
-class EntrySerializer(serializers.ModelSerializer):
+class EntrySerializer(StrictModelFields):
     name = serializers.CharField(source="version.model.name")
     number = serializers.IntegerField(source="version.number")
     task = serializers.CharField(source="version.task")
@@ -91,28 +92,28 @@ class EntrySerializer(serializers.ModelSerializer):
         return [dict(row) for row in DecisionSerializer(entry.decisions.all(), many=True).data]
 
 
-class ProposeSerializer(serializers.Serializer):
+class ProposeSerializer(StrictFields):
     version = serializers.UUIDField()
     reason = serializers.CharField(max_length=4000)
 
 
-class ReasonSerializer(serializers.Serializer):
+class ReasonSerializer(StrictFields):
     reason = serializers.CharField(max_length=4000)
 
 
-class DecideSerializer(serializers.Serializer):
+class DecideSerializer(StrictFields):
     decision = serializers.ChoiceField(list(catalogue.DECISIONS))
     reason = serializers.CharField(max_length=4000)
     visible_to_all = serializers.BooleanField(required=False, allow_null=True, default=None)
     projects = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=1000)
 
 
-class ShareSerializer(serializers.Serializer):
+class ShareSerializer(StrictFields):
     visible_to_all = serializers.BooleanField(required=False, allow_null=True, default=None)
     projects = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=1000)
 
 
-class CopySerializer(serializers.Serializer):
+class CopySerializer(StrictFields):
     project = serializers.UUIDField()
 
 
@@ -126,7 +127,7 @@ def projects_of(ids: list[Any] | None) -> list[Project] | None:
     return found
 
 
-class CatalogueViewSet(GenericViewSet):
+class CatalogueViewSet(StrictQuery, GenericViewSet):
     """Models of the platform: owners propose, administrators decide, everybody to whom one is granted may copy it."""
 
     queryset = CatalogueEntry.objects.none()

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
+from ecgportal.api.strict import StrictFields, StrictModelFields, StrictQuery
 from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet, as_uuid
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
@@ -20,7 +21,7 @@ from modelhub import exchange, keys, services_exchanges
 from modelhub.models import Exchange, ModelVersion, SigningKey, Transfer
 
 
-class ExchangeSerializer(serializers.ModelSerializer):
+class ExchangeSerializer(StrictModelFields):
     name = serializers.CharField(max_length=80)
     url = serializers.CharField(max_length=400)
     password = serializers.CharField(write_only=True, required=False, allow_blank=True)
@@ -31,7 +32,7 @@ class ExchangeSerializer(serializers.ModelSerializer):
         read_only_fields = ["id", "created_at"]
 
 
-class TransferSerializer(serializers.ModelSerializer):
+class TransferSerializer(StrictModelFields):
     state = serializers.CharField(source="job.state", read_only=True)
     result = serializers.JSONField(source="job.result", read_only=True)
 
@@ -52,20 +53,20 @@ class TransferSerializer(serializers.ModelSerializer):
         ]
 
 
-class PushSerializer(serializers.Serializer):
+class PushSerializer(StrictFields):
     version = serializers.UUIDField()
 
 
-class PullSerializer(serializers.Serializer):
+class PullSerializer(StrictFields):
     project = serializers.UUIDField()
     path = serializers.CharField(max_length=400)
 
 
-class SyncSerializer(serializers.Serializer):
+class SyncSerializer(StrictFields):
     project = serializers.UUIDField()
 
 
-class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
+class ExchangeViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """WebDAV servers for models. Administrators manage them, owners of projects publish and pull."""
 
     queryset = Exchange.objects.all()
@@ -148,7 +149,7 @@ class ExchangeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericV
         return Response(TransferSerializer(rows, many=True).data, status=status.HTTP_202_ACCEPTED)
 
 
-class SigningKeySerializer(serializers.Serializer):
+class SigningKeySerializer(StrictFields):
     id = serializers.UUIDField(read_only=True)
     name = serializers.CharField(max_length=120)
     public_key = serializers.CharField(max_length=200)
@@ -157,7 +158,7 @@ class SigningKeySerializer(serializers.Serializer):
     created_at = serializers.DateTimeField(read_only=True)
 
 
-class SigningKeyViewSet(GenericViewSet):
+class SigningKeyViewSet(StrictQuery, GenericViewSet):
     """The keys whose signatures on bundles count: this portal's own, and those that administrators trust."""
 
     queryset = SigningKey.objects.none()

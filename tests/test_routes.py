@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models import Max
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
+from rest_framework.serializers import BaseSerializer
 
 from datasets.models import (
     ArrivingFile,
@@ -398,6 +399,58 @@ def test_a_stranger_who_asks_for_a_row_gets_404_and_leaves_an_event_in_its_proje
 def _bare(text: str) -> str:
     """Return an answer without what is new in each: tokens against forgery and nonces."""
     return re.sub(r'(csrfmiddlewaretoken" value|nonce)="[^"]+"|X-CSRFToken[^}]+', "", text)
+
+
+# A body whose fields the caller chooses, or none at all.
+FREE_BODIES = ("card",)
+
+
+def _has_fields(cls: Any, name: str) -> bool:
+    """Whether the OpenAPI document states the fields of what an action takes."""
+    schema = getattr(getattr(cls, name), "kwargs", {}).get("schema")
+    if schema is None:
+        return getattr(cls, "serializer_class", None) is not None
+    described = schema()
+    described.view = cls(request=None, kwargs={}, versioning_class=None)
+    stated = described.get_request_serializer()
+    return isinstance(stated, type) and issubclass(stated, BaseSerializer)
+
+
+def test_no_call_of_rest_passes_over_a_parameter_or_a_field_that_it_does_not_know(world, client_factory):
+    user = world.users["owner"]
+    user.is_superuser = True
+    user.save()
+    client, wrong, checked = client_factory(user), [], 0
+    for route in routes():
+        cls = getattr(route.callback, "cls", None)
+        if cls is None or not route.pattern.startswith("api/") or route.name in ("schema", "docs", "api-root"):
+            continue
+        own = {method: method for method in ("get", "post", "put", "patch", "delete") if hasattr(cls, method)}
+        actions = getattr(route.callback, "actions", None) or own
+        resource = re.sub(r"^api/v1/\^?", "", route.pattern).split("/")[0]
+        for method, name in list(actions.items()):
+            address = world.address(route, API_MODELS.get(resource))
+            body = _body(route, "api", world)
+            calls = [(f"{address}?nosuchname=1", {})]
+            if method in ("post", "put", "patch") and _has_fields(cls, name):
+                calls.append((address, {**body, "nosuchname": 1}))
+            for there, sent in calls:
+                if sent and any(part in address for part in FREE_BODIES):
+                    continue
+                with transaction.atomic():
+                    answer = _answer(client, method, there, json.dumps(sent))
+                    transaction.set_rollback(True)
+                checked += 1
+                fields = answer.json()["error"]["fields"] if answer.status_code >= 400 else {}
+                if answer.status_code not in (400, 404, 422) or (
+                    answer.status_code != 404 and "nosuchname" not in fields
+                ):
+                    wrong.append(
+                        f"{method.upper()} {there} ({route.name}): {answer.status_code} {answer.content[:200]!r}"
+                    )
+    print(f"\n{checked} calls")
+    assert not wrong, "\n".join(wrong)
+    assert checked > 150
 
 
 def test_every_dash_callback_loads_its_object_through_the_permission_check():

@@ -15,6 +15,7 @@ from rest_framework.response import Response
 
 from datasets.models import Dataset
 from datasets.selectors import label_map_of
+from ecgportal.api.strict import StrictFields, StrictModelFields
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
@@ -28,7 +29,7 @@ from training.metrics.base import Figure
 from training.models import Evaluation, Mode, StudyKind, TrainingRun
 
 
-class TrainingRunSerializer(serializers.ModelSerializer):
+class TrainingRunSerializer(StrictModelFields):
     state = serializers.CharField(source="job.state", read_only=True)
     progress = serializers.FloatField(source="job.progress", read_only=True)
     message = serializers.CharField(source="job.message", read_only=True)
@@ -76,7 +77,7 @@ class TrainingRunSerializer(serializers.ModelSerializer):
         return {"code": run.job.error_code, "message": run.job.error_message} if run.job.error_code else None
 
 
-class TrainingRunCreateSerializer(serializers.Serializer):
+class TrainingRunCreateSerializer(StrictFields):
     project = serializers.UUIDField()
     dataset = serializers.UUIDField(required=False)
     datasets = serializers.ListField(child=serializers.UUIDField(), required=False)
@@ -118,19 +119,19 @@ class TrainingRunCreateSerializer(serializers.Serializer):
     name = serializers.CharField(required=False, max_length=120, default="")
 
 
-class TrainingRunRenameSerializer(serializers.Serializer):
+class TrainingRunRenameSerializer(StrictFields):
     name = serializers.CharField(max_length=120)
 
 
-class TakeTrialSerializer(serializers.Serializer):
+class TakeTrialSerializer(StrictFields):
     number = serializers.IntegerField(min_value=1)
 
 
-class LearningCurveSerializer(serializers.Serializer):
+class LearningCurveSerializer(StrictFields):
     repeats = serializers.IntegerField(required=False, default=1, min_value=1, max_value=10)
 
 
-class MeasureSerializer(serializers.Serializer):
+class MeasureSerializer(StrictFields):
     project = serializers.UUIDField()
 
 
@@ -300,7 +301,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         return Response({**empty, **run.lr_finder, "learning_rate": run.learning_rate})
 
 
-class EvaluationSerializer(serializers.ModelSerializer):
+class EvaluationSerializer(StrictModelFields):
     state = serializers.SerializerMethodField()
     n = serializers.SerializerMethodField()
     summary = serializers.SerializerMethodField()
@@ -335,7 +336,7 @@ class EvaluationSerializer(serializers.ModelSerializer):
         return {name: row.report.get(name) for name in ("f1_weighted", "f1_macro", "auroc_macro", "auprc_macro")}
 
 
-class EvaluationCreateSerializer(serializers.Serializer):
+class EvaluationCreateSerializer(StrictFields):
     version = serializers.UUIDField()
     dataset = serializers.UUIDField()
     label_map = serializers.UUIDField(required=False, allow_null=True)

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from datasets.api import RecordSerializer
 from datasets.models import Dataset
+from ecgportal.api.strict import StrictModelFields
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.errors import InvalidInput
 from ecgportal.projects.access import Action
@@ -31,7 +32,7 @@ _AREA = OpenApiParameter(
 )
 
 
-class MapSerializer(serializers.ModelSerializer):
+class MapSerializer(StrictModelFields):
     """explained: share of the variance along the two principal components. left_out: records without a place."""
 
     dataset = serializers.UUIDField(source="dataset_id")

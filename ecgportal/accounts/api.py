@@ -10,30 +10,30 @@ from rest_framework.decorators import action
 from rest_framework.permissions import AllowAny, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from ecgportal.accounts import services
 from ecgportal.accounts.models import ApiToken, User
 from ecgportal.accounts.throttle import check_sign_in
 from ecgportal.api.errors import body
+from ecgportal.api.strict import StrictFields, StrictModelFields, StrictQuery
 from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet
-from ecgportal.errors import NotFound
+from ecgportal.errors import InvalidInput, NotFound
 from ecgportal.projects.access import note_hidden
 
 
-class SignInSerializer(serializers.Serializer):
+class SignInSerializer(StrictFields):
     username = serializers.CharField()
     password = serializers.CharField()
     name = serializers.CharField(required=False, default="signed in by password", max_length=80)
 
 
-class SignedInSerializer(serializers.Serializer):
+class SignedInSerializer(StrictFields):
     token = serializers.CharField()
     expires_at = serializers.DateTimeField()
 
 
-class TokenView(APIView):
+class TokenView(StrictQuery):
     """POST signs in with name and password; DELETE revokes the token presented."""
 
     def get_permissions(self) -> list:
@@ -64,7 +64,7 @@ class TokenView(APIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class ApiTokenSerializer(serializers.ModelSerializer):
+class ApiTokenSerializer(StrictModelFields):
     token = serializers.CharField(read_only=True, required=False, help_text="The key; sent once, when it is created.")
 
     class Meta:
@@ -73,7 +73,7 @@ class ApiTokenSerializer(serializers.ModelSerializer):
         read_only_fields = ["id", "created_at", "last_used_at", "expires_at"]
 
 
-class TokenViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, GenericViewSet):
+class TokenViewSet(StrictQuery, mixins.ListModelMixin, mixins.DestroyModelMixin, GenericViewSet):
     """My API tokens."""
 
     serializer_class = ApiTokenSerializer
@@ -102,7 +102,7 @@ class TokenViewSet(mixins.ListModelMixin, mixins.DestroyModelMixin, GenericViewS
         services.token_delete(actor=self.request.user, token=instance)
 
 
-class UserSerializer(serializers.ModelSerializer):
+class UserSerializer(StrictModelFields):
     is_administrator = serializers.BooleanField(source="is_superuser", required=False)
     password = serializers.CharField(write_only=True, required=False)
     username = serializers.CharField(max_length=150)
@@ -113,7 +113,7 @@ class UserSerializer(serializers.ModelSerializer):
         read_only_fields = ["id"]
 
 
-class UserViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
+class UserViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """Users of the platform; for administrators, except ``me``."""
 
     queryset = User.objects.all().order_by("username")
@@ -128,6 +128,8 @@ class UserViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
         form = self.get_serializer(data=request.data)
         form.is_valid(raise_exception=True)
         data = form.validated_data
+        if not data.get("is_active", True):
+            raise InvalidInput("A new user is active.", fields={"is_active": "Create the user, then change it."})
         user = services.user_create(
             actor=request.user, username=data["username"], password=data.get("password", ""), email=data.get("email", ""),
             is_administrator=data.get("is_superuser", False),
@@ -140,6 +142,8 @@ class UserViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewS
         form = self.get_serializer(user, data=request.data, partial=True)
         form.is_valid(raise_exception=True)
         data = form.validated_data
+        if data.get("username", user.username) != user.username:
+            raise InvalidInput("A user keeps the name.", fields={"username": "Leave it out: the audit trail names it."})
         with transaction.atomic():
             user = services.user_update(
                 actor=request.user,

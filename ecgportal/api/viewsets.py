@@ -12,6 +12,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
+from ecgportal.api.strict import StrictQuery
 from ecgportal.errors import InvalidInput, NotFound
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
@@ -42,7 +43,7 @@ class ByIdFilterBackend(filters.DjangoFilterBackend):
     filterset_base = ByIdFilterSet
 
 
-class ProjectViewSet(GenericViewSet):
+class ProjectViewSet(StrictQuery, GenericViewSet):
     """``needs`` maps each view method to the access action; a method that is missing there cannot be called.
 
     Rows are found through ``access`` only: invisible ones are 404, visible ones with too weak a role 403.

@@ -14,6 +14,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
+from ecgportal.api.strict import StrictModelFields, StrictQuery
 from ecgportal.api.viewsets import as_uuid
 from ecgportal.audit import export, selectors
 from ecgportal.audit.models import AuditEvent
@@ -40,7 +41,7 @@ class AuditFilter(filters.FilterSet):
             return queryset.filter(actor_name__iexact=value)
 
 
-class AuditEventSerializer(serializers.ModelSerializer):
+class AuditEventSerializer(StrictModelFields):
     actor = serializers.SerializerMethodField()
     object = serializers.SerializerMethodField()
     sentence = serializers.SerializerMethodField()
@@ -66,7 +67,7 @@ class AuditEventSerializer(serializers.ModelSerializer):
         return selectors.sentence(event)
 
 
-class AuditViewSet(mixins.ListModelMixin, GenericViewSet):
+class AuditViewSet(StrictQuery, mixins.ListModelMixin, GenericViewSet):
     """Events of my projects (as their owner), my own sign-ins, and everything for an administrator."""
 
     queryset = AuditEvent.objects.none()

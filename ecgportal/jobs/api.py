@@ -8,13 +8,14 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from ecgportal.api.strict import StrictModelFields
 from ecgportal.api.viewsets import ProjectViewSet
 from ecgportal.jobs import services
 from ecgportal.jobs.models import Job
 from ecgportal.projects.access import Action
 
 
-class JobSerializer(serializers.ModelSerializer):
+class JobSerializer(StrictModelFields):
     error = serializers.SerializerMethodField()
 
     class Meta:

@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ecgportal.accounts.models import User
+from ecgportal.api.strict import StrictModelFields
 from ecgportal.api.viewsets import ProjectViewSet, as_uuid
 from ecgportal.errors import NotFound
 from ecgportal.projects import services
@@ -17,7 +18,7 @@ from ecgportal.projects.access import Action
 from ecgportal.projects.models import Membership, Project, Role
 
 
-class ProjectSerializer(serializers.ModelSerializer):
+class ProjectSerializer(StrictModelFields):
     role = serializers.CharField(read_only=True, source="my_role", help_text="My role in the project.")
     name = serializers.CharField(max_length=120)
 
@@ -27,7 +28,7 @@ class ProjectSerializer(serializers.ModelSerializer):
         read_only_fields = ["id", "slug", "archived_at", "created_at"]
 
 
-class MemberSerializer(serializers.ModelSerializer):
+class MemberSerializer(StrictModelFields):
     user = serializers.UUIDField(source="user_id", read_only=True)
     username = serializers.CharField(source="user.username", read_only=True)
     role = serializers.ChoiceField(choices=Role.choices)

@@ -14,7 +14,7 @@ from ecgportal.accounts.services import token_create
 from ecgportal.api.parsers import MAX_BYTES
 from ecgportal.projects.models import Role
 from tests.api_client import ROOT, Api
-from tests.factories import make_dataset, make_job, make_project, make_record, make_user
+from tests.factories import make_dataset, make_job, make_label_map, make_project, make_record, make_user
 from training.models import TrainingRun
 
 
@@ -120,3 +120,31 @@ def test_who_is_signed_in_sends_what_they_like(desk):
     table = b"code,class\n" + b"".join(b"c%d,NORM\n" % number for number in range(120_000))
     body = {"project": str(project.pk), "name": "Long"}
     assert api.post("label-maps/import/", body, files={"file": [("m.csv", table)]})["classes"] == ["NORM"]
+
+
+@pytest.mark.django_db
+def test_an_unknown_name_is_told_with_one_like_it_and_what_comes_anyway_may_be_asked_for():
+    owner = make_user()
+    project = make_project({owner: "owner"})
+    api = Api(session=owner)
+    error = api.refused("get", "datasets/", query={"projekt": str(project.pk)}, status=422, code="unknown_name")
+    assert error["fields"] == {"projekt": "There is no such parameter. Did you mean project?"}
+    error = api.refused("post", "datasets/", {"project": str(project.pk), "nam": "x"}, status=422, code="unknown_name")
+    assert error["fields"] == {"nam": "There is no such field. Did you mean name?"}
+    assert api.get("datasets/", project=str(project.pk), page=1, page_size=5, format="json")["count"] == 0
+    label_map = make_label_map(project)
+    assert api.get(f"label-maps/{label_map.pk}/export/", format="csv").startswith(b"code")
+    api.refused("get", f"label-maps/{label_map.pk}/export/", query={"format": "json"}, status=422)
+    row = api.get(f"projects/{project.pk}/")
+    # What was read may be sent back as it is.
+    assert api.patch(f"projects/{project.pk}/", {**row, "name": "Renamed"})["name"] == "Renamed"
+
+
+@pytest.mark.django_db
+def test_what_a_call_for_users_would_not_do_it_refuses():
+    api = Api(session=make_user(is_administrator=True))
+    body = {"username": "carol", "email": "", "password": "carols-long-secret"}
+    assert "is_active" in api.refused("post", "users/", {**body, "is_active": False}, status=422)["fields"]
+    carol = api.post("users/", {**body, "is_active": True})
+    assert "username" in api.refused("patch", f"users/{carol['id']}/", {"username": "dora"}, status=422)["fields"]
+    assert api.patch(f"users/{carol['id']}/", {"username": "carol", "is_active": False})["is_active"] is False
