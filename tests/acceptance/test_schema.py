@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def test_the_docs_page_needs_nothing_from_outside(owner):
         r"url:\s*\"([^\"]*)\"", owner.client.get(script, headers=owner.headers).content.decode()
     )
     assert owner.get("schema/").startswith(b"openapi: 3")
+    assert json.loads(owner.get("schema/", format="json"))["openapi"].startswith("3")
+    assert owner.get("schema/", format="yaml").startswith(b"openapi: 3")
+    owner.refused("get", "schema/", query={"format": "xml"}, status=422, code="invalid_input")
 
 
 def test_who_is_not_signed_in_gets_401_everywhere():
