@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 import pytest
 from django.db import DatabaseError, connection, transaction
+from django.utils import timezone
 
 from ecgportal.accounts.models import User
 from ecgportal.accounts.services import user_create
+from ecgportal.audit import trail
 from ecgportal.audit.context import AuditContext, acting
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record, verify
@@ -133,4 +136,15 @@ def test_rows_from_before_role_and_version_keep_the_chain(monkeypatch):
     monkeypatch.undo()
     record("audit.exported", "a newer row")
     assert '"software"' in AuditEvent.objects.latest("id").payload
+    assert list(verify()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_clock_that_is_set_back_changes_neither_order_nor_chain(monkeypatch):
+    before = timezone.now()
+    for hours in (0, -5, 1, -30):
+        monkeypatch.setattr(trail.timezone, "now", lambda hours=hours: before + timedelta(hours=hours))
+        record("session.signed_in", f"at {hours}")
+    rows = list(AuditEvent.objects.order_by("sequence").values_list("object_label", flat=True))
+    assert rows == ["at 0", "at -5", "at 1", "at -30"]
     assert list(verify()) == []

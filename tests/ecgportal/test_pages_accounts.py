@@ -6,6 +6,7 @@ import base64
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth import hashers
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -272,3 +273,22 @@ def test_no_page_and_no_answer_is_kept_by_a_browser(client: Client) -> None:
     client.force_login(user)
     for address in ("/", "/projects/", "/accounts/password/", "/api/v1/users/me/", "/projects/no-such-page/"):
         assert client.get(address)["Cache-Control"] == "private, no-store", address
+
+
+@pytest.mark.parametrize("way", ["page", "rest"])
+def test_a_name_that_is_not_there_costs_as_much_work_as_a_wrong_password(client: Client, monkeypatch, way: str) -> None:
+    make_user("ada")
+    make_user("gone", is_active=False)
+    hasher = type(hashers.get_hasher())
+    real, worked = hasher.encode, []
+    monkeypatch.setattr(hasher, "encode", lambda self, *given, **more: worked.append(1) or real(self, *given, **more))
+    counts = []
+    for name in ("ada", "nobody", "gone"):
+        worked.clear()
+        if way == "page":
+            assert sign_in(client, name, "wrong").status_code == 200
+        else:
+            sent = {"username": name, "password": "wrong"}
+            assert client.post("/api/v1/auth/token/", sent, content_type="application/json").status_code == 401
+        counts.append(len(worked))
+    assert counts == [1, 1, 1]
