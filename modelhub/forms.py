@@ -205,6 +205,8 @@ class AnswerListForm(FilterForm):
             del self.fields["label_map"]
         if not maps:
             del self.fields["agreement"]
+        if listed.run.version.task == "regression":
+            del self.fields["class"]
 
 
 class TryForm(forms.Form):

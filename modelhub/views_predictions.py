@@ -125,7 +125,8 @@ class PredictionPage(PredictionView):
             row.verdict = agreement.verdict(row.predicted, row.truth)
             row.named = list(zip(run.version.classes, row.values, strict=False))
             row.query = listed.query(prediction=run.pk, at=number)
-        counts = dict.fromkeys(run.version.named_classes, 0)
+        # A number is no class.
+        counts = dict.fromkeys(run.version.named_classes if run.version.task != "regression" else [], 0)
         for names, count in run.predictions.order_by().values_list("predicted").annotate(n=Count("pk")):
             for name in names:
                 counts[name] = counts.get(name, 0) + count

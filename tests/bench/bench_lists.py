@@ -57,6 +57,12 @@ _POINTS = """
 INSERT INTO viz_mappoint (map_id, record_id, pca_x, pca_y)
 SELECT %(map)s, id, 10 * cos(n), 10 * sin(n * 0.7) FROM (SELECT id, row_number() OVER () AS n FROM datasets_record WHERE dataset_id = %(dataset)s) r
 """
+_ANSWERS = """
+INSERT INTO modelhub_prediction (id, created_at, run_id, record_id, values, predicted, notices, saliency)
+SELECT gen_random_uuid(), now(), %(run)s, id, ARRAY[x, 1 - x, 0.1, 0.1, 0.1], CASE WHEN x < 0.5 THEN ARRAY['MI'] ELSE ARRAY['NORM'] END,
+  ARRAY[]::varchar[], '{}'
+FROM (SELECT id, abs(sin(row_number() OVER ())) AS x FROM datasets_record WHERE dataset_id = %(dataset)s) r
+"""
 
 
 def measured(dataset: Any) -> Any:
@@ -81,6 +87,27 @@ def measured(dataset: Any) -> Any:
         )
         cursor.execute(_POINTS, {"dataset": dataset.pk, "map": row.pk})
     return row
+
+
+def answered(dataset: Any) -> Any:
+    """Let a model of five classes answer for every record by chance, beside a map of the labels; return the run."""
+    from django.db import connection
+
+    from modelhub.agreement import map_for
+    from modelhub.models import PredictionRun
+    from tests.factories import make_job, make_label_map
+    from tests.modelhub.test_predicting import make_version
+
+    version = make_version(dataset.project)
+    entries = {f"C{n:02d}": {"class": version.classes[n % 5], "relation": "exact"} for n in range(60)}
+    make_label_map(dataset.project, "Codes", classes=version.classes, entries=entries)
+    run = PredictionRun.objects.create(
+        project=dataset.project, version=version, dataset=dataset, label_map=map_for(version, dataset.project),
+        job=make_job(dataset.project, kind="predict", state="succeeded"),
+    )  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(_ANSWERS, {"run": run.pk, "dataset": dataset.pk})
+    return run
 
 
 def fill(dataset: Any, records: int) -> None:
@@ -155,6 +182,17 @@ def views_of(dataset: Any, drawn: Any) -> dict[str, str]:
     }
 
 
+def answers_of(run: Any) -> dict[str, str]:
+    """Return what is asked for of the answers of a run."""
+    page, rest = f"/predictions/{run.pk}/", f"/api/v1/predictions/{run.pk}/rows/"
+    return {
+        "answers": page,
+        "answers that differ from the labels, surest first": f"{page}?agreement=differs",
+        "answers with a class too many": f"{page}?agreement=false_positive&class=NORM",
+        "REST: answers that differ": f"{rest}?agreement=differs",
+    }
+
+
 def queries_of(dataset: Any) -> dict[str, Any]:
     """Return the query sets behind them, for their plans."""
     from datasets import selectors
@@ -195,13 +233,13 @@ def measure(records: int, *, plans: bool = False) -> list[Row]:
     dataset, other = make_dataset(project), make_dataset(make_project())
     fill(dataset, records)
     fill(other, records)
-    drawn = measured(dataset)
+    drawn, run = measured(dataset), answered(dataset)
     measured(other)
     analyse()
     client = Client()
     client.force_login(owner)
     rows: list[Row] = []
-    for name, path in (requests_of(dataset, records) | views_of(dataset, drawn)).items():
+    for name, path in (requests_of(dataset, records) | views_of(dataset, drawn) | answers_of(run)).items():
         times = []
         client.get(path)
         for _ in range(ROUNDS):

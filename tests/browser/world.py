@@ -236,5 +236,9 @@ class World:
             "two datasets": reverse("viz:dataset_compare", args=[self.dataset.pk]) + f"?other={self.empty_dataset.pk}",
             "two evaluations": reverse("training:compare", args=[self.project.pk])
             + f"?evaluation={self.evaluation.pk}&evaluation={self.evaluation.pk}",
+            "answers that differ": reverse("modelhub:prediction", args=[self.prediction.pk]) + "?agreement=differs",
+            "a record among answers": reverse("viz:record", args=[self.record.pk])
+            + f"?prediction={self.prediction.pk}&sort=-MI",
+            "records by a measure": reverse("datasets:detail", args=[self.dataset.pk]) + "?sort=-qtc_ms",
             "a filter without a match": reverse("datasets:detail", args=[self.dataset.pk]) + "?search=nothing",
         }

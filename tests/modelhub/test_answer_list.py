@@ -236,3 +236,14 @@ def test_the_record_page_walks_the_list_and_leads_back_to_it(world: World) -> No
     query = f"?prediction={world.run.pk}&blind=1"
     text = world.client.get(reverse("viz:record", args=[records["a"].pk]) + query).content.decode()
     assert "Back to the list" in text and "Predicted:" not in text
+
+
+def test_a_number_is_listed_without_classes_and_compared_with_no_labels() -> None:
+    world = World()
+    run = make_run(world.project, world.dataset, {"a": ([], [61.0])}, task="regression")
+    assert run.label_map is None
+    world.run = run
+    text = world.page()
+    assert "61.000" in text and "tabs__count" in text and "Predicted classes" not in text and "filter_class" not in text
+    answer = world.client.get(f"/api/v1/predictions/{run.pk}/rows/?agreement=differs")
+    assert answer.status_code == 400 and "No label map" in answer.json()["error"]["message"]
