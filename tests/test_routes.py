@@ -401,6 +401,34 @@ def _bare(text: str) -> str:
     return re.sub(r'(csrfmiddlewaretoken" value|nonce)="[^"]+"|X-CSRFToken[^}]+', "", text)
 
 
+def test_nothing_is_changed_by_a_session_without_the_token_against_forgery(world):
+    """On every address and by every method that writes; a script's token and its password are no cookies and need none."""
+    client, wrong, checked = Client(enforce_csrf_checks=True, raise_request_exception=False), [], 0
+    user = world.users["owner"]
+    user.is_superuser = True
+    user.save()
+    client.force_login(user)
+    for route in routes():
+        methods = {method for method, *_ in required(route)} | {"post"}
+        for method in sorted(methods - {"get", "head"}):
+            address = world.address(route, API_MODELS.get(re.sub(r"^api/v1/\^?", "", route.pattern).split("/")[0]))
+            if route.name == "token" or getattr(getattr(route.callback, "view_class", None), "tokens_only", False):
+                continue
+            with transaction.atomic():
+                answer = _answer(
+                    client,
+                    method,
+                    address,
+                    json.dumps(_body(route, "dash" if route.name.endswith("update-component") else "api", world)),
+                )
+                transaction.set_rollback(True)
+            checked += 1
+            if answer.status_code not in (403, 405):
+                wrong.append(f"{method.upper()} {address} ({route.name}): {answer.status_code}")
+    assert not wrong, "\n".join(wrong)
+    assert checked > 150
+
+
 # A body whose fields the caller chooses, or none at all.
 FREE_BODIES = ("card",)
 

@@ -17,7 +17,7 @@ from ecgportal.accounts.models import ApiToken, User
 from ecgportal.accounts.throttle import check_sign_in
 from ecgportal.api.errors import body
 from ecgportal.api.strict import StrictFields, StrictModelFields, StrictQuery
-from ecgportal.api.viewsets import IsAdministrator, ProjectViewSet
+from ecgportal.api.viewsets import ByIdFilterBackend, IsAdministrator, ProjectViewSet
 from ecgportal.errors import InvalidInput, NotFound
 from ecgportal.projects.access import note_hidden
 
@@ -118,6 +118,7 @@ class UserViewSet(StrictQuery, mixins.ListModelMixin, mixins.RetrieveModelMixin,
 
     queryset = User.objects.all().order_by("username")
     serializer_class = UserSerializer
+    filter_backends = [ByIdFilterBackend]
     filterset_fields = ["username", "is_active"]
     lookup_value_regex = ProjectViewSet.lookup_value_regex
 

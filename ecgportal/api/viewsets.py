@@ -29,6 +29,16 @@ class IsAdministrator(BasePermission):
         return True
 
 
+class TruthFilter(filters.TypedChoiceFilter):
+    """``true`` or ``false``; anything else is refused, where a plain one would pass over it."""
+
+    def __init__(self, **options: Any) -> None:
+        words = ("true", "false", "True", "False", "1", "0")
+        super().__init__(
+            choices=[(word, word) for word in words], coerce=lambda word: word.lower() in ("true", "1"), **options
+        )
+
+
 class ByIdFilterSet(filters.FilterSet):
     """Filters by another resource take its id. One that is not there, or not visible, gives an empty list."""
 
@@ -36,6 +46,7 @@ class ByIdFilterSet(filters.FilterSet):
         **filters.FilterSet.FILTER_DEFAULTS,
         models.ForeignKey: {"filter_class": filters.UUIDFilter},
         models.OneToOneField: {"filter_class": filters.UUIDFilter},
+        models.BooleanField: {"filter_class": TruthFilter},
     }
 
 

@@ -148,3 +148,16 @@ def test_what_a_call_for_users_would_not_do_it_refuses():
     carol = api.post("users/", {**body, "is_active": True})
     assert "username" in api.refused("patch", f"users/{carol['id']}/", {"username": "dora"}, status=422)["fields"]
     assert api.patch(f"users/{carol['id']}/", {"username": "carol", "is_active": False})["is_active"] is False
+
+
+@pytest.mark.django_db
+def test_values_of_a_parameter_that_cannot_be_read_are_refused():
+    api = Api(session=make_user("ada", is_administrator=True))
+    make_user("gone", is_active=False)
+    for wrong in ("0", "-1", "x", "1.5", "", "\u0663"):
+        assert "page_size" in api.refused("get", "users/", query={"page_size": wrong}, status=422)["fields"]
+    assert len(api.get("users/", page_size=1)["results"]) == 1
+    for path, name in (("users/", "is_active"), ("ingests/", "is_open")):
+        assert name in api.refused("get", path, query={name: "perhaps"}, status=400)["fields"]
+    for word, names in (("true", ["ada"]), ("false", ["gone"]), ("1", ["ada"]), ("False", ["gone"])):
+        assert [row["username"] for row in api.get("users/", is_active=word)["results"]] == names
