@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modelhub.architectures.companion import Accompanied
 from training.engine.data import Data
 from training.engine.linear import Linear, features_of, fit_linear, for_levels
+from training.engine.seeding import one_thread
 from training.engine.source import Feed
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Companion:
         """
         if len(data.truth) > MOST_RECORDS:
             return f"No linear companion was fitted: it is for at most {MOST_RECORDS:,} records."
-        self.features.set_levels(for_levels(feed, data))
+        with one_thread():
+            self.features.set_levels(for_levels(feed, data))
         made = features_of(self.features, feed, data, lambda _: ask())
         self.fitted = fit_linear(made, self.features.views, data, networks, loss, is_classes=is_classes, ask=ask)
         if self.fitted.is_silent:

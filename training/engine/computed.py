@@ -51,7 +51,7 @@ def compute(
     if sentence := too_many_to_compute(len(data.truth)):
         raise TrainingFailed(sentence, code="too_many_records")
     told = Callbacks(callbacks)
-    with deterministic(settings.threads, torch.device("cpu")):
+    with deterministic(1, torch.device("cpu")):
         try:
             return _Pass(module, data, problem, settings, told).result()
         finally:

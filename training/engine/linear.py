@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modelhub.architectures.fixed_features import CONSTANT, FixedFeatures
 from training.engine.data import Data
+from training.engine.seeding import one_thread
 from training.engine.source import Feed
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ def features_of(made: FixedFeatures, feed: Feed, data: Data, tell: Callable[[int
     """Return features ``(records, features)``, float32, of all records of the data. tell: called with the number of records done,
     may raise.
 
-    On the processor on every machine: it takes some seconds, and in double precision, which not every device has.
+    On the processor on every machine: it takes some seconds, and in double precision, which not every device has. With one
+    thread: the steps are small, and where others are busy several threads wait for each other most of the time.
     """
     numbers = np.arange(len(data.truth))
     orders = [numbers[start : start + _AT_ONCE] for start in range(0, len(numbers), _AT_ONCE)]
     found = np.empty((len(numbers), made.n_features), np.float32)
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread():
         for rows, x in zip(orders, feed.batches(orders), strict=True):
             tell(int(rows[0]))
             found[rows] = made(x.cpu()).numpy()
