@@ -96,6 +96,12 @@ def _law(n: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
     return a - b * n**-c
 
 
+def _slopes(n: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
+    """Return the derivatives of the law by ``a, b, c``, ``(points, 3)``."""
+    power = n**-c
+    return np.stack([np.ones_like(n), -power, b * np.log(n) * power], axis=1)
+
+
 def _fit(n: np.ndarray, y: np.ndarray, errors: np.ndarray, ceiling: float) -> np.ndarray | None:
     """Return ``a, b, c`` with ``a`` not above the ceiling, by weighted least squares; None when it does not converge."""
     top = float(y.max())
@@ -103,7 +109,7 @@ def _fit(n: np.ndarray, y: np.ndarray, errors: np.ndarray, ceiling: float) -> np
     start = [first, max(first - float(y.min()), 1e-3) * float(n.min()) ** 0.5, 0.5]
     bounds = ([-np.inf, 0.0, 0.05], [max(ceiling, first) if np.isfinite(ceiling) else np.inf, np.inf, 2.0])
     try:
-        found, _ = scipy.optimize.curve_fit(_law, n, y, p0=start, sigma=errors, bounds=bounds, maxfev=5000)
+        found, _ = scipy.optimize.curve_fit(_law, n, y, p0=start, sigma=errors, bounds=bounds, jac=_slopes, maxfev=5000)
     except RuntimeError:
         return None
     return found
