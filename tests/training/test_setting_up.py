@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import pytest
 from django.db import connection
@@ -35,7 +36,8 @@ FAST = {"epochs": 1, "threads": 1, "batch_size": 8}
 
 
 class Ward:
-    """Two hospitals' datasets in one project. Subject ``shared`` and one signal are in both."""
+    """Two hospitals' datasets in one project. Subject ``shared`` and one signal are in both. All wards have the same
+    signals, larger where they are not normal, and are divided alike, whatever was made before."""
 
     def __init__(self) -> None:
         self.project = factories.make_project()
@@ -47,9 +49,10 @@ class Ward:
             dataset, place = (self.first, "A") if number % 2 else (self.second, "B")
             labels = ("NORM",) if number % 4 < 2 else ("IMI",)
             factories.make_record(
-                dataset, subject="shared" if number in (4, 5) else f"p{number}", labels=labels, age=30 + number,
+                dataset, f"rec{number:05d}", subject="shared" if number in (4, 5) else f"p{number}", labels=labels, age=30 + number,
                 sex="F" if number % 3 else "M", fold=number % 10 + 1, site=place, quality_score=number / 24,
-                signal=twin if number in (6, 7) else None, fingerprint="ab" * 32 if number in (6, 7) else "",
+                signal=twin if number in (6, 7) else factories.ecg_signal(seed=number) * (1.0 if labels == ("NORM",) else 1.5),
+                fingerprint="ab" * 32 if number in (6, 7) else "", content_sha256=sha256(f"{place} {number}".encode()).hexdigest(),
             )  # fmt: skip
         self.label_map = factories.make_label_map(self.project)
 
