@@ -28,7 +28,12 @@ if not os.environ.get("PORTAL_TEST_ACCELERATOR"):
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 
 
-_LONGEST = ("tests/browser/test_pages.py", "tests/browser/test_main_job.py", "tests/datasets/test_ingest.py")
+# The files that take longest, in the order in which they begin: those that wait for a browser beside those that compute.
+_LONGEST = (
+    "tests/browser/test_pages.py", "tests/browser/test_main_job.py", "tests/test_routes.py", "tests/training/test_team",
+    "tests/browser/test_record_view.py", "tests/training/test_launch.py", "tests/training/test_studies.py", "tests/browser/",
+    "tests/modelhub/test_architectures.py", "tests/modelhub/test_foreign_onnx.py", "tests/datasets/test_ingest", "tests/training/",
+)  # fmt: skip
 
 
 def _embedded_server():
@@ -51,7 +56,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Begin with what takes longest, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
+    items.sort(
+        key=lambda item: next((at for at, name in enumerate(_LONGEST) if item.nodeid.startswith(name)), len(_LONGEST))
+    )
 
 
 def pytest_make_parametrize_id(val, argname):
@@ -72,7 +79,7 @@ def _sweep_homes_of_killed_runs():
     """Stop the servers and remove the folders of test runs whose process is gone."""
     from ecgportal.embedded_pg import EmbeddedServer
 
-    for folder in Path("/tmp").glob("ecgportal-test-*"):
+    for folder in (*Path("/tmp").glob("ecgportal-test-*"), *Path("/dev/shm").glob("ecgportal-test-*")):
         match = re.fullmatch(r"ecgportal-test-(\d+)-\w+", folder.name)
         try:
             is_left_over = match and folder.stat().st_uid == os.geteuid() and not Path(f"/proc/{match[1]}").exists()

@@ -1,7 +1,8 @@
 """Run the suite: get a browser if this machine has none, then hand over to pytest (``python -m tests.run``).
 
 The tests start their own PostgreSQL in a throw-away folder unless ``DATABASE_URL`` names a server.
-``PORTAL_TEST_PROCESSES`` sets how many processes share the tests (default: one per core, at most four; 0: one).
+``PORTAL_TEST_PROCESSES`` sets how many processes share the tests (default: one more than there are cores, since some wait for
+a browser or for other processes, at most five; 0: one).
 With ``PORTAL_TEST_RANDOM=1`` the property tests think of new examples; otherwise they are the same at every run.
 """
 
@@ -42,7 +43,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if "-m" not in arguments:
         arguments = ["-m", "not slow", *arguments]
-    if (processes := os.environ.get("PORTAL_TEST_PROCESSES", str(min(os.cpu_count() or 1, 4)))) != "0":
+    if (processes := os.environ.get("PORTAL_TEST_PROCESSES", str(min(os.cpu_count() or 1, 4) + 1))) != "0":
         arguments = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 

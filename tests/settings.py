@@ -4,17 +4,30 @@ The database itself is started by ``tests/conftest.py`` when the first test asks
 """
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
-# As in the processes of jobs; must be known before NumPy is.
+import psutil
+
+# As in the processes of jobs; must be known before NumPy and PyTorch are. The suite's processes share the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A developer's .env must not reach the tests, nor the tests a developer's data.
 os.environ["PORTAL_ENV_FILE"] = os.devnull
 os.environ["PORTAL_ENV"] = "test"
 if "PORTAL_TEST_HOME" not in os.environ:
-    # Short and in /tmp: the database's socket must lie inside. The processes of pytest-xdist inherit the name.
-    os.environ["PORTAL_TEST_HOME"] = tempfile.mkdtemp(prefix=f"ecgportal-test-{os.getpid()}-", dir="/tmp")
+    # A short name: the database's socket must lie inside. In memory where there is plenty: tests that commit empty all tables
+    # again and again. The processes of pytest-xdist inherit the name.
+    memory = Path("/dev/shm")
+    in_memory = (
+        os.access(memory, os.W_OK)
+        and shutil.disk_usage(memory).free > 4 << 30
+        and psutil.virtual_memory().available > 8 << 30
+    )
+    os.environ["PORTAL_TEST_HOME"] = tempfile.mkdtemp(
+        prefix=f"ecgportal-test-{os.getpid()}-", dir=memory if in_memory else "/tmp"
+    )
 TEST_HOME = Path(os.environ["PORTAL_TEST_HOME"])
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
 os.environ["PORTAL_HOME"] = str(TEST_HOME / _worker)
