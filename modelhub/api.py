@@ -126,9 +126,9 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectView
     @action(detail=True, methods=["put"], url_path=r"aliases/(?P<name>[^/]{1,40})")
     def alias(self, request: Request, pk: str, name: str) -> Response:
         """Let an alias such as ``champion`` point to a version of this model."""
+        model = self.get_object()
         form = AliasSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        model = self.get_object()
         version = model.versions.filter(pk=form.validated_data["version"]).select_related("model__project").first()
         if version is None:
             raise InvalidInput("This model has no such version.", fields={"version": "A version of this model."})
@@ -277,8 +277,9 @@ class VersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectVi
     def contract(self, request: Request, pk: str) -> Response:
         """Say what a version leaves open. A job completes one in the state ``incomplete``; licence, intended use and
         training data alone are taken at once (200, without a job)."""
+        version = self.get_object()
         only(request.data, (*NAMES, *statements.STATEMENTS))
-        version, said = self.get_object(), statements.read_statements(request.data)
+        said = statements.read_statements(request.data)
         if said:
             version = services.card_update(actor=request.user, version=version, card=said)
             if version.state != VersionState.INCOMPLETE or not set(request.data) - set(statements.STATEMENTS):

@@ -317,6 +317,39 @@ def _body(route: Route, kind: str, world: World) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _stated(cls: Any, name: str) -> Any:
+    """Return what the OpenAPI document says that an action takes."""
+    schema = getattr(getattr(cls, name), "kwargs", {}).get("schema")
+    if schema is None:
+        return getattr(cls, "serializer_class", None)
+    described = schema()
+    described.view = cls(request=None, kwargs={}, versioning_class=None)
+    return described.get_request_serializer()
+
+
+def _has_fields(cls: Any, name: str) -> bool:
+    """Whether the OpenAPI document states the fields of what an action takes."""
+    stated = _stated(cls, name)
+    return isinstance(stated, type) and issubclass(stated, BaseSerializer)
+
+
+def _known(route: Route, method: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a body a call of REST knows."""
+    cls, name = getattr(route.callback, "cls", None), getattr(route.callback, "actions", {}).get(method)
+    if cls is None or name is None or method in ("get", "head", "delete"):
+        return body
+    stated = _stated(cls, name)
+    if isinstance(stated, dict):
+        stated = next(iter(stated.values()))
+    if isinstance(stated, dict):
+        names = set(stated.get("properties", ()))
+    elif isinstance(stated, type) and issubclass(stated, BaseSerializer):
+        names = set(stated().fields)
+    else:
+        return body
+    return {key: value for key, value in body.items() if key in names}
+
+
 def _ask(client: Any, method: str, address: str, body: dict[str, Any]) -> int:
     return _answer(client, method, address, json.dumps(body)).status_code
 
@@ -339,7 +372,7 @@ def test_every_route_of_every_role(world, client_factory, record_property):
             for role in roles:
                 address = world.address(route, model)
                 with transaction.atomic():
-                    status = _ask(clients[role], method, address, _body(route, kind, world))
+                    status = _ask(clients[role], method, address, _known(route, method, _body(route, kind, world)))
                     transaction.set_rollback(True)
                 want = expected(kind, action, role) if not is_asset or role == "anonymous" else None
                 checked += 1
@@ -369,7 +402,7 @@ def test_a_stranger_who_asks_for_a_row_gets_404_and_leaves_an_event_in_its_proje
             is_asset = kind == "dash" and not route.name.endswith("update-component")
             if kind not in ("page", "api", "dash") or is_asset or expected(kind, action, "sibling owner") != {404}:
                 continue
-            address, body = world.address(route, model), json.dumps(_body(route, kind, world))
+            address, body = world.address(route, model), json.dumps(_known(route, method, _body(route, kind, world)))
             row = world.rows[model] if model else world.own
             nothing = str(uuid.uuid4())
             found = {}
@@ -433,17 +466,6 @@ def test_nothing_is_changed_by_a_session_without_the_token_against_forgery(world
 FREE_BODIES = ("card",)
 
 
-def _has_fields(cls: Any, name: str) -> bool:
-    """Whether the OpenAPI document states the fields of what an action takes."""
-    schema = getattr(getattr(cls, name), "kwargs", {}).get("schema")
-    if schema is None:
-        return getattr(cls, "serializer_class", None) is not None
-    described = schema()
-    described.view = cls(request=None, kwargs={}, versioning_class=None)
-    stated = described.get_request_serializer()
-    return isinstance(stated, type) and issubclass(stated, BaseSerializer)
-
-
 def test_no_call_of_rest_passes_over_a_parameter_or_a_field_that_it_does_not_know(world, client_factory):
     user = world.users["owner"]
     user.is_superuser = True
@@ -457,6 +479,9 @@ def test_no_call_of_rest_passes_over_a_parameter_or_a_field_that_it_does_not_kno
         actions = getattr(route.callback, "actions", None) or own
         resource = re.sub(r"^api/v1/\^?", "", route.pattern).split("/")[0]
         for method, name in list(actions.items()):
+            if method == "head":
+                # Known to a route once it was asked for; it has no body to look at.
+                continue
             address = world.address(route, API_MODELS.get(resource))
             body = _body(route, "api", world)
             calls = [(f"{address}?nosuchname=1", {})]
@@ -469,7 +494,11 @@ def test_no_call_of_rest_passes_over_a_parameter_or_a_field_that_it_does_not_kno
                     answer = _answer(client, method, there, json.dumps(sent))
                     transaction.set_rollback(True)
                 checked += 1
-                fields = answer.json()["error"]["fields"] if answer.status_code >= 400 else {}
+                fields = (
+                    json.loads(answer.content or b"{}").get("error", {}).get("fields", {})
+                    if answer.status_code >= 400
+                    else {}
+                )
                 if answer.status_code not in (400, 404, 422) or (
                     answer.status_code != 404 and "nosuchname" not in fields
                 ):

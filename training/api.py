@@ -220,9 +220,9 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @extend_schema(request=TrainingRunRenameSerializer, responses={200: TrainingRunSerializer})
     def partial_update(self, request: Request, pk: str) -> Response:
         """Rename a run."""
-        form = TrainingRunRenameSerializer(data=request.data)
+        run, form = self.get_object(), TrainingRunRenameSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        run = services.run_rename(actor=request.user, run=self.get_object(), name=form.validated_data["name"])
+        run = services.run_rename(actor=request.user, run=run, name=form.validated_data["name"])
         return Response(self.get_serializer(run).data)
 
     @extend_schema(request=None, responses={202: TrainingRunSerializer})
@@ -257,9 +257,8 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @learning_curve.mapping.post
     def learning_curve_start(self, request: Request, pk: str) -> Response:
         """Start, or go on with, the learning curve of a run."""
-        form = LearningCurveSerializer(data=request.data)
+        run, form = self.get_object(), LearningCurveSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        run = self.get_object()
         services.learning_curve_start(actor=request.user, run=run, repeats=form.validated_data["repeats"])
         return Response(selectors.study_json(run, StudyKind.LEARNING_CURVE), status=status.HTTP_202_ACCEPTED)
 

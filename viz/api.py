@@ -69,7 +69,7 @@ class MapViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSe
         "points": Action.DATA_VIEW, "records": Action.DATA_VIEW,
     }  # fmt: skip
 
-    @extend_schema(responses={202: MapSerializer})
+    @extend_schema(request=MapSerializer, responses={202: MapSerializer})
     def create(self, request: Request) -> Response:
         """Start the job that makes a map. The bases ``measures`` and ``shape`` need a measured dataset, ``model`` a version."""
         form = self.get_serializer(data=request.data)
