@@ -15,8 +15,8 @@ from modelhub.onnx.export import export_checked
 from modelhub.onnx.load import load_own
 from modelhub.runtime.predictor import load_predictor
 from tests.modelhub.conftest import make_contract
+from tests.training.fitting import Recorder, run
 from tests.training.test_ensemble import GROUPS, ensemble
-from tests.training.test_fit import Recorder, run
 from tests.training.tiny import FS_HZ, tiny_parts, tiny_settings
 from training.engine import companion as engine
 from training.engine.data import Data, Part

@@ -13,8 +13,8 @@ from ecgportal.jobs.models import JobState
 from modelhub.architectures.registry import build, parameter_count
 from modelhub.loading import module_of
 from tests import factories
+from tests.training.fitting import Recorder, run
 from tests.training.test_ensemble import GROUPS
-from tests.training.test_fit import Recorder, run
 from tests.training.test_running import _do as do
 from tests.training.tiny import FS_HZ, tiny_data, tiny_parts, tiny_settings
 from training.checking import check
