@@ -72,7 +72,7 @@ class Ward:
 
 def _field(page: Page, label: str) -> Locator:
     """Return the control of a form by its label."""
-    return page.get_by_role("main").get_by_label(re.compile(rf"^{label}( \(optional\))?$"))
+    return page.get_by_role("main").get_by_label(re.compile(rf"^{re.escape(label)}( \(optional\))?$"))
 
 
 def test_the_main_job_by_hand(site, sign_in, recorder, few_threads, dav_server, tmp_path):
@@ -209,7 +209,7 @@ def _train(ward: Ward) -> None:
         page.get_by_label(name, exact=True).check()
     page.get_by_role("radio", name="xresnet1d18").check()
     _field(page, "Epochs").fill("2")
-    _field(page, "Batch size").fill("8")
+    _field(page, "Batch size (records)").fill("8")
     expect(page.locator("#run-check")).to_contain_text("can start")
     expect(page.locator("#time-xresnet1d18")).to_contain_text(re.compile(r"\d"))
     ward.press("Start training")
@@ -298,10 +298,10 @@ def _publish_and_pull(ward: Ward) -> None:
     ward.room("Models")
     ward.follow("Version 1")
     expect(page.locator(".notice", has_text="In quarantine")).to_be_visible()
-    expect(page.get_by_role("link", name="ONNX")).to_have_count(0)
+    expect(page.get_by_role("link", name="ONNX", exact=True)).to_have_count(0)
     ward.press("Accept this version")
     expect(page.get_by_text("is accepted and can be used")).to_be_visible()
-    expect(page.get_by_role("link", name="ONNX")).to_be_visible()
+    expect(page.get_by_role("link", name="ONNX", exact=True)).to_be_visible()
     ward.room("Audit trail")
     expect(page.get_by_role("row", name=re.compile("accepted")).first).to_be_visible()
 
