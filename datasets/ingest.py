@@ -248,9 +248,8 @@ def _sent(context: JobContext, ingest: Ingest) -> dict[str, Path]:
 
 
 def _sweep() -> None:
-    """Remove the files of uploads whose job ended without doing it, of those that were given up, and what was stored for
-    batches that were never committed."""
-    uploading.sweep()
+    """Remove the files of uploads whose job ended without doing it, and what was stored for batches that were never
+    committed."""
     tidy_uploads()
     announced.remove_left()
     ended = Ingest.objects.filter(job__state__in=TERMINAL, waiting=[]).values_list("pk", flat=True)

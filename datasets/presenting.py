@@ -7,6 +7,7 @@ import io
 import json
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -188,14 +189,14 @@ def read_map_csv(data: bytes) -> tuple[list[str], dict[str, dict[str, Any]]]:
     if len(data) > 5_000_000:
         raise InvalidInput("The label map is larger than 5 MB.", fields={"file": "Too large."})
     try:
-        text = data.decode("utf-8-sig")
+        table = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"))) if row]
         # The csv module has a limit of its own, which any other code of the process may have raised.
-        if any(len(cell) > MAX_CELL_CHARS for row in csv.reader(io.StringIO(text)) for cell in row):
+        if any(len(cell) > MAX_CELL_CHARS for row in table for cell in row):
             raise csv.Error("a cell is too long")
-        rows = list(csv.DictReader(io.StringIO(text)))
     except (UnicodeDecodeError, csv.Error):
         sentence = "The label map is not CSV in UTF-8, or a cell of it is too long."
         raise InvalidInput(sentence, fields={"file": "Save it as CSV in UTF-8."}) from None
+    rows = [dict(zip_longest(table[0], row[: len(table[0])])) for row in table[1:]]
     if not rows or not {"code", "class"} <= set(rows[0]):
         raise InvalidInput(
             "The label map needs the columns code and class.", fields={"file": "Columns: code, class, relation."}

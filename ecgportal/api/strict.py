@@ -40,13 +40,8 @@ class StrictFields(serializers.Serializer):
         return super().to_internal_value(data)
 
 
-class StrictModelFields(serializers.ModelSerializer):
+class StrictModelFields(StrictFields, serializers.ModelSerializer):
     """As :class:`StrictFields`, for a model."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            only(data, self.fields)
-        return super().to_internal_value(data)
 
 
 class StrictQuery(APIView):

@@ -17,7 +17,7 @@ from modelhub.runtime.predictor import load_predictor
 from tests.modelhub.conftest import make_contract
 from tests.training.fitting import Recorder, run
 from tests.training.test_ensemble import GROUPS, ensemble
-from tests.training.tiny import FS_HZ, tiny_parts, tiny_settings
+from tests.training.tiny import FS_HZ, parts_for, tiny_parts, tiny_settings
 from training.engine import companion as engine
 from training.engine.data import Data, Part
 from training.engine.linear import PENALTIES, fit_linear
@@ -192,15 +192,8 @@ def test_it_is_fitted_beside_the_networks_and_leaves_them_as_they_are():
 
 @pytest.mark.parametrize("kind", ["multiclass", "regression", "multilabel"])
 def test_it_is_there_for_every_task_and_for_unknown_labels(kind):
-    train, t, validation, v = tiny_parts()
+    train, t, validation, v = parts_for(kind)
     problem = get_problem(kind)
-    if kind == "multiclass":
-        t, v = (np.stack([1 - rows[:, 0], rows[:, 0]], 1) for rows in (t, v))
-    elif kind == "regression":
-        t, v = (50 + 20 * rows[:, :1] for rows in (t, v))
-    else:
-        t, v = t.copy(), v.copy()
-        t[::5, 1] = v[::4, 0] = np.nan
     outputs = t.shape[1]
     result = run(accompanied(n_classes=outputs), problem=problem, parts=(train, t, validation, v), groups=GROUPS)
     net = accompanied(n_classes=outputs)

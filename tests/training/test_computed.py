@@ -15,8 +15,8 @@ from modelhub.loading import module_of
 from tests import factories
 from tests.training.fitting import Recorder, run
 from tests.training.test_ensemble import GROUPS
-from tests.training.test_running import _do as do
-from tests.training.tiny import FS_HZ, tiny_data, tiny_parts, tiny_settings
+from tests.training.tiny import FS_HZ, parts_for, tiny_data, tiny_parts, tiny_settings
+from tests.working import work_off_one
 from training.checking import check
 from training.engine import settings as limits
 from training.engine.predict import predict
@@ -72,14 +72,7 @@ def test_labels_by_chance_are_not_learned_however_many_features_there_are():
 
 @pytest.mark.parametrize("kind", ["multiclass", "regression", "multilabel"])
 def test_it_is_there_for_every_task_and_for_unknown_labels(kind):
-    train, t, validation, v = tiny_parts()
-    if kind == "multiclass":
-        t, v = (np.stack([1 - rows[:, 0], rows[:, 0]], 1) for rows in (t, v))
-    elif kind == "regression":
-        t, v = (50 + 20 * rows[:, :1] for rows in (t, v))
-    else:
-        t, v = t.copy(), v.copy()
-        t[::5, 1] = v[::4, 0] = np.nan
+    train, t, validation, v = parts_for(kind)
     result = run(linear(t.shape[1]), tiny_settings(), problem=get_problem(kind), parts=(train, t, validation, v))
     net = linear(t.shape[1])
     net.load_state_dict(result.best_state)
@@ -157,12 +150,12 @@ def test_the_check_says_that_it_has_no_epochs_and_what_it_costs(choices, monkeyp
 
 
 @pytest.mark.parametrize("split", [{}, {"method": "k_fold", "folds": 3, "fold": None}])
-def test_a_run_of_it_ends_with_a_model_and_an_evaluation(choices, settings, split):
-    settings.JOB_HEARTBEAT_S = 3600
+def test_a_run_of_it_ends_with_a_model_and_an_evaluation(choices, split):
     owner = factories.make_user()
     recipe = json.loads(plain_recipe(duration_s=4).to_json())
     run: TrainingRun = run_start(actor=owner, **choices, split=split, recipe=recipe, settings={"threads": 1})
-    do(run)
+    work_off_one(run.job_id)
+    run.refresh_from_db()
     assert run.job.state == JobState.SUCCEEDED, run.job.error_message
     version = run.produced_version
     module = module_of(version)

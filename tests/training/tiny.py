@@ -50,5 +50,18 @@ def tiny_parts(n_classes: int = 2, seed: int = 0) -> tuple[ArraySource, np.ndarr
     return ArraySource(signals[:40]), targets[:40], ArraySource(signals[40:]), targets[40:]
 
 
+def parts_for(kind: str) -> tuple[ArraySource, np.ndarray, ArraySource, np.ndarray]:
+    """Return the parts with targets of a kind of problem; of ``multilabel`` some are not known."""
+    train, t, validation, v = tiny_parts()
+    if kind == "multiclass":
+        t, v = (np.stack([1 - rows[:, 0], rows[:, 0]], 1) for rows in (t, v))
+    elif kind == "regression":
+        t, v = (50 + 20 * rows[:, :1] for rows in (t, v))
+    else:
+        t, v = t.copy(), v.copy()
+        t[::5, 1] = v[::4, 0] = np.nan
+    return train, t, validation, v
+
+
 def tiny_settings(**changes: object) -> FitSettings:
     return FitSettings(**({"epochs": 5, "batch_size": 16, "threads": 1, "learning_rate": 0.01, "seed": 3} | changes))  # type: ignore[arg-type]

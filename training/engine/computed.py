@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from training.problems.base import LossOptions, Problem
 _FEATURES = 0.8
 
 
-def is_computed(module: nn.Module, settings: FitSettings) -> bool:
+def is_computed(module: nn.Module, settings: FitSettings) -> TypeGuard[LinearOfFeatures]:
     """Tell whether a model is computed and not trained: from scratch, where it is linear in what is learned."""
     return isinstance(module, LinearOfFeatures) and settings.mode == "scratch"
 
@@ -81,12 +80,9 @@ class _Pass:
         self.module.prepare(for_levels(self.feed, data))
         features = features_of(self.module.features, self.feed, data, self._tell)
         self.feed.check_not_empty(data.usable)
-        silent = np.zeros((len(data.judged), len(data.names)), np.float32)
         found = fit_linear(
-            features, self.module.features.views, data, silent, loss, is_classes=not problem.standardise, ask=self._ask
+            features, self.module.features.views, data, None, loss, is_classes=not problem.standardise, ask=self._ask
         )  # fmt: skip
-        # No network answers, also not with the mean of a regression's targets.
-        found = replace(found, share=0.0)
         row = self._row(found, features, loss)
         self.told.on_epoch_end(dict(row))
         return self._finished(found, row)

@@ -88,15 +88,15 @@ def fit(
     if not (math.isfinite(fs_hz) and fs_hz > 0):
         raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
     place = resolve_device(device)
-    computed = is_computed(module, settings)
-    members = settings.n_members(len(train) + len(validation or ())) if computed else len(networks_of(module))
+    alone = is_computed(module, settings)
+    members = settings.n_members(len(train) + len(validation or ())) if alone else len(networks_of(module))
     data = check_data(
         train, train_targets, validation, val_targets, problem, names,
         members=members, groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
     )  # fmt: skip
-    if computed:
+    if is_computed(module, settings):
         with kept_random_state(), told_of_memory():
-            return compute(module, data, problem, settings, callbacks if Team().leads else ())  # type: ignore[arg-type]
+            return compute(module, data, problem, settings, callbacks if Team().leads else ())
     told = Callbacks(callbacks)
     waits_for = torch.device("cpu") if Team().comes_second else place
     with held(waits_for, told.wait_for_accelerator), kept_random_state(), told_of_memory():

@@ -80,10 +80,10 @@ class Linear:
 # The order of sums, and with it the last bits of the weights, must not depend on the number of threads.
 @threadpool_limits.wrap(limits=1)
 def fit_linear(
-    features: np.ndarray, views: Mapping[str, int], data: Data, networks: np.ndarray, loss: Loss, *, is_classes: bool,
+    features: np.ndarray, views: Mapping[str, int], data: Data, networks: np.ndarray | None, loss: Loss, *, is_classes: bool,
     ask: Callable[[], None],
 ) -> Linear:  # fmt: skip
-    """Fit beside networks that have answered for ``data.judged`` with ``networks`` ``(judged, outputs)``.
+    """Fit beside networks that have answered for ``data.judged`` with ``networks`` ``(judged, outputs)``, None where there are none.
 
     features: ``(records, features)`` of all records, ``views`` their names and widths in order. data: its parts tell which
     records may be learned from for which records to judge. loss: of the run. ask: called between steps, may raise.
@@ -107,14 +107,18 @@ def fit_linear(
         found.append((weight / width[:, None], (bias - centre) / width, (judged - centre) / width))
         start += size
     rows = data.judged
-    said = np.stack([networks, *(judged[rows] for _, _, judged in found)]).astype(np.float64)
+    beside = np.zeros((len(rows), truth.shape[1])) if networks is None else networks
+    said = np.stack([beside, *(judged[rows] for _, _, judged in found)]).astype(np.float64)
     weights, offset = _weigh(said, truth[rows], loss)
     alone = np.tensordot(weights[1:], said[1:], 1) + offset
+    named = dict(zip(("networks", *views), weights.tolist(), strict=True))
+    if networks is None:
+        named["networks"] = 0.0
     return Linear(
         weight=np.concatenate([w * own for w, (own, _, _) in zip(weights[1:], found, strict=True)], axis=1),
         bias=offset + sum(w * own for w, (_, own, _) in zip(weights[1:], found, strict=True)),
-        share=float(weights[0]), outputs=(alone + weights[0] * said[0]).astype(np.float32), alone=alone.astype(np.float32),
-        weights={name: round(float(w), 4) for name, w in zip(("networks", *views), weights, strict=True)},
+        share=named["networks"], outputs=(alone + weights[0] * said[0]).astype(np.float32), alone=alone.astype(np.float32),
+        weights={name: round(weight, 4) for name, weight in named.items()},
         is_silent=bool(np.ptp(alone, axis=0).max() < _SAME),
     )  # fmt: skip
 
