@@ -1,7 +1,7 @@
-"""Keep persons out: pseudonyms for subject keys, metadata without free text, original files without identity.
+"""Keep persons out: pseudonyms for subject keys, metadata without free text, the words that identify in a file.
 
 What is taken away follows the idea of DICOM PS3.15, annex E (basic profile): what is known to be needed stays, everything
-else goes. A format that cannot be cleaned surely is not kept as a file; its samples and measurements are.
+else goes. What is kept of original files: :mod:`datasets.scrubbing`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,21 @@ import hmac
 import io
 import re
 from base64 import b32encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from datasets.ecg import canonical_lead
 from datasets.file_names import FileNames, names_somebody, reads_as_person
 from datasets.formats._scp_meta import identifying_texts
-from datasets.formats._wfdb_notes import read_annotations
 from datasets.formats.mfer import identifying_texts as mfer_texts
 from datasets.recording_time import parse, shifted, text_of
 
-AS_SENT, SCRUBBED, NOT_KEPT = "as sent", "scrubbed", "not kept"
 # Ages above 89 single people out (45 CFR 164.514); they are stored as this one.
 OLDEST_TOLD = 90.0
 
 _XML = frozenset(("muse_xml", "cardiosoft_xml", "philips_xml", "hl7_aecg", "mortara_xml", "schiller_xml"))
-_MARKED = re.compile(
+MARKED = re.compile(
     r"\((?:AB|AFIB|AFL|B|BII|IVR|N|NOD|P|PREX|SBR|SVTA|T|VFL|VT|J|PM|MISSB|PSE|TS|AVB\d?)?|QRS|P|T|R|Beat|R-peak|\S|[pqrt]+_(?:onset|offset|peak)|Recording (?:starts|ends)|[-+]?\d{0,3}(?:\.\d+)?"
 )
 _PERSONAL = re.compile(
@@ -53,13 +50,6 @@ _JSON_PERSON = re.compile(
 )
 _FHIR_ELEMENT = re.compile(
     r"<(?:\w+:)?(?:family|given|birthDate|line|city|postalCode|text|display|value)\s+value\s*=\s*[\"']([^\"']{1,200})[\"']"
-)
-_COMMENT = re.compile(
-    r"#\s*(<?(age|sex|gender)>?\s*:\s*<?[\w.]{0,8}>?\s*)+$|#\s*dx\s*:\s*[\d\s,]*$|#\s*(rx|hx|sx)\s*:\s*(unknown)?\s*$",
-    re.IGNORECASE,
-)
-_TABLE_WORDS = frozenset(
-    "time t s ms us sec second seconds sample samples index hz mv uv µv v nv ecg ekg lead leads channel fs frequency rate sampling unit units nan e".split()
 )
 
 
@@ -131,7 +121,7 @@ class Identity:
             label for label in row["labels"] if label[0] != "name" or not named.in_text(label[1], strict=True)
         ]
         meta["annotations"] = [
-            [*mark[:3], mark[3] if _MARKED.fullmatch(mark[3]) else ""]
+            [*mark[:3], mark[3] if MARKED.fullmatch(mark[3]) else ""]
             for mark in meta["annotations"]
             if len(mark[1]) <= 16 and not named.in_text(mark[1])
         ]
@@ -219,158 +209,3 @@ def _dicom_terms(data: bytes) -> list[str]:
     except Exception:
         # The reader says what is wrong with the file; there is nothing to be taken from it here.
         return []
-
-
-def scrub(format_name: str, name: str, path: Path, data: bytes | None = None) -> tuple[str, bytes | None]:
-    """Return what may be kept of an original file: (``as sent``, None), (``scrubbed``, bytes) or (``not kept``, None).
-
-    data: the file's bytes where they are at hand.
-    """
-
-    def content() -> bytes:
-        return path.read_bytes() if data is None else data
-
-    try:
-        if format_name == "wfdb":
-            return _scrub_wfdb(name, content)
-        if format_name == "edf":
-            return _scrub_edf(content())
-        if format_name == "dicom":
-            return SCRUBBED, _scrub_dicom(content())
-        if format_name == "numpy" and name.lower().endswith(".npy"):
-            return AS_SENT, None
-        if format_name == "hdf5" and _only_numbers_hdf(path):
-            return AS_SENT, None
-        if format_name == "matlab" and _only_numbers_mat(path):
-            return AS_SENT, None
-        if format_name == "csv" and _only_numbers_text(content()):
-            return AS_SENT, None
-    except Exception:
-        # What cannot be cleaned for whatever reason is not kept.
-        return NOT_KEPT, None
-    return NOT_KEPT, None
-
-
-def _scrub_wfdb(name: str, content: Callable[[], bytes]) -> tuple[str, bytes | None]:
-    lowered = name.lower()
-    if not lowered.endswith(".hea"):
-        if re.search(r"\.(dat|mat|xyz|d\d+)$", lowered):
-            return AS_SENT, None
-        notes = [note for *_, note in read_annotations(content(), 1.0, ())]
-        return (AS_SENT, None) if all(_MARKED.fullmatch(note) for note in notes) else (NOT_KEPT, None)
-    raw = content()
-    kept, is_first = [], True
-    for line in raw.decode("utf-8", "replace").splitlines():
-        if line.lstrip().startswith("#"):
-            if _COMMENT.fullmatch(line.strip()):
-                kept.append(line)
-            continue
-        if is_first and line.strip():
-            # Name, signals, rate and length; not the time and date of recording.
-            parts, is_first = line.split(), False
-            line = " ".join(parts[:4]) if len(parts) > 4 else line
-        elif len(parts := line.split(None, 8)) == 9 and Named(()).of_channel(parts[8]):
-            line = " ".join([*parts[:8], f"channel {len(kept)}"])
-        kept.append(line)
-    text = "\n".join(kept) + "\n"
-    same = text.split() == raw.decode("utf-8", "replace").split()
-    return (AS_SENT, None) if same else (SCRUBBED, text.encode())
-
-
-def _scrub_edf(data: bytes) -> tuple[str, bytes | None]:
-    """Blank patient, recording and start as EDF+ prescribes for anonymous files; texts of annotations are not kept."""
-    from datasets.formats._edf_header import read_annotations as edf_annotations
-    from datasets.formats._edf_header import read_header
-
-    header = read_header("", io.BytesIO(data), len(data))
-    for signal in header.signals:
-        if signal.is_annotation:
-            for record in range(header.records):
-                at = header.start + record * header.record_bytes + signal.offset * header.width
-                found = edf_annotations(data[at : at + signal.samples * header.width])[1]
-                if any(not _MARKED.fullmatch(mark.text) for mark in found):
-                    return NOT_KEPT, None
-    sex = {"male": "M", "female": "F"}.get(header.sex or "", "X")
-    patient = f"X {sex} X X" if header.plus else ""
-    recording = "Startdate X X X X" if header.plus else ""
-    clean = f"{patient:<80}{recording:<80}01.01.8500.00.00".encode()
-    # Transducers and prefilters are free text, too.
-    count = len(header.signals)
-    fields = bytearray(data[256 : header.start])
-    for start, width in ((16, 80), (136, 80), (224, 32)):
-        fields[start * count : (start + width) * count] = b" " * (width * count)
-    # Behind the data records that are read there may be more annotations.
-    end = header.start + header.records * header.record_bytes
-    return SCRUBBED, data[:8] + clean + data[184:256] + bytes(fields) + data[header.start : end]
-
-
-_DICOM_KEPT = frozenset(
-    "SOPClassUID Modality Manufacturer ManufacturerModelName PatientAge PatientSex PatientSize PatientWeight WaveformSequence "
-    "WaveformAnnotationSequence AcquisitionContextSequence SpecificCharacterSet".split()
-)
-_DICOM_TEXT = frozenset(("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "LongCodeValue"))
-
-
-def _scrub_dicom(data: bytes) -> bytes:
-    import pydicom
-    from pydicom.dataset import Dataset
-
-    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-
-    def clean(part: Dataset, top: bool) -> None:
-        for element in list(part):
-            keyword = element.keyword
-            if element.tag.is_private or not keyword or (top and keyword not in _DICOM_KEPT):
-                del part[element.tag]
-            elif element.VR == "SQ":
-                for item in element.value:
-                    clean(item, False)
-            elif not top and keyword not in _DICOM_TEXT and element.VR in (
-                "PN", "LO", "LT", "ST", "UT", "DA", "DT", "TM", "SH", "UI", "UC", "UR", "AE", "UN", "AS",
-            ) and not (keyword in ("MultiplexGroupLabel", "ChannelLabel") and _is_channel(str(element.value))):  # fmt: skip
-                del part[element.tag]
-
-    clean(dataset, True)
-    uid = pydicom.uid.generate_uid(entropy_srcs=[hashlib.sha256(data).hexdigest()])
-    dataset.SOPInstanceUID = uid
-    dataset.PatientIdentityRemoved = "YES"
-    dataset.DeidentificationMethod = "Only the waveform and its coded description were kept"
-    for element in list(dataset.file_meta):
-        if element.keyword not in ("MediaStorageSOPClassUID", "TransferSyntaxUID", "FileMetaInformationVersion"):
-            del dataset.file_meta[element.tag]
-    dataset.file_meta.MediaStorageSOPInstanceUID = uid
-    dataset.preamble = b"\x00" * 128
-    out = io.BytesIO()
-    dataset.save_as(out, enforce_file_format=True)
-    return out.getvalue()
-
-
-def _is_channel(text: str) -> bool:
-    return canonical_lead(text) is not None or text.strip().upper() in ("RHYTHM", "MEDIAN BEAT")
-
-
-def _only_numbers_hdf(path: Path) -> bool:
-    import h5py
-
-    found: list[bool] = []
-
-    def look(name: str, node: Any) -> None:
-        found.append(not node.attrs and (not isinstance(node, h5py.Dataset) or node.dtype.kind in "iufb"))
-
-    with h5py.File(path, "r") as file:
-        file.visititems(look)
-        return not file.attrs and all(found)
-
-
-def _only_numbers_mat(path: Path) -> bool:
-    from scipy.io import whosmat
-
-    kinds = ("double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-    return all(kind in kinds for _, _, kind in whosmat(str(path)))
-
-
-def _only_numbers_text(data: bytes) -> bool:
-    words = set(re.findall(r"[^\W\d_]+\w*", data.decode("utf-8-sig", "replace")))
-    return len(words) < 100 and all(
-        word.casefold() in _TABLE_WORDS or canonical_lead(word) is not None for word in words
-    )

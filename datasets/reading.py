@@ -30,8 +30,9 @@ from datasets.formats import archive, registry
 from datasets.formats.archive import FileSource
 from datasets.formats.base import Reader, ReadOptions, ReadResult
 from datasets.formats.wfdb import is_signal_file_name
-from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, Identity, Named, scrub, terms_of
+from datasets.identity import Identity, Named, terms_of
 from datasets.quality import assess
+from datasets.scrubbing import AS_SENT, NOT_KEPT, SCRUBBED, scrub
 from ecgportal.errors import NeedsAnswer, PortalError, UnreadableFile
 
 Answer = dict[str, Any]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import tarfile
 import threading
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from django.conf import settings
 from django.db import connection
 
 from datasets.copying import copy_rows
+from datasets.ecg import LEADS_12
 from datasets.models import Dataset, IngestItem, LabelImport, OriginalFile, Record, RecordLabel, Subject
 from datasets.presenting import Window, signal_csv
 from datasets.simulate import simulate
 from ecgportal.jobs import runner, services
 from tests.api_client import Api
+from tests.datasets.formats.test_fhir_observation import as_xml, observation
 from tests.datasets.labels.test_kinds_of_tables import workbook
 from tests.ecgfiles import wfdb_pair, zip_of
 from tests.working import work_off
@@ -104,6 +108,42 @@ def test_files_that_are_no_ecg(desk: Desk):
         assert "root:" not in found[name]["message"]
     assert (found["good.hea"]["outcome"], found["good.dat"]["outcome"]) == ("accepted", "companion")
     assert desk.keys() == ["good"]
+
+
+def test_files_that_are_two_things_at_once(desk: Desk, tmp_path):
+    """What a file is called and what else it could be opened as count for nothing, and what is no ECG in it is not stored."""
+    document = b"%PDF-1.7\n1 0 obj <</Author (a stranger)>> endobj\ntrailer\n%%EOF\n"
+    picture = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(60)
+    packed, xml, array, tar = zip_of(pair("hidden", 7)), as_xml(observation()).encode(), io.BytesIO(), io.BytesIO()
+    np.save(array, simulate("SNR", 8, fs_hz=500.0, duration_s=4.0).record.signal)
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name, data in {"%PDF-1.7": document, **pair("tarred", 9)}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    zipped = zip_of(pair("zipped", 6))
+    for polyglot in (picture + packed, document + packed, xml + packed, array.getvalue() + packed):
+        assert zipfile.ZipFile(io.BytesIO(polyglot)).namelist() == ["hidden.hea", "hidden.dat"]
+    found = desk.send(
+        ("picture.xml", picture + packed), ("document.zip", document + packed), ("document.xml", document + xml), ("late.xml", b" \n" + document + xml),
+        ("tail.xml", xml + packed), ("comment.xml", xml.replace(b"<component", b"<!-- " + document + b" --><component", 1)),
+        ("array.npy", array.getvalue() + packed), ("zip.xml", zipped), ("tar.pdf", tar.getvalue()), *GOOD.items(),
+        fs_hz="500", unit="mV", lead_order=",".join(LEADS_12),
+    )  # fmt: skip
+    refused = {name: row["code"] for name, row in found.items() if row["outcome"] == "refused"}
+    # The words by which a PDF is known stand first in the tar, as the name of its first file.
+    assert refused == {
+        "picture.xml": "not_an_ecg", "document.zip": "not_an_ecg", "document.xml": "not_an_ecg", "late.xml": "not_an_ecg",
+        "tail.xml": "bad_xml", next(name for name in found if name.endswith("%PDF-1.7")): "not_an_ecg",
+    }, found  # fmt: skip
+    assert {row["key"]: row["format"] for row in desk.api.rows("records/", dataset=desk.dataset)} == {
+        "array": "numpy", "comment": "fhir_observation", "good": "wfdb", "tarred": "wfdb", "zipped": "wfdb",
+    }  # fmt: skip
+    for path in tmp_path.rglob("*"):
+        stored = path.read_bytes() if path.is_file() else b""
+        assert not [word for word in (b"%PDF", b"\x89PNG", b"PK\x03\x04", b"stranger", b"hidden") if word in stored], (
+            path
+        )
 
 
 def test_headers_and_signal_files_that_do_not_fit(desk: Desk):

@@ -6,20 +6,23 @@ import io
 import json
 import re
 
+import h5py
 import numpy as np
 import pydicom
 import pytest
+import scipy.io
 from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 
-from datasets import labelling, uploading
+from datasets import ecg, labelling, uploading
 from datasets.file_names import FileNames
 from datasets.formats import registry
-from datasets.formats.base import BytesSource
-from datasets.identity import AS_SENT, NOT_KEPT, SCRUBBED, pseudonym, scrub, site_name
+from datasets.formats.base import BytesSource, ReadOptions
+from datasets.identity import pseudonym, site_name
 from datasets.models import LabelImport, Record, Subject
+from datasets.scrubbing import AS_SENT, NOT_KEPT, SCRUBBED, scrub
 from datasets.services import upload_receive
 from datasets.simulate import simulate
 from ecgportal import storage
@@ -383,3 +386,56 @@ def test_what_lies_behind_the_data_records_of_an_edf_file_is_not_kept(records, t
     data += f"+9\x14{NAME}\x14\x00".encode()
     outcome, kept = scrub("edf", "c.edf", tmp_path / "c.edf", bytes(data))
     assert outcome == SCRUBBED and not hits(kept)
+
+
+def planted_arrays() -> dict[str, bytes]:
+    """Files of bare numbers by name, each with a person where their formats have room for words."""
+    signal, words = _leads(12).astype(np.float64), f"by {FIRST} {NAME}, {BIRTH}".encode()
+    array, level5 = io.BytesIO(), io.BytesIO()
+    np.save(array, signal)
+    header = array.getvalue()[:128].replace(b" " * 20, b"#" + NAME.encode()[:19].ljust(19), 1)
+    scipy.io.savemat(level5, {"val": signal})
+    images = {}
+    for user_block in (0, 512):
+        images[user_block] = io.BytesIO()
+        with h5py.File(images[user_block], "w", userblock_size=user_block) as file:
+            file["ecg"] = signal
+    person = io.BytesIO()
+    with h5py.File(person, "w") as file:
+        file[f"{NAME}_{FIRST}_1937/ecg"] = signal
+    named = io.BytesIO()
+    np.save(named, np.zeros(9, [("I", "f4"), (f"{FIRST} {NAME}", "f4")]))
+    return {
+        "behind.npy": array.getvalue() + words, "remark.npy": header + array.getvalue()[128:], "column.npy": named.getvalue(),
+        "head.mat": b"MATLAB 5.0 MAT-file, " + words + level5.getvalue()[21 + len(words) :],
+        "behind.h5": images[0].getvalue() + words, "before.h5": words + images[512].getvalue()[len(words) :], "group.h5": person.getvalue(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["behind.npy", "remark.npy", "column.npy", "head.mat", "behind.h5", "before.h5", "group.h5"]
+)
+def test_words_beside_bare_numbers_are_not_kept(name, tmp_path):
+    data = planted_arrays()[name]
+    assert hits(data)
+    path = tmp_path / name
+    path.write_bytes(data)
+    kind = {"npy": "numpy", "mat": "matlab", "h5": "hdf5"}[name.rpartition(".")[2]]
+    outcome, kept = scrub(kind, name, path)
+    assert outcome == (NOT_KEPT if name.endswith("h5") or name == "column.npy" else SCRUBBED)
+    if kept is not None:
+        assert not hits(kept)
+        options = ReadOptions(fs_hz=500, unit="mV", lead_order=ecg.LEADS_12)
+        before, after = (
+            registry.read(BytesSource(name, content), options)[1].records[0][1].signal for content in (data, kept)
+        )
+        np.testing.assert_array_equal(before, after)
+
+
+def test_clean_arrays_are_kept_as_sent(tmp_path):
+    for libver in ("earliest", "latest"):
+        with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
+            file.create_dataset("ecg", data=_leads(12), compression="gzip")
+        assert scrub("hdf5", "a.h5", tmp_path / "a.h5") == (AS_SENT, None)
+    np.save(tmp_path / "a.npy", _leads(12).T)
+    assert scrub("numpy", "a.npy", tmp_path / "a.npy") == (AS_SENT, None)

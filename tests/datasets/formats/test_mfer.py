@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from datasets.ecg import LEADS_12
 from datasets.formats import registry
 from datasets.formats.base import BytesSource, ReadOptions
-from datasets.identity import NOT_KEPT, scrub, terms_of
+from datasets.identity import terms_of
+from datasets.scrubbing import NOT_KEPT, scrub
 from ecgportal.errors import NeedsAnswer, PortalError, UnreadableFile
 from tests.datasets.formats.clinical_tools import direct_reader, mutations, never_another_error, read_one
 
