@@ -51,6 +51,9 @@ _JSON_PERSON = re.compile(
 _FHIR_ELEMENT = re.compile(
     r"<(?:\w+:)?(?:family|given|birthDate|line|city|postalCode|text|display|value)\s+value\s*=\s*[\"']([^\"']{1,200})[\"']"
 )
+# What stands between the signs that divide the headings of tables and the names inside files of arrays.
+_CALLED = re.compile(rb"[A-Za-z0-9\xc0-\xff][A-Za-z0-9\xc0-\xff _.^~-]{5,}")
+_CALLED_WITHIN = 1 << 18
 
 
 def pseudonym(key: bytes, identifier: str) -> str:
@@ -193,6 +196,12 @@ def terms_of(format_name: str | None, data: bytes) -> list[str]:
         for word in words
         if not re.fullmatch(r"[\d.]{1,3}|startdate|male|female|unknown|root|true|false", word, re.IGNORECASE)
     ]
+
+
+def called_like_persons(data: bytes) -> list[str]:
+    """Return what reads like a person's name among what columns, arrays and groups may be called. data: as in ``terms_of``."""
+    pieces = set(_CALLED.findall(data[:_CALLED_WITHIN]))
+    return [text for piece in pieces if reads_as_person(text := piece.decode("latin-1"))]
 
 
 def _dicom_terms(data: bytes) -> list[str]:

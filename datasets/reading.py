@@ -30,7 +30,7 @@ from datasets.formats import archive, registry
 from datasets.formats.archive import FileSource
 from datasets.formats.base import Reader, ReadOptions, ReadResult
 from datasets.formats.wfdb import is_signal_file_name
-from datasets.identity import Identity, Named, terms_of
+from datasets.identity import Identity, Named, called_like_persons, terms_of
 from datasets.quality import assess
 from datasets.scrubbing import AS_SENT, NOT_KEPT, SCRUBBED, scrub
 from ecgportal.errors import NeedsAnswer, PortalError, UnreadableFile
@@ -152,8 +152,11 @@ def read_file(
             message = f"{message} {' '.join(asks.values())}".strip()
         shown: dict[str, str] = {}
         if identity is not None and not identity.keeps:
-            terms = _terms(None, index[name])
-            named, shown = Named(terms), _shown(identity, [name], terms)
+            with index[name].open("rb") as stream:
+                head = stream.read(_HEAD)
+            terms = terms_of(None, head)
+            # A sentence may quote what a column or an array is called; as a whole, for its words may be those of the sentence.
+            named, shown = Named([*terms, *called_like_persons(head)]), _shown(identity, [name], terms)
             message, asks = named.mask(message), {field: named.mask(text) for field, text in asks.items()}
         yield {**refused(name, error.code, message, asks), "shown": shown}
     except MemoryError:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import base64
 import json
-import re
 
 import h5py
 import numpy as np
-import pydicom
 import pytest
-import scipy.io
-from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connection
 from django.test import Client
 
 from datasets import ecg, labelling, uploading
@@ -31,124 +26,37 @@ from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import pseudonym_key
 from ecgportal.secrets import decrypt
-from tests.datasets.formats.test_contec import recording as contec_recording
-from tests.datasets.formats.test_fhir_observation import as_xml, observation
-from tests.datasets.formats.test_mfer import recording, tag
+from tests.datasets.formats.test_fhir_observation import as_xml
 from tests.ecgfiles import wfdb_pair, zip_of
 from tests.factories import make_dataset, make_project, make_user
-from tests.shared import needs_shared, shared_path
+from tests.planted import (
+    BIRTH,
+    FIRST,
+    FREE,
+    NAME,
+    NUMBER,
+    PLACE,
+    everything_stored,
+    hits,
+    leads,
+    planted_arrays,
+    planted_contec,
+    planted_dicom,
+    planted_edf,
+    planted_fhir,
+    planted_mfer,
+    planted_muse,
+    planted_wfdb,
+    unpacked,
+)
+from tests.shared import needs_shared
 from tests.working import work_off
 
-NAME, FIRST, NUMBER, BIRTH, PLACE, FREE = (
-    "Quixworth",
-    "Zebulona",
-    "MRN7734199",
-    "19370411",
-    "Sanktflorianstift",
-    "hausmeisterin",
-)
-PLANTED = (NAME, FIRST, NUMBER, BIRTH, PLACE, FREE)
 
-
-def planted_wfdb() -> dict[str, bytes]:
-    files = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, "ecg")
-    lines = files["ecg.hea"].decode().splitlines()
-    lines[0] += " 10:11:12 11/04/2019"
-    lines += ["#Age: 62", "#Sex: F", "#Dx: 426783006", f"#{FIRST} {NAME}, {NUMBER}", f"#Hx: {FREE} of {PLACE}"]
-    return {**files, "ecg.hea": "\n".join(lines).encode()}
-
-
-def planted_dicom() -> bytes:
-    dataset = pydicom.dcmread(shared_path("ecg", "dicom", "reencoded_ludb2_uV.dcm"))
-    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = f"{NAME}^{FIRST}", NUMBER, BIRTH
-    dataset.InstitutionName, dataset.ReferringPhysicianName, dataset.PatientComments = (
-        PLACE,
-        f"Dr {NAME}",
-        f"the {FREE}",
-    )
-    dataset.WaveformSequence[0].MultiplexGroupLabel = NAME
-    dataset.add_new((0x0099, 0x0010), "LO", "PRIVATE")
-    dataset.add_new((0x0099, 0x1001), "LT", f"{FIRST} {NAME}")
-    out = io.BytesIO()
-    dataset.save_as(out)
-    return NAME[:2].encode() * 64 + out.getvalue()[128:]
-
-
-def planted_muse() -> bytes:
-    text = shared_path("ecg", "muse_xml", "muse_ecg_deidentified_1.xml").read_bytes().decode("iso-8859-1")
-    text = re.sub(r"<PatientID>[^<]*</PatientID>", f"<PatientID>{NUMBER}</PatientID>", text)
-    person = f"<PatientLastName>{NAME}</PatientLastName><PatientFirstName>{FIRST}</PatientFirstName><DateofBirth>{BIRTH}</DateofBirth>"
-    text = re.sub(r"<Patient(Last|First)Name>[^<]*</Patient(Last|First)Name>", "", text)
-    text = text.replace("</PatientDemographics>", f"{person}</PatientDemographics>", 1)
-    text = text.replace(
-        "</TestDemographics>", f"<SiteName>{PLACE}</SiteName><Comments>{FREE}</Comments></TestDemographics>", 1
-    )
-    statement = (
-        f"<DiagnosisStatement><StmtText>Confirmed by {FIRST} {NAME} at {PLACE}, {FREE}</StmtText></DiagnosisStatement>"
-    )
-    return text.replace("</Diagnosis>", f"{statement}</Diagnosis>", 1).encode("iso-8859-1")
-
-
-def planted_edf(note: bool = False) -> bytes:
-    data = bytearray(shared_path("ecg", "edf", "reencoded_ludb4_edfplus_mV.edf").read_bytes())
-    data[8:88] = f"{NUMBER} F 11-APR-1937 {FIRST}_{NAME}".encode().ljust(80)
-    data[88:168] = f"Startdate 02-MAR-2002 {PLACE} {NAME} Machine_{FREE}".encode().ljust(80)
-    return bytes(data).replace(b"\x14QRS", b"\x14" + NAME[:3].encode(), 1) if note else bytes(data)
-
-
-def planted_fhir() -> bytes:
-    content = observation(
-        subject={"reference": f"Patient/{NUMBER}", "display": f"{FIRST} {NAME}", "identifier": {"value": NUMBER}},
-        performer=[{"display": f"Dr {NAME}, {PLACE}"}], note=[{"text": f"the {FREE}"}], device={"display": f"ECG of {PLACE}"},
-        contained=[{"resourceType": "Patient", "id": NUMBER, "name": [{"family": NAME, "given": [FIRST]}], "birthDate": "1937-04-11"}],
-    )  # fmt: skip
-    content["component"][0]["valueSampledData"]["data"] = " ".join(str(n * n % 97) for n in range(1000))
-    return json.dumps(content).encode()
-
-
-def planted_mfer() -> bytes:
-    person = (
-        tag(0x81, f"{NAME}^{FIRST}".encode())
-        + tag(0x82, NUMBER.encode())
-        + tag(0x16, f"the {FREE} of {PLACE}".encode())
-    )
-    return recording(person=person, device=tag(0x17, f"Maker^ECG^1^{PLACE}".encode()), signal=_leads(12))
-
-
-def planted_contec() -> bytes:
-    data = contec_recording(2048 + _leads(8))
-    return data[:32] + NAME[:8].encode() + data[40:]
-
-
-def _leads(count: int) -> np.ndarray:
-    signal = simulate("SNR", count, fs_hz=500).record.signal[:count, :3000]
-    return np.rint(signal * 200).astype(np.int16)
-
-
-def everything_stored() -> dict[str, bytes]:
-    """Return all tables as text, and all files of the portal's home."""
-    found = {}
-    with connection.cursor() as cursor:
-        for table in connection.introspection.table_names(cursor):
-            cursor.execute(f'SELECT to_jsonb(t)::text FROM "{table}" t')
-            found[f"table {table}"] = "\n".join(row[0] for row in cursor.fetchall()).encode()
-    for path in settings.PORTAL_HOME.rglob("*"):
-        if path.is_file():
-            found[str(path.relative_to(settings.PORTAL_HOME))] = path.read_bytes()
-    return found
-
-
-def hits(data: bytes) -> list[str]:
-    forms = [
-        (word, form) for word in PLANTED for form in (word.encode(), word.encode("utf-16-le"), word.encode("utf-16-be"))
-    ]
-    return [word for word, form in forms if form.lower() in data.lower()]
-
-
-def take_in(project, files: dict[str, bytes]):
+def take_in(project, files: dict[str, bytes], **options):
     dataset = make_dataset(project)
     sent = [SimpleUploadedFile(name, data) for name, data in files.items()]
-    ingest = upload_receive(actor=make_user(), dataset=dataset, files=sent)
+    ingest = upload_receive(actor=make_user(), dataset=dataset, files=sent, options=options)
     jobs = work_off()
     assert [job.state for job in jobs] == [JobState.SUCCEEDED]
     return dataset, ingest
@@ -170,7 +78,8 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
     dataset, ingest = take_in(make_project(), files)
     records = {record.key: record for record in Record.objects.filter(dataset=dataset)}
     assert set(records) == {"ecg", "a", "b", "c", "e", "f", "g"}, list(ingest.items.values_list("name", "message"))
-    table = f"file,patient_id,name,remark,label\na,{NUMBER},{NAME},{FREE},NORM\nc,{NUMBER},{FIRST},{PLACE},AFIB\n"
+    table = f"file,patient_id,name,born,recording_date,remark,label\na,{NUMBER},{NAME},{BIRTH},2009-07-23 10:11:12,{FREE},NORM\n"
+    table += f"c,{NUMBER},{FIRST},1937-04-11,2009-07-23 10:11:12,{PLACE},AFIB\n"
     labelling.import_start(
         actor=make_user(),
         dataset=dataset,
@@ -186,6 +95,36 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
     assert {key: record.meta["original"] for key, record in records.items()} == {
         "ecg": SCRUBBED, "a": SCRUBBED, "b": NOT_KEPT, "c": SCRUBBED, "e": NOT_KEPT, "f": NOT_KEPT, "g": NOT_KEPT,
     }  # fmt: skip
+
+
+def test_the_search_finds_what_a_project_keeps(db, settings, tmp_path):
+    """Else it would prove nothing where it finds nothing."""
+    settings.PORTAL_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "blobs"
+    name = f"{NAME}_{FIRST}"
+    header = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, name)
+    header[f"{name}.hea"] += f"#{NUMBER}\n".encode()
+    take_in(make_project(keeps_identifiers=True), header)
+    found = {where: hits(data) for where, data in everything_stored().items()}
+    assert set(found["table datasets_record"]) == {NAME, FIRST}
+    assert [words for where, words in found.items() if where.startswith("blobs") and words] == [[NAME, FIRST, NUMBER]]
+    for before in (b"", b"x", b"xy"):
+        assert hits(base64.b64encode(before + name.encode() + b"..")) == [NAME, FIRST]
+    assert hits(f"\\x{name.encode().hex()}".encode()) == [NAME, FIRST] and hits(name.upper().encode("utf-16-le")) == [
+        NAME,
+        FIRST,
+    ]
+    assert hits(unpacked(zip_of({"a.txt": b"born 11-APR-1937"}))) == ["11-Apr-1937"]
+
+
+def test_words_beside_bare_numbers_are_nowhere(db, caplog, django_capture_on_commit_callbacks):
+    with django_capture_on_commit_callbacks(execute=True):
+        _, ingest = take_in(make_project(), planted_arrays(), fs_hz=500.0, unit="mV", lead_order=list(ecg.LEADS_12))
+    told = dict(ingest.items.values_list("name", "message"))
+    assert ingest.items.exclude(outcome="refused").count() == len(told) - 1
+    # The sentence about a column says all but what the column is called.
+    assert told["column.npy"].startswith("column.npy holds no array that is an ECG; it holds I (9,), … (9,).")
+    assert {where: words for where, data in everything_stored().items() if (words := hits(data))} == {}
+    assert not hits(caplog.text.encode())
 
 
 def test_names_in_capitals_are_nowhere_and_in_no_export(db, caplog, capfd, django_capture_on_commit_callbacks):
@@ -388,32 +327,8 @@ def test_what_lies_behind_the_data_records_of_an_edf_file_is_not_kept(records, t
     assert outcome == SCRUBBED and not hits(kept)
 
 
-def planted_arrays() -> dict[str, bytes]:
-    """Files of bare numbers by name, each with a person where their formats have room for words."""
-    signal, words = _leads(12).astype(np.float64), f"by {FIRST} {NAME}, {BIRTH}".encode()
-    array, level5 = io.BytesIO(), io.BytesIO()
-    np.save(array, signal)
-    header = array.getvalue()[:128].replace(b" " * 20, b"#" + NAME.encode()[:19].ljust(19), 1)
-    scipy.io.savemat(level5, {"val": signal})
-    images = {}
-    for user_block in (0, 512):
-        images[user_block] = io.BytesIO()
-        with h5py.File(images[user_block], "w", userblock_size=user_block) as file:
-            file["ecg"] = signal
-    person = io.BytesIO()
-    with h5py.File(person, "w") as file:
-        file[f"{NAME}_{FIRST}_1937/ecg"] = signal
-    named = io.BytesIO()
-    np.save(named, np.zeros(9, [("I", "f4"), (f"{FIRST} {NAME}", "f4")]))
-    return {
-        "behind.npy": array.getvalue() + words, "remark.npy": header + array.getvalue()[128:], "column.npy": named.getvalue(),
-        "head.mat": b"MATLAB 5.0 MAT-file, " + words + level5.getvalue()[21 + len(words) :],
-        "behind.h5": images[0].getvalue() + words, "before.h5": words + images[512].getvalue()[len(words) :], "group.h5": person.getvalue(),
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
-    "name", ["behind.npy", "remark.npy", "column.npy", "head.mat", "behind.h5", "before.h5", "group.h5"]
+    "name", ["tail.npy", "remark.npy", "column.npy", "head.mat", "behind.h5", "before.h5", "group.h5"]
 )
 def test_words_beside_bare_numbers_are_not_kept(name, tmp_path):
     data = planted_arrays()[name]
@@ -435,7 +350,7 @@ def test_words_beside_bare_numbers_are_not_kept(name, tmp_path):
 def test_clean_arrays_are_kept_as_sent(tmp_path):
     for libver in ("earliest", "latest"):
         with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
-            file.create_dataset("ecg", data=_leads(12), compression="gzip")
+            file.create_dataset("ecg", data=leads(12), compression="gzip")
         assert scrub("hdf5", "a.h5", tmp_path / "a.h5") == (AS_SENT, None)
-    np.save(tmp_path / "a.npy", _leads(12).T)
+    np.save(tmp_path / "a.npy", leads(12).T)
     assert scrub("numpy", "a.npy", tmp_path / "a.npy") == (AS_SENT, None)

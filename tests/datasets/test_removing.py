@@ -26,9 +26,9 @@ from ecgportal.errors import InvalidInput
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.services import pseudonym_key
 from tests.api_client import Api
-from tests.datasets.test_identity import everything_stored
 from tests.ecgfiles import wfdb_pair
 from tests.factories import make_dataset, make_job, make_project, make_record, make_user
+from tests.planted import everything_stored
 from tests.working import work_off
 
 
