@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 import threading
 from datetime import timedelta
 
@@ -13,6 +16,7 @@ from ecgportal.accounts.models import User
 from ecgportal.accounts.services import user_create
 from ecgportal.audit import trail
 from ecgportal.audit.context import AuditContext, acting
+from ecgportal.audit.export import as_json
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record, verify
 from ecgportal.projects.services import project_create
@@ -74,21 +78,39 @@ def test_verification_names_the_row_that_was_changed_behind_the_triggers():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_parallel_transactions_keep_one_chain():
-    def work(name: str) -> None:
-        for number in range(10):
-            with transaction.atomic():
-                record("audit.exported", f"{name} {number}")
-        connection.close()
+def test_many_events_at_once_under_a_clock_that_runs_backwards(monkeypatch):
+    """None is lost, each transaction's events stand together, and each writer's in its order, whatever the clock says."""
+    start, ticks = timezone.now(), itertools.count()
+    monkeypatch.setattr(trail.timezone, "now", lambda: start - timedelta(minutes=next(ticks)))
+    together = threading.Barrier(8)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    def work(name: str) -> None:
+        try:
+            together.wait(20)
+            for number in range(30):
+                with contextlib.suppress(RuntimeError), transaction.atomic():
+                    for part in range(5):
+                        record("audit.exported", f"{name} {number:02d} {part}")
+                    if number % 10 == 9:
+                        raise RuntimeError
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert AuditEvent.objects.count() == 40
-    assert sorted(AuditEvent.objects.values_list("sequence", flat=True)) == list(range(1, 41))
+    kept = [f"{number:02d} {part}" for number in range(30) if number % 10 != 9 for part in range(5)]
+    rows = list(AuditEvent.objects.order_by("sequence").values_list("sequence", "object_label"))
+    assert [sequence for sequence, _ in rows] == list(range(1, 8 * len(kept) + 1))
+    for name in "abcdefgh":
+        assert [label[2:] for _, label in rows if label[0] == name] == kept
+    assert all(len({label[:-2] for _, label in rows[at : at + 5]}) == 1 for at in range(0, len(rows), 5))
     assert list(verify()) == []
+    # Files of the trail hold each row once, and say its place.
+    told = json.loads("".join(as_json(AuditEvent.objects.order_by("-id"))))
+    assert sorted(int(row["sequence"]) for row in told) == [sequence for sequence, _ in rows]
 
 
 @pytest.mark.django_db
