@@ -33,6 +33,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput, NotFound
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
+from ecgportal.projects.models import Project
 
 UUID = ProjectViewSet.lookup_value_regex
 
@@ -313,6 +314,8 @@ class LabelMapFilter(filters.FilterSet):
         fields = ["name", "system"]
 
     def usable_in(self, queryset, name, value):
+        # The portal's maps are listed for any id.
+        access.find(Project.objects.all(), self.request.user, pk=value)
         return queryset.filter(Q(project=value) | Q(project__isnull=True))
 
 

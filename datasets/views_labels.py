@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib import messages
 from django.db.models import Max, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 
 from datasets import labelling, presenting, selectors, services
 from datasets.ecg import SourceLabel
@@ -28,8 +28,9 @@ from datasets.models import LabelImport, LabelMap, Record
 from datasets.views import DatasetView
 from ecgportal import storage
 from ecgportal.audit.trail import record as audit
-from ecgportal.errors import PortalError
+from ecgportal.errors import NotFound, PortalError
 from ecgportal.forms import take_error
+from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 
@@ -240,7 +241,10 @@ class LabelMapCreateView(ProjectView):
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         source = None
         if wanted := request.GET.get("from"):
-            source = get_object_or_404(selectors.label_maps_for(self.project), pk=_uuid(wanted))
+            source = selectors.label_maps_for(self.project).filter(pk=_uuid(wanted)).first()
+            if source is None:
+                access.note_hidden(LabelMap, request.user, pk=_uuid(wanted))
+                raise NotFound("There is no such label map in this project.")
         initial = (
             {"name": f"{source.name} (own)"[:120], "system": source.system, "classes": "\n".join(source.classes)}
             if source

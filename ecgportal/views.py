@@ -59,7 +59,10 @@ class ProjectView(View):
             pk = uuid.UUID(self.request.GET.get("again", ""))
         except ValueError:
             return None
-        return rows.filter(pk=pk).first()
+        found = rows.filter(pk=pk).first()
+        if found is None:
+            access.note_hidden(rows.model, self.request.user, pk=pk)
+        return found
 
     def page(self, template: str | None = None, status: int = 200, **context: Any) -> HttpResponse:
         """Render a page with the project's context and ``can`` (``{{ can.DATA_EDIT }}`` and so on)."""

@@ -17,6 +17,7 @@ from django.db import transaction
 from django.db.models import Max
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
+from django_filters.rest_framework import UUIDFilter
 from rest_framework.serializers import BaseSerializer
 
 from datasets.models import (
@@ -34,6 +35,7 @@ from datasets.models import (
 from ecgportal import storage
 from ecgportal.accounts.models import ApiToken
 from ecgportal.accounts.services import token_create
+from ecgportal.api.viewsets import ByIdFilterBackend, related_model
 from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects.access import ROLE_ALLOWS, Action
@@ -427,6 +429,48 @@ def test_a_stranger_who_asks_for_a_row_gets_404_and_leaves_an_event_in_its_proje
     print(f"\n{checked} combinations of route and method")
     assert not wrong, "\n".join(wrong)
     assert checked > 150
+
+
+def test_a_list_by_a_foreign_id_is_empty_and_leaves_an_event_in_that_projects_trail(world, client_factory):
+    """By every filter of REST that takes an id, and by every page that takes one in its query."""
+    stranger, asked = world.users["sibling owner"], []
+    for route in routes():
+        cls, actions = getattr(route.callback, "cls", None), getattr(route.callback, "actions", {})
+        if actions.get("get") != "list" or not hasattr(cls, "needs"):
+            continue
+        filterset = ByIdFilterBackend().get_filterset_class(cls(), cls.queryset)
+        for name, entry in filterset.base_filters.items() if filterset else ():
+            if isinstance(entry, UUIDFilter):
+                model = related_model(cls.queryset.model, entry.field_name)
+                asked.append((f"{world.address(route, None)}?{name}=", world.rows[model], model))
+    dataset = factories.make_dataset(world.sibling)
+    sibling = f"/projects/{world.sibling.pk}"
+    asked += [
+        (f"{sibling}/evaluations/compare/?evaluation=", world.rows[Evaluation], Evaluation),
+        (f"{sibling}/evaluations/?again=", world.rows[Evaluation], Evaluation),
+        (f"{sibling}/predictions/?again=", world.rows[PredictionRun], PredictionRun),
+        (f"{sibling}/label-maps/new/?from=", world.rows[LabelMap], LabelMap),
+        (f"/datasets/{dataset.pk}/upload/?again=", world.rows[Ingest], Ingest),
+    ]
+    client, wrong = client_factory(stranger), []
+    for address, row, model in asked:
+        found = {}
+        for pk in (str(row.pk), str(uuid.uuid4())):
+            before = AuditEvent.objects.aggregate(last=Max("id"))["last"] or 0
+            with transaction.atomic():
+                answer = _answer(client, "get", address + pk, "")
+                events = AuditEvent.objects.filter(id__gt=before).values_list(
+                    "action", "actor_id", "project_id", "object_id"
+                )
+                found[pk] = (answer.status_code, _bare(answer.content.decode().replace(pk, "")), list(events))
+                transaction.set_rollback(True)
+        (status, text, told), nothing = found.values()
+        if told != [("access.hidden", stranger.pk, world.own.pk, str(row.pk))] or (status, text, []) != nothing:
+            wrong.append(f"{address} ({model.__name__}): {status}, {told}")
+        if status != (404 if "from=" in address else 200):
+            wrong.append(f"{address} ({model.__name__}): {status}")
+    assert not wrong, "\n".join(wrong)
+    assert len(asked) > 20
 
 
 def _bare(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from ecgportal.errors import InvalidInput, PortalError
+from ecgportal.projects import access
 from modelhub.models import ModelVersion
 from training import kept, selectors
 from training.models import Evaluation
@@ -37,8 +38,8 @@ def light(rows: QuerySet[Evaluation]) -> QuerySet[Evaluation]:
     )
 
 
-def chosen(project: Any, ids: Sequence[str]) -> tuple[list[Evaluation], int]:
-    """Return the finished evaluations of a project by id, in the order asked for, and how many ids named none."""
+def chosen(project: Any, ids: Sequence[str], user: Any) -> tuple[list[Evaluation], int]:
+    """Return the finished evaluations of a project by id, in the order that ``user`` asked for, and how many ids named none."""
     wanted: list[uuid.UUID] = []
     for text in dict.fromkeys(ids):
         try:
@@ -48,6 +49,8 @@ def chosen(project: Any, ids: Sequence[str]) -> tuple[list[Evaluation], int]:
     found = Evaluation.objects.filter(project=project, pk__in=wanted[:MOST_COMPARED]).exclude(report={})
     by_id = {row.pk: row for row in light(found)}
     rows = [by_id[pk] for pk in wanted if pk in by_id]
+    if len(rows) < len(wanted):
+        access.note_hidden(Evaluation, user, pk__in=set(wanted[:MOST_COMPARED]) - set(by_id))
     return rows, len(set(ids)) - len(rows)
 
 

@@ -150,7 +150,7 @@ class ComparePage(ProjectView):
     nav_active = "evaluations"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        rows, missing = judging.chosen(self.project, request.GET.getlist("evaluation"))
+        rows, missing = judging.chosen(self.project, request.GET.getlist("evaluation"), request.user)
         choice = judging.light(Evaluation.objects.filter(project=self.project).exclude(report={}))[:100]
         if len(rows) < 2:
             return self.page(rows=rows, missing=missing, choice=choice, status=200)

@@ -82,6 +82,23 @@ class ProjectViewSet(StrictQuery, GenericViewSet):
         """Return one visible row on which the current method is allowed."""
         return access.get_or_404(queryset, self.request.user, self.needed(), pk=as_uuid(pk))
 
+    def paginate_queryset(self, queryset: Any) -> Any:
+        page = super().paginate_queryset(queryset)
+        if not page:
+            self._note_hidden()
+        return page
+
+    def _note_hidden(self) -> None:
+        """Have it recorded when a list is empty because it goes by rows of other projects. A list with rows costs no query for it."""
+        filterset = ByIdFilterBackend().get_filterset(self.request, self.queryset, self)
+        if filterset is None or not filterset.is_valid():
+            return
+        for name, entry in filterset.filters.items():
+            if isinstance(entry, filters.UUIDFilter) and (value := filterset.form.cleaned_data.get(name)):
+                access.note_hidden(
+                    related_model(filterset.queryset.model, entry.field_name), self.request.user, pk=value
+                )
+
     def project(self, pk: Any) -> Project:
         """Return the project that a request's body names."""
         return self.find(Project.objects.all(), pk)
@@ -95,6 +112,13 @@ class ProjectViewSet(StrictQuery, GenericViewSet):
                 fields={field: "Not there, or not visible to you."},
             )
         return found
+
+
+def related_model(model: Any, path: str) -> Any:
+    """Return the model whose id a filter by ``path`` takes."""
+    for part in path.split("__"):
+        model = model._meta.get_field(part).related_model
+    return model
 
 
 def as_uuid(value: Any, field: str | None = None) -> uuid.UUID:
