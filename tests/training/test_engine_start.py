@@ -10,6 +10,7 @@ from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training.engine.fit import fit
 from training.engine.optim import OPTIMISERS, build_optimiser
 from training.problems.registry import get_problem
+from training.warming import warm_up
 
 _TORCH = {
     "adamw": torch.optim.AdamW,
@@ -78,3 +79,12 @@ def test_what_is_tried_before_the_start_uses_one_thread_and_the_training_those_a
     fit(Asking(), train, t, validation, v, get_problem("multilabel"), tiny_settings(epochs=1, threads=2), fs_hz=FS_HZ)
     assert used[0] == (False, 1) and {threads for training, threads in used if training} == {2}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("question", ["is_available", "device_count", "is_bf16_supported", "mem_get_info"])
+def test_getting_ready_on_the_processor_does_not_open_the_driver_of_an_accelerator(monkeypatch, question):
+    """A process that waits for a job must leave the accelerator to those that compute; to ask for one opens its driver."""
+    monkeypatch.setattr(torch.cuda, question, lambda *_: asked.append(question) or False)
+    asked = []
+    warm_up()
+    assert asked == []

@@ -33,7 +33,8 @@ def seed_everything(seed: int) -> None:
 def kept_random_state() -> Iterator[None]:
     """Restore the global generators of Python, numpy and torch (all devices) exactly on leaving."""
     python, legacy, processor = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    # To ask whether there is an accelerator would open its driver in processes that compute on the processor.
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
