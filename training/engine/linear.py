@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 #: Ridge penalties that are tried, as multiples of the number of features, which are standardised.
 PENALTIES = np.logspace(-2.5, 2.5, 11)
-#: Pull of the weights towards 1 for the networks and 0 for a view, in records.
-PULL = 1.0
+#: What the weights are pulled to: of the networks, which say too much when they have learned briefly, and of all views together,
+#: which say too little of classes; and by how many records. Beside networks by more: they are judged one by one and answer together, which is
+#: better than the judged records show.
+NETWORKS, VIEWS_OF_CLASSES, VIEWS_OF_NUMBERS = 0.5, 1.0, 0.5
+PULL_ALONE, PULL_BESIDE = 1.0, 30.0
 #: Records that the kernels' levels are taken from, and whose features are computed at once.
 _FOR_LEVELS, _AT_ONCE = 128, 16
 #: Outputs that differ by less are the same.
@@ -109,7 +112,9 @@ def fit_linear(
     rows = data.judged
     beside = np.zeros((len(rows), truth.shape[1])) if networks is None else networks
     said = np.stack([beside, *(judged[rows] for _, _, judged in found)]).astype(np.float64)
-    weights, offset = _weigh(said, truth[rows], loss)
+    goal = np.full(len(said), (VIEWS_OF_CLASSES if is_classes else VIEWS_OF_NUMBERS) / len(found))
+    goal[0] = NETWORKS
+    weights, offset = _weigh(said, truth[rows], loss, goal, PULL_ALONE if networks is None else PULL_BESIDE)
     alone = np.tensordot(weights[1:], said[1:], 1) + offset
     named = dict(zip(("networks", *views), weights.tolist(), strict=True))
     if networks is None:
@@ -168,14 +173,16 @@ def _alike(known: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(group.ravel() == number) for number in range(group.max() + 1)]
 
 
-def _weigh(said: np.ndarray, truth: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+def _weigh(
+    said: np.ndarray, truth: np.ndarray, loss: Loss, goal: np.ndarray, pull: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return a weight for each source of ``said`` ``(sources, records, outputs)``, the networks first, none below 0, and an offset
-    for each output: those of the smallest loss. A view that would be subtracted is left out."""
+    for each output: those of the smallest loss and pull towards ``goal``. A view that would be subtracted is left out."""
     known = np.isfinite(truth).any(axis=1)
     x, y = torch.from_numpy(said[:, known]), torch.from_numpy(truth[known])
     taken = torch.ones(len(said), dtype=torch.float64)
     while True:
-        weights, offset = _least_loss(x, y, loss, taken)
+        weights, offset = _least_loss(x, y, loss, torch.from_numpy(goal), taken, pull)
         worst = int(weights[1:].argmin()) + 1
         if weights[worst] >= 0:
             # The networks stay, however little they add.
@@ -183,19 +190,20 @@ def _weigh(said: np.ndarray, truth: np.ndarray, loss: Loss) -> tuple[np.ndarray,
         taken[worst] = 0.0
 
 
-def _least_loss(x: Tensor, y: Tensor, loss: Loss, taken: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of the sources that are ``taken`` (1, else 0), and the offsets, with the smallest loss."""
+def _least_loss(
+    x: Tensor, y: Tensor, loss: Loss, goal: Tensor, taken: Tensor, pull: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of the sources that are ``taken`` (1, else 0), and the offsets, with the smallest loss and pull."""
     n_sources, n_records, n_outputs = x.shape
-    goal = torch.zeros(n_sources, dtype=torch.float64)
-    goal[0] = 1.0
+    goal = goal * taken
     values = torch.cat([goal, torch.zeros(n_outputs, dtype=torch.float64)]).requires_grad_()
     solver = torch.optim.LBFGS([values], max_iter=200, tolerance_change=1e-10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()
         weights, offset = values[:n_sources] * taken, values[n_sources:]
-        pull = ((weights - goal).square().sum() + 0.01 * offset.square().sum()) * PULL / (2 * n_records)
-        value = loss(torch.tensordot(weights, x, 1) + offset, y) + pull
+        apart = pull * (weights - goal).square().sum() + 0.01 * offset.square().sum()
+        value = loss(torch.tensordot(weights, x, 1) + offset, y) + apart / (2 * n_records)
         value.backward()
         return value
 
