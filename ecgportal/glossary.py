@@ -62,7 +62,7 @@ TRAINING = (
 JUDGING = (
     Term("class", "Class", "One of the answers between which a model tells, such as NORM or MI. The positive records of a class are those whose labels give it."),
     Term("probability", "Probability", "A model's answer for a class, between 0 and 1. It is as good as its calibration."),
-    Term("threshold", "Threshold", "The probability from which on a class is called. A lower threshold finds more of the ill and calls more of the healthy; the portal chooses one for each class on the validation part."),
+    Term("threshold", "Threshold", "The probability from which on a class is called. A lower threshold finds more of the ill and calls more of the healthy; the portal chooses one for each class on the validation part. Where exactly one class holds, the class that exceeds its threshold the most is predicted."),
     Term("sensitivity", "Sensitivity", "Of the records that have the class, the share that the model calls. It is also named recall.", ("sensitivity",)),
     Term("specificity", "Specificity", "Of the records that do not have the class, the share that the model does not call.", ("specificity",)),
     Term("predictive-value", "Predictive values (PPV, NPV)", "Of the records that the model calls, the share that has the class (PPV, also named precision), and of those that it does not call, the share that does not have it (NPV). Both depend on how common the class is where the model is used."),

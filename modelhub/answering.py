@@ -11,7 +11,7 @@ import numpy as np
 from datasets.preprocess.recipe import Recipe
 from modelhub import loading, novelty
 from modelhub.architectures.person import person_features
-from modelhub.contract import ModelContract
+from modelhub.contract import ModelContract, decided
 from modelhub.models import ModelVersion
 
 
@@ -62,14 +62,14 @@ def persons_of(records: Sequence[Any], contract: ModelContract) -> np.ndarray | 
 
 
 def decide(values: np.ndarray, contract: ModelContract) -> list[list[str]]:
-    """Return the predicted classes per record: the largest for multi-class, those at or above their threshold otherwise."""
-    if contract.task == "regression":
+    """Return the predicted classes per record; none where numbers are answered."""
+    if contract.activation == "identity":
         return [[] for _ in values]
-    names = contract.classes
-    if contract.activation == "softmax":
-        return [[names[int(i)]] for i in values.argmax(axis=1)]
-    limits = np.array([contract.thresholds.get(name, 0.5) for name in names])
-    return [[name for name, hit in zip(names, row) if hit] for row in values >= limits]
+    limits = contract.limits(contract.thresholds)
+    hits = decided(
+        values, None if limits is None else list(limits.values()), one_of_several=contract.activation == "softmax"
+    )
+    return [[name for name, hit in zip(contract.classes, row) if hit] for row in hits]
 
 
 def why_not(record: Any, contract: ModelContract) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
@@ -45,7 +45,7 @@ class ModelContract:
     negative and positive (two outputs, softmax); for ``regression`` the names of the quantities; none for a trunk
     (``pretraining``), which is there to be fine-tuned.
     output: ``logits`` when the activation of the task has to follow, ``probabilities`` when the model applies it.
-    recipe: the preprocessing recipe as JSON. thresholds: decision threshold per class, 0..1.
+    recipe: the preprocessing recipe as JSON. thresholds: decision threshold per class, 0..1 (see ``decided``).
     fixed_length: the network accepts ``n_samples`` only. needs: what it takes beside the ECG (``age``, ``sex``); files of
     such networks have a second input (modelhub.architectures.person). definition: SHA-256 of the file that defines the
     network where an administrator installed it (modelhub.architectures.installed). parent: digest of the version this one was trained from.
@@ -114,6 +114,14 @@ class ModelContract:
         if self.task == "multilabel" or self.n_classes == 1:
             return "sigmoid"
         return "softmax"
+
+    def limits(self, thresholds: Mapping[str, float]) -> dict[str, float] | None:
+        """Return the threshold of each class that decides, given those that are stated: 0.5 for classes judged one by one, where
+        none is. None where none decides: the largest of several probabilities does, or numbers are answered."""
+        if self.activation == "identity" or (self.activation == "softmax" and not thresholds):
+            return None
+        usual = 0.5 if self.activation == "sigmoid" else 0.0
+        return {name: float(thresholds.get(name, usual)) for name in self.classes}
 
     def problems(self) -> dict[str, str]:
         """Return ``{field: sentence}`` for everything that is wrong; empty when the contract can be used."""
@@ -194,6 +202,20 @@ class ModelContract:
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"The model's contract is not valid JSON: {error}.", code="bad_contract") from error
         return cls.from_dict(data)
+
+
+def decided(
+    probabilities: np.ndarray, limits: Sequence[float] | np.ndarray | None, *, one_of_several: bool
+) -> np.ndarray:
+    """Return what is predicted, bool ``(records, classes)``: of several classes the one that exceeds its threshold the most, where
+    a tie goes to the first; of classes judged one by one those at or above theirs.
+
+    probabilities: ``(records, classes)``. limits: a threshold per class; None for none, and for 0.5 each where classes are judged one by one.
+    """
+    if not one_of_several:
+        return np.asarray(probabilities >= (0.5 if limits is None else np.asarray(limits)))
+    best = (probabilities - (0.0 if limits is None else np.asarray(limits))).argmax(axis=1)
+    return np.asarray(best[:, None] == np.arange(probabilities.shape[1]))
 
 
 def statements_for_file(prose: Mapping[str, str]) -> dict[str, str]:

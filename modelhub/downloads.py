@@ -123,18 +123,20 @@ def threshold_origin(run: PredictionRun) -> str:
 
 def origin_of(contract: ModelContract, thresholds: Mapping[str, float]) -> str:
     """Say where thresholds for a model's answers come from."""
-    if contract.activation != "sigmoid":
-        return "none: the most probable class is predicted" if contract.task != "regression" else ""
-    return "chosen on the validation data of the training" if thresholds else "0.5, because the model states none"
+    if contract.activation == "identity":
+        return ""
+    one = contract.activation == "softmax"
+    if not thresholds:
+        return "none: the most probable class is predicted" if one else "0.5, because the model states none"
+    rule = "; the class that exceeds its threshold the most is predicted" if one else ""
+    return f"chosen on the validation data of the training{rule}"
 
 
 def prediction_rows(listed: AnswerList, predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
     """Return answers of a list as the API sends them."""
     run = listed.run
     contract, predictions = ModelContract.from_dict(run.version.contract), list(predictions)
-    limits = (
-        None if contract.activation != "sigmoid" else {name: run.thresholds.get(name, 0.5) for name in contract.classes}
-    )
+    limits = contract.limits(run.thresholds)
     truths = agreement.truths(run, predictions, listed.label_map)
     return [
         {
@@ -175,7 +177,7 @@ def _csv(listed: AnswerList) -> str:
     names = [f"p({name})" if contract.task != "regression" else name for name in contract.classes]
     out = io.StringIO()
     writer = csv.writer(out)
-    limited = [f"threshold({name})" for name in contract.classes] if contract.activation == "sigmoid" else []
+    limited = [f"threshold({name})" for name in contract.limits(listed.run.thresholds) or ()]
     writer.writerow(
         [
             "record",

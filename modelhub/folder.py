@@ -196,11 +196,7 @@ def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _written(
     kind: str, version: ModelVersion, contract: ModelContract, rows: list[dict[str, Any]], refused: list[dict[str, str]], basis: str,
 ) -> str:  # fmt: skip
-    limits = (
-        {name: contract.thresholds.get(name, 0.5) for name in contract.classes}
-        if contract.activation == "sigmoid"
-        else None
-    )
+    limits = contract.limits(contract.thresholds)
     if kind == "csv":
         out = io.StringIO()
         writer = csv.writer(out)

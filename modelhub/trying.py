@@ -48,14 +48,14 @@ def run(context: JobContext) -> dict[str, Any]:
     batch = answerer.recipe.apply(signals.load(record)).signal[np.newaxis]
     context.progress(0.6, "Asking the model")
     answer = answerer.answers([record], batch)[0]
-    limits = contract.thresholds if contract.activation == "sigmoid" else {}
+    limits = contract.limits(contract.thresholds) or {}
     label_map = agreement.map_for(version, record.dataset.project)
     return {
         "version": str(version.pk), "model": str(version), "record": str(record.pk), "key": record.key, "task": contract.task,
         "answers": [
             {
                 "class": name, "value": round(value, 4), "predicted": name in answer.predicted,
-                "threshold": limits.get(name, 0.5 if contract.activation == "sigmoid" else None),
+                "threshold": limits.get(name),
             }
             for name, value in zip(contract.classes, answer.values, strict=True)
         ],

@@ -81,7 +81,8 @@ def _judge(
 
     contract = ModelContract.from_dict(version.contract)
     task, truth = _truth_of(contract, items, unknown)
-    thresholds = [contract.thresholds.get(name, 0.5) for name in contract.classes] if contract.thresholds else None
+    limits = contract.limits(contract.thresholds)
+    thresholds = None if limits is None else list(limits.values())
     notes: list[str] = []
     if answers is None:
         answers = probabilities(version, view, progress, notes)

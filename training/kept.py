@@ -82,7 +82,8 @@ def threshold_rows(row: Evaluation, name: str, asked: float | None = None) -> li
             f"The model has no class {name[:80]!r}.", fields={"class": f"Choose one of {', '.join(sample.names)}."}
         )
     column = sample.names.index(name)
-    in_use = row.report["per_class"][name].get("threshold")
+    # One of several classes is decided by all thresholds together.
+    in_use = None if sample.task == "multiclass" else row.report["per_class"][name].get("threshold")
     cuts = {"in_use": in_use, "asked": asked} | suggestions(sample, column)
     return [
         {"rule": rule, "title": RULES[rule]} | consequences(sample, column, cut)

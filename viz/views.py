@@ -15,6 +15,7 @@ from datasets.quality import RECORD_FLAGS
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from modelhub import explaining
+from modelhub.contract import ModelContract
 from modelhub.models import Prediction
 from viz import measured, showing, walking
 from viz.figures.ecg12 import SCREEN_POINTS, ecg_svg, summary
@@ -93,12 +94,10 @@ class RecordPage(RecordView):
             latest.setdefault(each.run.version_id, each)
         found = list(latest.values())[:_MOST_VERSIONS]
         for each in found:
-            classes = each.run.version.contract.get("classes", [])
-            # A class is answered from its threshold on where the classes are judged one by one; else the highest is.
-            task = each.run.version.contract.get("task")
-            single = task == "multilabel" or (len(classes) == 1 and task != "regression")
-            limits = [each.run.thresholds.get(name, 0.5) if single else None for name in classes]
-            answers = sorted(zip(classes, each.values, limits, strict=False), key=lambda row: -row[1])
+            contract = ModelContract.from_dict(each.run.version.contract)
+            limits = contract.limits(each.run.thresholds) or {}
+            rated = zip(contract.classes, each.values, map(limits.get, contract.classes), strict=True)
+            answers = sorted(rated, key=lambda row: -row[1])
             each.answers = answers[:_MOST_CLASSES]  # type: ignore[attr-defined]
             each.is_shown = not chosen or str(each.run.version_id) in chosen  # type: ignore[attr-defined]
             each.explaining = not each.saliency and explaining.open_job(each)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecgportal.errors import InvalidInput
-from modelhub.contract import ModelContract
+from modelhub.contract import ModelContract, decided
 from tests.modelhub.conftest import beats, make_contract
 
 
@@ -67,6 +67,32 @@ def test_each_trouble_is_named_with_its_field(field, value):
 )  # fmt: skip
 def test_activation_follows_the_task(task, classes, activation):
     assert make_contract(task=task, classes=classes).activation == activation
+
+
+@pytest.mark.parametrize(
+    "task,classes,stated,limits",
+    [
+        ("multilabel", ("a", "b"), {"b": 0.3}, {"a": 0.5, "b": 0.3}), ("binary", ("a",), {}, {"a": 0.5}),
+        ("multiclass", ("a", "b"), {}, None), ("multiclass", ("a", "b"), {"b": 0.3}, {"a": 0.0, "b": 0.3}),
+        ("regression", ("age",), {}, None),
+    ],
+)  # fmt: skip
+def test_thresholds_that_decide(task, classes, stated, limits):
+    assert make_contract(task=task, classes=classes).limits(stated) == limits
+
+
+def test_one_of_several_classes_is_the_one_that_exceeds_its_threshold_the_most():
+    p = np.array([[0.6, 0.3, 0.1], [0.5, 0.5, 0.0], [0.3, 0.4, 0.3]])
+    assert decided(p, None, one_of_several=True).argmax(1).tolist() == [0, 0, 1]
+    hits = decided(p, [0.45, 0.1, 0.2], one_of_several=True)
+    assert hits.argmax(1).tolist() == [1, 1, 1] and (hits.sum(1) == 1).all()
+    assert decided(p, [0.45, 0.5, 0.05], one_of_several=True).argmax(1).tolist() == [0, 0, 2]
+
+
+def test_classes_judged_one_by_one_are_called_from_their_threshold_on():
+    p = np.array([[0.5, 0.49], [0.2, 0.9]])
+    assert decided(p, None, one_of_several=False).tolist() == [[True, False], [False, True]]
+    assert decided(p, [0.2, 0.95], one_of_several=False).tolist() == [[True, False], [True, False]]
 
 
 def test_impossible_numbers_of_classes():

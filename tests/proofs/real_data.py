@@ -140,6 +140,7 @@ def _network(
 def _ours(
     task: Job, method: str, seed: int, asked: argparse.Namespace, train: np.ndarray, validation: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
+    from modelhub.contract import decided
     from training.engine.fit import fit
     from training.engine.predict import predict
     from training.engine.settings import FitSettings
@@ -164,8 +165,8 @@ def _ours(
     )  # fmt: skip
     net.load_state_dict(result.best_state)
     p = problem.activate(predict(net, ArraySource(x[test])))
-    decided = np.eye(p.shape[1])[p.argmax(1)] if result.thresholds is None else (p >= result.thresholds).astype(float)
-    return p, decided, {"best_epoch": result.best_epoch, "epochs": result.epochs, "networks": result.members}
+    hits = decided(p, result.thresholds, one_of_several=task.kind == "multiclass").astype(float)
+    return p, hits, {"best_epoch": result.best_epoch, "epochs": result.epochs, "networks": result.members}
 
 
 def _pretrained(task: Job, method: str, settings: Any, asked: argparse.Namespace, own: np.ndarray) -> Any:

@@ -126,6 +126,19 @@ def test_multiclass_confusion_and_f1_agree_with_scikit_learn():
     assert counts["tp"] + counts["fn"] == report.per_class["b"]["n_positive"] == int((truth == 1).sum())
 
 
+def test_thresholds_of_several_classes_decide_together():
+    rng = np.random.default_rng(3)
+    truth, p, limits = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200), np.array([0.4, 0.0, 0.1, 0.3])
+    report = evaluate(p, truth, list("abcd"), "multiclass", thresholds=limits, n_resamples=50)
+    called = (p - limits).argmax(axis=1)
+    assert report.confusion_matrix["matrix"] == sk.confusion_matrix(truth, called).tolist()
+    assert report.overall["f1_weighted"].value == pytest.approx(sk.f1_score(truth, called, average="weighted"))
+    assert [report.per_class[name]["threshold"] for name in "abcd"] == limits.tolist()
+    assert report.method["decision"] == "largest probability less its threshold"
+    largest = evaluate(p, truth, list("abcd"), "multiclass", n_resamples=50)
+    assert largest.curves == report.curves and largest.per_class["a"]["threshold"] is None
+
+
 def test_unknown_truths_are_left_out_per_class_and_per_record():
     rng = np.random.default_rng(2)
     p = rng.random((60, 2))

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ecgportal.errors import InvalidInput, TrainingFailed
+from modelhub.contract import decided
 from training.metrics.base import make_sample, metrics, score
 from training.problems.base import LossOptions, sigmoid, softmax
 from training.problems.losses import class_weights, positive_weights
 from training.problems.registry import get_problem, problem_names
-from training.problems.thresholds import f1_thresholds
+from training.problems.thresholds import f1_thresholds, f1_thresholds_of_one
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,6 +199,46 @@ def test_a_frequent_class_is_not_called_everywhere():
     p = sigmoid(rng.normal(2.5 * t - 1.5, 1))
     called = p >= f1_thresholds(p, t)
     assert (called[t < 0.5]).mean() < 0.3
+
+
+def _classes(rng, n, shares, clearness):
+    """Return calibrated probabilities ``(n, classes)`` and the truth drawn from them."""
+    logit = rng.normal(0, clearness, (n, len(shares))) + np.log(shares)
+    p = softmax(logit)
+    return p, np.eye(len(shares))[(p.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)]
+
+
+def _weighted_f1(p, t, limits):
+    return score("f1_weighted", make_sample(p, t, ["a", "b", "c", "d"], "multiclass", thresholds=limits))
+
+
+@pytest.mark.parametrize("clearness", [0.7, 1.5])
+def test_thresholds_of_one_class_come_close_to_the_best_f1_weighted(clearness):
+    rng = np.random.default_rng(5)
+    shares = np.array([0.62, 0.2, 0.13, 0.05])
+    p, t = _classes(rng, 6000, shares, clearness)
+    fresh, truth = _classes(rng, 6000, shares, clearness)
+    limits = f1_thresholds_of_one(p, t)
+    found, largest = _weighted_f1(fresh, truth, limits), _weighted_f1(fresh, truth, None)
+    best = max(_weighted_f1(fresh, truth, rng.uniform(0, 0.5, 4)) for _ in range(400))
+    assert found > largest + 0.005 and found > best - 0.01
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 120))
+@settings(max_examples=50, deadline=None)
+def test_thresholds_of_one_class_are_always_usable(seed, n):
+    rng = np.random.default_rng(seed)
+    p, t = _classes(rng, n, rng.dirichlet(np.ones(4)) + 1e-6, 1.0)
+    t[rng.random(n) < 0.2] = np.nan
+    limits = f1_thresholds_of_one(p, t)
+    assert limits.shape == (4,) and ((limits >= 0) & (limits <= 0.5)).all()
+    assert np.isfinite(t).any() or not limits.any()
+
+
+def test_classes_that_are_told_apart_perfectly_stay_so():
+    t = np.eye(4)[np.arange(80) % 4]
+    limits = f1_thresholds_of_one(0.97 * t + 0.01 * (1 - t), t)
+    np.testing.assert_array_equal(decided(0.9 * t + 0.1 / 3 * (1 - t), limits, one_of_several=True), t > 0.5)
 
 
 def test_what_is_risky_is_said():

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
+import numpy as np
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -19,6 +20,10 @@ from datasets.recording_time import shifted
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import JobState
 from ecgportal.projects.services import pseudonym_key
+from modelhub import answer_list, downloads
+from modelhub.answering import decide
+from modelhub.contract import ModelContract
+from modelhub.services_predictions import prediction_start
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
@@ -26,7 +31,7 @@ from tests.working import work_off
 from training import selectors
 from training.checking import check
 from training.engine.settings import FitSettings
-from training.models import SplitMember, TrainingRun
+from training.models import Evaluation, SplitMember, TrainingRun
 from training.selection import Selection
 from training.services import run_again, run_rename, run_start
 from training.splitting import SplitSettings, deal
@@ -221,6 +226,27 @@ def test_the_same_again_gives_the_same_weights(ward):
         assert again.manifest[name] == run.manifest[name]
     other = ward.train(settings={**FAST, "seed": 1}, selection={"cap": 20})
     assert other.manifest["weights_hash"] != run.manifest["weights_hash"]
+
+
+def test_the_thresholds_of_several_classes_decide_in_evaluations_and_in_predictions_alike(ward):
+    run = ward.train(task="multiclass", recipe=plain_recipe(duration_s=2).to_json())
+    contract = ModelContract.from_dict(run.produced_version.contract)
+    assert set(contract.thresholds) == set(contract.classes) and 0 < max(contract.thresholds.values()) <= 0.5
+    row = Evaluation.objects.get(run=run)
+    assert {name: row.report["per_class"][name]["threshold"] for name in contract.classes} == contract.thresholds
+    said = decide(np.array(row.curves["samples"]["probabilities"]), contract)
+    called = np.array(row.report["confusion_matrix"]["matrix"]).sum(axis=0)
+    assert called.tolist() == [said.count([name]) for name in contract.classes]
+    prediction = prediction_start(
+        actor=ward.user, project=ward.project, version=run.produced_version, dataset=ward.first
+    )
+    job = work_off()[-1]
+    assert job.state == JobState.SUCCEEDED, job.error_message
+    answers = [(answer.values, answer.predicted) for answer in prediction.predictions.all()]
+    assert len(answers) == 12
+    assert [predicted for _, predicted in answers] == decide(np.array([values for values, _ in answers]), contract)
+    listed = downloads.prediction_rows(answer_list.read(prediction, {}), prediction.predictions.all())
+    assert listed[0]["thresholds"] == contract.thresholds
 
 
 def test_with_every_fold_held_out_each_record_is_judged_by_a_network_that_has_not_seen_it(ward):

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 #: Ridge penalties that are tried, as multiples of the number of features, which are standardised.
 PENALTIES = np.logspace(-2.5, 2.5, 11)
 #: What the weights are pulled to: of the networks, which say too much when they have learned briefly, and of all views together,
-#: which say too little of classes; and by how many records. Beside networks by more: they are judged one by one and answer together, which is
-#: better than the judged records show.
+#: which say too little of classes; and by how many records, counted by their loss where only shares of classes are known. Beside
+#: networks by more: they are judged one by one and answer together, which is better than the judged records show.
 NETWORKS, VIEWS_OF_CLASSES, VIEWS_OF_NUMBERS = 0.5, 1.0, 0.5
-PULL_ALONE, PULL_BESIDE = 1.0, 30.0
+PULL_ALONE, PULL_BESIDE = 1.0, 50.0
 #: Records that the kernels' levels are taken from, and whose features are computed at once.
 _FOR_LEVELS, _AT_ONCE = 128, 16
 #: Outputs that differ by less are the same.
@@ -180,7 +180,11 @@ def _weigh(
     for each output: those of the smallest loss and pull towards ``goal``. A view that would be subtracted is left out."""
     known = np.isfinite(truth).any(axis=1)
     x, y = torch.from_numpy(said[:, known]), torch.from_numpy(truth[known])
-    taken = torch.ones(len(said), dtype=torch.float64)
+    taken = torch.zeros(len(said), dtype=torch.float64)
+    _, offset = _least_loss(x, y, loss, torch.from_numpy(goal), taken, pull)
+    # A record of rare classes, whose loss is small whatever is said, tells less of the weights than one of frequent classes.
+    pull *= float(loss(torch.from_numpy(offset).expand_as(y), y))
+    taken += 1.0
     while True:
         weights, offset = _least_loss(x, y, loss, torch.from_numpy(goal), taken, pull)
         worst = int(weights[1:].argmin()) + 1

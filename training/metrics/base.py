@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 import training.metrics
+from modelhub.contract import decided
 
 Interval = tuple[float, float]
 Values = Callable[["Sample", np.ndarray], np.ndarray]
@@ -205,21 +206,16 @@ def make_sample(
     groups: Sequence[Any] | np.ndarray | None = None,
     thresholds: np.ndarray | None = None,
 ) -> Sample:
-    """Build a sample: decisions by arg max (multi-class) or by threshold (0.5 where none is given)."""
+    """Build a sample. thresholds: per class, see :func:`modelhub.contract.decided`."""
     predicted = np.asarray(predicted, np.float64)
     truth = np.asarray(truth, np.float64)
-    if task == "multiclass":
-        # The largest wins; a tie goes to the first class, as numpy and scikit-learn do.
-        decided = predicted.argmax(axis=1)[:, None] == np.arange(predicted.shape[1])
-    elif task == "regression":
-        decided = np.zeros((0, 0), bool)
-    else:
-        limits = np.full(predicted.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
-        decided = predicted >= limits
+    hits = np.zeros((0, 0), bool)
+    if task != "regression":
+        hits = decided(predicted, thresholds, one_of_several=task == "multiclass")
     index = (
         np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     )
-    return Sample(predicted, truth, decided, index.reshape(-1), task, tuple(names))
+    return Sample(predicted, truth, hits, index.reshape(-1), task, tuple(names))
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def evaluate(
         indices with -1 for unknown.
     classes: the outputs' names in order. task: name of the task type.
     groups: subject of each record; records without one count as subjects of their own.
-    thresholds: per class, for multi-label and binary; 0.5 where not given.
+    thresholds: per class, see :func:`modelhub.contract.decided`; none for regression.
     before_step: called between the figures, at least once in a few seconds; what it raises ends the evaluation.
 
     Intervals are 95 %: cluster bootstrap over subjects, Wilson's for proportions, closed forms where
@@ -131,10 +131,19 @@ def evaluate(
             "interval": "95 %: bootstrap over subjects; Wilson for sensitivity, specificity and predictive values",
             "resamples": n_resamples if enough else 0, "seed": seed,
             "subjects_given": groups is not None,
-            "decision": {"multiclass": "largest probability", "regression": None}.get(task, "probability >= threshold"),
+            "decision": _decision(task, limits),
         },
         notes=_notes(sample, groups, targets),
     )  # fmt: skip
+
+
+def _decision(task: str, limits: np.ndarray | None) -> str | None:
+    """Say how what is predicted follows from the probabilities."""
+    if task == "regression":
+        return None
+    if task != "multiclass":
+        return "probability >= threshold"
+    return "largest probability" if limits is None else "largest probability less its threshold"
 
 
 def _checked(
@@ -165,7 +174,7 @@ def _checked(
     if not rows.any():
         raise InvalidInput("No record has a known truth, so there is nothing to evaluate. Check the label map.")
     limits = None
-    if thresholds is not None and task in ("multilabel", "binary"):
+    if thresholds is not None and task != "regression":
         limits = np.asarray(thresholds, np.float64)
         if limits.shape != (len(classes),) or not np.isfinite(limits).all():
             raise InvalidInput(f"There must be one finite threshold per class; {limits.tolist()} was given.")
@@ -219,18 +228,18 @@ def _class_row(sample: Sample, column: int, limits: np.ndarray | None, figures: 
     row: dict[str, Any] = {"n": int(sample.known[:, column].sum())}
     if sample.task != "regression":
         row["n_positive"] = sample.positives(column)
-        # Multi-class decides by the largest probability; there is no threshold to state.
-        row["threshold"] = None if sample.task == "multiclass" else float(0.5 if limits is None else limits[column])
+        usual = None if sample.task == "multiclass" else 0.5
+        row["threshold"] = usual if limits is None else float(limits[column])
     return row | figures
 
 
 def _curves(sample: Sample, limits: np.ndarray | None, weights: np.ndarray | None) -> dict[str, Any]:
-    """Return the curves of each class, None where undefined; multi-class decides without thresholds."""
-    default = None if sample.task == "multiclass" else 0.5
-    return {
-        name: curve_points(sample, c, weights=weights, threshold=default if limits is None else float(limits[c]))
-        for c, name in enumerate(sample.names)
-    }
+    """Return the curves of each class, None where undefined. One of several classes is not decided by its own probability alone, so
+    that no point of its curve is the one in use."""
+    used: list[float | None] = [None] * len(sample.names)
+    if sample.task != "multiclass":
+        used = [0.5] * len(sample.names) if limits is None else [float(limit) for limit in limits]
+    return {name: curve_points(sample, c, weights=weights, threshold=used[c]) for c, name in enumerate(sample.names)}
 
 
 def confusion_counts(sample: Sample) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from training.problems.base import (
     unlearnable,
 )
 from training.problems.registry import problem
+from training.problems.thresholds import f1_thresholds_of_one
 
 if TYPE_CHECKING:
     from training.problems.base import Loss
@@ -31,7 +32,10 @@ class Multiclass(Problem):
 
     name = "multiclass"
     title = "One of several classes"
-    meaning = "The outputs are the probabilities of the classes and sum to one; the predicted class is the largest."
+    meaning = (
+        "The outputs are the probabilities of the classes and sum to one; the predicted class is the one that exceeds its "
+        "threshold the most."
+    )
     activation = "softmax"
     metrics = ("auroc_macro", "f1_macro", "f1_weighted", "auprc_macro", "brier", "ece")
     monitor = "auroc_macro"
@@ -60,6 +64,9 @@ class Multiclass(Problem):
         from training.problems.losses import cross_entropy_loss
 
         return cross_entropy_loss(train_targets, options)
+
+    def thresholds(self, probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return f1_thresholds_of_one(probabilities, targets)
 
     def _check_trainable(self, targets: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
         present = np.asarray((targets > 0.5).any(axis=0))
