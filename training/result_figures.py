@@ -62,11 +62,13 @@ def _curve(row: Evaluation, kind: str, name: str) -> curves.Curve:
         return curves.Curve(name, (), ())
     at = (triple(figures.get(first))[0], triple(figures.get(second))[0])
     point = None
-    if figures.get("threshold") is not None and at[0] is not None and at[1] is not None:
+    # One of several classes is decided by all thresholds together: no point of its own curve is the one in use.
+    limit = None if row.report["task"] == "multiclass" else figures.get("threshold")
+    if limit is not None and at[0] is not None and at[1] is not None:
         point = (1 - at[0] if kind == "roc" else at[0], at[1])
     return curves.Curve(
         name, kept[x], kept[y], [float("inf") if cut is None else cut for cut in kept["threshold"]], value, low, high,
-        kept.get("low", ()), kept.get("high", ()), figures.get("threshold"), positives / known if known else None, positives,
+        kept.get("low", ()), kept.get("high", ()), limit, positives / known if known else None, positives,
         known - positives if known is not None else None, point,
     )  # fmt: skip
 

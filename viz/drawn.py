@@ -33,7 +33,7 @@ def drawn(
     cut = len(rows) > _MOST_ROWS
     return {
         "id": name, "title": figure.title, "kind": kind, "body": at_every_width(figure, width, height),
-        "summary": figure.summary, "png": name, "wide": is_wide(figure),
+        "summary": figure.summary, "png": name, "wide": is_wide(figure) or kind == "matrix",
         "table": {
             "columns": head, "rows": [[_cell(cell) for cell in row] for row in rows[:_MOST_ROWS]],
             "caption": f"The first {_MOST_ROWS} of {len(rows)} rows; the CSV file holds all." if cut else "",

@@ -10,7 +10,7 @@ from training.models import Evaluation
 from training.result_figures import FIGURES, figure_of, parts_figure
 
 
-def _evaluation(task: str, classes: list[str]) -> Evaluation:
+def _evaluation(task: str, classes: list[str], thresholds: list[float] | None = None) -> Evaluation:
     rng = np.random.default_rng(3)
     truth = rng.random((60, len(classes))) < 0.4
     if task == "multiclass":
@@ -18,7 +18,7 @@ def _evaluation(task: str, classes: list[str]) -> Evaluation:
     scores = np.clip(truth * 0.4 + rng.random(truth.shape) * 0.6, 0, 1)
     if task == "multiclass":
         scores = scores / scores.sum(axis=1, keepdims=True)
-    report = evaluate(scores, truth.astype(float), classes, task, n_resamples=200).to_json()
+    report = evaluate(scores, truth.astype(float), classes, task, thresholds=thresholds, n_resamples=200).to_json()
     samples = {"truth": truth.astype(float).tolist(), "probabilities": scores.tolist()}
     return Evaluation(report=report, curves={"curves": report.pop("curves"), "samples": samples})
 
@@ -42,6 +42,14 @@ def test_the_area_beside_a_curve_is_the_report_s_own():
     row = _evaluation("multilabel", ["NORM", "MI"])
     value = row.report["per_class"]["MI"]["auroc"]["value"]
     assert f"{value:.3f}" in figure_of(row, "roc").summary
+
+
+@pytest.mark.parametrize("kind", ["roc", "precision_recall"])
+def test_a_curve_marks_the_threshold_in_use_where_it_decides_alone(kind):
+    alone, together = (
+        figure_of(_evaluation(task, ["NORM", "MI"], [0.4, 0.3]), kind) for task in ("multilabel", "multiclass")
+    )
+    assert "At threshold 0.4" in alone.summary and "threshold" not in together.summary
 
 
 def test_parts_that_are_too_small_give_no_empty_figure():
