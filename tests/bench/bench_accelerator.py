@@ -69,8 +69,9 @@ def trained(name: str, batch: int, epochs: int, *, compiled: bool = False) -> di
     the seconds to the first batch."""
     import torch
 
-    from training.engine import fit as engine
+    from training.engine import run as engine
     from training.engine.callbacks import Callback
+    from training.engine.fit import fit
     from training.engine.settings import FitSettings
     from training.engine.source import ArraySource
     from training.problems.registry import get_problem
@@ -98,7 +99,7 @@ def trained(name: str, batch: int, epochs: int, *, compiled: bool = False) -> di
     begun = time.perf_counter()
     try:
         with busy, tempfile.TemporaryDirectory() as folder:
-            engine.fit(
+            fit(
                 _network(name), ArraySource(signals[:RECORDS]), targets[:RECORDS], ArraySource(signals[RECORDS:]), targets[RECORDS:],
                 get_problem("multilabel"), FitSettings(epochs=epochs, batch_size=batch, patience=None), fs_hz=100.0, callbacks=[Mark()],
                 checkpoint_dir=Path(folder),
@@ -123,7 +124,7 @@ def compile_seconds(name: str, batch: int, n_records: int, device: str = "auto")
     from modelhub.architectures.ensemble import Ensemble
     from training.engine.data import check_data
     from training.engine.device import resolve_device
-    from training.engine.fit import _Run
+    from training.engine.run import Run
     from training.engine.settings import FitSettings
     from training.engine.source import ArraySource
     from training.problems.registry import get_problem
@@ -132,7 +133,7 @@ def compile_seconds(name: str, batch: int, n_records: int, device: str = "auto")
     problem, place = get_problem("multilabel"), resolve_device(device)
     data = check_data(ArraySource(signals), targets, None, None, problem, None, members=2)
     networks = Ensemble([_network(name), _network(name)])
-    run = _Run(networks, data, problem, FitSettings(batch_size=batch), 100.0, [], place)
+    run = Run(networks, data, problem, FitSettings(batch_size=batch), 100.0, [], place)
     seconds = []
     torch.compiler.reset()
     with fresh_cache():

@@ -22,8 +22,8 @@ from modelhub.architectures.registry import build
 from tests.training.fitting import Recorder
 from tests.training.team_program import without_dropout
 from tests.training.tiny import FS_HZ, QUIET, TinyNet, tiny_data, tiny_parts, tiny_settings
-from training.engine import fit as engine
 from training.engine import recorded
+from training.engine import run as engine
 from training.engine.batches import Stepper
 from training.engine.device import held, resolve_device
 from training.engine.estimate import estimate

@@ -54,7 +54,7 @@ class PersonNet(nn.Module):
 
 @pytest.mark.parametrize("mixup", [0.0, 0.3])
 def test_each_record_comes_with_its_own_person(few_threads, monkeypatch, mixup):
-    monkeypatch.setattr("training.engine.fit.first_forward", lambda *_: None)
+    monkeypatch.setattr("training.engine.run.first_forward", lambda *_: None)
     rng = np.random.default_rng(0)
     source = ArraySource(rng.normal(size=(64, 2, 32)).astype(np.float32))
     sexes = rng.integers(0, 2, 64)

@@ -7,9 +7,10 @@ import torch
 
 from ecgportal.errors import JobCancelled
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
-from training.engine import fit as engine
+from training.engine import run as engine
 from training.engine.batches import Stopped, while_asking
 from training.engine.callbacks import Callback
+from training.engine.fit import fit
 from training.problems.registry import get_problem
 
 
@@ -58,7 +59,7 @@ def test_a_stop_is_heard_within_a_batch(monkeypatch, what, times, changes, epoch
     told = StopWhile(what, times)
 
     def run():
-        return engine.fit(
+        return fit(
             Watched(), train, t, validation, v, get_problem("multilabel"), tiny_settings(**changes), fs_hz=FS_HZ, callbacks=[told]
         )  # fmt: skip
 

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from tests.bench.bench_accelerator import compile_seconds
 from tests.training.fitting import Recorder as Told
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
-from training.engine import fit as engine
+from training.engine import run as engine
 from training.engine.batches import Stepper
+from training.engine.fit import fit
 from training.engine.recorded import Recorder
 from training.problems.registry import get_problem
 
@@ -103,12 +104,12 @@ def test_where_the_compiler_fails_the_network_is_computed_as_it_is(batch, monkey
 )
 def test_the_second_epoch_of_the_last_stage_decides_whether_to_compile(settings, resumed, told, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(engine._Run, "_compile", lambda run, epoch: asked.append(epoch))
+    monkeypatch.setattr(engine.Run, "_compile", lambda run, epoch: asked.append(epoch))
     train, t, validation, v = tiny_parts()
 
     def run(stop_at=None):
         callbacks = [Told(stop_at=stop_at, reason="interrupted")]
-        engine.fit(
+        fit(
             TinyNet(), train, t, validation, v, get_problem("multilabel"), tiny_settings(**({"epochs": 6} | settings)), fs_hz=FS_HZ,
             callbacks=callbacks, checkpoint_dir=tmp_path,
         )  # fmt: skip
@@ -129,10 +130,10 @@ def test_what_is_compiled_is_for_the_pieces_that_fit_the_memory(piece, sizes, mo
         member.stepper.piece = piece
         member.compile()
 
-    monkeypatch.setattr(engine._Run, "_compile", compiled)
+    monkeypatch.setattr(engine.Run, "_compile", compiled)
     monkeypatch.setattr(Stepper, "compile", lambda self, *batches: found.extend(len(x) for x, _, _ in batches))
     train, t, validation, v = tiny_parts()
-    engine.fit(
+    fit(
         TinyNet(), train, t, validation, v, get_problem("multilabel"), tiny_settings(epochs=3), fs_hz=FS_HZ
     )  # fmt: skip
     assert sorted(found) == sizes
