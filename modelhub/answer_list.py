@@ -6,7 +6,6 @@ An address names the list in its query; pages, REST, files and the record page r
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,46 +42,44 @@ class _Sureness(Func):
     """
 
     output_field = FloatField(null=True)
+    # The classes are written out: looped over inside the database they cost twice as much a row.
     template = """
-(SELECT CASE WHEN truth.classes IS NULL THEN NULL ELSE coalesce((
-  SELECT max(CASE WHEN c.name = ANY(%(predicted)s) THEN (c.value - c.low) / greatest(1 - c.low, 1e-9)
-    ELSE (c.high - c.value) / greatest(c.high, 1e-9) END)
-  FROM unnest(%(names)s, %(low)s, %(high)s, %(values)s) AS c(name, low, high, value)
-  WHERE c.name = ANY(%(wanted)s) AND (c.name = ANY(%(predicted)s)) = ANY(%(sides)s)
-    AND (c.name = ANY(%(predicted)s)) <> (c.name = ANY(truth.classes))
-), -1) END FROM (
-  SELECT array_agg(%(codes)s ->> (l.system || ' ' || l.code)) AS classes FROM datasets_recordlabel l
-  WHERE l.record_id = %(record)s AND jsonb_exists(%(codes)s, l.system || ' ' || l.code)
+(SELECT CASE WHEN truth.classes = '{{}}' THEN NULL ELSE coalesce(greatest({cases}), -1) END FROM (
+  SELECT array_remove(ARRAY(
+    SELECT %s::jsonb ->> (l.system || ' ' || l.code) FROM datasets_recordlabel l WHERE l.record_id = {record}
+  ), NULL) AS classes OFFSET 0
 ) truth)"""
+    _CASE = "CASE WHEN %s = ANY({predicted}) THEN {too_many} WHEN %s = ANY(truth.classes) THEN {missed} END"
+    _TOO_MANY = "CASE WHEN NOT %s = ANY(truth.classes) THEN ({value} - %s::float8) / %s::float8 END"
+    _MISSED = "(%s::float8 - {value}) / %s::float8"
 
     def __init__(self, run: PredictionRun, label_map: LabelMap, wanted: str, sides: list[bool]) -> None:
-        contract = ModelContract.from_dict(run.version.contract)
-        names = list(run.version.classes)
-        if contract.activation == "sigmoid":
-            low = high = [float(run.thresholds.get(name, 0.5)) for name in names]
-        else:
-            low, high = [0.0] * len(names), [1.0] * len(names)
-        self.given: dict[str, tuple[str, Any]] = {
-            "names": ("text[]", names), "low": ("float8[]", low), "high": ("float8[]", high),
-            "wanted": ("text[]", [wanted] if wanted else names), "sides": ("bool[]", sides),
-            "codes": ("jsonb", json.dumps(agreement.codes_of(run, label_map))),
-        }  # fmt: skip
+        """wanted: a class, or empty for all. sides: whether True (predicted in vain) and False (missed) count."""
+        by_threshold = ModelContract.from_dict(run.version.contract).activation == "sigmoid"
+        self.classes: list[tuple[int, str, float, float]] = []
+        for number, name in enumerate(run.version.classes, start=1):
+            threshold = float(run.thresholds.get(name, 0.5))
+            if wanted in ("", name):
+                self.classes.append((number, name, *((threshold, threshold) if by_threshold else (0.0, 1.0))))
+        self.sides, self.codes = sides, json.dumps(agreement.codes_of(run, label_map))
         super().__init__(F("predicted"), F("values"), F("record_id"))
 
     def as_sql(self, compiler: Any, connection: Any, **_: Any) -> tuple[str, list[Any]]:
-        columns = dict(zip(("predicted", "values", "record"), self.get_source_expressions(), strict=True))
-        parts = {name: compiler.compile(column)[0] for name, column in columns.items()}
+        predicted, values, record = (compiler.compile(column)[0] for column in self.get_source_expressions())
+        cases: list[str] = []
         params: list[Any] = []
-
-        def piece(match: re.Match[str]) -> str:
-            name = match[1]
-            if name in parts:
-                return parts[name]
-            kind, value = self.given[name]
-            params.append(value)
-            return f"%s::{kind}"
-
-        return re.sub(r"%\((\w+)\)s", piece, self.template), params
+        for number, name, low, high in self.classes:
+            parts = {"predicted": predicted, "too_many": "NULL", "missed": "NULL"}
+            params.append(name)
+            if True in self.sides:
+                parts["too_many"] = self._TOO_MANY.format(value=f"{values}[{number}]")
+                params += [name, low, max(1 - low, 1e-9)]
+            params.append(name)
+            if False in self.sides:
+                parts["missed"] = self._MISSED.format(value=f"{values}[{number}]")
+                params += [high, max(high, 1e-9)]
+            cases.append(self._CASE.format(**parts))
+        return self.template.format(cases=", ".join(cases), record=record), [*params, self.codes]
 
 
 @dataclass(frozen=True)
