@@ -43,6 +43,8 @@ ALLOWED_HOSTS = _hosts or ["localhost", "127.0.0.1", "[::1]", "testserver", os.e
 CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in _hosts if host != "*"]
 
 INSTALLED_APPS = [
+    # Before Django's own, for the command of the same name.
+    "ecgportal.accounts",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -59,7 +61,6 @@ INSTALLED_APPS = [
     "django_plotly_dash.apps.DjangoPlotlyDashConfig",
     "dpd_static_support",
     "ecgportal.audit",
-    "ecgportal.accounts",
     "ecgportal.projects",
     "ecgportal.jobs",
     "datasets",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth import hashers
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -206,8 +208,10 @@ def opens(key: str) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("way", ["page", "rest", "own"])
-def test_a_new_password_ends_every_session_and_token_of_the_user(client: Client, administrator: User, way: str) -> None:
+@pytest.mark.parametrize("way", ["page", "rest", "own", "shell"])
+def test_a_new_password_ends_every_session_and_token_of_the_user(
+    client: Client, administrator: User, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     carol, ada = make_user("carol"), make_user("ada")
     (_, key), (_, others) = token_create(user=carol, name="script"), token_create(user=ada, name="script")
     session = Client()
@@ -226,6 +230,15 @@ def test_a_new_password_ends_every_session_and_token_of_the_user(client: Client,
         carol.refresh_from_db()
         assert carol.email == "" and opens(key)["rest"] == 200
         assert client.patch(address, {"password": "carols-long-secret"}, **sent).status_code == 200
+    elif way == "shell":
+        monkeypatch.setattr("getpass.getpass", lambda *_, **__: "tiny")
+        with pytest.raises(CommandError, match="too short"):
+            call_command("changepassword", "carol")
+        assert opens(key)["rest"] == 200
+        monkeypatch.setattr("getpass.getpass", lambda *_, **__: "carols-long-secret")
+        out = io.StringIO()
+        call_command("changepassword", "Carol", stdout=out)
+        assert "tokens revoked: 1" in out.getvalue() and "carols-long-secret" not in out.getvalue()
     else:
         own = Client()
         own.force_login(carol)

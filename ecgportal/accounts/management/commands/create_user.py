@@ -1,12 +1,9 @@
-import getpass
-import os
-import secrets
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from ecgportal.accounts.services import user_create
-from ecgportal.commands import PortalCommand
+from ecgportal.commands import PortalCommand, new_password
 from ecgportal.projects.access import require_administrator
 
 
@@ -23,9 +20,7 @@ class Command(PortalCommand):
     def do(self, **options: Any) -> dict[str, Any]:
         if self.user is not None:
             require_administrator(self.user)
-        given = os.environ.get("PORTAL_NEW_PASSWORD", "")
-        made = secrets.token_urlsafe(12) if options["generate"] else ""
-        password = made or given or getpass.getpass(f"Password of {options['username']}: ")
+        password, made = new_password(options["username"], options["generate"])
         user = user_create(
             actor=self.user, username=options["username"], password=password, email=options["email"], is_administrator=options["administrator"]
         )  # fmt: skip
