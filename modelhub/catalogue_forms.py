@@ -9,6 +9,7 @@ from django import forms
 from ecgportal.forms import FilterForm
 from ecgportal.projects.models import Project
 from modelhub import catalogue
+from modelhub.contract import TASKS
 from modelhub.models import CatalogueEntry, CatalogueState
 
 
@@ -28,7 +29,10 @@ class CatalogueFilterForm(FilterForm):
         super().__init__(*args, **kwargs)
         for name in ("task", "architecture"):
             found = entries.order_by().values_list(f"version__{name}", flat=True).distinct()
-            self.fields[name].choices = [("", "Any"), *((value, value) for value in sorted(filter(None, found)))]
+            self.fields[name].choices = [
+                ("", "Any"),
+                *((value, TASKS.get(value, value)) for value in sorted(filter(None, found))),
+            ]
         self.fields["state"].choices = [("", "Any"), *CatalogueState.choices]
 
 

@@ -72,7 +72,7 @@ def _facts(entry: CatalogueEntry) -> dict[str, str]:
     version, contract, prose = entry.version, entry.version.contract, entry.shown.get("prose", {})
     facts = {
         "State": entry.get_state_display(),
-        "Task": version.task,
+        "Task": version.task_title,
         "Classes": ", ".join(version.named_classes) or "none",
         "Leads": ", ".join(contract.get("leads", [])),
         "Sampling rate": f"{contract.get('fs_hz', 0):g} Hz",

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,7 +20,11 @@ from ecgportal.errors import InvalidInput
 Task = Literal["multiclass", "multilabel", "binary", "regression", "pretraining"]
 Output = Literal["logits", "probabilities"]
 
-TASKS: tuple[str, ...] = ("multiclass", "multilabel", "binary", "regression")
+#: The tasks, with their titles.
+TASKS: Mapping[str, str] = MappingProxyType({
+    "multiclass": "One of several classes", "multilabel": "Several findings at once (multi-label)",
+    "binary": "One finding against the rest (binary)", "regression": "A number (regression)",
+})  # fmt: skip
 #: The task of a trunk: a network that learned from signals without labels. It has no classes and answers nothing.
 PRETRAINING = "pretraining"
 UNITS: tuple[str, ...] = ("mV", "uV", "1")

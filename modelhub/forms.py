@@ -40,7 +40,7 @@ class AnswersForm(forms.Form):
     classes = forms.CharField(
         required=False, max_length=20_000, widget=forms.Textarea({"rows": 2}), help_text=ANSWERS["classes"]
     )
-    task = forms.ChoiceField(required=False, choices=[("", "As the file says"), *((name, name) for name in TASKS)])
+    task = forms.ChoiceField(required=False, choices=[("", "As the file says"), *TASKS.items()])
     leads = forms.CharField(
         required=False,
         max_length=2000,
@@ -76,7 +76,7 @@ class AnswersForm(forms.Form):
                 self.fields[name].required = True
                 self.fields[name].help_text = sentence
             if name == "task":
-                self.fields[name].choices = [("", "Choose"), *((task, task) for task in TASKS)]
+                self.fields[name].choices = [("", "Choose"), *TASKS.items()]
 
     @property
     def answers(self) -> dict[str, Any]:

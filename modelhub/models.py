@@ -11,7 +11,7 @@ from datasets.models import Dataset, LabelMap, Record
 from ecgportal.base_models import UUIDModel
 from ecgportal.jobs.models import Job
 from ecgportal.projects.models import Project, ProjectOwned
-from modelhub.contract import PRETRAINING
+from modelhub.contract import PRETRAINING, TASKS
 
 
 class Model(ProjectOwned):
@@ -103,6 +103,10 @@ class ModelVersion(UUIDModel):
     def is_trunk(self) -> bool:
         """Whether it learned without labels: it has no classes, cannot predict, and is there to be fine-tuned."""
         return self.task == PRETRAINING
+
+    @property
+    def task_title(self) -> str:
+        return TASKS.get(self.task) or ("Signals without labels" if self.is_trunk else "not said yet")
 
     @property
     def named_classes(self) -> list[str]:

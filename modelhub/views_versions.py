@@ -17,6 +17,7 @@ from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from modelhub import downloads, packaging, services, services_exchanges, statements
 from modelhub.answers import read_answers
+from modelhub.contract import ModelContract
 from modelhub.forms import AnswersForm, CardForm, PredictForm, PushForm, StatementsForm, TryForm
 from modelhub.lineage import lineage
 from modelhub.models import Exchange, ModelVersion, VersionState
@@ -41,6 +42,14 @@ def _duration_s(contract: dict[str, Any]) -> float | None:
     return contract["n_samples"] / contract["fs_hz"] if contract.get("n_samples") and contract.get("fs_hz") else None
 
 
+def _origin(version: ModelVersion) -> str:
+    """Say where a version's thresholds come from and how they decide; nothing while its contract is not known."""
+    if version.state == VersionState.INCOMPLETE:
+        return ""
+    contract = ModelContract.from_dict(version.contract)
+    return downloads.origin_of(contract, contract.thresholds)
+
+
 class VersionPage(VersionView):
     needs = {"get": Action.MODEL_VIEW}
     template = "modelhub/version.html"
@@ -55,7 +64,7 @@ class VersionPage(VersionView):
         datasets = datasets.filter(Exists(Record.objects.filter(dataset=OuterRef("pk"))))
         return self.page(
             unknown_data=version.card.get("training_data", "").strip().lower().rstrip(".") == statements.NOT_KNOWN.lower().rstrip("."),
-            graph=lineage(version, request.user), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract, duration_s=_duration_s(version.contract),
+            graph=lineage(version, request.user), try_form=TryForm(datasets=datasets) if datasets.exists() else None, answers_form=AnswersForm(questions=questions), version=version, thresholds=in_order(version.contract.get("thresholds"), version.classes), origin=_origin(version), predict_form=form, push_form=PushForm(), exchanges=Exchange.objects.exists(), contract=version.contract, duration_s=_duration_s(version.contract),
             evaluations=version.evaluations.select_related("dataset", "job").order_by("-created_at")[:20],
             statements_form=StatementsForm(card=version.card, asked=open_) if open_ else None,
             prose=[(name.replace("_", " ").capitalize(), version.card.get(name, "")) for name in services.CARD_FIELDS],

@@ -11,6 +11,7 @@ from ecgportal import storage
 from ecgportal.audit.models import AuditEvent
 from ecgportal.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from modelhub import catalogue, packaging, services
+from modelhub.contract import TASKS
 from modelhub.identifiers import find_identifiers
 from modelhub.models import CatalogueDecision, CatalogueEntry, Model, ModelVersion, PredictionRun
 from tests import factories
@@ -289,7 +290,7 @@ def test_two_models_are_compared_side_by_side(source, team):
     client, address = signed_in(team["viewer"]), reverse("catalogue_compare")
     answer = client.get(address, {"entry": [str(entry.pk) for entry in entries]})
     rows = {row["name"]: row for row in answer.context["rows"]}
-    assert rows["Task"] == {"name": "Task", "cells": ["multilabel", "multiclass"], "differs": True}
+    assert rows["Task"] == {"name": "Task", "cells": [TASKS["multilabel"], TASKS["multiclass"]], "differs": True}
     assert rows["Licence"]["cells"] == ["CC-BY-4.0"] * 2 and not rows["Licence"]["differs"]
     assert client.get(address, {"entry": str(entries[0].pk)}).status_code == 422
     assert signed_in(team["outsider"]).get(address, {"entry": [str(e.pk) for e in entries]}).status_code == 422

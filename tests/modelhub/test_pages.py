@@ -61,6 +61,22 @@ def test_a_version_is_tried_on_one_record(version):
     assert Job.objects.count() == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"thresholds": {"NORM": 0.45}}, ("Several findings at once", "NORM 0.45", "(chosen on the validation data of the training)")),
+        ({"task": "multiclass", "thresholds": {"NORM": 0.45}}, ("One of several classes", "exceeds its threshold the most is predicted)")),
+        ({"task": "multiclass"}, ("One of several classes",)),
+    ],
+)  # fmt: skip
+def test_a_version_tells_its_task_and_how_its_thresholds_decide(changes, words):
+    version = make_version(factories.make_project(), **changes)
+    client = signed_in(factories.make_team(version.model.project)["owner"])
+    page = client.get(reverse("modelhub:version", kwargs={"pk": version.pk})).content.decode()
+    assert all(word in page for word in words)
+    assert ("<dt>Thresholds</dt>" in page) == ("thresholds" in changes)
+
+
 def test_an_approved_model_is_tried_on_a_record_of_another_project(version):
     owner = factories.make_team(version.model.project)["owner"]
     administrator = factories.make_user("admin", is_administrator=True)

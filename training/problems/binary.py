@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ecgportal.errors import TrainingFailed
+from modelhub.contract import TASKS
 from training.problems.base import Label, LossOptions, Problem, Targets, few_positives, presence, sigmoid
 from training.problems.multilabel import unknown_note
 from training.problems.registry import problem
@@ -22,7 +23,7 @@ class Binary(Problem):
     """The first class is the positive one. With a second class, records of neither or of both are unknown."""
 
     name = "binary"
-    title = "One finding against the rest (binary)"
+    title = TASKS["binary"]
     meaning = "The one output is the probability that the first class is present."
     activation = "sigmoid"
     metrics = ("auroc_macro", "auprc_macro", "f1_macro", "brier", "ece")

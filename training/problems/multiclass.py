@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ecgportal.errors import TrainingFailed
+from modelhub.contract import TASKS
 from training.problems.base import (
     Label,
     LossOptions,
@@ -31,7 +32,7 @@ class Multiclass(Problem):
     """Targets are one-hot rows. A record with none or several of the classes is unknown as a whole."""
 
     name = "multiclass"
-    title = "One of several classes"
+    title = TASKS["multiclass"]
     meaning = (
         "The outputs are the probabilities of the classes and sum to one; the predicted class is the one that exceeds its "
         "threshold the most."

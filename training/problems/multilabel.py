@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ecgportal.errors import TrainingFailed
+from modelhub.contract import TASKS
 from training.problems.base import (
     Label,
     LossOptions,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @problem
 class Multilabel(Problem):
     name = "multilabel"
-    title = "Several findings at once (multi-label)"
+    title = TASKS["multilabel"]
     meaning = "Each output is the probability that this class is present, independent of the others; they need not sum to one."
     activation = "sigmoid"
     metrics = ("auroc_macro", "auprc_macro", "f1_macro", "f1_weighted", "brier", "ece")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ecgportal.errors import InvalidInput, TrainingFailed
+from modelhub.contract import TASKS
 from training.problems.base import Label, LossOptions, Problem, Targets
 from training.problems.multilabel import unknown_note
 from training.problems.registry import problem
@@ -21,7 +22,7 @@ class Regression(Problem):
     """``classes`` are the names of the numeric targets; outputs are in the targets' own units."""
 
     name = "regression"
-    title = "A number (regression)"
+    title = TASKS["regression"]
     meaning = "Each output is the estimated value of its target, in the target's own unit."
     activation = "identity"
     metrics = ("mae", "rmse", "r2")
