@@ -69,7 +69,9 @@ def scrub(format_name: str, name: str, path: Path, data: bytes | None = None) ->
 def _scrub_wfdb(name: str, content: Callable[[], bytes]) -> tuple[str, bytes | None]:
     lowered = name.lower()
     if not lowered.endswith(".hea"):
-        if re.search(r"\.(dat|mat|xyz|d\d+)$", lowered):
+        if lowered.endswith(".mat"):
+            return _scrub_mat(content())
+        if re.search(r"\.(dat|xyz|d\d+)$", lowered):
             return AS_SENT, None
         notes = [note for *_, note in read_annotations(content(), 1.0, ())]
         return (AS_SENT, None) if all(MARKED.fullmatch(note) for note in notes) else (NOT_KEPT, None)
