@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import secrets
 import sys
 import threading
 import time
@@ -171,19 +168,6 @@ class ProgressBar:
         if self._is_terminal and self._told and not self.quiet:
             self.stream.write("")
         self._told = ""
-
-
-def new_password(username: str, generate: bool) -> tuple[str, str]:
-    """Return a password for a user, and once more where it was made here and has to be told. InvalidInput: typed in two ways."""
-    if generate:
-        made = secrets.token_urlsafe(12)
-        return made, made
-    if given := os.environ.get("PORTAL_NEW_PASSWORD", ""):
-        return given, ""
-    typed = getpass.getpass(f"Password of {username}: ")
-    if getpass.getpass("The same again: ") != typed:
-        raise InvalidInput("The two passwords differ. Start again.")
-    return typed, ""
 
 
 def _user(name: str | None) -> User | None:

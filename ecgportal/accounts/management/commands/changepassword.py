@@ -2,9 +2,10 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from ecgportal.accounts.asking import new_password
 from ecgportal.accounts.models import User
 from ecgportal.accounts.services import password_change
-from ecgportal.commands import PortalCommand, new_password
+from ecgportal.commands import PortalCommand
 from ecgportal.errors import NotFound
 from ecgportal.projects.access import require_administrator
 

@@ -2,8 +2,9 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from ecgportal.accounts.asking import new_password
 from ecgportal.accounts.services import user_create
-from ecgportal.commands import PortalCommand, new_password
+from ecgportal.commands import PortalCommand
 from ecgportal.projects.access import require_administrator
 
 
