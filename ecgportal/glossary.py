@@ -75,7 +75,7 @@ JUDGING = (
     Term("confidence-interval", "Confidence interval", "A range made so that in 95 of 100 such studies it holds the true value. With few patients it is wide. Whole subjects are drawn again and again (bootstrap), as records of one person are not independent; shares such as sensitivity take Wilson's formula."),
     Term("subgroup", "Parts of the records", "The same figure for women and men, ages, devices and formats. A model can be good on the whole and bad for some of them."),
     Term("membership", "Training records told from others", "How well a stranger could tell, from a model's answers alone, whether a record was in its training. 0.5 is not at all; higher values mean that the model gives something away."),
-    Term("sureness", "Sureness of a mistake", "How far the wrong probability lies beyond its threshold, from 0 (at the threshold) to 1. Labels that are wrong are found most often among the surest mistakes."),
+    Term("sureness", "Sureness of a mistake", "How far the wrong probability lies beyond its threshold, from 0 (at the threshold) to 1; where exactly one class holds, the probability of the wrong class, or what that of the right one lacks to 1. Labels that are wrong are found most often among the surest mistakes."),
     Term("novelty", "Novelty", "How far a record lies from the training records, in the features of the model. Outside the range of nearly all of them an answer should be read with care, however sure it looks."),
     Term("saliency", "Saliency", "The stretches of a signal that speak most for an answer, as shading. It tells where the network looked, not why."),
 )  # fmt: skip

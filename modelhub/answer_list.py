@@ -37,8 +37,8 @@ class _Sureness(Func):
     """How far the wrong probability lies beyond its threshold, from 0 (at it) to 1: the largest over the classes in which the
     answer differs from the labels. -1 where it differs in none, null where the labels are not known.
 
-    Without thresholds (the most probable class is predicted) it is the probability of a class that was predicted in vain, and
-    what the probability of a class that was missed lacks to 1.
+    Where one of several classes is predicted it is the probability of a class that was predicted in vain, and what the probability
+    of a class that was missed lacks to 1.
     """
 
     output_field = FloatField(null=True)

@@ -112,6 +112,20 @@ def test_without_thresholds_the_label_that_was_thought_least_likely_comes_first(
     assert [(row.record.key, round(row.sureness, 6)) for row in rows] == [("f", 0.95), ("b", 0.7)]
 
 
+def test_a_list_of_mistakes_of_a_thousand_classes_is_read() -> None:
+    world = World()
+    names = ["NORM", "MI", *(f"class {number}" for number in range(998))]
+    version = make_version(world.project, classes=tuple(names))
+    run = PredictionRun.objects.create(
+        project=world.project, version=version, dataset=world.dataset, label_map=world.map,
+        job=factories.make_job(world.project, kind="predict", state="succeeded"),
+    )  # fmt: skip
+    record = world.dataset.records.get(key="a")
+    Prediction.objects.create(run=run, record=record, predicted=["class 997"], values=[0.1] * 999 + [0.75])
+    listed = answer_list.AnswerList(run, world.map, "differs", sort=answer_list.SUREST)
+    assert [round(row.sureness, 3) for row in listed.rows()] == [0.8]
+
+
 def test_the_map_is_the_one_of_the_training_and_another_can_be_asked_for(world: World) -> None:
     assert world.run.label_map == world.map
     entries = {"NORM": {"class": "MI", "relation": "exact"}, "IMI": {"class": "NORM", "relation": "exact"}}

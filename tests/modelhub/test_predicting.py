@@ -49,7 +49,7 @@ pytestmark = pytest.mark.django_db
 
 
 def make_version(project, data: bytes | None = None, **changes) -> ModelVersion:
-    contract = make_contract(classes=("NORM", "MI", "A", "B", "C"), **changes)
+    contract = make_contract(**{"classes": ("NORM", "MI", "A", "B", "C")} | changes)
     sha256, size = storage.put_bytes(data or tiny_onnx())
     return ModelVersion.objects.create(
         model=Model.objects.create(project=project, name="Net"), number=1, state="ready", origin="imported", card={"licence": "CC BY 4.0", "intended_use": "research", "training_data": "Not known."},
