@@ -7,7 +7,7 @@ import torch
 
 from ecgportal.errors import JobCancelled
 from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
-from training.engine import run as engine
+from training.engine import stopping
 from training.engine.batches import Stopped, while_asking
 from training.engine.callbacks import Callback
 from training.engine.fit import fit
@@ -54,7 +54,7 @@ class StopWhile(Callback):
     ],
 )
 def test_a_stop_is_heard_within_a_batch(monkeypatch, what, times, changes, epochs):
-    monkeypatch.setattr(engine, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(stopping, "ASK_EVERY_S", 0.0)
     train, t, validation, v = tiny_parts()
     told = StopWhile(what, times)
 

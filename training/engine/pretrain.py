@@ -35,6 +35,7 @@ from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive, deterministic, kept_random_state, one_thread, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed, Joined, SignalSource, epoch_order
+from training.engine.stopping import StopRequests
 from training.engine.team import Exchange, Share, Team, with_team_layers
 from training.engine.unlabelled.base import Batch
 from training.engine.unlabelled.objectives import objective_for
@@ -42,8 +43,6 @@ from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Me
 
 FEWEST_RECORDS = 8
 CONTRASTIVE = Contrastive()
-#: Within a batch a run asks at most this often whether it shall stop.
-ASK_EVERY_S = 1.0
 _PARTS = ("net/", "opt/", "predictor/")
 
 
@@ -135,6 +134,7 @@ class _Pretraining:
     ):  # fmt: skip
         self.settings, self.fs_hz, self.device, self.team = settings, fs_hz, device, Team()
         self.callbacks = callbacks if self.team.leads else Callbacks(())
+        self.stops = StopRequests(self.callbacks, self.team, device)
         self.exchange = Exchange(None if self.team.alone else self.team)
         self.rows, self.others = np.arange(len(source)), np.arange(len(source), len(source) + len(held_back or ()))
         self.feed = Feed(source if held_back is None else Joined((source, held_back)), device)
@@ -160,7 +160,7 @@ class _Pretraining:
         self.notes: list[str] = []
         self.kept: State = {}
         self.resumed_epoch = 0
-        self.begun = self.last_asked = time.monotonic()
+        self.begun = time.monotonic()
 
     def train(self, folder: Path | None, resume: bool) -> PretrainResult:
         store = CheckpointStore(folder) if folder is not None else None
@@ -175,7 +175,7 @@ class _Pretraining:
             with ExitStack() as hooks:
                 # Processes of a team ask together, between batches.
                 asks = self.device.type == "cpu" and self.team.alone
-                hooks.enter_context(interruptible(self.net, self._check_stop_now_and_then, on=asks))
+                hooks.enter_context(interruptible(self.net, self.stops.check_now_and_then, on=asks))
                 for epoch in range(len(self.history) + 1, s.epochs + 1):
                     self._epoch(epoch)
                     self._save(store)
@@ -205,7 +205,7 @@ class _Pretraining:
             layer.eval()
         total = right = 0.0
         for number, (rows, x) in enumerate(zip(orders, self.feed.batches(orders), strict=True)):
-            self._check_stop()
+            self.stops.check()
             progress = (epoch - 1 + number / len(orders)) / s.epochs
             rate = set_rate(self.optimiser, SCHEDULES[s.schedule](progress, s.warmup))
             loss, score = self._batch(x, epoch, number)
@@ -328,7 +328,7 @@ class _Pretraining:
         batches = iter(self.feed.batches([orders[number] for number in own]))
         with torch.no_grad():
             for first in range(0, len(orders), self.team.size):
-                self._check_stop()
+                self.stops.check()
                 number = first + self.team.rank
                 if number not in own or not fits:
                     continue
@@ -345,18 +345,6 @@ class _Pretraining:
                         raise
                     fits = False
         return total if fits else None
-
-    def _check_stop(self) -> None:
-        self.last_asked = time.monotonic()
-        answer = self.callbacks.should_stop()
-        reason = answer if isinstance(answer, str) else "cancelled" if answer else ""
-        reason = self.team.text_by_first(reason, self.device)
-        if reason:
-            raise Stopped(reason)
-
-    def _check_stop_now_and_then(self) -> None:
-        if time.monotonic() - self.last_asked > ASK_EVERY_S:
-            self._check_stop()
 
     def _save(self, store: CheckpointStore | None) -> None:
         if store is None or not self.team.leads:

@@ -29,11 +29,10 @@ from training.engine.seeding import derive, one_thread, seed_everything
 from training.engine.settings import FitSettings
 from training.engine.source import Feed
 from training.engine.stages import plan
+from training.engine.stopping import StopRequests
 from training.engine.team import Team
 from training.problems.base import LossOptions, Problem
 
-#: Within a batch a run asks at most this often whether it shall stop.
-ASK_EVERY_S = 1.0
 #: The compiler is called where the rest of a training takes longer than this: it makes the rest take three fifths of its time.
 #: On an H200 it took 42 s for the two sizes of an epoch's batches, and half a second for each further network of a run.
 COMPILED_FROM_S = 180.0
@@ -51,6 +50,7 @@ class Run:
         self.data, self.problem, self.settings, self.fs_hz, self.device = data, problem, settings, fs_hz, device
         self.team = Team()
         self.callbacks = Callbacks(callbacks if self.team.leads else ())
+        self.stops = StopRequests(self.callbacks, self.team, device)
         self.notes: list[str] = list(data.notes)
         self.facts: list[str] = []
         self.announced = False
@@ -67,7 +67,7 @@ class Run:
         self.finder: dict[str, Any] | None = None
         self.best_state: dict[str, torch.Tensor] | None = None
         self.best_outputs = np.zeros((0, len(data.names)), np.float32)
-        self.started = self.last_asked = time.monotonic()
+        self.started = time.monotonic()
         self.last_told = -math.inf
         self.resumed_epoch = 0
 
@@ -185,7 +185,7 @@ class Run:
             asks = self.device.type == "cpu" and self.team.alone
             with ExitStack() as hooks:
                 for net in (net for member in self.members for net in member.networks):
-                    hooks.enter_context(interruptible(net, self._check_stop_now_and_then, on=asks))
+                    hooks.enter_context(interruptible(net, self.stops.check_now_and_then, on=asks))
                 self._find_rate()
                 reason = self._epochs()
                 self._accompany()
@@ -216,7 +216,7 @@ class Run:
             return
         networks = ((self.best_outputs - data.centre) / data.spread).astype(np.float32)
         told = self.companion.fit(
-            self.feed, data, networks, self.loss, is_classes=not self.problem.standardise, ask=self._check_stop,
+            self.feed, data, networks, self.loss, is_classes=not self.problem.standardise, ask=self.stops.check,
             judge=lambda outputs: headline(self.problem, self._metrics(data.in_unit(outputs))),
         )  # fmt: skip
         self.facts.append(told)
@@ -232,7 +232,7 @@ class Run:
         first = self.members[0]
         found = sweep(
             first.net, self.feed, self.data.targets, first.part.train, self.loss, self.settings, self.plan.name(1),
-            fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self._check_stop, exchange=first.exchange,
+            fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self.stops.check, exchange=first.exchange,
         )  # fmt: skip
         # Hosts that round differently may each find another.
         self.finder, self.rate = found.to_json(), float(self.team.text_by_first(repr(found.suggestion), self.device))
@@ -263,7 +263,7 @@ class Run:
             seed_everything(derive(member.seed, "epoch", epoch))
             member.begin()
             for number, (rows, x) in enumerate(zip(own, self.feed.batches(own), strict=True)):
-                self._check_stop()
+                self.stops.check()
                 rate = member.set_rate(self.plan.progress(epoch, number / len(own)))
                 value = member.step(epoch, number, rows, x)
                 total += value.detach() * len(rows)
@@ -295,8 +295,8 @@ class Run:
         if not wins or self.device.type != "cuda" or not self.team.alone or left < COMPILED_FROM_S:
             return
         for member in self.members:
-            self._check_stop()
-            reason = while_asking(member.compile, self._check_stop_now_and_then)
+            self.stops.check()
+            reason = while_asking(member.compile, self.stops.check_now_and_then)
             if reason:
                 self._note(
                     f"PyTorch cannot compile the network on this machine ({reason}); it is trained as it is, which takes up to 1.7 "
@@ -312,7 +312,7 @@ class Run:
         outputs = np.zeros(truth.shape, np.float32)
         for member in self.members:
             rows = member.part.validation
-            found = member.outputs(rows, self._check_stop)
+            found = member.outputs(rows, self.stops.check)
             # Every judged record has one member's outputs, or the mean of all members'.
             outputs[rows - data.judged[0]] += found if data.crossed else found / len(self.members)
         if not np.isfinite(outputs).all():
@@ -384,18 +384,6 @@ class Run:
             return None
         self.last_told = now
         return float(value)
-
-    def _check_stop(self) -> None:
-        self.last_asked = time.monotonic()
-        answer = self.callbacks.should_stop()
-        reason = answer if isinstance(answer, str) else "cancelled" if answer else ""
-        reason = self.team.text_by_first(reason, self.device)
-        if reason:
-            raise Stopped(reason)
-
-    def _check_stop_now_and_then(self) -> None:
-        if time.monotonic() - self.last_asked > ASK_EVERY_S:
-            self._check_stop()
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
