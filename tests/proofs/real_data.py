@@ -13,7 +13,7 @@ see ``tests.proofs.baseline``; tasks with one class per record), and from a mode
 findings of the sources that the task does not use: ``head``, ``full``, ``head_then_full``; ``self_taught`` starts all layers
 from a trunk that learned from the same sources without labels.
 
-For each seed 30 % of the patients are held back, classes spread evenly; every method trains on the rest, and the
+For each seed 30 % of the patients (``--held-back``) are held back, classes spread evenly; every method trains on the rest, and the
 held-back records are scored once. Prints a line per training and a table per task: figures over all seeds' held-back
 predictions with 95 % intervals over patients, and the difference of the weighted F1 to ``exchangeai`` on the same
 predictions. With ``--keep`` each training's predictions are stored, and what is stored is not trained again. A default
@@ -38,7 +38,7 @@ POOLED = {"af": "AF", "rbbb": "RBBB", "avb": "IAVB", "pvc": "PVC"}
 TASKS = ("superclass", "one", "norm", "lvh", *POOLED)
 FROM_OTHERS = ("head", "full", "head_then_full")
 METHODS = ("default", "single", "linear", "exchangeai", *FROM_OTHERS, "self_taught")
-TEST_SHARE, FEWEST_TO_PRETRAIN, RESAMPLES = 0.3, 50, 2000
+FEWEST_TO_PRETRAIN, RESAMPLES = 50, 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def job(name: str, everything: Records) -> Job:
     return Job(name, "binary", (code,), own, own.findings[:, [FINDINGS.index(code)]], others)
 
 
-def divide(task: Job, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def divide(task: Job, seed: int, held_back: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the numbers of the records of training, validation and test, as a run divides them."""
     from datasets.splits import DEVELOPMENT, SplitItem, split
 
@@ -93,7 +93,7 @@ def divide(task: Job, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         SplitItem(f"{n:05d}", group, frozenset(str(c) for c in np.flatnonzero(row > 0.5)))
         for n, (group, row) in enumerate(zip(task.records.groups, task.targets, strict=True))
     ]
-    shares = {part: (1 - TEST_SHARE) * share for part, share in DEVELOPMENT.items()} | {"test": TEST_SHARE}
+    shares = {part: (1 - held_back) * share for part, share in DEVELOPMENT.items()} | {"test": held_back}
     parts = split(items, fractions=shares, seed=seed)
     train, validation, test = (np.array([int(key) for key in parts.keys(part)]) for part in shares)
     return train, validation, test
@@ -103,7 +103,7 @@ def run(task: Job, method: str, seed: int, asked: argparse.Namespace) -> dict[st
     """Train by one method on one division; return probabilities and decisions of the held-back records."""
     from tests.proofs import baseline
 
-    train, validation, test = divide(task, seed)
+    train, validation, test = divide(task, seed, asked.held_back)
     if method != "exchangeai":
         p, decided, facts = _ours(task, method, seed, asked, train, validation, test)
         return {"p": p, "decided": decided, "test": test, **facts}
@@ -252,6 +252,7 @@ def main() -> int:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--held-back", type=float, default=0.3, help="share of the patients")
     parser.add_argument("--architecture", default="inception_time")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--threads", type=int)
@@ -263,7 +264,7 @@ def main() -> int:
         type=Path,
         help="file of the prepared records, made where it is not there: for a machine without the shared files",
     )
-    parser.add_argument("--keep", type=Path, help="folder for predictions")
+    parser.add_argument("--keep", type=Path, help="folder for predictions, of one --held-back")
     asked = parser.parse_args()
     asked.values = {name: json.loads(value) for name, value in (item.split("=", 1) for item in asked.set)}
     asked.values |= {k: v for k, v in {"epochs": asked.epochs, "threads": asked.threads}.items() if v is not None}
