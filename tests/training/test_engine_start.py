@@ -10,7 +10,6 @@ from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training.engine.fit import fit
 from training.engine.optim import OPTIMISERS, build_optimiser
 from training.problems.registry import get_problem
-from training.warming import warm_up
 
 _TORCH = {
     "adamw": torch.optim.AdamW,
@@ -81,10 +80,18 @@ def test_what_is_tried_before_the_start_uses_one_thread_and_the_training_those_a
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("question", ["is_available", "device_count", "is_bf16_supported", "mem_get_info"])
-def test_getting_ready_on_the_processor_does_not_open_the_driver_of_an_accelerator(monkeypatch, question):
-    """A process that waits for a job must leave the accelerator to those that compute; to ask for one opens its driver."""
-    monkeypatch.setattr(torch.cuda, question, lambda *_: asked.append(question) or False)
-    asked = []
-    warm_up()
-    assert asked == []
+def test_getting_ready_on_the_processor_does_not_open_the_driver_of_an_accelerator():
+    """A process that waits for a job must leave the accelerator to those that compute; to ask for one opens its driver. In a
+    process of its own: in one that has loaded the compiler PyTorch asks by itself."""
+    program = """
+import torch
+asked = []
+for question in ("is_available", "device_count", "is_bf16_supported", "mem_get_info"):
+    setattr(torch.cuda, question, lambda *_, question=question: asked.append(question) or False)
+from training.warming import warm_up
+warm_up()
+print("asked", *asked)
+"""
+    program = "import sys; sys.argv = ['manage.py', 'run_job', 'x']; import django; django.setup()\n" + program
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["asked"]
