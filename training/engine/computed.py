@@ -70,6 +70,7 @@ class _Pass:
         self.begun = time.monotonic()
 
     def result(self) -> FitResult:
+        """Compute the features of all records, fit the weights, and tell of it as of one epoch."""
         data, problem, s = self.data, self.problem, self.settings
         self.told.on_start({
             "epochs": 1, "batches": len(data.truth), "device": "cpu", "learning_rate": None, "resumed_epoch": 0, "monitor": self.monitor_name,

@@ -180,11 +180,10 @@ def _weigh(
     for each output: those of the smallest loss and pull towards ``goal``. A view that would be subtracted is left out."""
     known = np.isfinite(truth).any(axis=1)
     x, y = torch.from_numpy(said[:, known]), torch.from_numpy(truth[known])
-    taken = torch.zeros(len(said), dtype=torch.float64)
-    _, offset = _least_loss(x, y, loss, torch.from_numpy(goal), taken, pull)
+    taken = torch.ones(len(said), dtype=torch.float64)
+    _, offset = _least_loss(x, y, loss, torch.from_numpy(goal), torch.zeros_like(taken), pull)
     # A record of rare classes, whose loss is small whatever is said, tells less of the weights than one of frequent classes.
     pull *= float(loss(torch.from_numpy(offset).expand_as(y), y))
-    taken += 1.0
     while True:
         weights, offset = _least_loss(x, y, loss, torch.from_numpy(goal), taken, pull)
         worst = int(weights[1:].argmin()) + 1

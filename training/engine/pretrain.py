@@ -163,6 +163,7 @@ class _Pretraining:
         self.begun = time.monotonic()
 
     def train(self, folder: Path | None, resume: bool) -> PretrainResult:
+        """Learn epoch by epoch, on from a checkpoint in ``folder`` where there is one; a stop ends that with what was learned."""
         store = CheckpointStore(folder) if folder is not None else None
         self._restore(store, resume)
         s, reason = self.settings, "finished"
