@@ -43,7 +43,7 @@ ALLOWED_HOSTS = _hosts or ["localhost", "127.0.0.1", "[::1]", "testserver", os.e
 CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in _hosts if host != "*"]
 
 INSTALLED_APPS = [
-    # Before Django's own, for the command of the same name.
+    # Before Django's own, for the commands of the same names.
     "ecgportal.accounts",
     "django.contrib.auth",
     "django.contrib.contenttypes",

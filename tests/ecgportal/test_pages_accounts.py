@@ -8,11 +8,14 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import hashers
+from django.core import serializers
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from datasets.management.commands import setup
 from ecgportal.accounts import throttle
 from ecgportal.accounts.models import ApiToken, User
 from ecgportal.accounts.services import digest_of, token_create
@@ -206,6 +209,75 @@ def opens(key: str) -> dict[str, int]:
         .generic("PROPFIND", "/dav/", headers={"Authorization": f"Basic {basic}", **door})
         .status_code,
     }
+
+
+@pytest.mark.parametrize(
+    "way", ["page", "rest", "create_user", "createsuperuser", "createsuperuser asks", "first start"]
+)
+def test_a_user_leaves_the_same_event_however_it_comes_to_be(
+    client: Client, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "carols-long-secret"
+    monkeypatch.setattr("getpass.getpass", lambda *_, **__: secret)
+    monkeypatch.setattr("builtins.input", lambda *_: "carol")
+    if way in ("page", "rest"):
+        client.force_login(make_user("root", is_administrator=True))
+    if way == "page":
+        form = {"username": "carol", "password": secret, "is_administrator": "on"}
+        assert client.post(reverse("accounts:user_create"), form).status_code == 302
+    elif way == "rest":
+        sent = {"username": "carol", "password": secret, "is_administrator": True}
+        assert client.post("/api/v1/users/", sent, content_type="application/json").status_code == 201
+    elif way == "create_user":
+        call_command("create_user", "carol", "--administrator", stdout=io.StringIO())
+    elif way == "createsuperuser":
+        monkeypatch.setenv("DJANGO_SUPERUSER_PASSWORD", secret)
+        told = io.StringIO()
+        call_command("createsuperuser", "--noinput", "--username", "carol", "--email", "c@example.org", stdout=told)
+        assert "username: carol" in told.getvalue() and secret not in told.getvalue()
+        assert User.objects.get(username="carol").email == "c@example.org"
+    elif way == "createsuperuser asks":
+        call_command("createsuperuser", stdout=io.StringIO())
+    else:
+        for name, value in (("USER", "carol"), ("PASSWORD", secret)):
+            monkeypatch.setenv(f"PORTAL_ADMIN_{name}", value)
+        monkeypatch.setenv("PORTAL_DEMO", "0")
+        monkeypatch.setattr(setup, "call_command", lambda *_, **__: None)
+        setup.Command(stdout=io.StringIO())._first_start()
+    event = AuditEvent.objects.get(action="user.created")
+    assert (event.object_label, event.changes) == ("carol", {"is_administrator": True})
+    assert event.actor_name == ("root" if way in ("page", "rest") else "")
+    carol = User.objects.get(username="carol")
+    assert carol.is_administrator and carol.is_staff and carol.check_password(secret)
+
+
+def test_a_user_that_cannot_be_is_refused_with_the_way_out_by_the_command_of_django(monkeypatch) -> None:
+    make_user("ada")
+    for name, password, sentence in (
+        ("carol", "tiny", "too short"),
+        ("Ada", "carols-long-secret", "a user with this name already"),
+        ("carol", "", "DJANGO_SUPERUSER_PASSWORD"),
+        ("", "carols-long-secret", "--username"),
+    ):
+        monkeypatch.setenv("DJANGO_SUPERUSER_USERNAME", name)
+        monkeypatch.setenv("DJANGO_SUPERUSER_PASSWORD", password)
+        with pytest.raises(CommandError, match=sentence):
+            call_command("createsuperuser", "--noinput")
+    assert User.objects.count() == 1 and not AuditEvent.objects.exists()
+
+
+@pytest.mark.parametrize("way", ["loaddata", "flush"])
+def test_no_command_of_django_alters_users_past_the_trail(way: str, tmp_path) -> None:
+    ada = make_user("ada")
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL portal.audit_truncate = 'off'")
+    fixture = tmp_path / "users.json"
+    fixture.write_text(serializers.serialize("json", [ada]).replace('"is_superuser": false', '"is_superuser": true'))
+    given = [str(fixture)] if way == "loaddata" else ["--noinput"]
+    with pytest.raises(CommandError, match="audit trail|flushed"):
+        call_command(way, *given, stdout=io.StringIO())
+    ada.refresh_from_db()
+    assert not ada.is_superuser
 
 
 @pytest.mark.parametrize("way", ["page", "rest", "own", "shell"])
