@@ -19,7 +19,7 @@ from ecgportal.projects.models import Role
 from tests import factories
 from tests.acceptance.conftest import signed_in
 from tests.api_client import Api
-from tests.test_routes import routes
+from tests.route_table import routes
 
 
 @pytest.fixture(scope="module")

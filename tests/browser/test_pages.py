@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 from tests.browser import looks
 from tests.browser.world import World
-from tests.test_routes import required, routes
+from tests.route_table import required, routes
 
 # Parts that a page loads after itself.
 FRAGMENTS = {"jobs:fragment", "training:live", "training:search", "training:curve", "training:rate"}
