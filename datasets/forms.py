@@ -16,7 +16,7 @@ from datasets.labels.table import SYSTEMS
 from datasets.models import Dataset, LabelMap, Outcome, Sex
 from datasets.record_filters import ANY_FLAG, FILTERS, NO_FLAG, RecordFilter
 from datasets.selectors import Totals
-from ecgportal.forms import FilterForm
+from ecgportal.forms import FilterForm, RowField
 
 _DIGITS = "digits"
 _UNITS = [
@@ -341,7 +341,7 @@ class LabelMapFileForm(forms.Form):
 class MapChoiceForm(FilterForm):
     """Choose one of the maps that can be used in the project."""
 
-    map = forms.ModelChoiceField(LabelMap.objects.none(), empty_label=None, label="Label map")
+    map = RowField(LabelMap.objects.none(), empty_label=None, label="Label map")
 
     def __init__(self, *args, maps: Any, **kwargs):
         super().__init__(*args, **kwargs)

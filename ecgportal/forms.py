@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 from django import forms
+from django.http import QueryDict
 
 from ecgportal.errors import PortalError
+from ecgportal.projects import access
+
+
+class _NamesRows:
+    """A choice of rows. One that names a row of another project is refused as one that is not there, and noted there."""
+
+    queryset: Any
+
+    def clean(self, value: Any) -> Any:
+        try:
+            return super().clean(value)  # type: ignore[misc]
+        except forms.ValidationError:
+            access.note_asked(self.queryset.model, *(value if isinstance(value, list | tuple) else [value]))
+            raise
+
+
+class RowField(_NamesRows, forms.ModelChoiceField):
+    """One row of ``queryset``, by its id."""
+
+
+class RowsField(_NamesRows, forms.ModelMultipleChoiceField):
+    """Some rows of ``queryset``, by their ids."""
+
+
+def note_first_values(form: forms.BaseForm, address: QueryDict) -> None:
+    """Look up the rows that a form begins with where an address names them, which nothing else does before it is sent."""
+    for name, field in form.fields.items() if address else ():
+        if isinstance(field, _NamesRows) and form.initial.get(name):
+            with suppress(forms.ValidationError):
+                field.clean(form.initial[name])
 
 
 def take_error(form: forms.BaseForm, error: PortalError) -> None:

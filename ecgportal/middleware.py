@@ -7,6 +7,7 @@ from collections.abc import Callable
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.utils.functional import SimpleLazyObject
 
 from ecgportal import simultaneous
 from ecgportal.api.errors import body
@@ -29,8 +30,10 @@ class AuditContextMiddleware:
         address = client_address(
             request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
         )
+        # REST finds out who sent a token after this.
+        user = SimpleLazyObject(lambda: request.user)
         later.begin()
-        with acting(AuditContext(channel=channel, address=address)):
+        with acting(AuditContext(channel=channel, address=address, user=user)):
             return self.get_response(request)
 
 

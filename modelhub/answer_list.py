@@ -17,6 +17,7 @@ from django.db.models.functions import Lag, Lead, RowNumber
 
 from datasets.models import LabelMap, Record
 from datasets.record_filters import BadFilter
+from ecgportal.projects import access
 from modelhub import agreement
 from modelhub.contract import ModelContract
 from modelhub.models import Prediction, PredictionRun
@@ -180,6 +181,7 @@ def read(run: PredictionRun, params: Mapping[str, Any]) -> AnswerList:
     if asked["class"] and asked["class"] not in run.version.named_classes:
         problems["class"] = f"The model has the classes {', '.join(run.version.named_classes)}."
     if asked["label_map"] and asked["label_map"] not in maps:
+        access.note_asked(LabelMap, asked["label_map"])
         problems["label_map"] = "Give a label map of this project that has all classes of the model."
     chosen = maps.get(asked["label_map"]) or run.label_map or next(iter(maps.values()), None)
     if asked["agreement"] and chosen is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 
-from ecgportal.forms import FilterForm
+from ecgportal.forms import FilterForm, RowField, RowsField
 from ecgportal.projects.models import Project
 from modelhub import catalogue
 from modelhub.contract import TASKS
@@ -54,13 +54,13 @@ class DecideForm(ReasonForm):
 
 class ShareForm(forms.Form):
     visible_to_all = forms.BooleanField(required=False, label="Every user of this portal")
-    projects = forms.ModelMultipleChoiceField(
+    projects = RowsField(
         Project.objects.filter(archived_at=None), required=False, widget=forms.SelectMultiple({"size": 8})
     )
 
 
 class CopyForm(forms.Form):
-    project = forms.ModelChoiceField(Project.objects.none(), label="Into the project", empty_label=None)
+    project = RowField(Project.objects.none(), label="Into the project", empty_label=None)
 
     def __init__(self, *args: Any, targets: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -10,7 +10,7 @@ from django import forms
 from datasets.models import Dataset, LabelMap, Record
 from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
-from ecgportal.forms import FilterForm
+from ecgportal.forms import FilterForm, RowField
 from modelhub.answer_list import AnswerList
 from modelhub.answers import ANSWERS
 from modelhub.architectures.catalog import catalog
@@ -149,13 +149,13 @@ def asked_before(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class PredictForm(forms.Form):
-    version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")
-    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
+    version = RowField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")
+    dataset = RowField(Dataset.objects.none(), empty_label="Choose a dataset")
     records = forms.CharField(
         required=False, max_length=200_000, label="Only these records", widget=forms.Textarea({"rows": 2}),
         help_text="Keys of records, separated by commas or lines; empty for the whole dataset.",
     )  # fmt: skip
-    label_map = forms.ModelChoiceField(
+    label_map = RowField(
         LabelMap.objects.none(), required=False, label="Compare with the labels by", empty_label="The model's own label map",
         help_text="Where records have labels, the answers are compared with them.",
     )  # fmt: skip
@@ -212,7 +212,7 @@ class AnswerListForm(FilterForm):
 class TryForm(forms.Form):
     """One record, by its dataset and key."""
 
-    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label=None)
+    dataset = RowField(Dataset.objects.none(), empty_label=None)
     key = forms.CharField(
         required=False, max_length=200, label="Record", help_text="Its key; empty for the first record."
     )
@@ -263,7 +263,7 @@ class CardForm(forms.Form):
 
 
 class PushForm(forms.Form):
-    exchange = forms.ModelChoiceField(Exchange.objects.all(), empty_label="Choose an exchange")
+    exchange = RowField(Exchange.objects.all(), empty_label="Choose an exchange")
 
 
 class ExchangeForm(forms.Form):

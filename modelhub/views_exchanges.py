@@ -12,6 +12,7 @@ from django.shortcuts import get_object_or_404, redirect
 from ecgportal.api.viewsets import as_uuid
 from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.forms import take_error
+from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.views import AdministratorView, ProjectView
 from modelhub import exchange, keys, services_exchanges
@@ -57,6 +58,7 @@ class ExchangePage(ProjectView):
             versions = ModelVersion.objects.filter(model__project=self.project).select_related("model__project")
             version = versions.filter(pk=as_uuid(request.POST["version"], "version")).first()
             if version is None:
+                access.note_asked(ModelVersion, request.POST["version"])
                 raise InvalidInput("This version was deleted. Open the page again.", fields={"version": "Not there."})
             return redirect(
                 "jobs:detail",

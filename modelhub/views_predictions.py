@@ -14,7 +14,7 @@ from django.urls import reverse
 from datasets.models import Dataset, Record
 from datasets.selectors import IndexPaginator
 from ecgportal.errors import PortalError
-from ecgportal.forms import take_error
+from ecgportal.forms import note_first_values, take_error
 from ecgportal.jobs.models import Job
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
@@ -85,7 +85,9 @@ class PredictionListPage(ProjectView):
                 "label_map": row.label_map_id,
                 "records": "\n".join(keys),
             }
-        return self._page(request, PredictForm(project=self.project, initial=initial))
+        form = PredictForm(project=self.project, initial=initial)
+        note_first_values(form, request.GET)
+        return self._page(request, form)
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = PredictForm(request.POST, project=self.project)

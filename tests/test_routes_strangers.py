@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import uuid
+from pathlib import Path
+from urllib.parse import urlencode
 
+import pytest
+from django import forms
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 from django_filters.rest_framework import UUIDFilter
 
-from datasets.models import Ingest, LabelMap
+from datasets.models import Dataset, Ingest, LabelMap, Record
 from ecgportal.api.viewsets import ByIdFilterBackend, related_model
 from ecgportal.audit.models import AuditEvent
-from modelhub.models import PredictionRun
+from ecgportal.jobs.models import Job
+from ecgportal.projects.models import Project
+from modelhub.models import Exchange, Model, ModelVersion, PredictionRun
 from tests import factories
-from tests.route_table import expected, required, routes
+from tests.route_table import API_MODELS, Route, expected, required, routes
 from tests.route_world import answered, bare, body_of, known
 from tests.route_world import client_factory as client_factory  # a fixture
 from tests.route_world import world as world  # a fixture
+from training import rating
 from training.models import Evaluation
 
 
@@ -97,3 +107,131 @@ def test_a_list_by_a_foreign_id_is_empty_and_leaves_an_event_in_that_projects_tr
             wrong.append(f"{address} ({model.__name__}): {status}")
     assert not wrong, "\n".join(wrong)
     assert len(asked) > 20
+
+
+# Forms whose rows are hidden from nobody who sees them, and one that is shown but not read.
+OPEN_CHOICES = {"PushForm exchange", "ShareForm projects", "CopyForm project"}
+CHOICES = {
+    "dataset": Dataset, "datasets": Dataset, "other": Dataset, "version": ModelVersion, "base_version": ModelVersion,
+    "label_map": LabelMap, "map": LabelMap,
+}  # fmt: skip
+
+
+def test_a_form_that_names_a_foreign_row_is_refused_and_leaves_an_event_in_that_projects_trail(
+    world, client_factory, monkeypatch: pytest.MonkeyPatch
+):
+    """By every choice of rows of every form that some page reads; for ids of nothing the answer is the same."""
+    read: dict[str, type] = {}
+    full_clean = forms.BaseForm.full_clean
+
+    def noted(form: forms.BaseForm) -> None:
+        for name, field in form.fields.items() if form.is_bound else ():
+            if isinstance(field, forms.ModelChoiceField) and f"{type(form).__name__} {name}" not in OPEN_CHOICES:
+                read[f"{type(form).__name__} {name}"] = field.queryset.model
+        full_clean(form)
+
+    monkeypatch.setattr(forms.BaseForm, "full_clean", noted)
+    user, tried, wrong = world.users["owner"], set(), []
+    client, foreign = client_factory(user), rows_of_sibling(world)
+    rows = {name: str(foreign[model].pk) for name, model in CHOICES.items()}
+    nothing = {name: str(uuid.uuid4()) for name in CHOICES}
+    for route in routes():
+        for method, kind, _, model in required(route):
+            if method not in ("get", "post") or kind not in ("page", "personal") or not has_forms(route):
+                continue
+            address = world.address(route, model or API_MODELS.get(route.pattern.split("/")[0]))
+            # What is everybody's is read by either method.
+            for way in {method, "post"} if kind == "personal" else {method}:
+                read.clear()
+                answer, events = sent(client, way, address, rows)
+                if not read:
+                    continue
+                tried |= set(read)
+                expected_events = {(user.pk, world.sibling.pk, str(foreign[of].pk)) for of in read.values()}
+                if not expected_events <= set(events):
+                    wrong.append(f"{way.upper()} {address} ({', '.join(read)}): {events}")
+                if (answer, []) != sent(client, way, address, nothing):
+                    wrong.append(f"{way.upper()} {address}: another answer than for ids of nothing")
+    assert not wrong, "\n".join(wrong)
+    assert len(tried) == choices_of_rows() - len(OPEN_CHOICES), sorted(tried)
+
+
+def has_forms(route: Route) -> bool:
+    """Whether the source of a route's view speaks of a form: the other pages need not be asked."""
+    view = getattr(route.callback, "view_class", object)
+    return any("Form(" in inspect.getsource(cls) for cls in view.__mro__[:-1])
+
+
+def sent(client, way: str, address: str, values: dict[str, str]) -> tuple[tuple[int, str], list[tuple]]:
+    """Send ids in the address and in the body; return the answer without them and the events of what was hidden."""
+    before = AuditEvent.objects.aggregate(last=Max("id"))["last"] or 0
+    # What the last page left to be said on the next one.
+    client.cookies.pop("messages", None)
+    with transaction.atomic():
+        there = f"{address}?{urlencode(values)}"
+        answer = client.post(there, values) if way == "post" else client.get(there)
+        events = AuditEvent.objects.filter(id__gt=before, action="access.hidden")
+        told = list(events.values_list("actor_id", "project_id", "object_id"))
+        transaction.set_rollback(True)
+    text = bare(
+        b"".join(answer).decode(errors="replace") if answer.streaming else answer.content.decode(errors="replace")
+    )
+    for value in values.values():
+        text = text.replace(value, "")
+    return (answer.status_code, text), told
+
+
+def rows_of_sibling(world) -> dict[type, object]:
+    """Return a row of the sibling project for each kind that forms offer."""
+    version = ModelVersion.objects.get(pk=world.rows[ModelVersion].pk)
+    version.pk, version.model = uuid.uuid4(), Model.objects.create(project=world.sibling, name="Other net")
+    version.save(force_insert=True)
+    dataset = factories.make_dataset(world.sibling)
+    return {
+        Dataset: dataset,
+        LabelMap: factories.make_label_map(world.sibling),
+        ModelVersion: version,
+        Project: world.sibling,
+        PredictionRun: PredictionRun.objects.create(
+            project=world.sibling,
+            version=version,
+            dataset=dataset,
+            job=factories.make_job(world.sibling, kind="predict"),
+        ),
+        Job: factories.make_job(world.sibling, kind=rating.KIND),
+    }
+
+
+def choices_of_rows() -> int:
+    """Return how many choices of rows the forms of all rooms state."""
+    rooms = (Path(settings.BASE_DIR) / name for name in ("datasets", "modelhub", "training", "viz"))
+    sources = (path.read_text() for room in rooms for path in room.glob("*forms*.py"))
+    return sum(len(re.findall(r"\b(?:RowField|RowsField)\(", text)) for text in sources)
+
+
+def test_an_address_that_names_a_foreign_row_beside_its_own_leaves_an_event_in_that_projects_trail(
+    world, client_factory
+):
+    own, rows = f"/projects/{world.own.pk}", world.rows
+    asked = [
+        ("get", f"{own}/training/new/", "dataset", Dataset),
+        ("get", f"{own}/training/new/", "base", ModelVersion),
+        ("get", f"{own}/training/new/", "label_map", LabelMap),
+        ("post", f"{own}/training/new/", "rate_job", Job),
+        ("get", f"{own}/predictions/", "version", ModelVersion),
+        ("get", f"{own}/predictions/", "dataset", Dataset),
+        ("get", f"{own}/evaluations/", "version", ModelVersion),
+        ("get", f"{own}/evaluations/", "dataset", Dataset),
+        ("post", f"{own}/exchanges/", "version", ModelVersion),
+        ("get", f"/predictions/{rows[PredictionRun].pk}/", "label_map", LabelMap),
+        ("get", f"/api/v1/predictions/{rows[PredictionRun].pk}/rows/", "label_map", LabelMap),
+        ("get", f"/records/{rows[Record].pk}/", "prediction", PredictionRun),
+        ("get", f"/records/{rows[Record].pk}/compare/", "recipe", ModelVersion),
+    ]
+    user = world.users["owner"]
+    client, foreign = client_factory(user), rows_of_sibling(world)
+    for way, address, name, model in asked:
+        more = {"exchange": str(rows[Exchange].pk)} if "exchanges" in address else {}
+        answer, events = sent(client, way, address, {name: str(foreign[model].pk), **more})
+        assert events == [(user.pk, world.sibling.pk, str(foreign[model].pk))], f"{way} {address} {name}: {events}"
+        assert (answer, []) == sent(client, way, address, {name: str(uuid.uuid4()), **more}), f"{way} {address} {name}"

@@ -15,7 +15,7 @@ from datasets.models import Dataset, LabelMap, Sex
 from datasets.preprocess.recipe import DEFAULT_RECIPE, plain_recipe
 from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
-from ecgportal.forms import FilterForm
+from ecgportal.forms import FilterForm, RowField, RowsField
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import PRETRAINING
 from modelhub.forms import runnable_versions, usable_versions
@@ -96,7 +96,7 @@ class RunForm(forms.Form):
 
     def _data_fields(self) -> None:
         datasets = Dataset.objects.filter(project=self.project).order_by("name", "pk")
-        self.fields["datasets"] = forms.ModelMultipleChoiceField(
+        self.fields["datasets"] = RowsField(
             datasets, widget=forms.CheckboxSelectMultiple, label="Datasets",
             help_text="Several are trained on together. A patient or a signal that is in two of them stays on one side of the split.",
             error_messages={"required": "Choose at least one dataset.", "invalid_choice": "There is no such dataset."},
@@ -107,7 +107,7 @@ class RunForm(forms.Form):
                 (PRETRAINING, "Without labels: a trunk to fine-tune"),
             ]
         )
-        self.fields["label_map"] = forms.ModelChoiceField(
+        self.fields["label_map"] = RowField(
             label_maps_for(self.project), required=False, empty_label="Choose a label map",
             help_text="Says which codes become which class. Its classes are the outputs. Without labels: what a later run with it "
             "will hold back is not learned from.",
@@ -206,7 +206,7 @@ class RunForm(forms.Form):
 
     def _model_fields(self) -> None:
         self.fields |= {
-            "base_version": forms.ModelChoiceField(
+            "base_version": RowField(
                 usable_versions(self.project), required=False, label="Start from", empty_label="Fresh weights (from scratch)",
                 help_text="Or a model of this project, to fine-tune it: its input and recipe are taken over, its head is made anew for other classes.",
             ),
@@ -435,11 +435,9 @@ class RenameForm(forms.Form):
 
 
 class EvaluationForm(forms.Form):
-    version = forms.ModelChoiceField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")
-    dataset = forms.ModelChoiceField(Dataset.objects.none(), empty_label="Choose a dataset")
-    label_map = forms.ModelChoiceField(
-        LabelMap.objects.none(), required=False, empty_label="The one that the model was trained with"
-    )
+    version = RowField(ModelVersion.objects.none(), label="Model version", empty_label="Choose a version")
+    dataset = RowField(Dataset.objects.none(), empty_label="Choose a dataset")
+    label_map = RowField(LabelMap.objects.none(), required=False, empty_label="The one that the model was trained with")
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -12,8 +12,9 @@ from django.urls import reverse
 
 from datasets.models import Dataset
 from ecgportal.errors import PortalError
-from ecgportal.forms import take_error
+from ecgportal.forms import note_first_values, take_error
 from ecgportal.jobs.models import Job, JobState
+from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 from training import rating, reports, selectors, services, setting_words, study_figures
@@ -55,7 +56,10 @@ class RunFormView(ProjectView):
             asked = uuid.UUID(sent.get("rate_job", ""))
         except ValueError:
             return None
-        return Job.objects.filter(project=self.project, kind=rating.KIND, pk=asked).first()
+        found = Job.objects.filter(project=self.project, kind=rating.KIND, pk=asked).first()
+        if found is None:
+            access.note_asked(Job, asked)
+        return found
 
     def checked(self, form: RunForm) -> dict[str, Any]:
         """Return what the check's part of the page shows; for a form that is not complete only what is missing."""
@@ -71,6 +75,7 @@ class RunCreatePage(RunFormView):
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = RunForm(project=self.project, initial=initial_of(request.GET, self.project))
+        note_first_values(form, request.GET)
         return self.page(form=form, **self.checked(form))
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:

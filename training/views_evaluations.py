@@ -10,7 +10,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from ecgportal.errors import Conflict, PortalError
-from ecgportal.forms import take_error
+from ecgportal.forms import note_first_values, take_error
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 from modelhub.models import ModelVersion
@@ -38,7 +38,9 @@ class EvaluationListPage(ProjectView):
         initial = {name: request.GET.get(name) for name in ("version", "dataset")}
         if row is not None:
             initial = {"version": row.version_id, "dataset": row.dataset_id, "label_map": row.label_map_id}
-        return self._page(request, EvaluationForm(project=self.project, initial=initial))
+        form = EvaluationForm(project=self.project, initial=initial)
+        note_first_values(form, request.GET)
+        return self._page(request, form)
 
     def post(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
         form = EvaluationForm(request.POST, project=self.project)

@@ -8,7 +8,7 @@ from django import forms
 
 from datasets.measure.features import FEATURES
 from datasets.models import Dataset
-from ecgportal.forms import FilterForm
+from ecgportal.forms import FilterForm, RowField
 from modelhub.forms import runnable_versions
 from modelhub.models import ModelVersion
 from viz.models import Basis
@@ -30,7 +30,7 @@ class GroupForm(FilterForm):
 class CompareForm(FilterForm):
     """The dataset to compare with, of the same project."""
 
-    other = forms.ModelChoiceField(Dataset.objects.none(), label="Compare with", empty_label="Choose a dataset")
+    other = RowField(Dataset.objects.none(), label="Compare with", empty_label="Choose a dataset")
 
     def __init__(self, *args: Any, dataset: Dataset, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -42,7 +42,7 @@ class MapForm(forms.Form):
     """What a new map is made of."""
 
     basis = forms.ChoiceField(label="Made of", choices=Basis.choices)
-    version = forms.ModelChoiceField(
+    version = RowField(
         ModelVersion.objects.none(),
         required=False,
         label="Model",

@@ -19,6 +19,7 @@ from datasets.models import Record
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from datasets.recording_time import apart, text_of
 from ecgportal.errors import InvalidInput
+from ecgportal.projects import access
 from modelhub import loading
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
@@ -81,6 +82,7 @@ def recipe_of(row: Record, signal: str) -> tuple[str, Recipe]:
         return "the default recipe", DEFAULT_RECIPE
     version = next((one for one in versions_of(row) if str(one.pk) == signal), None)
     if version is None:
+        access.note_asked(ModelVersion, signal)
         raise InvalidInput(
             "No model with this id has predicted this record, so there is no prepared signal to show.",
             fields={"signal": "Choose original, default or a model that predicted the record."},

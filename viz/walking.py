@@ -13,6 +13,7 @@ from django.urls import reverse
 
 from datasets import record_filters, selectors
 from datasets.models import Record
+from ecgportal.projects import access
 from ecgportal.views import PAGE_SIZE
 from modelhub import agreement, answer_list
 from modelhub.answer_list import AnswerList
@@ -69,7 +70,10 @@ def _run(record: Record, pk: str, project: Any) -> PredictionRun | None:
     except ValueError:
         return None
     rows = PredictionRun.objects.select_related("version__model", "dataset", "label_map", "project", "job")
-    return rows.filter(pk=key, project=project, dataset=record.dataset_id).first()
+    found = rows.filter(pk=key, project=project, dataset=record.dataset_id).first()
+    if found is None:
+        access.note_asked(PredictionRun, key)
+    return found
 
 
 def _through_answers(record: Record, onward: QueryDict, run: PredictionRun) -> Walk:

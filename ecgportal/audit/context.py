@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
 class AuditContext:
     """channel: ``web``, ``api``, ``dash``, ``webdav``, ``worker`` or ``shell``. correlation: one id for all
-    that one request or job causes."""
+    that one request or job causes. user: whom a request was sent by; None outside of one."""
 
     channel: str = "shell"
     address: str = ""
     correlation: uuid.UUID = field(default_factory=uuid.uuid4)
+    user: Any = None
 
 
 _current: ContextVar[AuditContext | None] = ContextVar("audit_context", default=None)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from ecgportal.audit import later
+from ecgportal.audit.context import current
 from ecgportal.audit.models import AuditEvent
 from ecgportal.audit.trail import record
 from ecgportal.errors import NotAllowed, NotFound
@@ -134,6 +136,18 @@ def note_hidden(model: type[Model], user: Any, **lookup: Any) -> None:
     """
     if getattr(user, "is_authenticated", False):
         later.when_answered(lambda: _record_hidden(model, user, lookup))
+
+
+def note_asked(model: type[Model], *ids: Any) -> None:
+    """``note_hidden`` for whoever sent the running request, by what it gave for ids; what is no id is passed over."""
+    asked = set()
+    for value in ids:
+        try:
+            asked.add(UUID(str(value)))
+        except ValueError:
+            continue
+    if asked:
+        note_hidden(model, current().user, pk__in=asked)
 
 
 def _record_hidden(model: type[Model], user: Any, lookup: dict[str, Any]) -> None:
