@@ -65,8 +65,7 @@ class Kept(Callback):
 
     def on_epoch_end(self, row: Mapping[str, Any]) -> None:
         store = storage.shared()
-        # What is computed in one pass has no checkpoint.
-        if store is None or not (self._folder / _STATE).exists():
+        if store is None:
             return
         try:
             self._bring(store)

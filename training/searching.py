@@ -12,12 +12,12 @@ from ecgportal import storage
 from ecgportal.errors import JobCancelled
 from ecgportal.jobs.context import JobContext
 from modelhub import loading
-from modelhub.architectures.catalog import catalog
+from modelhub.architectures.catalog import catalog, is_computed
 from modelhub.contract import ModelContract
 from training import running
 from training.choices import misfit
 from training.costs import seconds_per_epoch
-from training.engine.settings import FitSettings
+from training.engine.settings import FitSettings, too_many_to_compute
 from training.live import add_warnings, duration
 from training.models import EpochMetrics, Mode, Study, StudyKind, TrainingRun, Trial, TrialState
 from training.running import CHOSEN, Member, Prepared
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
     from training.engine.crew import Crew
 
-# Networks of different families and sizes; those whose trial would take more than this share of the budget are left out.
+# What is computed first, then networks of different families and sizes; those whose trial would take more than this share of
+# the budget are left out.
 _CANDIDATES = (
-    "inception_time", "xresnet1d18", "net1d_s", "se_wrn", "xception_time", "resnet1d_wang", "xresnet1d50", "s4d_128",
+    "linear", "inception_time", "xresnet1d18", "net1d_s", "se_wrn", "xception_time", "resnet1d_wang", "xresnet1d50",
+    "s4d_128",
 )  # fmt: skip
 _LARGEST_SHARE = 0.25
 _TRIAL_EPOCHS, _FIRST_RUNG, _FACTOR = 15, 3, 3
@@ -79,15 +81,20 @@ def run(context: JobContext) -> dict[str, Any]:
 
 
 def starts(row: TrainingRun, n_train: int, n_validation: int, budget_s: float) -> list[str]:
-    """Return what can be started from: modes of the base model, and networks whose trial fits into the budget."""
+    """Return what can be started from: modes of the base model, what is computed, and networks whose trial fits into the budget."""
     own = [f"base:{mode}" for mode in (Mode.HEAD, Mode.FULL, Mode.HEAD_THEN_FULL)] if row.base_version else []
     epochs = min(_TRIAL_EPOCHS, row.settings["epochs"])
     fitting = [name for name in _CANDIDATES if name in catalog() and misfit(name, row.recipe) is None]
-    affordable = [
-        name for name in fitting
-        if epochs * seconds_per_epoch(name, n_train, n_validation) <= _LARGEST_SHARE * budget_s
-    ]  # fmt: skip
-    return [*own, *(affordable or sorted(fitting, key=lambda name: catalog()[name].million_macs)[:1])]
+    networks = [name for name in fitting if not catalog()[name].computed]
+
+    def affordable(name: str, epochs: int) -> bool:
+        return epochs * seconds_per_epoch(name, n_train, n_validation) <= _LARGEST_SHARE * budget_s
+
+    # With a companion that is wanted always it cannot be trained in full.
+    can_compute = row.settings.get("companion") != "always" and not too_many_to_compute(n_train + n_validation)
+    computed = [name for name in fitting if can_compute and name not in networks and affordable(name, 1)]
+    found = [name for name in networks if affordable(name, epochs)]
+    return [*own, *computed, *(found or sorted(networks, key=lambda name: catalog()[name].million_macs)[:1])]
 
 
 def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared, crew: Crew) -> None:
@@ -96,7 +103,9 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     by_part = data.by_part(1)
     budget_s = 60 * study.settings["minutes"]
-    offered = starts(row, len(by_part["train"]), len(by_part["validation"]), budget_s)
+    found = starts(row, len(by_part["train"]), len(by_part["validation"]), budget_s)
+    offered = [name for name in found if not is_computed(name, Mode.SCRATCH)]
+    _try_computed(context, row, study, data, [name for name in found if name not in offered], budget_s, crew)
     tries = optuna.create_study(
         direction="maximize", sampler=sampler(row.settings["seed"], 0),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_FIRST_RUNG, reduction_factor=_FACTOR, bootstrap_count=0),
@@ -129,6 +138,24 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
         spent += trial.seconds
         if all(each.state == TrialState.FAILED for each in ended) and len(ended) >= 2 * len(offered):
             break
+
+
+def _try_computed(
+    context: JobContext, row: TrainingRun, study: Study, data: Prepared, names: list[str], budget_s: float, crew: Crew
+) -> None:
+    """Try what is computed, once each and first: it has no settings to sample and no epochs to be stopped by."""
+    from training.engine.data import folds_of
+
+    # Of fewer patients it would choose on the records that it is compared on.
+    names = names if folds_of(running.groups_of(row, data.by_part(1))[0]) else []
+    for name in names:
+        before = list(study.trials.all())  # type: ignore[attr-defined]
+        begun = [trial for trial in before if trial.state == TrialState.RUNNING]
+        is_done = any(trial.choices["start"] == name for trial in before if trial not in begun)
+        # A search that was interrupted in another trial goes on with that one.
+        if not is_done and all(trial.choices["start"] == name for trial in begun):
+            spent = sum(trial.seconds for trial in before)
+            _try(context, row, study, data, next_trial(study, {"start": name}), None, spent, budget_s, crew)
 
 
 def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
@@ -171,13 +198,14 @@ def _tell_again(tries: optuna.Study, trial: Trial, space: dict[str, Any]) -> Non
 
 
 def settings_of(study: Study, choices: dict[str, Any], *, as_tried: bool = False) -> FitSettings:
-    """Return what was asked for with a trial's choices. as_tried: as the search trains it, one network in few epochs."""
+    """Return what was asked for with a trial's choices; what is computed has none of its own. as_tried: as the search trains it, one network in few epochs."""
     start, wanted = choices["start"], FitSettings.from_dict(study.settings.get("run") or study.run.settings)
     changed = replace(
-        wanted, mode=start.removeprefix("base:") if start.startswith("base:") else Mode.SCRATCH.value, learning_rate=choices["learning_rate"],
-        weight_decay=choices["weight_decay"], class_weights=choices["class_weights"],
-        augmentation=replace(wanted.augmentation, **_AUGMENTATION[choices["augmentation"]]),
+        wanted, mode=start.removeprefix("base:") if start.startswith("base:") else Mode.SCRATCH.value,
+        **{name: choices[name] for name in ("learning_rate", "weight_decay", "class_weights") if name in choices},
     )  # fmt: skip
+    if "augmentation" in choices:
+        changed = replace(changed, augmentation=replace(wanted.augmentation, **_AUGMENTATION[choices["augmentation"]]))
     if not as_tried:
         return changed
     epochs = max(2, min(_TRIAL_EPOCHS, wanted.epochs))
@@ -185,9 +213,10 @@ def settings_of(study: Study, choices: dict[str, Any], *, as_tried: bool = False
 
 
 def _try(
-    context: JobContext, row: TrainingRun, study: Study, data: Prepared, trial: Trial, asked: Any, spent: float, budget_s: float,
-    crew: Crew,
+    context: JobContext, row: TrainingRun, study: Study, data: Prepared, trial: Trial, asked: optuna.Trial | None, spent: float,
+    budget_s: float, crew: Crew,
 ) -> None:  # fmt: skip
+    """Do one trial. asked: the sampler's proposal that it is; None for what is computed, which nothing stops early."""
     start = trial.choices["start"]
     base = row.base_version if start.startswith("base:") else None
     by_part = data.by_part(1)
@@ -205,15 +234,17 @@ def _try(
 
     def tell(epoch: int, goodness: float) -> str | None:
         trial.scores.append(goodness)
+        if asked is None:
+            return None
         asked.report(goodness, epoch)
         return "pruned" if asked.should_prune() else None
 
     def over() -> str | None:
-        return "budget" if has_other and spent + monotonic() - begun > budget_s else None
+        return "budget" if asked is not None and has_other and spent + monotonic() - begun > budget_s else None
 
     result = train_trial(
         trial, row, contract, base, settings_of(study, trial.choices, as_tried=True), data.stores, by_part,
-        lambda items: running.targets_of(row, items), Follow(context, share, tell, over), crew,
+        lambda items: running.targets_of(row, items), Follow(context, share, tell, over), crew, running.groups_of(row, by_part),
     )  # fmt: skip
     if result is not None:
         items = by_part["validation"]
@@ -293,7 +324,8 @@ def _keep_best(context: JobContext, row: TrainingRun, study: Study, data: Prepar
         data.by_part(1),
     )
     result = result_of(
-        best, row, contract, row.base_version, settings, data.stores, by_part, lambda items: running.targets_of(row, items)
+        best, row, contract, row.base_version, settings, data.stores, by_part, lambda items: running.targets_of(row, items),
+        running.groups_of(row, by_part),
     )  # fmt: skip
     module = loading.start_module(row.architecture, contract, row.base_version, seed=settings.seed)
     member = Member(loading.with_state(module, result.best_state), by_part, 1, result)

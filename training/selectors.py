@@ -12,7 +12,7 @@ from django.db.models import Count, Max
 
 from datasets.models import Dataset, Record
 from ecgportal.jobs.models import Job, JobState
-from modelhub.architectures.catalog import catalog
+from modelhub.architectures.catalog import catalog, is_computed
 from training.growing import missing_parts
 from training.live import duration
 from training.models import (
@@ -183,7 +183,7 @@ def study_outcome(study: Study) -> str:
     if study.result.get("kept"):
         return (
             f"The search {how} after {ended} whole {'training' if ended == 1 else 'trainings'}. The model is what number {study.result['trial']} "
-            "gave, the best so far, on fewer epochs than a training in full; any of them can be trained in full."
+            "gave, the best so far, on fewer epochs or records than a training in full; any of them can be trained in full."
         )
     return ""
 
@@ -200,6 +200,8 @@ def outcome(run: TrainingRun) -> str:
     if run.is_pretraining:
         return f"Cancelled; the trunk is that of epoch {run.best_epoch}, the last whole one."
     kept = f"epoch {run.best_epoch} of the {run.manifest['epochs']} that were done"
+    if is_computed(run.architecture, run.mode):
+        kept = "computed, without epochs"
     if "trial" in run.manifest:
         return f"Cancelled; the model is the best that the search had found: number {run.manifest['trial']}, {kept}."
     return f"Cancelled; the model is the best so far: {kept}."

@@ -81,7 +81,7 @@ def train_trial(
     groups: tuple[list[Any], list[Any]] | None = None,
 ) -> FitResult | None:  # fmt: skip
     """Train one trial and note how it went; None when this network cannot be trained so. JobInterrupted and JobCancelled
-    leave the trial to be gone on with. groups: as for ``fit``, of an ensemble that is cross-fitted."""
+    leave the trial to be gone on with. groups: as for ``fit``."""
     begun = time.monotonic()
     folder = folder_of(trial.study, trial.number)
     keeping.fetch(folder)
@@ -118,7 +118,7 @@ class _NoFurther(Callback):
 
 def result_of(
     trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
-    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray],
+    by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], groups: tuple[list[Any], list[Any]],
 ) -> FitResult:  # fmt: skip
     """Return what a trial gave so far, from its checkpoint and without another step; JobCancelled when that is nothing.
     The arguments are those that the trial was trained with."""
@@ -131,7 +131,7 @@ def result_of(
             raise
     _, result = fit_network(
         contract.architecture or row.architecture, contract, base, settings, stores, by_part, _encoded(by_part, targets),
-        callbacks=[_NoFurther()], folder=folder, alone=True,
+        callbacks=[_NoFurther()], folder=folder, groups=groups, alone=True,
     )  # fmt: skip
     return result
 

@@ -17,11 +17,12 @@ from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
+from modelhub.architectures.catalog import is_computed
 from training import rating, reports, selectors, services, setting_words, study_figures
 from training.checking import check
 from training.costs import costs_of_networks
 from training.forms import RenameForm, RunForm, initial_of
-from training.models import Evaluation, StudyKind, TrainingRun
+from training.models import Evaluation, Mode, StudyKind, TrainingRun
 from training.problems.registry import get_problem
 from training.selection import Selection
 from training.splitting import SplitSettings
@@ -228,12 +229,13 @@ def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
         return None
     figure = study_figures.learning_curve(study) if kind == StudyKind.LEARNING_CURVE else None
     rows = [
-        {"trial": trial, "start": selectors.start_title(trial.choices.get("start", "")), "settings": setting_words.tried(trial.choices)}
+        {"trial": trial, "start": selectors.start_title(trial.choices.get("start", "")), "settings": setting_words.tried(trial.choices) or "computed, without epochs"}
         for trial in study.trials.all()  # type: ignore[attr-defined]
     ]  # fmt: skip
     return {
         "study": study, "rows": rows, "figure": drawn(figure, "learning-curve") if figure else None,
         "metric": "Mean error" if run.task == "regression" else "AUROC", "outcome": selectors.study_outcome(study),
+        "has_computed": any(is_computed(trial.choices.get("start", ""), Mode.SCRATCH) for trial in study.trials.all()),  # type: ignore[attr-defined]
     }  # fmt: skip
 
 

@@ -141,6 +141,7 @@ class World:
             Trial.objects.create(
                 study=search, number=number, choices=choices | {"start": start}, state=state, score=0.8, low=0.7, high=0.9, seconds=40
             )  # fmt: skip
+        Trial.objects.create(study=search, number=3, choices={"start": "linear"}, state="done", score=0.7, seconds=4)
         points = [Point(size, 0.95 - 1.2 * size**-0.5, 0.7, 0.9) for size in (40, 80, 160, 320)]
         curve = Study.objects.create(
             run=self.run, kind="learning_curve", job=self.run.job, settings={"repeats": 1},

@@ -83,6 +83,34 @@ def test_it_is_there_for_every_task_and_for_unknown_labels(kind):
         assert np.abs(answers - v).mean() < 0.5 * np.abs(v - v.mean()).mean()
 
 
+def test_alone_it_chooses_nothing_on_the_records_that_it_is_judged_by():
+    parts = tiny_parts()
+    result = run(linear(), tiny_settings(members=1), groups=GROUPS)
+    turned = run(linear(), tiny_settings(members=1), parts=(*parts[:3], 1 - parts[3]), groups=GROUPS)
+    assert turned.weights_hash == result.weights_hash and not result.cross_fitted
+    auroc = result.history[0]["auroc_macro"]
+    assert auroc > 0.9 and auroc == pytest.approx(1 - turned.history[0]["auroc_macro"])
+    net = linear()
+    net.load_state_dict(result.best_state)
+    np.testing.assert_allclose(predict(net, parts[2]), result.validation_outputs, atol=1e-3)
+    assert any("5 folds of the training part" in fact for fact in result.facts)
+    # Three patients cannot be dealt to folds: it has to choose on what it is judged by.
+    few = run(linear(), tiny_settings(members=1), groups=([f"p{i % 3}" for i in range(40)], GROUPS[1]))
+    assert not any("folds" in fact for fact in few.facts)
+
+
+def test_what_was_computed_is_stored_and_taken_from_there(tmp_path):
+    first = run(linear(), tiny_settings(members=1), groups=GROUPS, checkpoint_dir=tmp_path)
+    told = Recorder(stop_at=0)
+    again = run(linear(), tiny_settings(members=1), groups=GROUPS, checkpoint_dir=tmp_path, callbacks=[told])
+    assert (again.weights_hash, again.history, again.facts) == (first.weights_hash, first.history, first.facts)
+    np.testing.assert_array_equal(again.validation_outputs, first.validation_outputs)
+    assert told.info["resumed_epoch"] == 1 and told.info["history"] == first.history and not told.rows
+    # What belongs to other data is computed anew.
+    with pytest.raises(JobCancelled):
+        run(linear(), tiny_settings(members=1), parts=tiny_parts(seed=1), groups=GROUPS, checkpoint_dir=tmp_path, callbacks=[told])  # fmt: skip
+
+
 def test_what_cannot_be_computed_is_said(monkeypatch):
     train, t, validation, v = tiny_parts()
     with pytest.raises(TrainingFailed, match="validation part") as none:

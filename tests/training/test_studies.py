@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from datasets.preprocess.recipe import Recipe, plain_recipe
 from ecgportal import storage
 from ecgportal.errors import Conflict, InvalidInput, JobCancelled
 from ecgportal.jobs.models import JobState
@@ -15,6 +19,7 @@ from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off, work_off_one
 from training import running, searching
+from training.engine.settings import FitSettings
 from training.forecast import Point, forecast
 from training.growing import part_of
 from training.models import Study, TrainingRun, Trial, TrialState
@@ -61,6 +66,76 @@ def test_a_search_with_a_base_tries_its_modes_too(ward, small):
     )
     assert offered == ["base:head", "base:full", "base:head_then_full", "xresnet1d18", "net1d_s"]
     assert searching.starts(TrainingRun(settings={"epochs": 40}), 20000, 3000, budget_s=60) == ["net1d_s"]
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The linear model beside one small network, and short trials."""
+    monkeypatch.setattr(searching, "_CANDIDATES", ("net1d_s", "linear"))
+    monkeypatch.setattr(searching, "_TRIAL_EPOCHS", 2)
+
+
+SHORT = json.loads(plain_recipe(duration_s=4).to_json())
+NETWORK = {
+    "start": "net1d_s", "learning_rate": 0.004, "weight_decay": 0.01, "augmentation": "off", "class_weights": "none",
+}  # fmt: skip
+
+
+def test_the_linear_model_is_offered_where_it_can_be_computed_in_the_time(db, computed):
+    def offered(n_train: int = 200, budget_s: float = 60, **settings) -> list[str]:
+        return searching.starts(TrainingRun(settings={"epochs": 2, **settings}), n_train, 30, budget_s)
+
+    assert offered() == ["linear", "net1d_s"]
+    assert offered(20_000, 1e9) == offered(companion="always") == offered(budget_s=0.1) == ["net1d_s"]
+
+
+def test_the_linear_model_is_tried_once_and_its_time_counts_and_it_can_win(ward, computed, client):
+    run = ward.start(architecture=None, search={"minutes": 0.1}, settings=FAST, recipe=SHORT)
+    asked, study = run.settings, Study.objects.get(run=run)
+    Trial.objects.create(study=study, number=1, choices=NETWORK, state=TrialState.DONE, scores=[-99.0], seconds=5.999)
+    # As a process that was killed in it leaves it.
+    Trial.objects.create(study=study, number=2, choices={"start": "linear"})
+    work_off()
+    run = TrainingRun.objects.select_related("job", "produced_version").get(pk=run.pk)
+    assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+    _, trial = study.trials.all()
+    assert trial.choices == {"start": "linear"} and trial.state == TrialState.DONE and trial.seconds > 0
+    assert len(trial.scores) == 1 and Study.objects.get(pk=study.pk).result["trial"] == 2
+    # In full it is a run of it: with what was asked for, and on folds of the whole development part where that is the default.
+    assert (run.architecture, run.settings) == ("linear", asked) and run.report.part == "test"
+    assert run.produced_version.architecture == "linear"
+    client.force_login(ward.user)
+    page = client.get(f"/training/{run.pk}/").content.decode()
+    assert "computed, without epochs" in page and "chooses nothing on the validation records" in page
+    taken = trial_take(actor=ward.user, run=run, number=2)
+    assert (taken.architecture, taken.settings) == ("linear", asked)
+
+
+def test_a_search_cancelled_after_the_linear_model_keeps_it(ward, computed, monkeypatch):
+    def in_the_network(trials):
+        return trials.filter(state=TrialState.RUNNING, number=2).exists()
+
+    run, study = cancelled(ward, wish(ward), monkeypatch, in_the_network)
+    assert study.result["kept"] and study.result["choices"] == {"start": "linear"}
+    assert run.architecture == "linear" and run.manifest["trial"] == 1
+    assert "number 1, computed, without epochs" in Api(session=ward.user).get(f"training-runs/{run.pk}/")["outcome"]
+    again = run_again(actor=ward.user, run=run)
+    work_off_one(again.job_id)
+    again.refresh_from_db()
+    assert again.manifest["weights_hash"] == run.manifest["weights_hash"]
+
+
+def test_the_winner_is_trained_as_a_default_run_of_its_network_is(ward):
+    run = ward.start(architecture=None, search={"minutes": 5}, settings={})
+    study = Study.objects.get(run=run)
+    Trial.objects.create(study=study, number=1, choices=NETWORK, state=TrialState.DONE, scores=[1.0])
+    searching._take_winner(run, study)
+    settings = FitSettings.from_dict(run.settings)
+    usual = FitSettings(learning_rate=0.004)
+    assert replace(settings, augmentation=usual.augmentation) == usual and run.architecture == "net1d_s"
+    networks = settings.n_members(300)
+    config = running.contract_of(run, Recipe.from_json(run.recipe), networks).config
+    assert (networks, config) == (5, {"members": 5, "companion": True})
 
 
 def test_an_interrupted_search_goes_on_with_what_was_tried(ward, small):

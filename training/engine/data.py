@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from datasets.splits import SplitItem, split
 from ecgportal.errors import TrainingFailed
 from training.engine.source import Joined, SignalSource
 from training.problems.base import Problem
+
+#: Folds of the training part that a computed model chooses its penalties on: of so many records at most, and of more, for the time.
+_FEW, _FOLDS_OF_FEW, _FOLDS_OF_MANY = 750, 5, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +123,41 @@ def cross_parts(
     """
     if len(groups) != len(truth):
         raise TrainingFailed(f"There are {len(groups)} groups for {len(truth)} records.", code="targets_shape")
+    if len(set(groups)) < 2 * members:
+        return None
+    parts = _dealt(truth, groups, problem, members, seed)
+    try:
+        for part in parts:
+            problem.check_trainable(truth[part.train], names)
+    except TrainingFailed:
+        return None
+    return parts if all(len(part.validation) for part in parts) else None
+
+
+def dealt_apart(data: Data, groups: Sequence[Hashable], problem: Problem, seed: int) -> Data | None:
+    """Return the data with its training records alone dealt to folds, by the group of each; None where there are too few groups.
+
+    What is computed chooses on these, and the validation records are left to judge it by.
+    """
+    folds = folds_of(groups)
+    if not folds:
+        return None
+    parts = _dealt(data.truth[: data.n_train], groups, problem, folds, seed)
+    return replace(data, parts=parts, judged=np.arange(data.n_train), crossed=True)
+
+
+def folds_of(groups: Sequence[Hashable]) -> int:
+    """Return to how many folds training records of such groups are dealt for a computed model; 0 where they are too few."""
+    wanted = _FOLDS_OF_FEW if len(groups) <= _FEW else _FOLDS_OF_MANY
+    folds = min(wanted, len(set(groups)) // 2)
+    return folds if folds > 1 else 0
+
+
+def _dealt(truth: np.ndarray, groups: Sequence[Hashable], problem: Problem, folds: int, seed: int) -> tuple[Part, ...]:
     numbers: dict[Hashable, str] = {}
-    border = np.nanquantile(truth, (0.25, 0.5, 0.75), axis=0) if problem.standardise else np.full((1, len(names)), 0.5)
+    border = (
+        np.nanquantile(truth, (0.25, 0.5, 0.75), axis=0) if problem.standardise else np.full((1, truth.shape[1]), 0.5)
+    )
     items = [
         SplitItem(
             key=f"{row:09d}",
@@ -132,18 +168,10 @@ def cross_parts(
         )
         for row, group in enumerate(groups)
     ]
-    if len(numbers) < 2 * members:
-        return None
-    folds = split(items, k_folds=members, seed=seed).parts
-    fold = np.array([int(folds[item.key].removeprefix("fold-")) - 1 for item in items])
+    dealt = split(items, k_folds=folds, seed=seed).parts
+    fold = np.array([int(dealt[item.key].removeprefix("fold-")) - 1 for item in items])
     known = np.isfinite(truth).any(axis=1)
-    parts = tuple(Part(np.flatnonzero((fold != k) & known), np.flatnonzero(fold == k)) for k in range(members))
-    try:
-        for part in parts:
-            problem.check_trainable(truth[part.train], names)
-    except TrainingFailed:
-        return None
-    return parts if all(len(part.validation) for part in parts) else None
+    return tuple(Part(np.flatnonzero((fold != k) & known), np.flatnonzero(fold == k)) for k in range(folds))
 
 
 def as_targets(values: np.ndarray | None, n: int, part: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from ecgportal.errors import InvalidInput
 from training.engine.batches import told_of_memory
 from training.engine.callbacks import Callback, Callbacks
 from training.engine.computed import compute, is_computed
-from training.engine.data import check_data
+from training.engine.data import check_data, dealt_apart
 from training.engine.device import held, resolve_device
 from training.engine.member import networks_of
 from training.engine.memory import kept_memory
@@ -60,7 +60,8 @@ def fit(
     judged on it, so that epoch and thresholds are chosen on every record and every record is learned from
     (cross-fitting). Without ``groups`` the members differ by their seeds and share the validation part.
 
-    A linear model of fixed features (modelhub.architectures.linear) is computed from scratch, see :mod:`training.engine.computed`.
+    A linear model of fixed features (modelhub.architectures.linear) is computed from scratch, see :mod:`training.engine.computed`;
+    where it is not cross-fitted it chooses on folds of the training part, by ``groups``, and validation judges it.
 
     Under a launcher of several processes see :mod:`training.engine.team`.
 
@@ -78,8 +79,12 @@ def fit(
         members=members, groups=None if groups is None else [*groups[0], *groups[1]], seed=settings.seed,
     )  # fmt: skip
     if is_computed(module, settings):
+        apart = None if data.crossed or groups is None else dealt_apart(data, groups[0], problem, settings.seed)
+        own, folder = (callbacks, checkpoint_dir) if Team().leads else ((), None)
         with kept_random_state(), told_of_memory():
-            return compute(module, data, problem, settings, callbacks if Team().leads else ())
+            return compute(
+                module, data, apart or data, problem, settings, own, fs_hz=float(fs_hz), folder=folder, resume=resume
+            )
     told = Callbacks(callbacks)
     waits_for = torch.device("cpu") if Team().comes_second else place
     with held(waits_for, told.wait_for_accelerator), kept_random_state(), told_of_memory():
