@@ -231,6 +231,7 @@ def copy(*, actor: Any, entry: CatalogueEntry, project: Project) -> ModelVersion
         "approved_by": approved.decided_by_name,
         "approved_at": approved.created_at.isoformat(),
         "copied_at": timezone.now().isoformat(),
+        "trained_here": source.is_made_here,
     }
     version = version_add(
         actor=actor, model=model_get_or_create(actor=actor, project=project, name=source.model.name),

@@ -118,18 +118,21 @@ def _file_name(version: ModelVersion) -> str:
 
 def threshold_origin(run: PredictionRun) -> str:
     """Say where the thresholds of a run come from."""
-    return origin_of(ModelContract.from_dict(run.version.contract), run.thresholds)
+    return origin_of(run.version, run.thresholds)
 
 
-def origin_of(contract: ModelContract, thresholds: Mapping[str, float]) -> str:
-    """Say where thresholds for a model's answers come from."""
+def origin_of(version: ModelVersion, thresholds: Mapping[str, float]) -> str:
+    """Say where thresholds for a model's answers come from, and how they decide."""
+    contract = ModelContract.from_dict(version.contract)
     if contract.activation == "identity":
         return ""
     one = contract.activation == "softmax"
     if not thresholds:
         return "none: the most probable class is predicted" if one else "0.5, because the model states none"
     rule = "; the class that exceeds its threshold the most is predicted" if one else ""
-    return f"chosen on the validation data of the training{rule}"
+    if version.is_made_here:
+        return f"chosen on the validation data of the training{rule}"
+    return f"as they came with the model; how they were chosen is not known here{rule}"
 
 
 def prediction_rows(listed: AnswerList, predictions: Iterable[Prediction]) -> list[dict[str, Any]]:

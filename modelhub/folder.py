@@ -217,7 +217,7 @@ def _written(
     ]  # fmt: skip
     about = {"model": str(version), "sha256": version.sha256, "task": contract.task}
     if kind == "sr":
-        at, origin = timezone.now(), downloads.origin_of(contract, contract.thresholds)
+        at, origin = timezone.now(), downloads.origin_of(version, contract.thresholds)
         return json.dumps(
             [sr_json.document(row, at=at, origin=origin, **about) for row in told], ensure_ascii=False, allow_nan=False
         )
@@ -225,7 +225,7 @@ def _written(
         **about,
         "classes": list(contract.classes),
         "thresholds": limits,
-        "threshold_origin": downloads.origin_of(contract, contract.thresholds),
+        "threshold_origin": downloads.origin_of(version, contract.thresholds),
         "care_basis": basis,
         "refused": refused,
         "rows": told,

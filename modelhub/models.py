@@ -114,6 +114,12 @@ class ModelVersion(UUIDModel):
         return [] if self.is_trunk else self.classes
 
     @property
+    def is_made_here(self) -> bool:
+        """Whether a run of this portal trained it, or what it is a copy of, or it comes with the portal."""
+        copied = self.checks.get("catalogue", {}).get("trained_here", False)
+        return self.origin == Origin.TRAINED or copied or bool(self.checks.get("starter"))
+
+    @property
     def unstated(self) -> list[str]:
         """Which of licence, intended use and training data it does not state; for what was trained here they are the
         project's own, and the counts of its training records, which travel with a bundle, state the last."""

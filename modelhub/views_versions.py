@@ -17,7 +17,6 @@ from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView
 from modelhub import downloads, packaging, services, services_exchanges, statements
 from modelhub.answers import read_answers
-from modelhub.contract import ModelContract
 from modelhub.forms import AnswersForm, CardForm, PredictForm, PushForm, StatementsForm, TryForm
 from modelhub.lineage import lineage
 from modelhub.models import Exchange, ModelVersion, VersionState
@@ -46,8 +45,7 @@ def _origin(version: ModelVersion) -> str:
     """Say where a version's thresholds come from and how they decide; nothing while its contract is not known."""
     if version.state == VersionState.INCOMPLETE:
         return ""
-    contract = ModelContract.from_dict(version.contract)
-    return downloads.origin_of(contract, contract.thresholds)
+    return downloads.origin_of(version, version.contract.get("thresholds") or {})
 
 
 class VersionPage(VersionView):

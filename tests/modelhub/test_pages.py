@@ -14,10 +14,11 @@ from ecgportal.errors import Conflict, InvalidInput, NotAllowed
 from ecgportal.jobs.models import Job
 from modelhub import catalogue, keys, packaging, services, services_exchanges
 from modelhub.bundle import new_signing_key, public_key_of
+from modelhub.downloads import origin_of
 from modelhub.lineage import lineage
 from modelhub.models import ModelVersion, SigningKey, Transfer
 from tests import factories
-from tests.modelhub.conftest import beats
+from tests.modelhub.conftest import beats, make_contract
 from tests.modelhub.test_importing import bundle
 from tests.modelhub.test_importing import place as place  # a fixture
 from tests.modelhub.test_predicting import make_version
@@ -64,7 +65,7 @@ def test_a_version_is_tried_on_one_record(version):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"thresholds": {"NORM": 0.45}}, ("Several findings at once", "NORM 0.45", "(chosen on the validation data of the training)")),
+        ({"thresholds": {"NORM": 0.45}}, ("Several findings at once", "NORM 0.45", "(as they came with the model; how they were chosen is not known here)")),
         ({"task": "multiclass", "thresholds": {"NORM": 0.45}}, ("One of several classes", "exceeds its threshold the most is predicted)")),
         ({"task": "multiclass"}, ("One of several classes",)),
     ],
@@ -75,6 +76,20 @@ def test_a_version_tells_its_task_and_how_its_thresholds_decide(changes, words):
     page = client.get(reverse("modelhub:version", kwargs={"pk": version.pk})).content.decode()
     assert all(word in page for word in words)
     assert ("<dt>Thresholds</dt>" in page) == ("thresholds" in changes)
+
+
+@pytest.mark.parametrize(
+    ("origin", "checks", "is_known"),
+    [
+        ("trained", {}, True), ("imported", {}, False), ("pulled", {}, False), ("imported", {"starter": True}, True),
+        ("imported", {"catalogue": {"trained_here": True}}, True), ("imported", {"catalogue": {}}, False),
+    ],
+)  # fmt: skip
+def test_only_of_thresholds_that_this_portal_chose_it_is_said_how(origin, checks, is_known):
+    version = ModelVersion(origin=origin, checks=checks, contract=make_contract().to_dict())
+    said = origin_of(version, {"NORM": 0.4})
+    assert said.startswith("chosen on the validation data" if is_known else "as they came with the model")
+    assert origin_of(version, {}).startswith("0.5")
 
 
 def test_an_approved_model_is_tried_on_a_record_of_another_project(version):
