@@ -306,7 +306,7 @@ def _originals(
             "state": AS_SENT,
         }
         if identity is not None and not identity.keeps:
-            original["state"], clean = scrub(format_name, other, path, data)
+            original["state"], clean = scrub(format_name, other, path, data, result.parts.get(other, ()))
             if shown and original["state"] != NOT_KEPT and other.lower().endswith(".hea"):
                 original["state"], clean = SCRUBBED, _renamed(path.read_bytes() if clean is None else clean, shown)
             if original["state"] == NOT_KEPT:

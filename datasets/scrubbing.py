@@ -10,14 +10,16 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datasets.ecg import canonical_lead
-from datasets.formats._wfdb_notes import read_annotations
+from datasets.formats._wfdb_notes import texts_and_end
+from datasets.formats.base import Part
 from datasets.identity import MARKED, Named
 
 AS_SENT, SCRUBBED, NOT_KEPT = "as sent", "scrubbed", "not kept"
@@ -28,6 +30,10 @@ _COMMENT = re.compile(
 _TABLE_WORDS = frozenset(
     "time t s ms us sec second seconds sample samples index hz mv uv µv v nv ecg ekg lead leads channel fs frequency rate sampling unit units nan e".split()
 )
+# The rate in a WFDB header, with that of a counter.
+_RATES = re.compile(r"[\d.eE+-]+(/[\d.eE+-]+(\([\d.eE+-]+\))?)?")
+_MATRIX_HEAD = 24
+_FLAC_BLOCK = 1 << 16
 _NPY_HEADERS = {
     (1, 0): (np.lib.format.read_array_header_1_0, np.lib.format.write_array_header_1_0),
     (2, 0): (np.lib.format.read_array_header_2_0, np.lib.format.write_array_header_2_0),
@@ -36,10 +42,12 @@ _NPY_HEADERS = {
 _HDF_LENGTH = {0: 40, 1: 44, 2: 28, 3: 28}
 
 
-def scrub(format_name: str, name: str, path: Path, data: bytes | None = None) -> tuple[str, bytes | None]:
+def scrub(
+    format_name: str, name: str, path: Path, data: bytes | None = None, parts: Sequence[Part] = ()
+) -> tuple[str, bytes | None]:
     """Return what may be kept of an original file: (``as sent``, None), (``scrubbed``, bytes) or (``not kept``, None).
 
-    data: the file's bytes where they are at hand.
+    data: the file's bytes where they are at hand. parts: what was read of a file of which another one says where samples lie.
     """
 
     def content() -> bytes:
@@ -47,7 +55,7 @@ def scrub(format_name: str, name: str, path: Path, data: bytes | None = None) ->
 
     try:
         if format_name == "wfdb":
-            return _scrub_wfdb(name, content)
+            return _scrub_wfdb(name, path, data, parts)
         if format_name == "edf":
             return _scrub_edf(content())
         if format_name == "dicom":
@@ -66,32 +74,99 @@ def scrub(format_name: str, name: str, path: Path, data: bytes | None = None) ->
     return NOT_KEPT, None
 
 
-def _scrub_wfdb(name: str, content: Callable[[], bytes]) -> tuple[str, bytes | None]:
+def _scrub_wfdb(name: str, path: Path, data: bytes | None, parts: Sequence[Part]) -> tuple[str, bytes | None]:
     lowered = name.lower()
-    if not lowered.endswith(".hea"):
-        if lowered.endswith(".mat"):
-            return _scrub_mat(content())
-        if re.search(r"\.(dat|xyz|d\d+)$", lowered):
-            return AS_SENT, None
-        notes = [note for *_, note in read_annotations(content(), 1.0, ())]
-        return (AS_SENT, None) if all(MARKED.fullmatch(note) for note in notes) else (NOT_KEPT, None)
-    raw = content()
-    kept, is_first = [], True
+    if re.search(r"\.(dat|mat|xyz|d\d+)$", lowered):
+        if any(part.is_flac for part in parts):
+            return SCRUBBED, _samples_of_flac(path, data, parts)
+        return _samples_in_place(path, data, parts, is_matrix=lowered.endswith(".mat"))
+    content = path.read_bytes() if data is None else data
+    if lowered.endswith(".hea"):
+        return _scrub_wfdb_header(content)
+    texts, end = texts_and_end(content)
+    if not all(MARKED.fullmatch(text) for text in texts):
+        return NOT_KEPT, None
+    return (AS_SENT, None) if end == len(content) else (SCRUBBED, content[:end])
+
+
+def _scrub_wfdb_header(raw: bytes) -> tuple[str, bytes | None]:
+    """Keep the lines that the first one announces, of their words those that are read, and comments that say known things."""
+    kept: list[str] = []
+    announced, done, has_segments = -1, 0, False
     for line in raw.decode("utf-8", "replace").splitlines():
+        words = line.split(None, 8)
         if line.lstrip().startswith("#"):
             if _COMMENT.fullmatch(line.strip()):
                 kept.append(line)
-            continue
-        if is_first and line.strip():
+        elif words and announced < 0:
             # Name, signals, rate and length; not the time and date of recording.
-            parts, is_first = line.split(), False
-            line = " ".join(parts[:4]) if len(parts) > 4 else line
-        elif len(parts := line.split(None, 8)) == 9 and Named(()).of_channel(parts[8]):
-            line = " ".join([*parts[:8], f"channel {len(kept)}"])
-        kept.append(line)
+            segments = words[0].partition("/")[2]
+            announced, has_segments = int(segments or words[1]), bool(segments)
+            rate = [word if _RATES.fullmatch(word) else word.partition("/")[0] for word in words[2:3]]
+            kept.append(" ".join([*words[:2], *rate, *filter(str.isdecimal, words[3:4])]))
+        elif words and done < announced:
+            done += 1
+            if has_segments:
+                words = words[:2]
+            words[3:8] = [word if word.lstrip("+-").isdecimal() else "0" for word in words[3:8]]
+            if len(words) == 9 and Named(()).of_channel(words[8]):
+                words[8] = f"channel {done}"
+            kept.append(" ".join(words))
     text = "\n".join(kept) + "\n"
     same = text.split() == raw.decode("utf-8", "replace").split()
     return (AS_SENT, None) if same else (SCRUBBED, text.encode())
+
+
+def _samples_in_place(
+    path: Path, data: bytes | None, parts: Sequence[Part], *, is_matrix: bool
+) -> tuple[str, bytes | None]:
+    """Keep samples where the header says that they lie: zeros before them, nothing behind them."""
+    if not parts:
+        return NOT_KEPT, None
+    end = max(part.end for part in parts)
+    with path.open("rb") if data is None else io.BytesIO(data) as stream:
+        sent = head = b""
+        if is_matrix and min(part.start for part in parts) == _MATRIX_HEAD:
+            sent = stream.read(_MATRIX_HEAD)
+            head = _matrix_head(sent, end - _MATRIX_HEAD)
+        reached, has_gap = len(head), False
+        for start, stop, _ in sorted(parts):
+            has_gap |= start > reached
+            reached = max(reached, stop)
+        # Large files are read only where something is to be taken away.
+        if sent == head and not has_gap and stream.seek(0, io.SEEK_END) == end:
+            return AS_SENT, None
+        clean = bytearray(end)
+        clean[: len(head)] = head
+        for start, stop, _ in parts:
+            stream.seek(start)
+            if stream.readinto(memoryview(clean)[start:stop]) != stop - start:
+                return NOT_KEPT, None
+    return SCRUBBED, bytes(clean)
+
+
+def _matrix_head(sent: bytes, size: int) -> bytes:
+    """Return the head of a matrix ``val`` of 16-bit numbers (MATLAB level 4) of ``size`` bytes: the one that was sent if it is one."""
+    rows, columns = struct.unpack("<4x2i12x", sent)
+    is_right = 2 * rows * columns == size and min(rows, columns) > 0
+    return struct.pack("<5i4s", 30, *((rows, columns) if is_right else (1, size // 2)), 0, 4, b"val")
+
+
+def _samples_of_flac(path: Path, data: bytes | None, parts: Sequence[Part]) -> bytes:
+    """Encode samples anew, which are the same then: frames of FLAC cannot be told from what lies beside them."""
+    import soundfile
+
+    clean, at = io.BytesIO(), 0
+    start, end = min(part.start for part in parts), max(part.end for part in parts)
+    with (
+        soundfile.SoundFile(path if data is None else io.BytesIO(data)) as sent,
+        soundfile.SoundFile(clean, "w", sent.samplerate, sent.channels, sent.subtype, format="FLAC") as kept,
+    ):
+        for block in sent.blocks(_FLAC_BLOCK, frames=end, dtype="int32", always_2d=True):
+            block[: max(start - at, 0)] = 0
+            kept.write(block)
+            at += len(block)
+    return clean.getvalue()
 
 
 def _scrub_edf(data: bytes) -> tuple[str, bytes | None]:

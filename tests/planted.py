@@ -54,8 +54,19 @@ def planted_wfdb() -> dict[str, bytes]:
     files = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, "ecg")
     lines = files["ecg.hea"].decode().splitlines()
     lines[0] += " 10:11:12 23/07/2009"
-    lines += ["#Age: 62", "#Sex: F", "#Dx: 426783006", f"#{FIRST} {NAME}, {NUMBER}", f"#Hx: {FREE} of {PLACE}"]
-    return {**files, "ecg.hea": "\n".join(lines).encode()}
+    # Bytes before the samples, words that nobody reads, and a line that the first one does not count.
+    words = f"{FIRST} {NAME}, {NUMBER}".encode()
+    lines[1:] = [line.replace(" 16 ", f" 16+{len(words)} ", 1) for line in lines[1:]]
+    lines[1] = lines[1].replace("/mV 16 ", f"/mV {NAME} ")
+    lines += [
+        f"{FIRST} {NAME}",
+        "#Age: 62",
+        "#Sex: F",
+        "#Dx: 426783006",
+        f"#{FIRST} {NAME}, {NUMBER}",
+        f"#Hx: {FREE} of {PLACE}",
+    ]
+    return {"ecg.hea": "\n".join(lines).encode(), "ecg.dat": words + files["ecg.dat"] + words}
 
 
 def planted_dicom() -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from datasets.ecg import SourceLabel
 from datasets.formats._clinical import number, sex, statement_labels
@@ -19,7 +19,7 @@ _SYMBOLS = {
     28: "+", 29: "u", 30: "?", 31: "!", 32: "[", 33: "]", 34: "e", 35: "n", 36: "@", 37: "x", 38: "f", 39: "(",
     40: ")", 41: "r",
 }  # fmt: skip
-_SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
+_SKIP, _NUM, _SUB, _CHN, _AUX, _END = 59, 60, 61, 62, 63, -1
 _RESOLUTION = re.compile(r"## time resolution:\s*([\d.]+)")
 
 _PERSON = re.compile(
@@ -129,23 +129,14 @@ def read_annotations(data: bytes, fs_hz: float, leads: Sequence[str | None]) -> 
     annotations that carry a signal number.
     """
     found: list[tuple[int, str, int | None, str]] = []
-    position, time, lead_number = 0, 0, None
-    end = len(data) - 1
-    while position < end and len(found) < MAX_ANNOTATIONS:
-        word = data[position] | data[position + 1] << 8
-        position += 2
-        code, value = word >> 10, word & 0x3FF
-        if code == 0 and value == 0:
+    time, lead_number = 0, None
+    for code, value, text, _ in _words(data):
+        if len(found) == MAX_ANNOTATIONS:
             break
         if code == _SKIP:
-            if position + 4 > len(data):
-                break
-            high, low = data[position : position + 2], data[position + 2 : position + 4]
-            time += int.from_bytes(low + high, "little", signed=True)
-            position += 4
+            time += value
         elif code == _AUX:
-            note = data[position : position + value].split(b"\x00")[0].decode("utf-8", "replace").strip()
-            position += value + (value & 1)
+            note = text.split(b"\x00")[0].decode("utf-8", "replace").strip()
             if found:
                 sample, symbol, number_, _ = found[-1]
                 found[-1] = (sample, symbol, number_, note)
@@ -154,10 +145,39 @@ def read_annotations(data: bytes, fs_hz: float, leads: Sequence[str | None]) -> 
             if found:
                 sample, symbol, _, note = found[-1]
                 found[-1] = (sample, symbol, lead_number, note)
-        elif code not in (_NUM, _SUB):
+        elif code not in (_NUM, _SUB, _END):
             time += value
             found.append((time, _SYMBOLS.get(code, f"[{code}]"), lead_number, ""))
     return _in_seconds(found, fs_hz, leads)
+
+
+def texts_and_end(data: bytes) -> tuple[list[str], int]:
+    """Return every text of an annotation file, also those that ``read_annotations`` leaves out, and where its last word ends."""
+    words = list(_words(data))
+    texts = [text.rstrip(b"\x00").decode("utf-8", "replace").strip() for code, _, text, _ in words if code == _AUX]
+    return [text for text in texts if not _RESOLUTION.fullmatch(text)], words[-1][3] if words else 0
+
+
+def _words(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:
+    """Yield ``(code, value, text, end)`` of each word; of a skip the value is the time, ``_END`` closes the file."""
+    position, last = 0, len(data) - 1
+    while position < last:
+        word = data[position] | data[position + 1] << 8
+        position += 2
+        code, value, text = word >> 10, word & 0x3FF, b""
+        if code == 0 and value == 0:
+            yield _END, 0, b"", position
+            return
+        if code == _SKIP:
+            if position + 4 > len(data):
+                return
+            high, low = data[position : position + 2], data[position + 2 : position + 4]
+            value = int.from_bytes(low + high, "little", signed=True)
+            position += 4
+        elif code == _AUX:
+            text = data[position : position + value]
+            position += value + (value & 1)
+        yield code, value, text, position
 
 
 def _in_seconds(

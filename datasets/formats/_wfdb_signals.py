@@ -14,7 +14,7 @@ import numpy as np
 from datasets.formats._clinical import check_size
 from datasets.formats._matfile import is_level4
 from datasets.formats._wfdb_header import SignalSpec
-from datasets.formats.base import Source, read_bytes
+from datasets.formats.base import Part, Source, read_bytes
 from ecgportal.errors import UnreadableFile
 
 # Stored samples: ``(bytes, samples)`` of the smallest whole group, by format. FLAC files state their length themselves.
@@ -46,6 +46,16 @@ class SignalFile:
     file: Source
     specs: Sequence[SignalSpec]
     frames: int
+
+    @property
+    def part(self) -> Part:
+        """What of the file holds the record's samples; a packed format's last group as far as ``frames_that_fit`` asks for it."""
+        first = self.specs[0]
+        if first.fmt in _FLAC:
+            return Part(first.offset, first.offset + self.frames * first.per_frame, is_flac=True)
+        size, samples = _PACKING[first.fmt]
+        whole, rest = divmod(self.frames * sum(spec.per_frame for spec in self.specs), samples)
+        return Part(first.offset, first.offset + whole * size + (0, 2, size)[rest])
 
     def millivolt(self, rows: list[int], factors: list[float], per_frame: int, notes: list[str]) -> np.ndarray:
         """Return the signals ``rows`` of this file, float32 ``(len(rows), frames * per_frame)``.

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from datasets.ecg import Record
 from ecgportal.errors import TooLarge
@@ -76,6 +76,14 @@ class ReadOptions:
     lead_order: tuple[str, ...] | None = None
 
 
+class Part(NamedTuple):
+    """What of a file was read: its bytes from ``start`` to ``end``; of a FLAC file these samples of every channel."""
+
+    start: int
+    end: int
+    is_flac: bool = False
+
+
 @dataclass(frozen=True)
 class ReadResult:
     """What one file gave.
@@ -83,10 +91,12 @@ class ReadResult:
     records: ``(key, record)`` pairs; the key names the record inside its file's collection (the file's stem
     for a file with one record). A file of very many records gives a sequence that reads each one when it is asked for:
     iterate over it, and keep no more than are needed at once. companions: names (as in ``Source.name``) of other files that were read with it.
+    parts: what was read of those companions of which another file says where their samples lie.
     """
 
     records: Sequence[tuple[str, Record]]
     companions: tuple[str, ...] = ()
+    parts: Mapping[str, Sequence[Part]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

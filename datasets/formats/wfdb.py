@@ -26,7 +26,7 @@ from datasets.formats._wfdb_header import (
 )
 from datasets.formats._wfdb_notes import Annotation, Statements, read_annotations
 from datasets.formats._wfdb_signals import SignalFile, behind_matrix_header, frames_that_fit
-from datasets.formats.base import HEAD_BYTES, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
+from datasets.formats.base import HEAD_BYTES, Part, Reader, ReadOptions, ReadResult, Source, read_bytes, reader
 from ecgportal.errors import NeedsAnswer, TooLarge, UnreadableFile
 
 _USUAL_HEADER_BYTES = 16 * 1024
@@ -35,6 +35,9 @@ MAX_ANNOTATION_BYTES = 16 * 1024 * 1024
 
 # Annotators of beats and waves on PhysioNet beside the reference, those who were checked by people first.
 _ANNOTATORS = ("ATR", "ecg", "ari", "man", "q1c", "qrs", "pu0", "wqrs", "pu", "ann")
+
+#: The files beside the header by name, and what of the signal files among them was read.
+Used = dict[str, list[Part]]
 
 _SIGNAL_FILE = re.compile(r".+\.(dat|mat|xyz|d\d{1,2})$", re.IGNORECASE)
 _GEORGIA = re.compile(r"E\d{5}$")
@@ -63,7 +66,7 @@ def _sniff(head: bytes, name: str) -> bool:
 
 
 def _read(source: Source, options: ReadOptions) -> ReadResult:
-    used: list[str] = []
+    used: Used = {}
     notes: list[str] = []
     header = _header(source)
     if not header.states_rate:
@@ -100,7 +103,8 @@ def _read(source: Source, options: ReadOptions) -> ReadResult:
         notes=tuple(notes),
     )
     record = Record(signal, header.fs_hz * per_frame, choice.leads, meta=meta)
-    return ReadResult(((_key(source.name), record),), tuple(dict.fromkeys(used)))
+    parts = {name: tuple(found) for name, found in used.items() if found}
+    return ReadResult(((_key(source.name), record),), tuple(used), parts)
 
 
 def _key(name: str) -> str:
@@ -153,7 +157,7 @@ def _common_rate(specs: Sequence[SignalSpec], choice: Choice, notes: list[str]) 
     return 1
 
 
-def _segments(source: Source, header: Header, used: list[str]) -> tuple[tuple[SignalSpec, ...], list[_Segment]]:
+def _segments(source: Source, header: Header, used: Used) -> tuple[tuple[SignalSpec, ...], list[_Segment]]:
     """Resolve the segments of a multi-segment record; the first entry of a variable layout describes the signals."""
     assert header.segments is not None
     layout: tuple[SignalSpec, ...] | None = None
@@ -197,7 +201,7 @@ def _joined(
     channels: dict[int, Channel],
     per_frame: int,
     options: ReadOptions,
-    used: list[str],
+    used: Used,
     notes: list[str],
 ) -> np.ndarray:
     """Put the segments of a record side by side; what no segment holds is NaN."""
@@ -236,7 +240,7 @@ def _segment_signal(
     channels: dict[int, Channel],
     per_frame: int,
     options: ReadOptions,
-    used: list[str],
+    used: Used,
     notes: list[str],
 ) -> np.ndarray:
     """Return one segment's ECG signals in millivolt, float32 ``(channels, frames * per_frame)``."""
@@ -257,6 +261,7 @@ def _segment_signal(
             stored = SignalFile(segment.source, companion, group, segment.frames)
             factors = [channels[i].factor_mv for i in wanted]
             parts.append(stored.millivolt([i - first for i in wanted], factors, per_frame, notes))
+            used[companion.name].append(stored.part)
         first = last
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -276,15 +281,18 @@ def _calibrated(
     return tuple(spec if spec.gain is not None else spec._replace(gain=per_mv, unit="mV") for spec in specs)
 
 
-def _frames_from_size(source: Source, header: Header, used: list[str]) -> int:
+def _frames_from_size(source: Source, header: Header, used: Used) -> int:
     """Return the number of frames when the header leaves it out: what the first signal file holds."""
     if not header.signals:
         raise UnreadableFile(f"{source.name} describes no signal.", code="no_signal")
     group = [spec for spec in header.signals if spec.file == header.signals[0].file]
-    return frames_that_fit(source, _companion(source, group[0].file, used), group)
+    companion = _companion(source, group[0].file, used)
+    frames = frames_that_fit(source, companion, group)
+    used[companion.name].append(SignalFile(source, companion, group, frames).part)
+    return frames
 
 
-def _companion(source: Source, name: str, used: list[str]) -> Source:
+def _companion(source: Source, name: str, used: Used) -> Source:
     """Return a file beside the header; nothing outside the upload's folder can be reached."""
     # "./r.dat" lies beside the header, too.
     name = name.removeprefix("./")
@@ -299,13 +307,11 @@ def _companion(source: Source, name: str, used: list[str]) -> Source:
             f"{source.name} needs the file {name!r}, which is not beside it. Upload both files of the record together.",
             code="signal_file_missing",
         )
-    used.append(companion.name)
+    used.setdefault(companion.name, [])
     return companion
 
 
-def _annotations(
-    source: Source, fs_hz: float, choice: Choice, used: list[str], notes: list[str]
-) -> tuple[Annotation, ...]:
+def _annotations(source: Source, fs_hz: float, choice: Choice, used: Used, notes: list[str]) -> tuple[Annotation, ...]:
     """Read the annotations beside the header: the reference ``.atr``, where there is none the first of the other annotators of beats;
     one file a lead as in LUDB (``.i`` to ``.v6``)."""
     stem = _key(source.name)
@@ -326,7 +332,7 @@ def _annotations(
         if companion is None:
             continue
         read = read_annotations(read_bytes(companion, MAX_ANNOTATION_BYTES), fs_hz, choice.by_number)
-        used.append(companion.name)
+        used.setdefault(companion.name, [])
         found += read if lead is None else [(time, symbol, lead, note) for time, symbol, _, note in read]
     found.sort(key=lambda annotation: annotation[0])
     return tuple(found)

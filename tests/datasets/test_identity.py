@@ -347,14 +347,6 @@ def test_words_beside_bare_numbers_are_not_kept(name, tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
-def test_words_at_the_head_of_a_mat_file_of_wfdb_are_not_kept(tmp_path):
-    data = planted_arrays()["head.mat"]
-    outcome, kept = scrub("wfdb", "head.mat", tmp_path / "head.mat", data)
-    assert outcome == SCRUBBED and not hits(kept) and kept[116:] == data[116:]
-    # As of WFDB, level 4: no text, nothing to take away.
-    assert scrub("wfdb", "a.mat", tmp_path / "a.mat", bytes(24) + data[128:]) == (AS_SENT, None)
-
-
 def test_clean_arrays_are_kept_as_sent(tmp_path):
     for libver in ("earliest", "latest"):
         with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
