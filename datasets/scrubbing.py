@@ -76,7 +76,7 @@ def scrub(
 
 def _scrub_wfdb(name: str, path: Path, data: bytes | None, parts: Sequence[Part]) -> tuple[str, bytes | None]:
     lowered = name.lower()
-    if re.search(r"\.(dat|mat|xyz|d\d+)$", lowered):
+    if parts or re.search(r"\.(dat|mat|xyz|d\d+)$", lowered):
         if any(part.is_flac for part in parts):
             return SCRUBBED, _samples_of_flac(path, data, parts)
         return _samples_in_place(path, data, parts, is_matrix=lowered.endswith(".mat"))

@@ -140,6 +140,12 @@ def test_segments_and_files_that_lie_in_each_other_keep_what_each_of_them_needs(
     assert [len(kept[name]) for name in ("s1.dat", "s2.dat", "all.dat")] == [5, 2, 44]
 
 
+def test_a_signal_file_may_be_called_anything():
+    header = b"x 1 100 50\nx.bin 16+2 200 16 0 0 0 0 I\n"
+    states, kept = kept_of("x.hea", {"x.hea": header, "x.bin": bytes(2) + np.arange(50, dtype="<i2").tobytes() + WORDS})
+    assert states["x.bin"] == SCRUBBED and len(kept["x.bin"]) == 102
+
+
 def test_a_signal_file_of_which_nobody_says_what_was_read_is_not_kept():
     for name in ("x.dat", "x.mat"):
         assert scrub("wfdb", name, Path("not needed"), bytes(200)) == (NOT_KEPT, None)
