@@ -54,7 +54,7 @@ TRAINING = (
     Term("epoch", "Epoch", "One pass over the training part. The model that is kept is the one of the epoch that did best on the validation part."),
     Term("loss", "Loss", "What training makes small: how far the answers lie from the labels. When it falls on the training part and rises on validation, the network begins to memorise."),
     Term("learning-rate", "Learning rate", "How far the weights move in one step. Too high, and training fails; too low, and it takes long."),
-    Term("augmentation", "Augmentation", "Small random changes of the training signals, such as noise or a shift in time, which leave the finding as it is. The network learns not to rely on them."),
+    Term("augmentation", "Augmentation", "Small random changes of the training signals, such as noise or a shift in time, which leave the finding as it is. The network learns not to rely on them. Amplitudes in mV are scaled by the spread of the signals where a recipe takes the unit away."),
     Term("seed", "Seed", "The number from which all chance of a run is drawn. The same seed, files and settings divide the records in the same way."),
     Term("learning-curve", "Learning curve", "The result of the same training on growing parts of the data. It shows what more labels would bring."),
 )  # fmt: skip

@@ -52,7 +52,7 @@ def fit_network(
     count = 1 if alone or is_computed(module, settings) else team_size(len(train) // 2, settings.batch_size)
     result = together(
         fit, count, module, JointView(stores, train), targets["train"], JointView(stores, validation), targets["validation"],
-        get_problem(contract.task), settings, fs_hz=contract.fs_hz, names=contract.classes, groups=groups, in_units=loading.answers_in_units(contract, base),
+        get_problem(contract.task), settings, fs_hz=contract.fs_hz, names=contract.classes, groups=groups, unit=contract.unit, in_units=loading.answers_in_units(contract, base),
         callbacks=callbacks,
         checkpoint_dir=folder, crew=crew, make=loading.maker(architecture, contract, base) if count > 1 else None,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from statistics import fmean, median, pstdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets.fingerprint import same_signal
 from datasets.preprocess.recipe import Recipe
@@ -14,6 +14,10 @@ from ecgportal.version import VERSION
 from training.engine.settings import FitSettings
 from training.models import TrainingRun
 from training.targets import Labelled, data_digest, division_digest
+
+if TYPE_CHECKING:
+    from training.engine.pretrain import PretrainResult
+    from training.engine.result import FitResult
 
 
 def manifest_of(
@@ -34,6 +38,11 @@ def manifest_of(
         "base": row.base_version.sha256 if row.base_version else None, "recipe_digest": recipe.digest,
         "settings": settings.to_dict(), "statistics": statistics_of(by_part, row.classes, row.task), "environment": environment(device),
     }  # fmt: skip
+
+
+def scale_of(result: FitResult | PretrainResult) -> dict[str, float]:
+    """Return how much of the prepared signals stood for 1 mV in random changes; nothing where they are in mV."""
+    return {} if result.units_per_mv == 1.0 else {"augmentation_units_per_mv": result.units_per_mv}
 
 
 def statistics_of(by_part: Mapping[str, Sequence[Labelled]], outputs: Sequence[str], task: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from training.engine.settings import FitSettings
 from training.engine.unlabelled.settings import method_from
 from training.fitting import team_size
 from training.live import Report, add_warnings
-from training.manifests import manifest_of
+from training.manifests import manifest_of, scale_of
 from training.models import TrainingRun
 from training.selectors import SCORES
 
@@ -72,7 +72,7 @@ def run(context: JobContext) -> dict[str, Any]:
     count = team_size(len(view), settings.batch_size)
     try:
         result = together(
-            pretrain, count, module, view, settings, fs_hz=contract.fs_hz, how=how, held_back=others,
+            pretrain, count, module, view, settings, fs_hz=contract.fs_hz, how=how, held_back=others, unit=contract.unit,
             callbacks=[_Told(context, row, len(view)), keeping.Kept(row, folder)], checkpoint_dir=folder,
             make=loading.maker(row.architecture, contract, row.base_version) if count > 1 else None,
         )  # fmt: skip
@@ -121,7 +121,7 @@ def contract_of(row: TrainingRun) -> ModelContract:
 def _how_it_went(row: TrainingRun, result: PretrainResult) -> dict[str, Any]:
     last = result.history[-1]
     return {
-        "networks": 1, "processes": result.processes, "weights_hash": result.weights_hash, "monitor": "train_loss", "stopped_reason": result.stopped_reason,
+        **scale_of(result), "networks": 1, "processes": result.processes, "weights_hash": result.weights_hash, "monitor": "train_loss", "stopped_reason": result.stopped_reason,
         "epochs": len(result.history), "pretraining": row.pretraining | {name: last[name] for name in SCORES if name in last},
     }  # fmt: skip
 

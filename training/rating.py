@@ -77,7 +77,7 @@ def run(context: JobContext) -> dict[str, Any]:
 
     found = find_learning_rate(
         module, JointView(stores, train), running.targets_of(row, train), get_problem(choices.task), choices.settings,
-        fs_hz=contract.fs_hz, names=contract.classes, in_units=loading.answers_in_units(contract, choices.base_version),
+        fs_hz=contract.fs_hz, unit=contract.unit, names=contract.classes, in_units=loading.answers_in_units(contract, choices.base_version),
         before_batch=before_batch, steps=_STEPS,
     )  # fmt: skip
     return found.to_json() | {"architecture": choices.architecture, "records": len(train)}

@@ -32,7 +32,7 @@ from training.engine.settings import FitSettings
 from training.fitting import fit_network
 from training.lineage import unseen
 from training.live import Report, add_warnings
-from training.manifests import manifest_of, on_two_sides
+from training.manifests import manifest_of, on_two_sides, scale_of
 from training.models import PARTS, EpochMetrics, Evaluation, SplitMember, TrainingRun
 from training.problems.registry import get_problem
 from training.splitting import SplitSettings, make_split, rounds
@@ -316,7 +316,7 @@ def _note_outcome(
     row.best_epoch, row.learning_rate, row.lr_finder = first.best_epoch, first.learning_rate, first.lr_finder or {}
     add_warnings(row, [note for member in members for note in member.result.notes])
     row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings, first.device) | {
-        "networks": len(members) * first.members, "processes": first.processes, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
+        **scale_of(first), "networks": len(members) * first.members, "processes": first.processes, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
         "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs,
         "facts": list(dict.fromkeys(fact for member in members for fact in member.result.facts)), **({} if trial is None else {"trial": trial}),
     }  # fmt: skip

@@ -55,7 +55,7 @@ def choices(name: str, values: list[Any]) -> list[tuple[Any, str]]:
 
 def rows(settings: Mapping[str, Any], used: Mapping[str, Any]) -> list[Row]:
     """Return the settings of a run in words, those first that differ from the default. used: what a run took for settings
-    that were left to the portal, by their names."""
+    that were left to the portal, by their names; of the augmentation how much of its signals stood for 1 mV, where they have no unit."""
     known = settings_schema()["properties"]
     found = []
     for name, entry in known.items():
@@ -64,9 +64,14 @@ def rows(settings: Mapping[str, Any], used: Mapping[str, Any]) -> list[Row]:
         value, default = settings[name], entry.get("default")
         if name == "augmentation":
             told, usual = _changes(value, entry["properties"]), _changes({}, entry["properties"])
+            taken = (
+                f"1 mV taken as {used[name]:g} of the prepared signals, by their spread"
+                if used.get(name) and "mV" in told
+                else ""
+            )
         else:
             told, usual = said(name, value), said(name, default)
-        taken = _short(name, used[name]) if value is None and used.get(name) is not None else ""
+            taken = _short(name, used[name]) if value is None and used.get(name) is not None else ""
         found.append(Row(entry["title"], told, taken, "" if told == usual else usual))
     return sorted(found, key=lambda row: not row.default)
 

@@ -218,7 +218,11 @@ class RunPage(RunView):
 
 def _settings_rows(run: TrainingRun) -> list[setting_words.Row]:
     """Return the settings of a run in words, with what it took where the portal chose."""
-    used = {"learning_rate": run.learning_rate, "members": run.manifest.get("networks")}
+    used = {
+        "learning_rate": run.learning_rate,
+        "members": run.manifest.get("networks"),
+        "augmentation": run.manifest.get("augmentation_units_per_mv"),
+    }
     return setting_words.rows(run.settings, used)
 
 

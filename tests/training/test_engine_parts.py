@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from ecgportal.errors import PortalError, TrainingFailed
 from tests.training.tiny import FS_HZ, TinyNet, tiny_data, tiny_parts, tiny_settings
-from training.engine.augment import augment, hum, lead_dropout, mixup, noise, scale, shift, wander
+from training.engine.augment import augment, hum, in_unit, lead_dropout, mixup, noise, scale, shift, wander
 from training.engine.batches import Stopped, interruptible
 from training.engine.fit import fit
 from training.engine.lr_finder import find_learning_rate, smooth, steepest, suggest, sweep, valley
@@ -39,7 +40,15 @@ def test_the_rate_finder_puts_everything_back_exactly():
     torch.manual_seed(5)
     loss = get_problem("multilabel").loss(targets, LossOptions())
     result = sweep(
-        net, Feed(ArraySource(signals), CPU), targets, np.arange(48), loss, tiny_settings(), "head", fs_hz=FS_HZ
+        net,
+        Feed(ArraySource(signals), CPU),
+        targets,
+        np.arange(48),
+        loss,
+        tiny_settings(),
+        "head",
+        fs_hz=FS_HZ,
+        augmentation=Augmentation(),
     )
     assert torch.equal(torch.rand(4), expected)
     for name, tensor in net.state_dict().items():
@@ -155,6 +164,25 @@ def test_augmentation_is_a_function_of_its_generator_and_keeps_shape():
     assert first.shape == x.shape and torch.equal(first, again) and not torch.equal(first, other)
     off = Augmentation(noise_mv=0, scale=0, shift_s=0, lead_dropout=0, wander_mv=0)
     assert augment(x, off, 500, generator()) is x
+
+
+def test_signals_without_a_unit_get_changes_by_their_own_spread():
+    signals, targets = tiny_data(64)
+    asked = tiny_settings(epochs=1, augmentation=Augmentation(noise_mv=0.05, wander_mv=0.1, hum_mv=0.0))
+
+    def trained(scale: float, **options):
+        parts = (ArraySource(signals[:40] * scale), targets[:40], ArraySource(signals[40:] * scale), targets[40:])
+        settings = options.pop("settings", asked)
+        return fit(TinyNet(), *parts, get_problem("multilabel"), settings, fs_hz=FS_HZ, **options)
+
+    found, twice = trained(1.0, unit="1"), trained(2.0, unit="1")
+    record = signals[:40].std(axis=2, dtype=float)
+    assert found.units_per_mv == pytest.approx(np.median(np.sqrt((record**2).mean(1))) / 0.2, rel=0.01) != 1.0
+    assert twice.units_per_mv == pytest.approx(2 * found.units_per_mv, rel=0.01)
+    by_hand = replace(asked, augmentation=in_unit(asked.augmentation, found.units_per_mv))
+    plain = trained(1.0)
+    assert trained(1.0, settings=by_hand).weights_hash == found.weights_hash != plain.weights_hash
+    assert plain.units_per_mv == 1.0 and in_unit(asked.augmentation, 1.0) is asked.augmentation
 
 
 def test_shift_moves_by_at_most_the_given_time_and_holds_the_edge():

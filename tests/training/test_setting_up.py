@@ -398,6 +398,8 @@ def test_a_recipe_of_ones_own_stands_on_the_run_and_on_its_model(ward):
     assert (contract["unit"], contract["normalisation"]) == ("1", "lead_zscore")
     assert Recipe.from_json(contract["recipe"]) == recipe == Recipe.from_json(run.recipe)
     assert run.manifest["recipe_digest"] == recipe.digest
+    # Each lead's spread is 1, where that of an ECG in mV is 0.2.
+    assert run.manifest["augmentation_units_per_mv"] == pytest.approx(5, rel=0.02)
     assert run_again(actor=ward.user, run=run).recipe == run.recipe
     tuned = ward.start(architecture=None, mode="head", base_version=run.produced_version)
     assert Recipe.from_json(tuned.recipe) == recipe

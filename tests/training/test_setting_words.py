@@ -40,6 +40,15 @@ def test_what_differs_comes_first_with_its_default() -> None:
     assert same["Mixed precision"] == ("yes", "") and same["Patience"] == ("15 epochs", "")
 
 
+def test_random_changes_of_signals_without_a_unit_say_what_a_millivolt_is_taken_as() -> None:
+    def used(**asked: float) -> str:
+        rows = setting_words.rows(FitSettings.from_dict({"augmentation": asked}).to_dict(), {"augmentation": 5.02})
+        return next(row.used for row in rows if row.title == "Augmentation")
+
+    assert used() == "1 mV taken as 5.02 of the prepared signals, by their spread"
+    assert used(noise_mv=0, wander_mv=0) == ""
+
+
 def test_settings_of_older_runs_are_told_as_far_as_they_go() -> None:
     rows = setting_words.rows({"epochs": 40, "optimiser": "lion", "gone": 3}, {})
     assert [(row.title, row.value) for row in rows] == [("Optimiser", "lion"), ("Epochs", "40")]

@@ -1,11 +1,13 @@
 """Random changes of training batches, on the batch's own device, from a given generator.
 
-All functions take ``(records, leads, samples)`` in mV and return a new tensor of that shape.
+All functions take ``(records, leads, samples)`` and return a new tensor of that shape. Amplitudes are in the signals' unit, mV
+or what stands for it (:func:`in_unit`).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +15,37 @@ from torch import Tensor
 
 from training.engine.device import moved
 from training.engine.settings import Augmentation
+from training.engine.source import Feed
+
+#: The spread of an ECG of 12 leads, 10 s and 100 Hz in mV: the median of PTB-XL, of CPSC 2018 and of CinC 2021, each 0.20 to 0.21.
+USUAL_MV = 0.2
+#: Records that the spread is taken from.
+_MOST = 256
+
+
+def units_per_mv(unit: str, feed: Feed, rows: np.ndarray) -> float:
+    """Return how much of the signals' unit stands for 1 mV: 1 of those in mV; of those whose recipe took the unit away so much that
+    their spread, of the records ``rows`` that are learned from, is the usual one of ECGs.
+
+    The spread of a record is the root mean square about each lead's mean; of several records it is the median. Flat records
+    do not count.
+    """
+    if unit == "mV":
+        return 1.0
+    chosen = np.sort(np.random.default_rng(0).permutation(rows)[:_MOST])
+    x = next(iter(feed.batches([chosen]))).cpu().numpy().astype(np.float64)
+    spread = np.sqrt(x.var(axis=2).mean(axis=1))
+    spread = spread[spread > 0]
+    # Three digits: processors that round differently agree.
+    return float(f"{np.median(spread) / USUAL_MV:.3g}") if len(spread) else 1.0
+
+
+def in_unit(settings: Augmentation, per_mv: float) -> Augmentation:
+    """Return the settings with their amplitudes in the signals' unit, ``per_mv`` of which stand for 1 mV."""
+    if per_mv == 1.0:
+        return settings
+    amplitudes = {name: per_mv * getattr(settings, name) for name in ("noise_mv", "wander_mv", "hum_mv")}
+    return replace(settings, **amplitudes)
 
 
 def augment(x: Tensor, settings: Augmentation, fs_hz: float, generator: torch.Generator) -> Tensor:

@@ -40,6 +40,7 @@ def fit(
     names: Sequence[str] | None = None,
     groups: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
     in_units: bool = False,
+    unit: str = "mV",
     callbacks: Sequence[Callback] = (),
     checkpoint_dir: Path | None = None,
     resume: bool = True,
@@ -47,7 +48,8 @@ def fit(
 ) -> FitResult:
     """Train a copy of ``module`` and return its best weights.
 
-    train, validation: sources of float32 ``(records, leads, samples)`` in mV at ``fs_hz``; no subject on both sides.
+    train, validation: sources of float32 ``(records, leads, samples)`` at ``fs_hz``; no subject on both sides. unit: of them, ``mV``,
+    or ``1`` where the recipe took it away: random changes in mV are then scaled by the signals' own spread.
     train_targets, val_targets: ``(records, outputs)`` as the problem encodes them, NaN where unknown.
     names: the outputs' names, for messages. groups: for each training and each validation record what must stay
     together (its patient). in_units: the network answers in the target's unit already, as one that learned a regression does;
@@ -88,7 +90,7 @@ def fit(
     told = Callbacks(callbacks)
     waits_for = torch.device("cpu") if Team().comes_second else place
     with held(waits_for, told.wait_for_accelerator), kept_random_state(), told_of_memory():
-        run = Run(module, data, problem, settings, float(fs_hz), callbacks, place, in_units=in_units)
+        run = Run(module, data, problem, settings, float(fs_hz), callbacks, place, in_units=in_units, unit=unit)
         return _trained(run, checkpoint_dir, resume)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from ecgportal.errors import InvalidInput, TrainingFailed
 from training.engine import optim
-from training.engine.augment import augment
+from training.engine.augment import augment, in_unit, units_per_mv
 from training.engine.batches import Stepper, told_of_memory
 from training.engine.data import as_targets
 from training.engine.member import networks_of
@@ -25,7 +25,7 @@ from training.engine.memory import kept_memory
 from training.engine.network import Form, freeze_for, out_of_target_units, rate_factors, train_mode
 from training.engine.optim import build_optimiser, set_rate
 from training.engine.seeding import derive, deterministic, kept_random_state, seed_everything
-from training.engine.settings import FitSettings
+from training.engine.settings import Augmentation, FitSettings
 from training.engine.source import Feed, SignalSource, epoch_order, largest_batch
 from training.engine.team import Exchange
 from training.problems.base import LossOptions, Problem
@@ -130,13 +130,13 @@ def suggest(rates: Sequence[float], losses: Sequence[float], fallback: float = 1
 
 def sweep(
     net: nn.Module, feed: Feed, targets: np.ndarray, usable: np.ndarray, loss: Loss, settings: FitSettings, stage: str, *,
-    fs_hz: float, autocast: bool = False, before_batch: Callable[[], None] | None = None, steps: int = STEPS,
+    fs_hz: float, augmentation: Augmentation, autocast: bool = False, before_batch: Callable[[], None] | None = None, steps: int = STEPS,
     exchange: Exchange | None = None,
 ) -> LrFinderResult:  # fmt: skip
     """Raise the rate from 1e-5 to 1 over ``steps`` batches and put everything back.
 
-    targets: float32 ``(records, outputs)`` as the loss takes them; usable: the record numbers to draw from. exchange:
-    that of a network which several processes train; each of them computes the whole sweep.
+    targets: float32 ``(records, outputs)`` as the loss takes them; usable: the record numbers to draw from. augmentation:
+    amplitudes in the signals' unit. exchange: that of a network which several processes train; each of them computes the whole sweep.
     """
     kept = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
     gradients = [(p, p.requires_grad, p.grad) for p in net.parameters()]
@@ -165,7 +165,7 @@ def sweep(
                 rate = LOWEST * (HIGHEST / LOWEST) ** (number / max(1, steps - 1))
                 set_rate(optimiser, rate)
                 generator = torch.Generator(device=x.device).manual_seed(derive(settings.seed, "finder", number))
-                x = augment(x, settings.augmentation, fs_hz, generator)
+                x = augment(x, augmentation, fs_hz, generator)
                 truth = torch.from_numpy(targets[rows]).to(x.device)
                 value = float(stepper.gradients(x, truth, beside=feed.beside(rows)))
                 if not math.isfinite(value):
@@ -202,12 +202,12 @@ def sweep(
 
 def find_learning_rate(
     module: nn.Module, train: SignalSource, train_targets: np.ndarray, problem: Problem, settings: FitSettings, *,
-    fs_hz: float, names: Sequence[str] | None = None, in_units: bool = False, device: str = "cpu",
+    fs_hz: float, names: Sequence[str] | None = None, in_units: bool = False, unit: str = "mV", device: str = "cpu",
     before_batch: Callable[[], None] | None = None, steps: int = STEPS,
 ) -> LrFinderResult:  # fmt: skip
     """Find a learning rate for a network and training part, as :func:`fit` does when no rate is given.
 
-    ``module`` is not touched. ``train_targets`` as the problem encodes them. in_units: as for :func:`fit`. Raises TrainingFailed when these cannot be
+    ``module`` is not touched. ``train_targets`` as the problem encodes them. in_units, unit: as for :func:`fit`. Raises TrainingFailed when these cannot be
     learned from.
     """
     if not (math.isfinite(fs_hz) and fs_hz > 0):
@@ -242,6 +242,7 @@ def find_learning_rate(
                 settings,
                 stage,
                 fs_hz=fs_hz,
+                augmentation=in_unit(settings.augmentation, units_per_mv(unit, feed, usable)),
                 before_batch=before_batch,
                 steps=steps,
             )

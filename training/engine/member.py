@@ -31,7 +31,7 @@ from training.engine.optim import build_optimiser, load_optimiser, optimiser_ten
 from training.engine.predict import outputs_of
 from training.engine.schedule import SCHEDULES
 from training.engine.seeding import derive
-from training.engine.settings import FitSettings
+from training.engine.settings import Augmentation, FitSettings
 from training.engine.source import Feed, epoch_order, largest_batch
 from training.engine.team import Exchange, Team, with_team_layers
 
@@ -57,15 +57,17 @@ def networks_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
 class Member:
     """A network of a run. Number 0 takes the run's seed; the others take seeds derived from it.
 
-    part: what it learns from and is judged on. targets: float32 ``(records, outputs)`` as the loss takes them.
+    part: what it learns from and is judged on. targets: float32 ``(records, outputs)`` as the loss takes them. augmentation:
+    amplitudes in the signals' unit.
     """
 
     def __init__(
         self, number: int, prefix: str, module: nn.Module, part: Part, targets: np.ndarray, loss: Loss, settings: FitSettings, feed: Feed,
-        shape: tuple[int, int], fs_hz: float, team: Team, autocast: bool, note: Callable[[str], None],
+        shape: tuple[int, int], fs_hz: float, augmentation: Augmentation, team: Team, autocast: bool, note: Callable[[str], None],
     ):  # fmt: skip
         self.number, self.prefix, self.part, self.targets = number, prefix, part, targets
         self.settings, self.feed, self.fs_hz, self.team, self.autocast = settings, feed, fs_hz, team, autocast
+        self.augmentation = augmentation
         self.seed = settings.seed if number == 0 else derive(settings.seed, "member", number)
         self.form = Form(module, feed.device, shape)
         self.exchange = Exchange(None if team.alone else team)
@@ -120,7 +122,7 @@ class Member:
         assert optimiser is not None
         targets = moved(self.targets[rows], device)
         generator = torch.Generator(device=device).manual_seed(derive(self.seed, "augment", epoch, number))
-        x, beside = augment(x, s.augmentation, self.fs_hz, generator), self.feed.beside(rows)
+        x, beside = augment(x, self.augmentation, self.fs_hz, generator), self.feed.beside(rows)
         if s.augmentation.mixup > 0:
             x, targets, beside = mixup(x, targets, s.augmentation.mixup, generator, beside)
         self.team.check_batch(len(x))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
 from modelhub.runtime.pieces import free_cached_memory, is_out_of_memory
 from training.engine import optim
+from training.engine.augment import in_unit, units_per_mv
 from training.engine.batches import Stopped, Undo, first_forward, interruptible, not_finite, told_of_memory
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore
@@ -55,7 +56,7 @@ class PretrainResult:
         and of contrastive learning ``accuracy`` (how often the right window was the likeliest) and ``chance`` (what
         guessing gives), of masked ``explained`` (the share of hidden signal that is told; predicting the mean gives 0).
     stopped_reason: ``finished``, ``cancelled`` or ``interrupted``. notes: sentences for the user. processes: how many learned
-        together. device: what they computed on.
+        together. device: what they computed on. units_per_mv: how much of the signals' unit stood for 1 mV in random changes.
     """
 
     state: State
@@ -66,6 +67,7 @@ class PretrainResult:
     notes: tuple[str, ...] = field(default=())
     processes: int = 1
     device: str = "cpu"
+    units_per_mv: float = 1.0
 
 
 def pretrain(
@@ -76,6 +78,7 @@ def pretrain(
     fs_hz: float,
     how: Method = CONTRASTIVE,
     held_back: SignalSource | None = None,
+    unit: str = "mV",
     callbacks: Sequence[Callback] = (),
     checkpoint_dir: Path | None = None,
     resume: bool = True,
@@ -85,8 +88,8 @@ def pretrain(
 
     module: of contrastive learning a network that takes signals of any length (``dynamic_length``), of masked one that
     pools features over time before its head; its weights are where learning starts.
-    source: float32 ``(records, leads, samples)`` in mV at ``fs_hz``, labelled or not; leave out the records that a later
-    evaluation will hold back. held_back: records to tell the loss on after each epoch; nothing is learned from or chosen by
+    source: float32 ``(records, leads, samples)`` at ``fs_hz``, labelled or not; leave out the records that a later
+    evaluation will hold back. unit: of them, as for :func:`training.engine.fit.fit`. held_back: records to tell the loss on after each epoch; nothing is learned from or chosen by
     them. Of the settings, epochs, batch size, rate (3e-3 where none is given), optimiser, schedule,
     augmentation, seed and threads are used. checkpoint_dir, resume: as for :func:`training.engine.fit.fit`. Under a launcher of
     several processes see :mod:`training.engine.team`.
@@ -118,7 +121,7 @@ def pretrain(
         held(waits_for, told.wait_for_accelerator), kept_random_state(), deterministic(settings.threads, place), kept_memory(), told_of_memory()
     ):  # fmt: skip
         with one_thread():
-            run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place)
+            run = _Pretraining(module, source, held_back, settings, fs_hz, how, told, place, unit)
         try:
             return run.train(checkpoint_dir, resume)
         finally:
@@ -130,7 +133,7 @@ class _Pretraining:
 
     def __init__(
         self, module: nn.Module, source: SignalSource, held_back: SignalSource | None, settings: FitSettings, fs_hz: float, how: Method,
-        callbacks: Callbacks, device: torch.device,
+        callbacks: Callbacks, device: torch.device, unit: str,
     ):  # fmt: skip
         self.settings, self.fs_hz, self.device, self.team = settings, fs_hz, device, Team()
         self.callbacks = callbacks if self.team.leads else Callbacks(())
@@ -138,6 +141,8 @@ class _Pretraining:
         self.exchange = Exchange(None if self.team.alone else self.team)
         self.rows, self.others = np.arange(len(source)), np.arange(len(source), len(source) + len(held_back or ()))
         self.feed = Feed(source if held_back is None else Joined((source, held_back)), device)
+        self.units_per_mv = units_per_mv(unit, self.feed, self.rows)
+        self.augmentation = in_unit(settings.augmentation, self.units_per_mv)
         self.rate, self.piece = settings.learning_rate or 3e-3, settings.batch_size
         module = copy.deepcopy(module).cpu()
         x = next(iter(self.feed.batches([self.rows[:2]])))
@@ -195,6 +200,7 @@ class _Pretraining:
             tuple(self.notes),
             self.team.size,
             str(self.device),
+            self.units_per_mv,
         )
 
     def _epoch(self, epoch: int) -> None:
@@ -282,7 +288,7 @@ class _Pretraining:
         for p in self.both.parameters():
             p.grad = None
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        views = self.objective.views(Batch(x, self.fs_hz, generator, self.settings.augmentation))
+        views = self.objective.views(Batch(x, self.fs_hz, generator, self.augmentation))
         own = tuple(view[share.rows] for view in views)
         loss, score = self.objective(self.net, own, share)
         part = len(own[0]) / share.n

@@ -24,7 +24,8 @@ class FitResult:
     validation_outputs: raw outputs of the best weights on validation, ``(records, outputs)``, in target units; when
         cross-fitted on the records of training and then of validation, each by the member that has not learned from it.
     members: how many networks were trained (an ensemble's). cross_fitted: whether each had validation records of its own.
-    processes: how many processes trained together. device: what they computed on.
+    processes: how many processes trained together. device: what they computed on. units_per_mv: how much of the signals' unit
+    stood for 1 mV in random changes.
     notes: sentences about what the run met that is a reason for care. facts: sentences about what it did as it is meant to.
     """
 
@@ -46,3 +47,4 @@ class FitResult:
     processes: int = 1
     device: str = "cpu"
     cross_fitted: bool = False
+    units_per_mv: float = 1.0

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ecgportal.errors import JobCancelled, TrainingFailed
+from training.engine.augment import in_unit, units_per_mv
 from training.engine.batches import Stopped, first_forward, interruptible, not_finite, while_asking
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
@@ -45,7 +46,7 @@ class Run:
 
     def __init__(
         self, module: nn.Module, data: Data, problem: Problem, settings: FitSettings, fs_hz: float, callbacks: Sequence[Callback], device: torch.device,
-        *, in_units: bool = False,
+        *, in_units: bool = False, unit: str = "mV",
     ):  # fmt: skip
         self.data, self.problem, self.settings, self.fs_hz, self.device = data, problem, settings, fs_hz, device
         self.team = Team()
@@ -58,6 +59,8 @@ class Run:
         self.notes += [sentence] if sentence else []
         self.monitor = Monitor(settings, self.monitor_name, len(data.judged))
         self.feed = Feed(data.source, device, module)
+        self.units_per_mv = units_per_mv(unit, self.feed, data.usable)
+        self.augmentation = in_unit(settings.augmentation, self.units_per_mv)
         self.plan = plan(settings)
         with one_thread():
             self._build(module, in_units)
@@ -85,8 +88,8 @@ class Run:
         self.autocast = s.mixed_precision and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.members = [
             Member(
-                number, prefix, own, data.parts[number], data.targets, self.loss, s, self.feed, shape, self.fs_hz, self.team, self.autocast,
-                self._note,
+                number, prefix, own, data.parts[number], data.targets, self.loss, s, self.feed, shape, self.fs_hz, self.augmentation, self.team,
+                self.autocast, self._note,
             )
             for number, (prefix, own) in enumerate(networks_of(module))
         ]  # fmt: skip
@@ -232,7 +235,7 @@ class Run:
         first = self.members[0]
         found = sweep(
             first.net, self.feed, self.data.targets, first.part.train, self.loss, self.settings, self.plan.name(1),
-            fs_hz=self.fs_hz, autocast=self.autocast, before_batch=self.stops.check, exchange=first.exchange,
+            fs_hz=self.fs_hz, augmentation=self.augmentation, autocast=self.autocast, before_batch=self.stops.check, exchange=first.exchange,
         )  # fmt: skip
         # Hosts that round differently may each find another.
         self.finder, self.rate = found.to_json(), float(self.team.text_by_first(repr(found.suggestion), self.device))
@@ -372,7 +375,7 @@ class Run:
             weights_hash=weights_hash(state), validation_outputs=self.best_outputs, lr_finder=self.finder,
             resumed_epoch=self.resumed_epoch, notes=tuple(dict.fromkeys(self.notes)),
             facts=tuple(dict.fromkeys(self.facts)), members=len(self.members),
-            cross_fitted=data.crossed, processes=self.team.size, device=str(self.device),
+            cross_fitted=data.crossed, processes=self.team.size, device=str(self.device), units_per_mv=self.units_per_mv,
         )  # fmt: skip
 
     # Small things

@@ -20,8 +20,8 @@ from training.engine.team import Share
 
 @dataclass(frozen=True)
 class Batch:
-    """x: float32 ``(records, leads, samples)`` in mV at ``fs_hz``. generator: where all that is random comes from, on the
-    device of ``x``. augmentation: None to leave the signals as they are, for judging."""
+    """x: float32 ``(records, leads, samples)`` at ``fs_hz``. generator: where all that is random comes from, on the
+    device of ``x``. augmentation: amplitudes in the unit of ``x``; None to leave the signals as they are, for judging."""
 
     x: Tensor
     fs_hz: float
