@@ -75,10 +75,15 @@ def run(context: JobContext) -> dict[str, Any]:
         context.progress(_PREPARED + (1 - _PREPARED) * done / _STEPS, f"Rate {done + 1} of {_STEPS}")
         done += 1
 
+    def waiting(first: bool) -> None:
+        context.progress(
+            _PREPARED, "Another training has this machine's accelerator; the finder waits until it has ended."
+        )
+
     found = find_learning_rate(
         module, JointView(stores, train), running.targets_of(row, train), get_problem(choices.task), choices.settings,
         fs_hz=contract.fs_hz, unit=contract.unit, names=contract.classes, in_units=loading.answers_in_units(contract, choices.base_version),
-        before_batch=before_batch, steps=_STEPS,
+        before_batch=before_batch, waiting=waiting, steps=_STEPS,
     )  # fmt: skip
     return found.to_json() | {"architecture": choices.architecture, "records": len(train)}
 

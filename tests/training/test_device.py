@@ -12,11 +12,14 @@ import torch
 
 from ecgportal.errors import JobCancelled, TrainingFailed
 from tests.training.fitting import Recorder, run
+from tests.training.tiny import FS_HZ, TinyNet, tiny_parts, tiny_settings
 from training import measuring
 from training.engine import device as device_module
+from training.engine import lr_finder
 from training.engine.callbacks import Callbacks
 from training.engine.device import held, resolve_device
 from training.live import Report
+from training.problems.registry import get_problem
 
 ROOT = Path(__file__).resolve().parents[2]
 # A device that needs no hardware and is not the processor.
@@ -82,6 +85,21 @@ def test_measuring_the_machine_waits_for_the_accelerator(other_run, monkeypatch)
 
     with pytest.raises(JobCancelled, match="so it waits"):
         measuring.run(SimpleNamespace(progress=progress))
+
+
+def test_the_rate_finder_asks_for_the_device_of_a_run_and_waits_for_it(other_run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lr_finder, "resolve_device", lambda name: asked.append(name) or ELSEWHERE)
+
+    def waiting(first):
+        raise JobCancelled("while it waited")
+
+    train, targets, *_ = tiny_parts()
+    with pytest.raises(JobCancelled, match="while it waited"):
+        lr_finder.find_learning_rate(
+            TinyNet(), train, targets, get_problem("multilabel"), tiny_settings(), fs_hz=FS_HZ, waiting=waiting
+        )
+    assert asked == ["auto"]
 
 
 def test_processors_are_shared_and_unknown_devices_refused(other_run):

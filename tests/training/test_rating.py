@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from types import SimpleNamespace
 
 import pytest
 
+from ecgportal.errors import JobCancelled
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.jobs.services import cancel
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
@@ -14,6 +16,7 @@ from tests.training.test_pages_runs import address, form_of, text_of
 from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
+from training import rating
 from training.models import Split, TrainingRun
 
 
@@ -39,6 +42,19 @@ def test_a_rate_is_found_by_rest_as_the_run_finds_it(ward):
     assert run.lr_finder["rates"] == found["rates"] and run.lr_finder["losses"] == pytest.approx(
         found["losses"], rel=1e-4
     )
+
+
+def test_a_wait_for_the_accelerator_is_the_jobs_progress(ward, monkeypatch):
+    monkeypatch.setattr("training.engine.lr_finder.find_learning_rate", lambda *args, waiting, **options: waiting(True))
+
+    def progress(share, message):
+        if "accelerator" in message:
+            raise JobCancelled(message)
+
+    Api(session=ward.user).post("training-runs/find-rate/", body_of(ward), status=202)
+    job = Job.objects.get()
+    with pytest.raises(JobCancelled, match="this machine's accelerator; the finder waits"):
+        rating.run(SimpleNamespace(job=job, payload=job.payload, progress=progress))
 
 
 def test_what_cannot_be_found_is_refused_beside_its_field(ward):

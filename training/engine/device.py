@@ -29,6 +29,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def computes_in_half(device: torch.device, wanted: bool) -> bool:
+    """Tell whether a training on the device uses bfloat16, where mixed precision is wanted."""
+    return wanted and device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
 def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return an array as a tensor on the device, without waiting for what an accelerator still has to do."""
     tensor = torch.from_numpy(array)

@@ -20,6 +20,7 @@ from training.engine import optim
 from training.engine.augment import augment, in_unit, units_per_mv
 from training.engine.batches import Stepper, told_of_memory
 from training.engine.data import as_targets
+from training.engine.device import computes_in_half, held, resolve_device
 from training.engine.member import networks_of
 from training.engine.memory import kept_memory
 from training.engine.network import Form, freeze_for, out_of_target_units, rate_factors, train_mode
@@ -202,17 +203,18 @@ def sweep(
 
 def find_learning_rate(
     module: nn.Module, train: SignalSource, train_targets: np.ndarray, problem: Problem, settings: FitSettings, *,
-    fs_hz: float, names: Sequence[str] | None = None, in_units: bool = False, unit: str = "mV", device: str = "cpu",
-    before_batch: Callable[[], None] | None = None, steps: int = STEPS,
+    fs_hz: float, names: Sequence[str] | None = None, in_units: bool = False, unit: str = "mV", device: str = "auto",
+    before_batch: Callable[[], None] | None = None, waiting: Callable[[bool], None] = lambda first: None, steps: int = STEPS,
 ) -> LrFinderResult:  # fmt: skip
     """Find a learning rate for a network and training part, as :func:`fit` does when no rate is given.
 
-    ``module`` is not touched. ``train_targets`` as the problem encodes them. in_units, unit: as for :func:`fit`. Raises TrainingFailed when these cannot be
+    ``module`` is not touched. ``train_targets`` as the problem encodes them. in_units, unit, device: as for
+    :func:`fit`. waiting: as for ``held``, while another run has the accelerator. Raises TrainingFailed when these cannot be
     learned from.
     """
     if not (math.isfinite(fs_hz) and fs_hz > 0):
         raise InvalidInput(f"The sampling rate must be a positive number of hertz, not {fs_hz}.")
-    place = torch.device(device)
+    place = resolve_device(device)
     targets = as_targets(train_targets, len(train), "training")
     problem.check_trainable(targets, [str(k) for k in range(targets.shape[1])] if names is None else names)
     centre, spread = np.zeros(targets.shape[1]), np.ones(targets.shape[1])
@@ -222,8 +224,10 @@ def find_learning_rate(
     usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
     # Of networks that answer together the first, as in a training.
     module = networks_of(module)[0][1]
-    feed = Feed(train, place, module)
-    with kept_random_state(), deterministic(settings.threads, place), kept_memory():
+    with (
+        held(place, waiting), kept_random_state(), deterministic(settings.threads, place), kept_memory(), told_of_memory()
+    ):  # fmt: skip
+        feed = Feed(train, place, module)
         first = next(iter(feed.batches([usable[:1]])))
         form = Form(module, place, (first.shape[1], first.shape[2]))
         if in_units and problem.standardise:
@@ -232,20 +236,11 @@ def find_learning_rate(
             targets[usable], LossOptions(settings.class_weights, settings.focal_gamma, settings.label_smoothing)
         )
         stage = "head" if settings.mode in ("head", "head_then_full") else settings.mode
-        with told_of_memory():
-            return sweep(
-                form.net,
-                feed,
-                targets,
-                usable,
-                loss,
-                settings,
-                stage,
-                fs_hz=fs_hz,
-                augmentation=in_unit(settings.augmentation, units_per_mv(unit, feed, usable)),
-                before_batch=before_batch,
-                steps=steps,
-            )
+        return sweep(
+            form.net, feed, targets, usable, loss, settings, stage, fs_hz=fs_hz,
+            augmentation=in_unit(settings.augmentation, units_per_mv(unit, feed, usable)),
+            autocast=computes_in_half(place, settings.mixed_precision), before_batch=before_batch, steps=steps,
+        )  # fmt: skip
 
 
 def _orders(usable: np.ndarray, settings: FitSettings, steps: int) -> list[np.ndarray]:

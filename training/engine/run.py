@@ -21,6 +21,7 @@ from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
 from training.engine.companion import companion_of
 from training.engine.data import Data
+from training.engine.device import computes_in_half
 from training.engine.lr_finder import sweep
 from training.engine.member import Member, networks_of
 from training.engine.monitor import Monitor, choose_monitor, headline, metrics_over_parts
@@ -85,7 +86,7 @@ class Run:
         self.loss = self.problem.loss(
             data.targets[data.usable], LossOptions(s.class_weights, s.focal_gamma, s.label_smoothing)
         )
-        self.autocast = s.mixed_precision and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.autocast = computes_in_half(self.device, s.mixed_precision)
         self.members = [
             Member(
                 number, prefix, own, data.parts[number], data.targets, self.loss, s, self.feed, shape, self.fs_hz, self.augmentation, self.team,
