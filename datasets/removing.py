@@ -18,6 +18,7 @@ from ecgportal import storage
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs.models import Job
+from ecgportal.projects import access
 
 MAX_DECIDED = 2000
 _FORGOTTEN = "(deleted)"
@@ -129,6 +130,7 @@ def twins_decide(*, actor: Any, dataset: Dataset, drop: Iterable[Any] = (), keep
     if any(group <= dropped for group in groups):
         raise InvalidInput("Every record of one signal would be dropped.", fields={"drop": "Keep one of each."})
     if strange := (dropped | kept) - set().union(*groups):
+        access.note_hidden(Record, actor, pk__in=strange)
         raise InvalidInput(
             f"{len(strange)} of the records hold no signal that another one holds, too.",
             fields={"drop": "Name records of the list of duplicates."},

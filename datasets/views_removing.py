@@ -15,6 +15,7 @@ from datasets.models import Record, Subject
 from datasets.uses import runs_using
 from datasets.views import DatasetView
 from ecgportal.errors import PortalError
+from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
 
@@ -34,7 +35,11 @@ class TwinsView(DatasetView):
         """Take the choices: ``choice-<record>`` names the group by its first record; ``all`` or the one record to keep."""
         drop: set[uuid.UUID] = set()
         keep: set[uuid.UUID] = set()
-        for group in twins.holding(self.object, _chosen(request)):
+        chosen = _chosen(request)
+        groups = twins.holding(self.object, chosen)
+        if strange := set(chosen).difference(*(group.records for group in groups)):
+            access.note_asked(Record, *strange)
+        for group in groups:
             ids = set(group.records)
             choice = request.POST.get(f"choice-{group.records[0]}", "")
             if choice == "all":

@@ -131,6 +131,7 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectView
         form.is_valid(raise_exception=True)
         version = model.versions.filter(pk=form.validated_data["version"]).select_related("model__project").first()
         if version is None:
+            access.note_hidden(ModelVersion, request.user, pk=form.validated_data["version"])
             raise InvalidInput("This model has no such version.", fields={"version": "A version of this model."})
         services.alias_set(actor=request.user, model=model, name=name, version=version)
         return Response(self.get_serializer(self.get_object()).data)

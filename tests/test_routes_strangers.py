@@ -6,7 +6,10 @@ import inspect
 import json
 import re
 import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -14,7 +17,9 @@ from django import forms
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
+from django.urls import reverse
 from django_filters.rest_framework import UUIDFilter
+from rest_framework import serializers
 
 from datasets.models import Dataset, Ingest, LabelMap, Record
 from ecgportal.api.viewsets import ByIdFilterBackend, related_model
@@ -24,7 +29,7 @@ from ecgportal.projects.models import Project
 from modelhub.models import Exchange, Model, ModelVersion, PredictionRun
 from tests import factories
 from tests.route_table import API_MODELS, Route, expected, required, routes
-from tests.route_world import answered, bare, body_of, known
+from tests.route_world import answered, bare, body_of, known, takes
 from tests.route_world import client_factory as client_factory  # a fixture
 from tests.route_world import world as world  # a fixture
 from training import rating
@@ -90,18 +95,11 @@ def test_a_list_by_a_foreign_id_is_empty_and_leaves_an_event_in_that_projects_tr
     ]
     client, wrong = client_factory(stranger), []
     for address, row, model in asked:
-        found = {}
-        for pk in (str(row.pk), str(uuid.uuid4())):
-            before = AuditEvent.objects.aggregate(last=Max("id"))["last"] or 0
-            with transaction.atomic():
-                answer = answered(client, "get", address + pk, "")
-                events = AuditEvent.objects.filter(id__gt=before).values_list(
-                    "action", "actor_id", "project_id", "object_id"
-                )
-                found[pk] = (answer.status_code, bare(answer.content.decode().replace(pk, "")), list(events))
-                transaction.set_rollback(True)
-        (status, text, told), nothing = found.values()
-        if told != [("access.hidden", stranger.pk, world.own.pk, str(row.pk))] or (status, text, []) != nothing:
+        found = [
+            watched(partial(answered, client, "get", address + pk, ""), [pk]) for pk in (str(row.pk), str(uuid.uuid4()))
+        ]
+        ((status, text), told), nothing = found
+        if told != [(stranger.pk, world.own.pk, str(row.pk))] or ((status, text), []) != nothing:
             wrong.append(f"{address} ({model.__name__}): {status}, {told}")
         if status != (404 if "from=" in address else 200):
             wrong.append(f"{address} ({model.__name__}): {status}")
@@ -115,6 +113,10 @@ CHOICES = {
     "dataset": Dataset, "datasets": Dataset, "other": Dataset, "version": ModelVersion, "base_version": ModelVersion,
     "label_map": LabelMap, "map": LabelMap,
 }  # fmt: skip
+
+
+# What a body calls rows of other kinds.
+NAMED = {"project": Project, "record": Record, "records": Record, "drop": Record, "keep": Record}
 
 
 def test_a_form_that_names_a_foreign_row_is_refused_and_leaves_an_event_in_that_projects_trail(
@@ -163,20 +165,23 @@ def has_forms(route: Route) -> bool:
 
 
 def sent(client, way: str, address: str, values: dict[str, str]) -> tuple[tuple[int, str], list[tuple]]:
-    """Send ids in the address and in the body; return the answer without them and the events of what was hidden."""
-    before = AuditEvent.objects.aggregate(last=Max("id"))["last"] or 0
+    """Send ids in the address and in the body; what comes back is that of ``watched``."""
     # What the last page left to be said on the next one.
     client.cookies.pop("messages", None)
+    there = f"{address}?{urlencode(values)}"
+    return watched(lambda: client.post(there, values) if way == "post" else client.get(there), values.values())
+
+
+def watched(ask: Callable[[], Any], ids: Iterable[str]) -> tuple[tuple[int, str], list[tuple]]:
+    """Ask, and take back what it changed; return the answer without the ids and the events of what was hidden."""
+    before = AuditEvent.objects.aggregate(last=Max("id"))["last"] or 0
     with transaction.atomic():
-        there = f"{address}?{urlencode(values)}"
-        answer = client.post(there, values) if way == "post" else client.get(there)
+        answer = ask()
         events = AuditEvent.objects.filter(id__gt=before, action="access.hidden")
         told = list(events.values_list("actor_id", "project_id", "object_id"))
         transaction.set_rollback(True)
-    text = bare(
-        b"".join(answer).decode(errors="replace") if answer.streaming else answer.content.decode(errors="replace")
-    )
-    for value in values.values():
+    text = bare((b"".join(answer) if answer.streaming else answer.content).decode(errors="replace"))
+    for value in ids:
         text = text.replace(value, "")
     return (answer.status_code, text), told
 
@@ -189,6 +194,7 @@ def rows_of_sibling(world) -> dict[type, object]:
     dataset = factories.make_dataset(world.sibling)
     return {
         Dataset: dataset,
+        Record: factories.make_record(dataset),
         LabelMap: factories.make_label_map(world.sibling),
         ModelVersion: version,
         Project: world.sibling,
@@ -235,3 +241,46 @@ def test_an_address_that_names_a_foreign_row_beside_its_own_leaves_an_event_in_t
         answer, events = sent(client, way, address, {name: str(foreign[model].pk), **more})
         assert events == [(user.pk, world.sibling.pk, str(foreign[model].pk))], f"{way} {address} {name}: {events}"
         assert (answer, []) == sent(client, way, address, {name: str(uuid.uuid4()), **more}), f"{way} {address} {name}"
+    choice = {f"choice-{foreign[Record].pk}": "all"}
+    _, events = sent(client, "post", reverse("datasets:twins", args=[rows[Dataset].pk]), choice)
+    assert events == [(user.pk, world.sibling.pk, str(foreign[Record].pk))]
+
+
+def test_a_body_of_rest_that_names_a_foreign_row_leaves_an_event_in_that_projects_trail(world, client_factory):
+    """By every id of a row that the OpenAPI document says a call takes; for an id of nothing the answer is the same."""
+    user, wrong, checked = world.users["owner"], [], 0
+    client, foreign = client_factory(user), rows_of_sibling(world)
+    for route in routes():
+        for method, kind, _, model in required(route) if route.pattern.startswith("api/") else ():
+            if method not in ("post", "put", "patch") or "administrator" in kind:
+                continue
+            address = world.address(route, model or API_MODELS.get(route.name.rpartition("-")[0]))
+            for name, is_list in ids_taken(route.callback.cls, route.callback.actions.get(method, "")):
+                row, body = foreign[NAMED.get(name) or CHOICES[name]], known(route, method, body_of(route, kind, world))
+                if "basis" in body:
+                    body["basis"] = "model"
+                # What a call takes in its place.
+                if name in ("datasets", "project"):
+                    body.pop("dataset", None)
+                found = []
+                for pk in (str(row.pk), str(uuid.uuid4())):
+                    text = json.dumps(body | {name: [pk] if is_list else pk})
+                    ask = partial(answered, client, method, address, text)
+                    found.append(watched(ask, [pk]))
+                checked += 1
+                (answer, told), nothing = found
+                if told != [(user.pk, world.sibling.pk, str(row.pk))] or (answer, []) != nothing:
+                    wrong.append(f"{method.upper()} {route.pattern} ({name}): {answer}, {told}; of nothing {nothing}")
+    assert not wrong, "\n".join(wrong)
+    assert checked > 35
+
+
+def ids_taken(cls: type, action: str) -> list[tuple[str, bool]]:
+    """Return the fields of an action's body that take the id of a row, and whether it is a list of them."""
+    stated = takes(cls, action) if action else None
+    if not (isinstance(stated, type) and issubclass(stated, serializers.BaseSerializer)):
+        return []
+    fields = {name: field for name, field in stated().fields.items() if not field.read_only}
+    found = [(name, False) for name, field in fields.items() if isinstance(field, serializers.UUIDField)]
+    lists = [name for name, field in fields.items() if isinstance(field, serializers.ListField)]
+    return found + [(name, True) for name in lists if isinstance(fields[name].child, serializers.UUIDField)]
