@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ecgportal import storage
 from ecgportal.errors import JobCancelled
 from ecgportal.jobs.context import JobContext
+from modelhub.architectures.catalog import is_computed
 from training import running
 from training.engine.settings import FitSettings
 from training.forecast import Point, forecast
@@ -87,10 +89,15 @@ def _train_part(
     crew: Crew,
 ) -> None:  # fmt: skip
     by_part, networks = data.by_part(1), int(row.manifest.get("networks", 1))
-    settings = FitSettings.from_dict({**row.settings, "seed": row.settings["seed"] + repeat, "members": networks})
+    settings = FitSettings.from_dict({**row.settings, "seed": row.settings["seed"] + repeat})
+    folds = networks
+    if is_computed(row.architecture, row.mode):
+        # It is one model, of as many folds as in the run.
+        folds = settings.n_members(len(by_part["train"]) + len(by_part["validation"]))
+    settings = replace(settings, members=folds)
     grown = {"train": part_of(by_part["train"], share, settings.seed)}
-    if networks > 1:
-        # An ensemble that is cross-fitted learns from the validation records, too, so these grow alike.
+    if folds > 1:
+        # What is cross-fitted learns from the validation records, too, so these grow alike.
         grown["validation"] = part_of(by_part["validation"], share, settings.seed)
     learned = [item for items in grown.values() for item in items]
     choices = {
@@ -120,7 +127,7 @@ def _train_part(
     seen = by_part | grown
     result = train_trial(
         trial, row, contract, row.base_version, settings, data.stores, seen, lambda items: running.targets_of(row, items),
-        Follow(context, progress), crew, groups=running.groups_of(row, seen) if networks > 1 else None,
+        Follow(context, progress), crew, groups=running.groups_of(row, seen),
     )  # fmt: skip
     if result is not None:
         from modelhub import loading

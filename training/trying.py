@@ -78,7 +78,7 @@ def is_lower_better(task: str) -> bool:
 def train_trial(
     trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
     by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], follow: Follow, crew: Crew,
-    groups: tuple[list[Any], list[Any]] | None = None,
+    groups: tuple[list[Any], list[Any]],
 ) -> FitResult | None:  # fmt: skip
     """Train one trial and note how it went; None when this network cannot be trained so. JobInterrupted and JobCancelled
     leave the trial to be gone on with. groups: as for ``fit``."""

@@ -260,6 +260,15 @@ def test_the_learning_curve_of_an_ensemble_is_that_of_ensembles(ward):
     assert trials[-1].score == pytest.approx(run.report.report["auroc_macro"]["value"], abs=1e-6)
 
 
+def test_the_learning_curve_of_the_linear_model_ends_where_its_run_did(ward):
+    run = ward.train(architecture="linear", settings={**FAST, "members": 2}, recipe=SHORT)
+    study = learning_curve_start(actor=ward.user, run=run)
+    work_off()
+    *_, whole = study.trials.all()
+    assert whole.choices["records"] == run.manifest["records"]["train"] + run.manifest["records"]["validation"]
+    assert whole.score == pytest.approx(run.report.report["auroc_macro"]["value"], abs=1e-6)
+
+
 def test_the_pages_of_both_grow_and_tell(ward, small, client):
     client.force_login(ward.user)
     run = search(ward)
