@@ -20,8 +20,10 @@ from training.costs import seconds_per_epoch
 from training.engine.settings import FitSettings, too_many_to_compute
 from training.live import add_warnings, duration
 from training.models import EpochMetrics, Mode, Study, StudyKind, TrainingRun, Trial, TrialState
+from training.problems.registry import get_problem
 from training.running import CHOSEN, Member, Prepared
 from training.selectors import start_title
+from training.targets import Labelled
 from training.trying import Follow, folder_of, headline, next_trial, note_score, result_of, train_trial
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
         direction="maximize", sampler=sampler(row.settings["seed"], 0),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_FIRST_RUNG, reduction_factor=_FACTOR, bootstrap_count=0),
     )  # fmt: skip
-    space = _distributions(offered)
+    space = _space(row, by_part, offered)
     ended = list(study.trials.exclude(state=TrialState.RUNNING))  # type: ignore[attr-defined]
     spent = sum(trial.seconds for trial in ended)
     for trial in ended:
@@ -121,7 +123,8 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
     for name in offered:
         # Each start is tried once with the defaults before the sampler mixes.
         if not any(trial.choices["start"] == name for trial in [*ended, *([begun] if begun else [])]):
-            tries.enqueue_trial({"start": name, "learning_rate": 3e-3, "weight_decay": 0.01, "augmentation": "default", "class_weights": "none"})  # fmt: skip
+            usual = {"start": name, "learning_rate": 3e-3, "weight_decay": 0.01, "augmentation": "default", "class_weights": "none"}  # fmt: skip
+            tries.enqueue_trial({key: value for key, value in usual.items() if key in space})
     while spent < budget_s or not _best(study):
         if len(ended) >= 500:
             break
@@ -168,6 +171,18 @@ def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
     return TPESampler(seed=derive(seed, "trial", number) % 2**32, n_startup_trials=8)
 
 
+def _space(
+    row: TrainingRun, by_part: dict[str, list[Labelled]], offered: list[str]
+) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Return what is sampled. Class weights only where trials are not compared by the loss, which these change."""
+    from training.engine.monitor import choose_monitor
+
+    problem, truth = get_problem(row.task), running.targets_of(row, by_part["validation"])
+    monitor, _ = choose_monitor(FitSettings.from_dict(row.settings), problem, truth, problem.output_names(row.classes))
+    space = _distributions(offered)
+    return {name: own for name, own in space.items() if name != "class_weights" or monitor != "loss"}
+
+
 def _distributions(offered: list[str]) -> dict[str, optuna.distributions.BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -183,7 +198,7 @@ def _tell_again(tries: optuna.Study, trial: Trial, space: dict[str, Any]) -> Non
     from optuna.trial import TrialState as State
     from optuna.trial import create_trial
 
-    if trial.choices["start"] not in space["start"].choices:
+    if trial.choices["start"] not in space["start"].choices or space.keys() - trial.choices.keys():
         return
     states = {TrialState.DONE: State.COMPLETE, TrialState.FAILED: State.FAIL}
     state = states.get(TrialState(trial.state), State.PRUNED)
@@ -191,7 +206,7 @@ def _tell_again(tries: optuna.Study, trial: Trial, space: dict[str, Any]) -> Non
         state = State.FAIL
     tries.add_trial(
         create_trial(
-            state=state, params=trial.choices, distributions=space, value=trial.scores[-1] if state == State.COMPLETE else None,
+            state=state, params={name: trial.choices[name] for name in space}, distributions=space, value=trial.scores[-1] if state == State.COMPLETE else None,
             intermediate_values={} if state == State.FAIL else dict(enumerate(trial.scores, start=1)),
         )
     )  # fmt: skip

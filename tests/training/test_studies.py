@@ -186,6 +186,25 @@ def test_an_interrupted_search_goes_on_with_what_it_would_have_tried():
         assert proposed(before, 2) == whole[done : done + 2]
 
 
+def test_class_weights_are_tried_only_where_the_loss_that_they_change_does_not_compare(ward):
+    import optuna
+
+    from training.choices import records_of
+
+    run = ward.start(architecture=None, search={"minutes": 5}, settings=FAST)
+    by_part = {"validation": records_of(run)}
+    assert "class_weights" in searching._space(run, by_part, ["net1d_s"])
+    run.settings["monitor"] = "loss"
+    space = searching._space(run, by_part, ["net1d_s"])
+    assert set(space) == {"start", "learning_rate", "weight_decay", "augmentation"}
+    # What an earlier search tried is told to the sampler all the same.
+    tries = optuna.create_study(direction="maximize")
+    searching._tell_again(tries, Trial(choices=NETWORK, state=TrialState.DONE, scores=[-0.5]), space)
+    assert tries.best_value == -0.5
+    kept = {name: NETWORK[name] for name in space}
+    assert searching.settings_of(Study.objects.get(run=run), kept).class_weights == run.settings["class_weights"]
+
+
 def test_a_cancelled_search_keeps_its_trials_and_is_resumed_as_a_search(ward, small):
     run = ward.start(architecture=None, search={"minutes": 5}, settings=FAST)
     cancel(actor=ward.user, job=run.job)
