@@ -23,7 +23,7 @@ from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
 from training.choices import FEWEST_RECORDS, LIMB_LEADS, Choices, check_data, check_search, choose, too_few_patients
 from training.costs import Cost, cost_of
-from training.engine.settings import too_many_to_compute
+from training.engine.settings import MOST_COMPUTED, too_many_to_compute
 from training.lineage import seen_by
 from training.models import PARTS, TrainingRun
 from training.problems.base import counted, listed
@@ -114,7 +114,7 @@ def check(**asked: Any) -> Checked:
     if budget:
         found.add(
             "info", "search",
-            f"Networks and settings are tried for {budget['minutes']:g} minutes on the development part alone; the time of the "
+            f"Networks and settings, and the linear model of at most {MOST_COMPUTED:,} records, are tried for {budget['minutes']:g} minutes on the development part alone; the time of the "
             "winner's training comes on top, and may be another than that of the default network.",
         )  # fmt: skip
     return found
@@ -349,7 +349,7 @@ def _computed(found: Checked, n_train: int, n_validation: int) -> None:
     found.add(
         "info", "computed",
         "This model is computed in one pass: epochs, batches, rates, schedules and augmentations have no effect. What is asked for as "
-        "the number of networks is the number of folds that it is judged on.", "architecture",
+        "the number of networks is the number of folds that it is judged on; with one, the validation part judges it.", "architecture",
     )  # fmt: skip
 
 
