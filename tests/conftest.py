@@ -75,6 +75,15 @@ def pytest_unconfigure(config):
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture
+def own_home(settings, tmp_path):
+    """A home of the test's own, without what earlier tests left: for tests that search or copy all of it."""
+    home = tmp_path / "portal" / "main"
+    home.mkdir(parents=True)
+    settings.PORTAL_HOME, settings.MEDIA_ROOT = home, home / "blobs"
+    return home
+
+
 def _sweep_homes_of_killed_runs():
     """Stop the servers and remove the folders of test runs whose process is gone."""
     from ecgportal.embedded_pg import EmbeddedServer

@@ -91,8 +91,7 @@ GOOD = pair("good")
 
 
 @pytest.fixture
-def desk(owner: Api, settings, tmp_path) -> Desk:
-    settings.PORTAL_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "blobs"
+def desk(owner: Api, own_home) -> Desk:
     return Desk(owner)
 
 
@@ -319,8 +318,7 @@ def test_a_failure_in_the_middle_leaves_nothing(desk: Desk, monkeypatch):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_uploads_of_the_same_file_at_once(owner: Api, settings, tmp_path):
-    settings.PORTAL_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "blobs"
+def test_two_uploads_of_the_same_file_at_once(owner: Api, own_home):
     desk = Desk(owner)
     many = {**GOOD, **pair("second", 2), **pair("third", 3)}
     answers = [desk.begin(("same.zip", zip_of(many))) for _ in range(3)]

@@ -35,8 +35,7 @@ def done(api: Api, answer: dict) -> dict:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_export_names_a_person(few_threads, settings, tmp_path):
-    settings.PORTAL_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "blobs"
+def test_no_export_names_a_person(few_threads, own_home):
     sync_label_maps()
     api = signed_in("olga")
     project = api.post("projects/", {"name": "Ward study"})["id"]

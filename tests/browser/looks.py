@@ -28,6 +28,7 @@ _GROUND = """(theme) => [...document.querySelectorAll(".js-plotly-plot")].every(
   probe.remove();
   return (r + g + b < 384) === (theme === "dark");
 })"""
+_CONTRAST = "color-contrast"
 _FITS = "() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 # After a key was pressed, focus given by script shows as focus from the keyboard.
 _UNSEEN_FOCUS = """() => {
@@ -95,9 +96,16 @@ def headings(page: Page) -> list[str]:
     return [] if count == 1 else [f"{count} h1"]
 
 
-def accessibility(page: Page, only: str = "") -> list[str]:
-    """Return axe's violations in the page and in its frames; ``only``: of one rule."""
-    options = {"resultTypes": ["violations"], "preload": False} | ({"runOnly": [only]} if only else {})
+def accessibility(page: Page, *, contrast: str = "too") -> list[str]:
+    """Return axe's violations in the page and in its frames.
+
+    contrast: ``too``, ``only`` or ``not``. This rule takes as long as all others together.
+    """
+    options: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
+    if contrast == "only":
+        options["runOnly"] = [_CONTRAST]
+    elif contrast == "not":
+        options["rules"] = {_CONTRAST: {"enabled": False}}
     for each in (page.main_frame, *dash_frames(page)):
         if not each.evaluate("'axe' in window"):
             each.evaluate(_axe_script())

@@ -63,7 +63,7 @@ def take_in(project, files: dict[str, bytes], **options):
 
 
 @needs_shared
-def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_commit_callbacks):
+def test_planted_identifiers_are_nowhere(db, own_home, caplog, capfd, django_capture_on_commit_callbacks):
     files = {
         **planted_wfdb(),
         "a.dcm": planted_dicom(),
@@ -97,9 +97,8 @@ def test_planted_identifiers_are_nowhere(db, caplog, capfd, django_capture_on_co
     }  # fmt: skip
 
 
-def test_the_search_finds_what_a_project_keeps(db, settings, tmp_path):
+def test_the_search_finds_what_a_project_keeps(db, own_home):
     """Else it would prove nothing where it finds nothing."""
-    settings.PORTAL_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "blobs"
     name = f"{NAME}_{FIRST}"
     header = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, name)
     header[f"{name}.hea"] += f"#{NUMBER}\n".encode()
@@ -116,7 +115,7 @@ def test_the_search_finds_what_a_project_keeps(db, settings, tmp_path):
     assert hits(unpacked(zip_of({"a.txt": b"born 11-APR-1937"}))) == ["11-Apr-1937"]
 
 
-def test_words_beside_bare_numbers_are_nowhere(db, caplog, django_capture_on_commit_callbacks):
+def test_words_beside_bare_numbers_are_nowhere(db, own_home, caplog, django_capture_on_commit_callbacks):
     with django_capture_on_commit_callbacks(execute=True):
         _, ingest = take_in(make_project(), planted_arrays(), fs_hz=500.0, unit="mV", lead_order=list(ecg.LEADS_12))
     told = dict(ingest.items.values_list("name", "message"))
@@ -127,7 +126,7 @@ def test_words_beside_bare_numbers_are_nowhere(db, caplog, django_capture_on_com
     assert not hits(caplog.text.encode())
 
 
-def test_names_in_capitals_are_nowhere_and_in_no_export(db, caplog, capfd, django_capture_on_commit_callbacks):
+def test_names_in_capitals_are_nowhere_and_in_no_export(db, own_home, caplog, capfd, django_capture_on_commit_callbacks):
     """Names as devices write them, in file names and texts of files that have no identifying field of their own."""
     stem = f"{NAME}_{FIRST}_1937".upper()
     pair = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, stem)
@@ -164,7 +163,7 @@ def test_names_in_capitals_are_nowhere_and_in_no_export(db, caplog, capfd, djang
         assert not hits(str(answer.headers).encode())
 
 
-def test_the_name_in_a_file_that_waits_for_answers_is_in_no_message(db, caplog):
+def test_the_name_in_a_file_that_waits_for_answers_is_in_no_message(db, own_home, caplog):
     dataset, ingest = take_in(make_project(), {"h.ecg": planted_contec()})
     (item,) = ingest.items.all()
     assert item.code == "needs_answer" and set(item.asks) == {"fs_hz", "unit", "lead_order"}
@@ -177,7 +176,7 @@ def test_the_name_in_a_file_that_waits_for_answers_is_in_no_message(db, caplog):
 
 
 @needs_shared
-def test_a_person_in_a_file_name_is_nowhere(db, caplog, capfd, django_capture_on_commit_callbacks):
+def test_a_person_in_a_file_name_is_nowhere(db, own_home, caplog, capfd, django_capture_on_commit_callbacks):
     """The name of the person may be what a file is called, a folder, an archive, or a table's cell."""
     stem = f"{NAME}_{FIRST}"
     pair = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, f"{NAME}, {FIRST}/{stem}")

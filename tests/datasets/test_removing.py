@@ -122,7 +122,7 @@ class TestPerson:
         return {record.key: record for record in Record.objects.filter(dataset=dataset)}
 
     @pytest.mark.parametrize("keeps", [False, True])
-    def test_everything_goes(self, team, dataset, keeps, django_capture_on_commit_callbacks):
+    def test_everything_goes(self, own_home, team, dataset, keeps, django_capture_on_commit_callbacks):
         dataset.project.keeps_identifiers = keeps
         dataset.project.save()
         with django_capture_on_commit_callbacks(execute=True):

@@ -232,12 +232,12 @@ def other_database():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_portal_is_backed_up_and_restored(tmp_path, folder, other_database, monkeypatch):
+def test_a_portal_is_backed_up_and_restored(own_home, tmp_path, folder, other_database, monkeypatch):
     owner = factories.make_user("owner")
     factories.make_project({owner: Role.OWNER}, name="Ward study")
     exchange_save(actor=owner, name="Server", url="https://example.org/", password="a secret word")
     # A whole command as an operator types it, whose job is done by a process that names the job.
-    here = _environment(connection.settings_dict["NAME"])
+    here = _environment(connection.settings_dict["NAME"], own_home.parent)
     arguments = ["--project", "Ward study", "--dataset", "Ward", "--as-user", "owner", "--json"]
     taken = _shell(here, "import_folder", folder / "ecgs" / "study", *arguments)
     assert taken.returncode == 0 and json.loads(taken.stdout)["accepted"] == 16, taken.stderr
