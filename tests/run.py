@@ -45,6 +45,8 @@ def main() -> None:
         arguments = ["-m", "not slow", *arguments]
     if (processes := os.environ.get("PORTAL_TEST_PROCESSES", str(min(os.cpu_count() or 1, 4) + 1))) != "0":
         arguments = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
+    # Else each process that a test starts would compile the portal anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 

@@ -126,7 +126,9 @@ def test_words_beside_bare_numbers_are_nowhere(db, own_home, caplog, django_capt
     assert not hits(caplog.text.encode())
 
 
-def test_names_in_capitals_are_nowhere_and_in_no_export(db, own_home, caplog, capfd, django_capture_on_commit_callbacks):
+def test_names_in_capitals_are_nowhere_and_in_no_export(
+    db, own_home, caplog, capfd, django_capture_on_commit_callbacks
+):
     """Names as devices write them, in file names and texts of files that have no identifying field of their own."""
     stem = f"{NAME}_{FIRST}_1937".upper()
     pair = wfdb_pair(simulate("SNR", 3, fs_hz=250).record, stem)

@@ -84,6 +84,13 @@ def test_everything_that_is_copied_is_there_and_not_ignored(instructions):
     assert packages <= copied
 
 
+def test_what_is_copied_is_compiled_since_nothing_is_written_later(instructions):
+    assert "PYTHONDONTWRITEBYTECODE=1" in last(instructions, "ENV")
+    steps = [f"{name} {value}" for name, value in instructions]
+    (compiled,) = (n for n, step in enumerate(steps) if step == "RUN python -m compileall -q .")
+    assert compiled > max(n for n, step in enumerate(steps) if step.startswith("COPY"))
+
+
 def test_context_holds_neither_data_nor_secrets():
     lines = [line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     assert lines[0] == "*", "everything is left out that is not named"
