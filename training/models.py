@@ -258,7 +258,11 @@ class TrialState(models.TextChoices):
 
 
 class Trial(models.Model):
-    """One training of a study. score: the headline metric with its 95 % interval; scores: by epoch, of a search."""
+    """One training of a study. score: the headline metric with its 95 % interval; scores: by epoch, of a search.
+
+    Where a search compares a network as it answers beside the linear model, ``score`` is that of both, ``alone`` the network's
+    own, and ``goodness`` what both reach by the metric of ``scores``, the higher the better.
+    """
 
     study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="trials")
     number = models.PositiveSmallIntegerField()
@@ -268,6 +272,8 @@ class Trial(models.Model):
     low = models.FloatField(null=True)
     high = models.FloatField(null=True)
     scores = models.JSONField(default=list)
+    alone = models.FloatField(null=True)
+    goodness = models.FloatField(null=True)
     seconds = models.FloatField(default=0.0)
     note = models.CharField(max_length=300, blank=True, default="")
 
@@ -278,6 +284,9 @@ class Trial(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["study", "number"], name="trial_once"),
             models.CheckConstraint(condition=models.Q(state__in=TrialState.values), name="trial_state_known"),
+            models.CheckConstraint(
+                condition=models.Q(alone__isnull=True) | models.Q(goodness__isnull=False), name="trial_alone_or_beside"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -231,6 +231,16 @@ def _cross_fitted(row: TrainingRun, settings: FitSettings, data: Prepared) -> in
     return settings.n_members(len(parts["train"]) + len(parts["validation"]))
 
 
+def gains_companion(row: TrainingRun, data: Prepared) -> bool:
+    """Tell whether a linear companion is fitted beside the networks of a run; one that a base model brings does not count."""
+    from training.engine.companion import MOST_RECORDS
+
+    parts = data.by_part(1)
+    networks = _cross_fitted(row, FitSettings.from_dict(row.settings), data)
+    is_planned = contract_of(row, data.recipe, networks).config.get("companion", False)
+    return row.base_version is None and is_planned and len(parts["train"]) + len(parts["validation"]) <= MOST_RECORDS
+
+
 def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelContract:
     """Return the contract of what a run produces, without thresholds. networks: how many the engine trains as one."""
     config: dict[str, Any] = {"members": networks} if networks > 1 else {}

@@ -1,8 +1,14 @@
 """Choose for me: for a budget of minutes networks, modes and settings are tried on the development part by successive
-halving; the winner is trained in full and judged once on the test part."""
+halving; the winner is trained in full and judged once on the test part.
+
+The linear model of fixed features is tried first. A network that is trained in full beside a linear companion is compared with
+others, and shown, by what it answers beside that model. What is proposed next, and what is stopped early, is decided among
+networks by what they answer alone.
+"""
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import replace
 from time import monotonic
@@ -10,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecgportal import storage
 from ecgportal.errors import JobCancelled
-from ecgportal.jobs.context import JobContext
+from ecgportal.jobs.context import JobContext, JobInterrupted
 from modelhub import loading
 from modelhub.architectures.catalog import catalog, is_computed
 from modelhub.contract import ModelContract
@@ -24,9 +30,10 @@ from training.problems.registry import get_problem
 from training.running import CHOSEN, Member, Prepared
 from training.selectors import start_title
 from training.targets import Labelled
-from training.trying import Follow, folder_of, headline, next_trial, note_score, result_of, train_trial
+from training.trying import Follow, folder_of, headline, next_trial, note_beside, note_score, result_of, train_trial
 
 if TYPE_CHECKING:
+    import numpy as np
     import optuna
 
     from training.engine.crew import Crew
@@ -108,6 +115,7 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
     found = starts(row, len(by_part["train"]), len(by_part["validation"]), budget_s)
     offered = [name for name in found if not is_computed(name, Mode.SCRATCH)]
     _try_computed(context, row, study, data, [name for name in found if name not in offered], budget_s, crew)
+    linear = _linear_answers(context, row, study, data)
     tries = optuna.create_study(
         direction="maximize", sampler=sampler(row.settings["seed"], 0),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_FIRST_RUNG, reduction_factor=_FACTOR, bootstrap_count=0),
@@ -131,7 +139,7 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
         tries.sampler = sampler(row.settings["seed"], len(ended))
         asked = tries.ask(space)
         trial = next_trial(study, dict(asked.params))
-        _try(context, row, study, data, trial, asked, spent, budget_s, crew)
+        _try(context, row, study, data, trial, asked, spent, budget_s, crew, linear)
         if trial.state == TrialState.DONE and trial.scores:
             tries.tell(asked, trial.scores[-1])
         else:
@@ -159,6 +167,25 @@ def _try_computed(
         if not is_done and all(trial.choices["start"] == name for trial in begun):
             spent = sum(trial.seconds for trial in before)
             _try(context, row, study, data, next_trial(study, {"start": name}), None, spent, budget_s, crew)
+
+
+def _linear_answers(context: JobContext, row: TrainingRun, study: Study, data: Prepared) -> np.ndarray | None:
+    """Return what the linear model of a search says of the records of validation, raw outputs ``(records, outputs)``, as its trial
+    stored it; None where it was not tried."""
+    done = study.trials.filter(state=TrialState.DONE)  # type: ignore[attr-defined]
+    trial = next((trial for trial in done if is_computed(trial.choices["start"], Mode.SCRATCH)), None)
+    if trial is None:
+        return None
+    by_part, follow = data.by_part(1), Follow(context, lambda fraction: None)
+    try:
+        return result_of(
+            trial, row, _contract(row, data, trial.choices["start"]), None, settings_of(study, trial.choices, as_tried=True),
+            data.stores, by_part, lambda items: running.targets_of(row, items), running.groups_of(row, by_part), follow,
+        ).validation_outputs  # fmt: skip
+    except JobCancelled as error:
+        if error.code == "interrupted":
+            raise JobInterrupted from error
+        raise
 
 
 def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
@@ -229,14 +256,16 @@ def settings_of(study: Study, choices: dict[str, Any], *, as_tried: bool = False
 
 def _try(
     context: JobContext, row: TrainingRun, study: Study, data: Prepared, trial: Trial, asked: optuna.Trial | None, spent: float,
-    budget_s: float, crew: Crew,
+    budget_s: float, crew: Crew, linear: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """Do one trial. asked: the sampler's proposal that it is; None for what is computed, which nothing stops early."""
+    """Do one trial. asked: the sampler's proposal that it is; None for what is computed, which nothing stops early. linear: what
+    the linear model says of the records of validation."""
     start = trial.choices["start"]
     base = row.base_version if start.startswith("base:") else None
     by_part = data.by_part(1)
     contract = _contract(row, data, start)
-    trial.scores, trial.score = [], None
+    settings = settings_of(study, trial.choices, as_tried=True)
+    trial.scores, trial.score, trial.alone, trial.goodness = [], None, None, None
     has_other = study.trials.filter(state=TrialState.DONE).exists()  # type: ignore[attr-defined]
     begun = monotonic()
 
@@ -257,19 +286,28 @@ def _try(
     def over() -> str | None:
         return "budget" if asked is not None and has_other and spent + monotonic() - begun > budget_s else None
 
+    def targets(items: list[Labelled]) -> np.ndarray:
+        return running.targets_of(row, items)
+
     result = train_trial(
-        trial, row, contract, base, settings_of(study, trial.choices, as_tried=True), data.stores, by_part,
-        lambda items: running.targets_of(row, items), Follow(context, share, tell, over), crew, running.groups_of(row, by_part),
+        trial, row, contract, base, settings, data.stores, by_part, targets, Follow(context, share, tell, over), crew, running.groups_of(row, by_part),
     )  # fmt: skip
     if result is not None:
         items = by_part["validation"]
-        note_score(
-            trial, row, result.validation_outputs, running.targets_of(row, items), [item.group for item in items]
-        )
+        note_score(trial, row, result.validation_outputs, targets(items), [item.group for item in items])
+        if linear is not None and _gains_companion(row, study, data, trial):
+            note_beside(trial, row, result, linear, by_part, targets, settings)
         stopped = {"pruned": "others were better at this epoch", "budget": "the minutes were over"}
         trial.state = TrialState.STOPPED if result.stopped_reason in stopped else TrialState.DONE
         trial.note = stopped.get(result.stopped_reason, trial.note)
     trial.save()
+
+
+def _gains_companion(row: TrainingRun, study: Study, data: Prepared, trial: Trial) -> bool:
+    """Tell whether what a trial tried is trained in full beside a linear companion."""
+    full = copy.copy(row)
+    _choose(full, study, trial)
+    return running.gains_companion(full, data)
 
 
 def _contract(row: TrainingRun, data: Prepared, start: str) -> ModelContract:
@@ -279,16 +317,19 @@ def _contract(row: TrainingRun, data: Prepared, start: str) -> ModelContract:
     return contract.with_changes(architecture=start, config={}, parent=None, needs=catalog()[start].needs)
 
 
-def _best(study: Study, *, unfinished: bool = False) -> Trial | None:
-    """Return the trial that went through with the best last smoothed score; of equal ones the quicker.
+def _best(study: Study, *, as_tried: bool = False) -> Trial | None:
+    """Return the trial that went through and was best, by what it reached beside the linear model or else by its last smoothed
+    score; of equal ones the quicker. Where none went through, the best of those that were stopped early.
 
-    Where none went through, the best of those that were stopped early, and with ``unfinished`` the one that was begun.
+    as_tried: to be kept as it is, without a companion: by its own score, and where nothing else is there the one that was begun.
     """
     scored = [trial for trial in study.trials.all() if trial.scores]  # type: ignore[attr-defined]
-    for state in (TrialState.DONE, TrialState.STOPPED, *([TrialState.RUNNING] if unfinished else [])):
+    for state in (TrialState.DONE, TrialState.STOPPED, *([TrialState.RUNNING] if as_tried else [])):
         found = [trial for trial in scored if trial.state == state]
         if found:
-            return max(found, key=lambda t: (t.scores[-1], -t.seconds))
+            return max(
+                found, key=lambda t: (t.scores[-1] if as_tried or t.goodness is None else t.goodness, -t.seconds)
+            )
     return None
 
 
@@ -300,9 +341,10 @@ def _choose(row: TrainingRun, study: Study, trial: Trial, *, as_tried: bool = Fa
     row.mode, row.settings = settings.mode, settings.to_dict()
 
 
-def _outcome(row: TrainingRun, study: Study, best: Trial) -> dict[str, Any]:
+def _outcome(row: TrainingRun, study: Study, best: Trial, *, as_tried: bool = False) -> dict[str, Any]:
+    value = best.score if best.goodness is None or not as_tried else best.alone
     return {
-        "trial": best.number, "tried": study.trials.count(), "metric": headline(row.task), "value": best.score,  # type: ignore[attr-defined]
+        "trial": best.number, "tried": study.trials.count(), "metric": headline(row.task), "value": value,  # type: ignore[attr-defined]
         "choices": best.choices,
     }  # fmt: skip
 
@@ -329,7 +371,7 @@ def _keep_best(context: JobContext, row: TrainingRun, study: Study, data: Prepar
     if study.result:
         best = study.trials.filter(number=study.result["trial"]).first()  # type: ignore[attr-defined]
     else:
-        best = _best(study, unfinished=True)
+        best = _best(study, as_tried=True)
     if best is None:
         return
     _choose(row, study, best, as_tried=True)
@@ -348,6 +390,6 @@ def _keep_best(context: JobContext, row: TrainingRun, study: Study, data: Prepar
         values = {name: value for name, value in epoch.items() if name != "epoch"}
         EpochMetrics.objects.update_or_create(run=row, member=1, epoch=epoch["epoch"], defaults={"values": values})
     study.trials.filter(state=TrialState.RUNNING).update(state=TrialState.STOPPED, note="the search was cancelled")  # type: ignore[attr-defined]
-    study.result = _outcome(row, study, best) | {"kept": True}
+    study.result = _outcome(row, study, best, as_tried=True) | {"kept": True}
     study.save(update_fields=["result"])
     running.keep(context, row, data, contract, [member], settings, "cancelled", trial=best.number)

@@ -156,7 +156,7 @@ def study_json(run: TrainingRun, kind: str) -> dict[str, Any]:
         return {
             "run": str(run.pk), "job": None, "state": None, "progress": None, "settings": {}, "trials": [], "result": {}, "outcome": "",
         }  # fmt: skip
-    fields = ("number", "state", "choices", "score", "low", "high", "seconds", "note")
+    fields = ("number", "state", "choices", "score", "low", "high", "alone", "seconds", "note")
     return {
         "run": str(run.pk), "job": str(study.job_id), "state": study.job.state, "progress": study.job.progress, "settings": study.settings,
         "trials": [{name: getattr(trial, name) for name in fields} for trial in study.trials.all()], "result": study.result,

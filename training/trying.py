@@ -50,8 +50,9 @@ class Follow(Callback):
     _sign: float = field(default=1.0, init=False)
 
     def on_start(self, info: Mapping[str, Any]) -> None:
-        monitor = info["monitor"]
-        self._sign = -1.0 if monitor in ("loss", "train_loss") or better(monitor) == "lower" else 1.0
+        from training.engine.monitor import sign_of
+
+        self._sign = sign_of(info["monitor"])
         for row in info["history"]:
             self.on_epoch_end(row)
 
@@ -119,9 +120,10 @@ class _NoFurther(Callback):
 def result_of(
     trial: Trial, row: TrainingRun, contract: ModelContract, base: ModelVersion | None, settings: FitSettings, stores: Stores,
     by_part: Mapping[str, list[Labelled]], targets: Callable[[list[Labelled]], np.ndarray], groups: tuple[list[Any], list[Any]],
+    follow: Callback | None = None,
 ) -> FitResult:  # fmt: skip
     """Return what a trial gave so far, from its checkpoint and without another step; JobCancelled when that is nothing.
-    The arguments are those that the trial was trained with."""
+    The arguments are those that the trial was trained with. follow: with one, what is missing of it is trained."""
     folder = folder_of(trial.study, trial.number)
     try:
         keeping.fetch(folder)
@@ -131,7 +133,7 @@ def result_of(
             raise
     _, result = fit_network(
         contract.architecture or row.architecture, contract, base, settings, stores, by_part, _encoded(by_part, targets),
-        callbacks=[_NoFurther()], folder=folder, groups=groups, alone=True,
+        callbacks=[follow or _NoFurther()], folder=folder, groups=groups, alone=True,
     )  # fmt: skip
     return result
 
@@ -151,6 +153,25 @@ def note_score(trial: Trial, row: TrainingRun, answers: np.ndarray, truth: np.nd
     figure = report.get(headline(row.task)) or {}
     trial.score, trial.low, trial.high = (figure.get(name) for name in ("value", "low", "high"))
     trial.note = (figure.get("reason") or trial.note)[:300]
+
+
+def note_beside(
+    trial: Trial, row: TrainingRun, result: FitResult, linear: np.ndarray, by_part: Mapping[str, list[Labelled]],
+    targets: Callable[[list[Labelled]], np.ndarray], settings: FitSettings,
+) -> None:  # fmt: skip
+    """Score a trial anew, whose network has been scored alone, as it answers beside a linear model; nothing of that is chosen on
+    these records. linear: raw outputs ``(records, outputs)`` for the records of validation. settings: of the trial."""
+    from training.engine.companion import answers_beside
+    from training.engine.monitor import goodness_of
+
+    problem = get_problem(row.task)
+    truth, learned = targets(by_part["validation"]), targets(by_part["train"])
+    both = answers_beside(result.validation_outputs, linear, is_classes=not problem.standardise)
+    goodness = goodness_of(result.monitor, both, truth, learned, problem, settings, problem.output_names(row.classes))
+    if goodness is None:
+        return
+    trial.alone, trial.goodness = trial.score, goodness
+    note_score(trial, row, both, truth, [item.group for item in by_part["validation"]])
 
 
 def folder_of(study: Study, number: int) -> Path:

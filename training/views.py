@@ -240,6 +240,7 @@ def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
         "study": study, "rows": rows, "figure": drawn(figure, "learning-curve") if figure else None,
         "metric": "Mean error" if run.task == "regression" else "AUROC", "outcome": selectors.study_outcome(study),
         "has_computed": any(is_computed(trial.choices.get("start", ""), Mode.SCRATCH) for trial in study.trials.all()),  # type: ignore[attr-defined]
+        "has_beside": any(trial.goodness is not None for trial in study.trials.all()),  # type: ignore[attr-defined]
     }  # fmt: skip
 
 

@@ -139,7 +139,8 @@ class World:
         choices = {"learning_rate": 0.003, "augmentation": "strong", "class_weights": "none", "weight_decay": 0.01}
         for number, (start, state) in enumerate((("xresnet1d18", "done"), ("inception_time", "stopped")), start=1):
             Trial.objects.create(
-                study=search, number=number, choices=choices | {"start": start}, state=state, score=0.8, low=0.7, high=0.9, seconds=40
+                study=search, number=number, choices=choices | {"start": start}, state=state, score=0.8, low=0.7, high=0.9, seconds=40,
+                alone=0.75, goodness=0.8,
             )  # fmt: skip
         Trial.objects.create(study=search, number=3, choices={"start": "linear"}, state="done", score=0.7, seconds=4)
         points = [Point(size, 0.95 - 1.2 * size**-0.5, 0.7, 0.9) for size in (40, 80, 160, 320)]

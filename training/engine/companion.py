@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from modelhub.architectures.companion import Accompanied
 from training.engine.data import Data
-from training.engine.linear import Linear, features_of, fit_linear, for_levels
+from training.engine.linear import (
+    NETWORKS,
+    VIEWS_OF_CLASSES,
+    VIEWS_OF_NUMBERS,
+    Linear,
+    features_of,
+    fit_linear,
+    for_levels,
+)
 from training.engine.seeding import one_thread
 from training.engine.source import Feed
 
@@ -62,6 +70,14 @@ class Companion:
             return found | {"linear.weight": zeros, "linear.bias": zeros[:, 0].clone(), "share": torch.ones(())}
         share = torch.tensor(self.fitted.share, dtype=torch.float32)
         return found | self.fitted.tensors(centre, spread) | {"share": share}
+
+
+def answers_beside(networks: np.ndarray, linear: np.ndarray, *, is_classes: bool) -> np.ndarray:
+    """Return what networks and a linear model say together by the trust in each that a companion starts from, float32.
+
+    networks, linear: raw outputs ``(records, outputs)`` of each alone, in the target's unit: of numbers both shares sum to 1.
+    """
+    return (NETWORKS * networks + (VIEWS_OF_CLASSES if is_classes else VIEWS_OF_NUMBERS) * linear).astype(np.float32)
 
 
 def companion_of(module: nn.Module) -> Companion | None:

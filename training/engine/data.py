@@ -106,12 +106,18 @@ def check_data(
         dealt = cross_parts(truth, groups, problem, labels, members, seed)
         if dealt is not None:
             parts, judged, crossed = dealt, np.arange(len(truth)), True
-    centre, spread = np.zeros(raw.shape[1]), np.ones(raw.shape[1])
-    if problem.standardise:
-        wide = truth[np.unique(np.concatenate([part.train for part in parts]))].astype(np.float64)
-        centre, spread = np.nanmean(wide, axis=0), np.maximum(np.nanstd(wide, axis=0), 1e-12)
+    centre, spread = unit_of(truth[np.unique(np.concatenate([part.train for part in parts]))], problem)
     scaled = ((truth - centre) / spread).astype(np.float32)
     return Data(source, scaled, truth, len(train), parts, judged, crossed, labels, centre, spread, notes)
+
+
+def unit_of(learned: np.ndarray, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is taken off targets and what they are divided by for the loss, ``(outputs,)`` each, from those of the
+    records that are learned from."""
+    if not problem.standardise:
+        return np.zeros(learned.shape[1]), np.ones(learned.shape[1])
+    wide = learned.astype(np.float64)
+    return np.nanmean(wide, axis=0), np.maximum(np.nanstd(wide, axis=0), 1e-12)
 
 
 def cross_parts(

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from training.engine.data import unit_of
 from training.engine.settings import FitSettings, monitored_metric
 from training.metrics.base import better, find_metric, make_sample, score
-from training.problems.base import Problem
+from training.problems.base import LossOptions, Problem
 
 
 class Monitor:
@@ -26,7 +28,7 @@ class Monitor:
     def __init__(self, settings: FitSettings, name: str, n_records: int):
         self.settings, self.name, self.first_epoch = settings, name, 0
         self.tolerance = settings.tolerance * math.sqrt(100 / max(1, n_records))
-        self.sign = -1.0 if name == "train_loss" or better(name) == "lower" else 1.0
+        self.sign = sign_of(name)
         self.best: float | None = None
         self.best_epoch = 0
 
@@ -63,6 +65,38 @@ class Monitor:
         values = [row.get(key) for row in history[-self.settings.smoothing :] if row["stage"] == history[-1]["stage"]]
         known = [v for v in values if v is not None]
         return float(np.mean(known)) if known else None
+
+
+def sign_of(monitor: str) -> float:
+    """Return what a value is multiplied with so that the higher is the better."""
+    return -1.0 if monitor in ("loss", "train_loss") or better(monitor) == "lower" else 1.0
+
+
+def goodness_of(
+    monitor: str, outputs: np.ndarray, truth: np.ndarray, learned: np.ndarray, problem: Problem, settings: FitSettings,
+    names: tuple[str, ...],
+) -> float | None:  # fmt: skip
+    """Return the metric that chooses epochs of raw outputs ``(records, outputs)``, the higher the better; None where undefined.
+
+    truth: of the records, and learned: of those of the training part, from which the loss has its weights and unit; all in the
+    target's unit.
+    """
+    if monitor == "loss":
+        learned = learned[np.isfinite(learned).any(axis=1)]
+        known = np.isfinite(truth).any(axis=1)
+        centre, spread = unit_of(learned, problem)
+
+        def scaled(values: np.ndarray) -> np.ndarray:
+            return ((values - centre) / spread).astype(np.float32)
+
+        options = LossOptions(settings.class_weights, settings.focal_gamma, settings.label_smoothing)
+        loss = problem.loss(scaled(learned), options)
+        value: float | None = float(
+            loss(torch.from_numpy(scaled(outputs[known])), torch.from_numpy(scaled(truth[known])))
+        )
+    else:
+        value = validation_metrics(problem, outputs, truth, names).get(monitor)
+    return None if value is None or not math.isfinite(value) else sign_of(monitor) * value
 
 
 def validation_metrics(
