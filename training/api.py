@@ -235,7 +235,8 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @extend_schema(responses=OpenApiTypes.OBJECT)
     @action(detail=True)
     def search(self, request: Request, pk: str) -> Response:
-        """What a search has tried so far, and its winner."""
+        """What a search has tried so far, and its winner. ``score`` of a network that is trained in full with a linear companion is
+        of what it says beside the linear model, and ``alone`` its own; ``alone`` is null for others."""
         return Response(selectors.study_json(self.get_object(), StudyKind.SEARCH))
 
     @extend_schema(request=TakeTrialSerializer, responses={202: TrainingRunSerializer})
