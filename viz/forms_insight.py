@@ -26,6 +26,16 @@ class GroupForm(FilterForm):
     what = forms.ChoiceField(label="Show", choices=[("", "Choose"), *TITLES.items()])
     by = forms.ChoiceField(label="By", choices=[("", "Choose"), *_FIELD_TITLES.items()])
 
+    def clean(self) -> dict[str, Any]:
+        chosen = self.cleaned_data
+        if chosen.get("what") and chosen["what"] == chosen.get("by"):
+            self.add_error("by", f"Choose another field than the one shown: {self.TITLES[chosen['what']]}.")
+        elif chosen.get("what") and "by" in chosen and not chosen["by"]:
+            self.add_error("by", "Choose the field whose values are told apart.")
+        elif chosen.get("by") and "what" in chosen and not chosen["what"]:
+            self.add_error("what", "Choose what is shown for each of these values.")
+        return self.cleaned_data
+
 
 class CompareForm(FilterForm):
     """The dataset to compare with, of the same project."""

@@ -132,7 +132,7 @@ class InsightView(DatasetPage):
         """Return the form that counts one field by another, and its figure when both are chosen."""
         form = GroupForm(request.GET)
         what, by = form.values.get("what"), form.values.get("by")
-        if not what or not by or what == by:
+        if not what or not by:
             return {"form": form}
         title, words = GroupForm.TITLES[by].lower(), FIELDS[by].words
         if what in MEASURES:

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe, plain_recipe
 from ecgportal.jobs.models import Job
+from ecgportal.jobs.services import cancel
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.training.test_setting_up import FAST, Ward
@@ -182,6 +183,14 @@ def test_the_page_of_a_run_tells_how_it_stands_and_how_it_ended(page, ward):
     ):
         assert part in text
     assert "every 2s" not in text_of(page.get(live))
+
+
+def test_the_page_of_a_search_names_no_network_before_one_is_chosen(page, ward):
+    run = ward.start(architecture=None, search={"minutes": 5}, settings=FAST)
+    address = reverse("training:detail", args=[run.pk])
+    assert "Network and settings are being chosen. Several findings" in text_of(page.get(address))
+    cancel(actor=ward.user, job=run.job)
+    assert "No network was chosen. Several findings" in text_of(page.get(address))
 
 
 def test_again_shows_the_comparison_and_rename_the_new_name(page, ward):

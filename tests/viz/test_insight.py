@@ -147,6 +147,20 @@ def test_people_read_what_a_format_is_called_and_machines_its_key(viewer: Client
     assert key in str(fields["format"]) and title not in str(fields)
 
 
+@pytest.mark.parametrize(
+    ("query", "field", "sentence"),
+    [
+        ("what=labels&by=labels", "by", "another field than the one shown: Labels"),
+        ("what=sex&by=", "by", "whose values are told apart"),
+        ("by=sex", "what", "what is shown for each"),
+    ],
+)
+def test_a_choice_that_shows_nothing_says_why(viewer: Client, filled: Dataset, query, field, sentence) -> None:
+    page = viewer.get(f"/datasets/{filled.pk}/insight/?{query}")
+    assert "figure" not in page.context["grouping"] and sentence in str(page.context["grouping"]["form"].errors[field])
+    assert sentence in page.content.decode()
+
+
 def test_codes_that_are_numbers_are_told_in_words_and_stay_apart(viewer: Client, dataset: Dataset) -> None:
     codes = {
         "164889003": "AF",
