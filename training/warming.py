@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 
@@ -26,6 +28,20 @@ def warm_up() -> None:
     module = build("inception_time", n_leads=leads, n_samples=samples, fs_hz=fs_hz, n_classes=len(names), seed=0)
     settings = replace(FitSettings(), epochs=1, batch_size=4, members=1, threads=1, learning_rate=1e-3, patience=None)
     source, judged = ArraySource(signals[:8]), ArraySource(signals[8:])
-    fit(
-        module, source, truth[:8], judged, truth[8:], get_problem("multilabel"), settings, fs_hz=fs_hz, names=names, device="cpu"
-    )  # fmt: skip
+    with _as_without_accelerator():
+        fit(
+            module, source, truth[:8], judged, truth[8:], get_problem("multilabel"), settings, fs_hz=fs_hz, names=names, device="cpu"
+        )  # fmt: skip
+
+
+@contextmanager
+def _as_without_accelerator() -> Iterator[None]:
+    """Let PyTorch find no accelerator: its optimisers ask for one at every step, and to ask opens the driver."""
+    import torch
+
+    asks = torch.cuda.is_available
+    torch.cuda.is_available = lambda: False
+    try:
+        yield
+    finally:
+        torch.cuda.is_available = asks

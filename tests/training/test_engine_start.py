@@ -91,7 +91,9 @@ for question in ("is_available", "device_count", "is_bf16_supported", "mem_get_i
 from training.warming import warm_up
 warm_up()
 print("asked", *asked)
+torch.cuda.is_available()
+print("then", *asked)
 """
     program = "import sys; sys.argv = ['manage.py', 'run_job', 'x']; import django; django.setup()\n" + program
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["asked"]
+    assert answer.stdout.split() == ["asked", "then", "is_available"]
