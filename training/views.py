@@ -231,16 +231,17 @@ def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
     study = selectors.study_of(run, kind)
     if study is None:
         return None
+    trials = list(study.trials.all())  # type: ignore[attr-defined]
     figure = study_figures.learning_curve(study) if kind == StudyKind.LEARNING_CURVE else None
     rows = [
         {"trial": trial, "start": selectors.start_title(trial.choices.get("start", "")), "settings": setting_words.tried(trial.choices) or "computed, without epochs"}
-        for trial in study.trials.all()  # type: ignore[attr-defined]
+        for trial in trials
     ]  # fmt: skip
     return {
         "study": study, "rows": rows, "figure": drawn(figure, "learning-curve") if figure else None,
         "metric": "Mean error" if run.task == "regression" else "AUROC", "outcome": selectors.study_outcome(study),
-        "has_computed": any(is_computed(trial.choices.get("start", ""), Mode.SCRATCH) for trial in study.trials.all()),  # type: ignore[attr-defined]
-        "has_beside": any(trial.goodness is not None for trial in study.trials.all()),  # type: ignore[attr-defined]
+        "has_computed": any(is_computed(trial.choices.get("start", ""), Mode.SCRATCH) for trial in trials),
+        "has_beside": any(trial.goodness is not None for trial in trials),
     }  # fmt: skip
 
 

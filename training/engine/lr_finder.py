@@ -19,7 +19,7 @@ from ecgportal.errors import InvalidInput, TrainingFailed
 from training.engine import optim
 from training.engine.augment import augment, in_unit, units_per_mv
 from training.engine.batches import Stepper, told_of_memory
-from training.engine.data import as_targets
+from training.engine.data import as_targets, unit_of
 from training.engine.device import computes_in_half, held, resolve_device
 from training.engine.member import networks_of
 from training.engine.memory import kept_memory
@@ -217,11 +217,9 @@ def find_learning_rate(
     place = resolve_device(device)
     targets = as_targets(train_targets, len(train), "training")
     problem.check_trainable(targets, [str(k) for k in range(targets.shape[1])] if names is None else names)
-    centre, spread = np.zeros(targets.shape[1]), np.ones(targets.shape[1])
-    if problem.standardise:
-        centre, spread = np.nanmean(targets, axis=0), np.maximum(np.nanstd(targets, axis=0), 1e-12)
-        targets = ((targets - centre) / spread).astype(np.float32)
     usable = np.flatnonzero(np.isfinite(targets).any(axis=1))
+    centre, spread = unit_of(targets[usable], problem)
+    targets = ((targets - centre) / spread).astype(np.float32)
     # Of networks that answer together the first, as in a training.
     module = networks_of(module)[0][1]
     with (
