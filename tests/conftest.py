@@ -31,7 +31,7 @@ os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 # The files that take longest, in the order in which they begin: those that wait for a browser beside those that compute.
 _LONGEST = (
     "tests/browser/test_pages.py", "tests/browser/test_main_job.py", "tests/test_routes", "tests/training/test_team",
-    "tests/browser/test_record_view.py", "tests/training/test_launch.py", "tests/training/test_studies.py", "tests/browser/",
+    "tests/browser/test_record_view.py", "tests/training/test_launch.py", "tests/training/test_searches.py", "tests/browser/",
     "tests/modelhub/test_architectures.py", "tests/modelhub/test_foreign_onnx.py", "tests/datasets/test_ingest", "tests/training/",
 )  # fmt: skip
 

@@ -44,7 +44,7 @@ _CANDIDATES = (
     "linear", "inception_time", "xresnet1d18", "net1d_s", "se_wrn", "xception_time", "resnet1d_wang", "xresnet1d50",
     "s4d_128",
 )  # fmt: skip
-_LARGEST_SHARE = 0.25
+_LARGEST_SHARE = 0.25  # the page of a search says a quarter
 _TRIAL_EPOCHS, _FIRST_RUNG, _FACTOR = 15, 3, 3
 _AUGMENTATION = {
     "off": {"noise_mv": 0.0, "scale": 0.0, "shift_s": 0.0, "lead_dropout": 0.0},
@@ -93,7 +93,7 @@ def starts(row: TrainingRun, n_train: int, n_validation: int, budget_s: float) -
     """Return what can be started from: modes of the base model, what is computed, and networks whose trial fits into the budget."""
     own = [f"base:{mode}" for mode in (Mode.HEAD, Mode.FULL, Mode.HEAD_THEN_FULL)] if row.base_version else []
     epochs = min(_TRIAL_EPOCHS, row.settings["epochs"])
-    fitting = [name for name in _CANDIDATES if name in catalog() and misfit(name, row.recipe) is None]
+    fitting = _fitting(row)
     networks = [name for name in fitting if not catalog()[name].computed]
 
     def affordable(name: str, epochs: int) -> bool:
@@ -106,6 +106,17 @@ def starts(row: TrainingRun, n_train: int, n_validation: int, budget_s: float) -
     return [*own, *computed, *(found or sorted(networks, key=lambda name: catalog()[name].million_macs)[:1])]
 
 
+def _fitting(row: TrainingRun) -> list[str]:
+    return [name for name in _CANDIDATES if name in catalog() and misfit(name, row.recipe) is None]
+
+
+def _note_too_slow(row: TrainingRun, study: Study, offered: list[str]) -> None:
+    """Note which networks would take too much of the minutes, for the page to say."""
+    left_out = [name for name in _fitting(row) if name not in offered and not catalog()[name].computed]
+    study.settings = {**study.settings, "too_slow": left_out}
+    study.save(update_fields=["settings"])
+
+
 def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared, crew: Crew) -> None:
     import optuna
 
@@ -114,6 +125,7 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
     budget_s = 60 * study.settings["minutes"]
     found = starts(row, len(by_part["train"]), len(by_part["validation"]), budget_s)
     offered = [name for name in found if not is_computed(name, Mode.SCRATCH)]
+    _note_too_slow(row, study, offered)
     _try_computed(context, row, study, data, [name for name in found if name not in offered], budget_s, crew)
     linear = _linear_answers(context, row, study, data)
     tries = optuna.create_study(

@@ -242,6 +242,7 @@ def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
         "metric": "Mean error" if run.task == "regression" else "AUROC", "outcome": selectors.study_outcome(study),
         "has_computed": any(is_computed(trial.choices.get("start", ""), Mode.SCRATCH) for trial in trials),
         "has_beside": any(trial.goodness is not None for trial in trials),
+        "left_out": [selectors.start_title(name) for name in study.settings.get("too_slow", [])],
     }  # fmt: skip
 
 

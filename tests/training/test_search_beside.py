@@ -16,10 +16,10 @@ from tests.api_client import Api
 from tests.training.fitting import run as fit_tiny
 from tests.training.test_computed import linear as linear_module
 from tests.training.test_ensemble import GROUPS
+from tests.training.test_searches import NETWORK, SHORT
+from tests.training.test_searches import computed as computed  # a fixture
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
-from tests.training.test_studies import NETWORK, SHORT
-from tests.training.test_studies import computed as computed  # a fixture
 from tests.training.tiny import parts_for, tiny_settings
 from tests.working import work_off, work_off_one
 from training import running, searching

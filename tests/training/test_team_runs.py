@@ -10,10 +10,10 @@ from ecgportal.jobs.models import JobState
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.modelhub.test_installed import SOURCE
 from tests.training.test_fine_tuning import ONE, foreign, weights
+from tests.training.test_searches import search
+from tests.training.test_searches import small as small  # a fixture
 from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
-from tests.training.test_studies import search
-from tests.training.test_studies import small as small  # a fixture
 from tests.working import work_off
 from training.engine.crew import Crew
 from training.models import Study, TrialState

@@ -1,18 +1,18 @@
-"""Choose for me, and the learning curve: what is tried, what is chosen, how both stop and go on, and the forecast."""
+"""Choose for me: what is tried, what is chosen, how it stops, goes on and is cancelled, and a trial in full."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from datasets.preprocess.recipe import Recipe, plain_recipe
 from ecgportal import storage
-from ecgportal.errors import Conflict, InvalidInput, JobCancelled
+from ecgportal.errors import InvalidInput, JobCancelled
 from ecgportal.jobs.models import JobState
 from ecgportal.jobs.services import cancel
+from modelhub.architectures.catalog import catalog
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.training.test_setting_up import FAST, Ward
@@ -20,11 +20,8 @@ from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off, work_off_one
 from training import running, searching
 from training.engine.settings import FitSettings
-from training.forecast import Point, forecast
-from training.growing import part_of
 from training.models import Study, TrainingRun, Trial, TrialState
-from training.services import learning_curve_start, run_again, run_delete, run_resume, trial_take
-from training.splitting import make_split
+from training.services import run_again, run_resume, trial_take
 
 
 @pytest.fixture
@@ -76,9 +73,21 @@ def computed(monkeypatch):
 
 
 SHORT = json.loads(plain_recipe(duration_s=4).to_json())
+
+
 NETWORK = {
     "start": "net1d_s", "learning_rate": 0.004, "weight_decay": 0.01, "augmentation": "off", "class_weights": "none",
 }  # fmt: skip
+
+
+def test_networks_that_are_too_slow_for_the_minutes_are_named(ward, small, monkeypatch, client):
+    monkeypatch.setattr(searching, "seconds_per_epoch", lambda name, *counts: 0.0 if name == "net1d_s" else 99.0)
+    run = search(ward)
+    assert {trial.choices["start"] for trial in Trial.objects.filter(study__run=run)} == {"net1d_s"}
+    client.force_login(ward.user)
+    left_out = f"more than a quarter of the minutes: {catalog()['xresnet1d18'].title}."
+    for address in (f"/training/{run.pk}/", f"/training/{run.pk}/search/"):
+        assert left_out in client.get(address).content.decode()
 
 
 def test_the_linear_model_is_offered_where_it_can_be_computed_in_the_time(db, computed):
@@ -234,128 +243,6 @@ def test_a_search_that_cannot_be_is_refused(ward, asked, field):
     assert field in error.value.fields
 
 
-def test_parts_are_whole_patients_and_hold_each_other(ward):
-    run = ward.start()
-    from training.choices import records_of
-
-    items = records_of(run)
-    make_split(run, items)
-    half, third = part_of(items, 0.5, 1), part_of(items, 0.3, 1)
-    assert {item.record for item in third} <= {item.record for item in half}
-    assert len(third) < len(half) < len(items) and part_of(items, 1.0, 1) == items
-    assert not {item.group for item in half} & {item.group for item in items if item not in half}
-    assert part_of(items, 0.5, 1) != part_of(items, 0.5, 2)
-
-
-def test_a_learning_curve_trains_on_growing_parts_and_goes_on(ward, monkeypatch):
-    run = ward.train(settings={**FAST, "members": 1})
-    api = Api(session=ward.user)
-    assert api.get(f"training-runs/{run.pk}/learning-curve/")["state"] is None
-    started = api.post(f"training-runs/{run.pk}/learning-curve/", {}, status=202)
-    assert started["state"] == "queued" and started["trials"] == []
-    api.refused("post", f"training-runs/{run.pk}/learning-curve/", {}, status=409, code="study_open")
-    work_off()
-    found = api.get(f"training-runs/{run.pk}/learning-curve/")
-    assert found["state"] == "succeeded", found
-    sizes = [trial["choices"]["records"] for trial in found["trials"]]
-    assert sizes == sorted(sizes) and sizes[-1] == run.manifest["records"]["train"]
-    # 24 records: the smallest parts are too few to be learned from, and too few sizes are left for a forecast.
-    assert found["trials"][0]["state"] == "failed" and "too few" in found["trials"][0]["note"]
-    assert "at least 4 sizes" in found["result"]["reason"]
-    before = len(sizes)
-    again = api.post(f"training-runs/{run.pk}/learning-curve/", {"repeats": 2}, status=202)
-    work_off()
-    assert again["settings"]["repeats"] == 2
-    assert len(api.get(f"training-runs/{run.pk}/learning-curve/")["trials"]) == 2 * before
-
-
-def test_the_learning_curve_of_an_ensemble_is_that_of_ensembles(ward):
-    run = ward.train(settings={**FAST, "members": 2})
-    study = learning_curve_start(actor=ward.user, run=run)
-    work_off()
-    trials = list(study.trials.all())
-    assert trials[-1].state == TrialState.DONE, trials[-1].note
-    assert trials[-1].choices["records"] == run.manifest["records"]["train"] + run.manifest["records"]["validation"]
-    assert trials[-1].score == pytest.approx(run.report.report["auroc_macro"]["value"], abs=1e-6)
-
-
-def test_the_learning_curve_of_the_linear_model_ends_where_its_run_did(ward):
-    run = ward.train(architecture="linear", settings={**FAST, "members": 2}, recipe=SHORT)
-    study = learning_curve_start(actor=ward.user, run=run)
-    work_off()
-    *_, whole = study.trials.all()
-    assert whole.choices["records"] == run.manifest["records"]["train"] + run.manifest["records"]["validation"]
-    assert whole.score == pytest.approx(run.report.report["auroc_macro"]["value"], abs=1e-6)
-
-
-def test_the_pages_of_both_grow_and_tell(ward, small, client):
-    client.force_login(ward.user)
-    run = search(ward)
-    page = f"/training/{run.pk}/"
-    text = client.get(page).content.decode()
-    assert "Chosen for you" in text and "trained in full" in text and "What would more labels bring?" in text
-    assert client.post(f"{page}learning-curve/").status_code == 302
-    assert 'hx-trigger="every 3s"' in client.get(f"{page}curve/").content.decode()
-    work_off()
-    study = Study.objects.get(run=run, kind="learning_curve")
-    for number, size in enumerate((50, 100, 200, 400), start=50):
-        Trial.objects.create(
-            study=study, number=number, choices={"records": size, "subjects": size, "share": 9, "repeat": 9}, state=TrialState.DONE,
-            score=law(size), low=law(size) - 0.02, high=law(size) + 0.02,
-        )  # fmt: skip
-    Study.objects.filter(pk=study.pk).update(
-        result={"metric": "auroc_macro", **forecast([Point(n, law(n)) for n in (50, 100, 200, 400)]).to_json()}
-    )
-    text = client.get(f"{page}curve/").content.decode()
-    assert "With twice the training records (800 instead of 400)" in text and "<svg" in text and "every 3s" not in text
-    assert "trained in full" in client.get(f"{page}search/").content.decode()
-
-
-def test_a_learning_curve_needs_a_model_and_is_deleted_with_its_run(ward):
-    run = ward.start()
-    with pytest.raises(Conflict, match="produced a model"):
-        learning_curve_start(actor=ward.user, run=run)
-    cancel(actor=ward.user, job=run.job)
-    done = ward.train(settings={**FAST, "members": 1})
-    study = learning_curve_start(actor=ward.user, run=done)
-    with pytest.raises(Conflict, match="being made"):
-        run_delete(actor=ward.user, run=done)
-    cancel(actor=ward.user, job=study.job)
-    run_delete(actor=ward.user, run=TrainingRun.objects.get(pk=done.pk))
-    assert not Study.objects.exists()
-
-
-def law(n, a=0.95, b=1.2, c=0.5):
-    return a - b * n**-c
-
-
-def test_the_forecast_finds_a_known_law_and_covers_the_truth():
-    sizes = [50, 100, 200, 400, 800]
-    found = forecast([Point(n, law(n), law(n) - 0.01, law(n) + 0.01) for n in sizes])
-    assert found.twice["value"] == pytest.approx(law(1600), abs=0.01)
-    assert found.twice["low"] <= law(1600) <= found.twice["high"] <= 1.0
-    assert found.now["value"] < found.twice["value"]
-    assert found.curve[0][0] == 50 and found.curve[-1][0] == 1600
-
-
-def test_the_forecast_is_unsure_where_the_points_are():
-    rng = np.random.default_rng(1)
-    points = [(n, law(n) + rng.normal(0, 0.03)) for n in (50, 100, 200, 400, 800)]
-    sure = forecast([Point(n, y, y - 0.01, y + 0.01) for n, y in points]).twice
-    unsure = forecast([Point(n, y, y - 0.12, y + 0.12) for n, y in points]).twice
-    assert unsure["high"] - unsure["low"] > sure["high"] - sure["low"] > 0
-
-
-def test_an_error_is_forecast_to_fall():
-    points = [Point(n, 5 + 40 * n**-0.5, None, None) for n in (50, 100, 200, 400)]
-    found = forecast(points, lower_is_better=True, most=None)
-    assert (
-        5 < found.twice["value"] < found.now["value"]
-        and found.twice["low"] <= found.twice["value"] <= found.twice["high"]
-    )
-    assert forecast([Point(10, 0.5)] * 9).reason.startswith("A forecast needs")
-
-
 def test_a_search_spends_its_minutes_and_each_trial_can_be_trained_in_full(ward, small, client):
     run = search(ward)
     study = Study.objects.get(run=run)
@@ -484,27 +371,3 @@ def test_a_trial_in_full_has_the_augmentations_that_were_asked_for_not_the_winne
     TrainingRun.objects.filter(pk=run.pk).update(settings=run.settings | {"augmentation": asked | {"noise_mv": 0.05}})
     run.refresh_from_db()
     assert trial_take(actor=ward.user, run=run, number=1).settings["augmentation"] == asked
-
-
-def test_a_cancelled_learning_curve_keeps_what_is_done_and_says_what_is_missing(ward, monkeypatch, client):
-    from training.trying import Follow
-
-    run = ward.train(settings={**FAST, "members": 1})
-    study = learning_curve_start(actor=ward.user, run=run)
-    done = Trial.objects.filter(study=study, state=TrialState.DONE)
-    with monkeypatch.context() as patch:
-        patch.setattr(Follow, "should_stop", lambda self: "cancelled" if done.exists() else False)
-        work_off()
-    api, kept = Api(session=ward.user), list(done.values("number", "score"))
-    found = api.get(f"training-runs/{run.pk}/learning-curve/")
-    assert (found["state"], found["result"]["metric"]) == ("cancelled", "auroc_macro") and kept
-    left = 5 - study.trials.exclude(state=TrialState.RUNNING).count()
-    assert f"{left} of its trainings" in found["outcome"] and "100 %" in found["outcome"]
-    client.force_login(ward.user)
-    page = client.get(f"/training/{run.pk}/").content.decode()
-    assert found["outcome"] in page and "Go on with the learning curve" in page
-    learning_curve_start(actor=ward.user, run=run)
-    work_off()
-    found = api.get(f"training-runs/{run.pk}/learning-curve/")
-    assert (found["state"], found["outcome"], len(found["trials"])) == ("succeeded", "", 5)
-    assert kept == list(done.filter(number__in=[row["number"] for row in kept]).values("number", "score"))
