@@ -94,7 +94,11 @@ class ModelVersion(UUIDModel):
             models.CheckConstraint(condition=~models.Q(sha256="") & models.Q(size__gt=0), name="version_has_weights"),
             models.CheckConstraint(condition=models.Q(classes__len__gt=0), name="version_has_classes"),
         ]
-        indexes = [models.Index(fields=["model", "-created_at"], name="version_of_model")]
+        indexes = [
+            models.Index(fields=["model", "-created_at"], name="version_of_model"),
+            models.Index(fields=["sha256"], name="version_by_file"),
+            models.Index(fields=["weights_sha256"], name="version_by_weights"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.model.name} v{self.number}"

@@ -24,7 +24,7 @@ from modelhub.contract import PRETRAINING
 from training.choices import FEWEST_RECORDS, LIMB_LEADS, Choices, check_data, check_search, choose, too_few_patients
 from training.costs import Cost, cost_of
 from training.engine.settings import MOST_COMPUTED, too_many_to_compute
-from training.lineage import seen_by
+from training.lineage import known_to
 from training.models import PARTS, TrainingRun
 from training.problems.base import counted, listed
 from training.problems.registry import get_problem
@@ -324,8 +324,8 @@ def _leakage(found: Checked, choices: Choices, by_part: Mapping[str, Sequence[La
     """Say how much of what a run is judged by its base model has been trained on."""
     if choices.base_version is None:
         return
-    seen = seen_by(choices.base_version)
-    known, leaked = (sum(seen.holds(item) for item in by_part[part]) for part in ("validation", "test"))
+    held = known_to(choices.base_version, [item for items in by_part.values() for item in items])
+    known, leaked = (sum(item.record in held for item in by_part[part]) for part in ("validation", "test"))
     if known:
         found.add(
             "info", "leakage_validation",

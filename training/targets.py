@@ -102,7 +102,7 @@ def labelled_records(
         found.append(
             Labelled(
                 pk, dataset, key, group, fingerprint, fold, content, label, frozenset(present), site, age, sex, time,
-                _order_of(key, content, fingerprint),
+                order_of(key, content, fingerprint),
             )
         )  # fmt: skip
     return found
@@ -115,7 +115,7 @@ def _is_beside(task: str, outputs: Sequence[str], present: Sequence[str]) -> boo
     return task == "multiclass" and not present
 
 
-def _order_of(key: str, content: str, fingerprint: str) -> str:
+def order_of(key: str, content: str, fingerprint: str) -> str:
     """Return what the same record has in every portal.
 
     The digest of its content covers its key inside a file of several; where the project hides that key, only the signal is
