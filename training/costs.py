@@ -146,10 +146,10 @@ def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int)
     return found
 
 
-def seconds_per_epoch(architecture: str, n_train: int, n_validation: int) -> float:
+def seconds_per_epoch(architecture: str, n_train: int, n_validation: int, recipe: Mapping[str, Any] | None) -> float:
     """Return the estimated seconds of one epoch of a network from scratch, with its validation."""
     step_s, _, _ = _step_s(architecture, catalog().get(architecture), speeds())
-    return (step_s or 0.0) * (n_train + n_validation * _FORWARD)
+    return (step_s or 0.0) * _size(recipe) * (n_train + n_validation * _FORWARD)
 
 
 def _share_of_step(choices: Choices) -> float:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +23,8 @@ from modelhub import loading
 from modelhub.architectures.catalog import catalog, is_computed
 from modelhub.contract import ModelContract
 from training import running
-from training.choices import misfit
-from training.costs import seconds_per_epoch
-from training.engine.settings import FitSettings, too_many_to_compute
+from training.candidates import SPACE, offer, sampled, trial_epochs
+from training.engine.settings import FitSettings
 from training.live import add_warnings, duration
 from training.models import EpochMetrics, Mode, Study, StudyKind, TrainingRun, Trial, TrialState
 from training.problems.registry import get_problem
@@ -38,22 +39,9 @@ if TYPE_CHECKING:
 
     from training.engine.crew import Crew
 
-# What is computed first, then networks of different families and sizes; those whose trial would take more than this share of
-# the budget are left out.
-_CANDIDATES = (
-    "linear", "inception_time", "xresnet1d18", "net1d_s", "se_wrn", "xception_time", "resnet1d_wang", "xresnet1d50",
-    "s4d_128",
-)  # fmt: skip
-_LARGEST_SHARE = 0.25  # the page of a search says a quarter
-_TRIAL_EPOCHS, _FIRST_RUNG, _FACTOR = 15, 3, 3
-_AUGMENTATION = {
-    "off": {"noise_mv": 0.0, "scale": 0.0, "shift_s": 0.0, "lead_dropout": 0.0},
-    "default": {},
-    "strong": {"noise_mv": 0.05, "scale": 0.4, "shift_s": 1.0, "lead_dropout": 0.2},
-}
-_SPACE: dict[str, Any] = {
-    "learning_rate": (3e-4, 1e-2), "weight_decay": (1e-3, 0.01, 0.1), "augmentation": tuple(_AUGMENTATION), "class_weights": ("none", "sqrt"),
-}  # fmt: skip
+_FIRST_RUNG, _FACTOR = 3, 3
+# What stops a trial early, by the reason that the engine is told.
+_STOPPED = {"pruned": "others were better at this epoch", "budget": "the minutes were over"}
 # Of the job's progress: the search, then the training of the winner.
 _SEARCHED = 0.6
 
@@ -89,31 +77,9 @@ def run(context: JobContext) -> dict[str, Any]:
     return outcome
 
 
-def starts(row: TrainingRun, n_train: int, n_validation: int, budget_s: float) -> list[str]:
-    """Return what can be started from: modes of the base model, what is computed, and networks whose trial fits into the budget."""
-    own = [f"base:{mode}" for mode in (Mode.HEAD, Mode.FULL, Mode.HEAD_THEN_FULL)] if row.base_version else []
-    epochs = min(_TRIAL_EPOCHS, row.settings["epochs"])
-    fitting = _fitting(row)
-    networks = [name for name in fitting if not catalog()[name].computed]
-
-    def affordable(name: str, epochs: int) -> bool:
-        return epochs * seconds_per_epoch(name, n_train, n_validation) <= _LARGEST_SHARE * budget_s
-
-    # With a companion that is wanted always it cannot be trained in full.
-    can_compute = row.settings.get("companion") != "always" and not too_many_to_compute(n_train + n_validation)
-    computed = [name for name in fitting if can_compute and name not in networks and affordable(name, 1)]
-    found = [name for name in networks if affordable(name, epochs)]
-    return [*own, *computed, *(found or sorted(networks, key=lambda name: catalog()[name].million_macs)[:1])]
-
-
-def _fitting(row: TrainingRun) -> list[str]:
-    return [name for name in _CANDIDATES if name in catalog() and misfit(name, row.recipe) is None]
-
-
-def _note_too_slow(row: TrainingRun, study: Study, offered: list[str]) -> None:
-    """Note which networks would take too much of the minutes, for the page to say."""
-    left_out = [name for name in _fitting(row) if name not in offered and not catalog()[name].computed]
-    study.settings = {**study.settings, "too_slow": left_out}
+def _note_plan(study: Study, left_out: list[str], space: Iterable[str]) -> None:
+    """Note which networks would take too much of the minutes, and what is sampled, for the page to say."""
+    study.settings = {**study.settings, "too_slow": left_out, "sampled": [name for name in SPACE if name in space]}
     study.save(update_fields=["settings"])
 
 
@@ -123,16 +89,18 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     by_part = data.by_part(1)
     budget_s = 60 * study.settings["minutes"]
-    found = starts(row, len(by_part["train"]), len(by_part["validation"]), budget_s)
-    offered = [name for name in found if not is_computed(name, Mode.SCRATCH)]
-    _note_too_slow(row, study, offered)
-    _try_computed(context, row, study, data, [name for name in found if name not in offered], budget_s, crew)
+    found = offer(
+        FitSettings.from_dict(row.settings), row.base_version is not None, row.recipe, len(by_part["train"]), len(by_part["validation"]), budget_s,
+    )  # fmt: skip
+    offered = [name for name in found.starts if not is_computed(name, Mode.SCRATCH)]
+    space = _space(row, by_part, offered)
+    _note_plan(study, found.too_slow, space)
+    _try_computed(context, row, study, data, [name for name in found.starts if name not in offered], budget_s, crew)
     linear = _linear_answers(context, row, study, data)
     tries = optuna.create_study(
         direction="maximize", sampler=sampler(row.settings["seed"], 0),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_FIRST_RUNG, reduction_factor=_FACTOR, bootstrap_count=0),
     )  # fmt: skip
-    space = _space(row, by_part, offered)
     ended = list(study.trials.exclude(state=TrialState.RUNNING))  # type: ignore[attr-defined]
     spent = sum(trial.seconds for trial in ended)
     for trial in ended:
@@ -145,11 +113,12 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
         if not any(trial.choices["start"] == name for trial in [*ended, *([begun] if begun else [])]):
             usual = {"start": name, "learning_rate": 3e-3, "weight_decay": 0.01, "augmentation": "default", "class_weights": "none"}  # fmt: skip
             tries.enqueue_trial({key: value for key, value in usual.items() if key in space})
-    while spent < budget_s or not _best(study):
-        if len(ended) >= 500:
-            break
+    # With nothing to compare when the minutes are over, one network is tried all the same, for one epoch.
+    while spent < budget_s or not (_best(study) or any(trial.choices["start"] in offered for trial in ended)):
         tries.sampler = sampler(row.settings["seed"], len(ended))
-        asked = tries.ask(space)
+        asked = _ask(tries, space, [trial.choices for trial in ended])
+        if asked is None or len(ended) >= 500:
+            break
         trial = next_trial(study, dict(asked.params))
         _try(context, row, study, data, trial, asked, spent, budget_s, crew, linear)
         if trial.state == TrialState.DONE and trial.scores:
@@ -161,6 +130,22 @@ def _search(context: JobContext, row: TrainingRun, study: Study, data: Prepared,
         spent += trial.seconds
         if all(each.state == TrialState.FAILED for each in ended) and len(ended) >= 2 * len(offered):
             break
+
+
+def _ask(tries: optuna.Study, space: dict[str, Any], tried: list[dict[str, Any]]) -> optuna.Trial | None:
+    """Return the next proposal; where a range is sampled none comes twice, and of values alone each once: None when all were tried."""
+    import optuna
+
+    asked = tries.ask(space)
+    if "learning_rate" in space or asked.params not in tried:
+        return asked
+    tries.tell(asked, state=optuna.trial.TrialState.FAIL)
+    every = (dict(zip(space, values, strict=True)) for values in product(*(own.choices for own in space.values())))
+    left = next((choices for choices in every if choices not in tried), None)
+    if left is None:
+        return None
+    tries.enqueue_trial(left)
+    return tries.ask(space)
 
 
 def _try_computed(
@@ -213,22 +198,24 @@ def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
 def _space(
     row: TrainingRun, by_part: dict[str, list[Labelled]], offered: list[str]
 ) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Return what is sampled. Class weights only where trials are not compared by the loss, which these change."""
+    """Return what is sampled: not what was asked for, and class weights only where trials are not compared by the loss, which
+    these change."""
     from training.engine.monitor import choose_monitor
 
     problem, truth = get_problem(row.task), running.targets_of(row, by_part["validation"])
-    monitor, _ = choose_monitor(FitSettings.from_dict(row.settings), problem, truth, problem.output_names(row.classes))
-    space = _distributions(offered)
-    return {name: own for name, own in space.items() if name != "class_weights" or monitor != "loss"}
+    asked = FitSettings.from_dict(row.settings)
+    monitor, _ = choose_monitor(asked, problem, truth, problem.output_names(row.classes))
+    taken = {"start", *sampled(asked)} - ({"class_weights"} if monitor == "loss" else set())
+    return {name: own for name, own in _distributions(offered).items() if name in taken}
 
 
 def _distributions(offered: list[str]) -> dict[str, optuna.distributions.BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    low, high = _SPACE["learning_rate"]
+    low, high = SPACE["learning_rate"]
     return {
         "start": CategoricalDistribution(offered), "learning_rate": FloatDistribution(low, high, log=True),
-        **{name: CategoricalDistribution(_SPACE[name]) for name in ("weight_decay", "augmentation", "class_weights")},
+        **{name: CategoricalDistribution(SPACE[name]) for name in ("weight_decay", "augmentation", "class_weights")},
     }  # fmt: skip
 
 
@@ -259,11 +246,13 @@ def settings_of(study: Study, choices: dict[str, Any], *, as_tried: bool = False
         **{name: choices[name] for name in ("learning_rate", "weight_decay", "class_weights") if name in choices},
     )  # fmt: skip
     if "augmentation" in choices:
-        changed = replace(changed, augmentation=replace(wanted.augmentation, **_AUGMENTATION[choices["augmentation"]]))
+        changed = replace(
+            changed,
+            augmentation=replace(wanted.augmentation, **study.settings["augmentations"][choices["augmentation"]]),
+        )
     if not as_tried:
         return changed
-    epochs = max(2, min(_TRIAL_EPOCHS, wanted.epochs))
-    return replace(changed, epochs=epochs, members=1, patience=None, head_epochs=None)
+    return replace(changed, epochs=trial_epochs(wanted), members=1, patience=None, head_epochs=None)
 
 
 def _try(
@@ -278,14 +267,15 @@ def _try(
     contract = _contract(row, data, start)
     settings = settings_of(study, trial.choices, as_tried=True)
     trial.scores, trial.score, trial.alone, trial.goodness = [], None, None, None
-    has_other = study.trials.filter(state=TrialState.DONE).exists()  # type: ignore[attr-defined]
-    begun = monotonic()
+    has_other = _best(study) is not None
+    # What a trial that was interrupted took before counts, too.
+    begun = monotonic() - trial.seconds
 
     def share(fraction: float) -> None:
-        used = min(1.0, (spent + monotonic() - begun) / budget_s)
-        left = duration(max(0.0, budget_s - spent - (monotonic() - begun)))
+        left_s = max(0.0, budget_s - spent - (monotonic() - begun))
         context.report(
-            0.05 + (_SEARCHED - 0.05) * used, f"Trying {start_title(start)} (number {trial.number}), {left} left"
+            0.05 + (_SEARCHED - 0.05) * (1 - left_s / budget_s),
+            f"Trying {start_title(start)} (number {trial.number}), {duration(left_s)} left",
         )
 
     def tell(epoch: int, goodness: float) -> str | None:
@@ -296,22 +286,29 @@ def _try(
         return "pruned" if asked.should_prune() else None
 
     def over() -> str | None:
-        return "budget" if asked is not None and has_other and spent + monotonic() - begun > budget_s else None
+        # The first result may take one epoch more than the minutes.
+        has_any = has_other or bool(trial.scores)
+        return "budget" if asked is not None and has_any and spent + monotonic() - begun > budget_s else None
 
     def targets(items: list[Labelled]) -> np.ndarray:
         return running.targets_of(row, items)
 
+    follow = Follow(context, share, tell, over)
     result = train_trial(
-        trial, row, contract, base, settings, data.stores, by_part, targets, Follow(context, share, tell, over), crew, running.groups_of(row, by_part),
+        trial, row, contract, base, settings, data.stores, by_part, targets, follow, crew, running.groups_of(row, by_part),
     )  # fmt: skip
+    trained = monotonic()
     if result is not None:
         items = by_part["validation"]
         note_score(trial, row, result.validation_outputs, targets(items), [item.group for item in items])
         if linear is not None and _gains_companion(row, study, data, trial):
             note_beside(trial, row, result, linear, by_part, targets, settings)
-        stopped = {"pruned": "others were better at this epoch", "budget": "the minutes were over"}
-        trial.state = TrialState.STOPPED if result.stopped_reason in stopped else TrialState.DONE
-        trial.note = stopped.get(result.stopped_reason, trial.note)
+        trial.state = TrialState.DONE
+        trial.seconds += monotonic() - trained
+    # Also one that was stopped before its first epoch had ended, which gives no result.
+    reason = result.stopped_reason if result is not None else follow.reason
+    if reason in _STOPPED:
+        trial.state, trial.note = TrialState.STOPPED, _STOPPED[reason]
     trial.save()
 
 

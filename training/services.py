@@ -18,6 +18,7 @@ from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
 from training import rating, searching
+from training.candidates import augmentations
 from training.choices import check_data, check_search, choose, unsaved_run
 from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun, Trial
 from training.splitting import SplitSettings
@@ -49,7 +50,9 @@ def run_start(
     run.job = _train_job(run, actor, "search" if budget else _kind_of(run), "Train")
     run.save(force_insert=True)
     if budget:
-        wish = budget | {"run": run.settings} | ({"base": str(run.base_version_id)} if run.base_version_id else {})
+        wish = budget | {"run": run.settings, "augmentations": augmentations()}
+        if run.base_version_id:
+            wish["base"] = str(run.base_version_id)
         Study.objects.create(run=run, kind=StudyKind.SEARCH, job=run.job, settings=wish)
     RunDataset.objects.bulk_create(
         RunDataset(run=run, dataset=row, position=position) for position, row in enumerate(choices.datasets)

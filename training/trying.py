@@ -39,13 +39,15 @@ class Follow(Callback):
     """Reports epochs of a trial and asks whether it shall go on.
 
     tell: ``(epoch, goodness) -> reason to stop or None``; goodness is the metric that chooses the epoch, the higher the
-    better. Epochs of before an interruption are told first. over: a reason to stop at any moment.
+    better. Epochs of before an interruption are told first. over: a reason to stop at any moment. reason: why the trial was
+    told to stop, else empty.
     """
 
     context: JobContext
     share: Callable[[float], None]
     tell: Callable[[int, float], str | None] = lambda epoch, goodness: None
     over: Callable[[], str | None] = lambda: None
+    reason: str = field(default="", init=False)
     _reason: str | None = field(default=None, init=False)
     _sign: float = field(default=1.0, init=False)
 
@@ -64,7 +66,8 @@ class Follow(Callback):
             self._reason = self._reason or self.tell(row["epoch"], self._sign * row["score"])
 
     def should_stop(self) -> bool | str:
-        return self.context.stop_reason() or self._reason or self.over() or False
+        self.reason = self.context.stop_reason() or self._reason or self.over() or ""
+        return self.reason or False
 
 
 def headline(task: str) -> str:

@@ -1,0 +1,87 @@
+"""What a search may try within its minutes and what it samples; without loading torch or optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ecgportal.errors import InvalidInput
+from modelhub.architectures.catalog import catalog
+from training.choices import misfit
+from training.costs import seconds_per_epoch
+from training.engine.settings import Augmentation, FitSettings, too_many_to_compute
+from training.models import Mode
+
+# What is computed first, then networks of different families and sizes; those whose trial would take more than this share of
+# the budget are left out.
+_CANDIDATES = (
+    "linear", "inception_time", "xresnet1d18", "net1d_s", "se_wrn", "xception_time", "resnet1d_wang", "xresnet1d50",
+    "s4d_128",
+)  # fmt: skip
+_LARGEST_SHARE = 0.25  # the page of a search says a quarter
+_TRIAL_EPOCHS = 15
+#: Beside the start: a range, on a logarithmic scale, and values.
+SPACE: dict[str, Any] = {
+    "learning_rate": (3e-4, 1e-2), "weight_decay": (1e-3, 0.01, 0.1), "augmentation": ("off", "default", "strong"), "class_weights": ("none", "sqrt"),
+}  # fmt: skip
+# Half as much again as the default, at which a finding is sure to keep its label.
+_STRONG = 1.5
+
+
+def augmentations() -> dict[str, dict[str, float]]:
+    """Return what each augmentation that is sampled changes of the default: none at all, nothing, and what is on by default
+    stronger."""
+    usual = asdict(Augmentation())
+    strong = {name: round(_STRONG * value, 4) for name, value in usual.items() if value}
+    return {"off": dict.fromkeys(usual, 0.0), "default": {}, "strong": strong}
+
+
+def sampled(asked: FitSettings) -> list[str]:
+    """Return the settings that a search samples: those that were left at their defaults. Others are kept as they were asked for."""
+    usual = FitSettings()
+    return [name for name in SPACE if getattr(asked, name) == getattr(usual, name)]
+
+
+def trial_epochs(asked: FitSettings) -> int:
+    return max(2, min(_TRIAL_EPOCHS, asked.epochs))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """starts: what trainings of a search can start from, ``base:`` and a mode, what is computed, and networks. too_slow: networks
+    whose trial would take too much of the minutes."""
+
+    starts: list[str]
+    too_slow: list[str]
+
+
+def offer(
+    settings: FitSettings, has_base: bool, recipe: Mapping[str, Any], n_train: int, n_validation: int, budget_s: float
+) -> Offer:
+    """Return what can be tried in ``budget_s``: modes of the base model, what is computed, and networks whose trial fits; the
+    quickest network where none does."""
+    own = [
+        f"base:{mode}" for mode in (Mode.HEAD, Mode.FULL, Mode.HEAD_THEN_FULL) if has_base and _is_valid(settings, mode)
+    ]
+    epochs = trial_epochs(settings)
+    fitting = [name for name in _CANDIDATES if name in catalog() and misfit(name, recipe) is None]
+    networks = [name for name in fitting if not catalog()[name].computed]
+
+    def affordable(name: str, epochs: int) -> bool:
+        return epochs * seconds_per_epoch(name, n_train, n_validation, recipe) <= _LARGEST_SHARE * budget_s
+
+    # With a companion that is wanted always it cannot be trained in full.
+    can_compute = settings.companion != "always" and not too_many_to_compute(n_train + n_validation)
+    computed = [name for name in fitting if can_compute and name not in networks and affordable(name, 1)]
+    found = [name for name in networks if affordable(name, epochs)]
+    found = found or sorted(networks, key=lambda name: catalog()[name].million_macs)[:1]
+    return Offer([*own, *computed, *found], [name for name in networks if name not in found])
+
+
+def _is_valid(settings: FitSettings, mode: str) -> bool:
+    try:
+        replace(settings, mode=mode)
+    except InvalidInput:
+        return False
+    return True
