@@ -161,7 +161,8 @@ MISSING = [
 _ANY_NUMBER = forms.NumberInput(attrs={"step": "any"})
 
 
-def _field_of(entry: RecordFilter) -> forms.Field:
+def filter_field(entry: RecordFilter) -> forms.Field:
+    """Return the form's field of a filter of records."""
     if entry.kind == "number":
         return forms.FloatField(label=entry.title, required=False, widget=_ANY_NUMBER)
     if entry.kind == "time":
@@ -186,7 +187,7 @@ class RecordFilterForm(FilterForm):
         shown = {"recorded_from", "recorded_to"} if totals.timed else set()
         for name, entry in FILTERS.items():
             if name not in self.fields and (name in shown or self.data.get(name)):
-                self.fields[name] = _field_of(entry)
+                self.fields[name] = filter_field(entry)
         for name, counts, say in (("label", labels, _with_words), ("format", totals.formats, title_of)):
             choices = [(value, f"{say(value)} ({count:,})") for value, count in counts.items()]
             self.fields[name].choices = [("", "All"), *choices]

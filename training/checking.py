@@ -290,6 +290,14 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled]) -> None:
     else:
         _learnable(found, choices, by_part["train"])
         _leakage(found, choices, by_part)
+    n_development = len(by_part["train"]) + len(by_part["validation"])
+    if choices.split.method == "given_folds" and choices.settings.n_members(n_development) > 1:
+        found.add(
+            "info", "folds_dealt_anew",
+            "The networks of the ensemble deal the records of training and validation anew, and each is judged on a part of its own: the "
+            "folds named for validation are learned from, too. With one network they are for validation alone. The folds held back stay so.",
+            "members",
+        )  # fmt: skip
     found.cost = cost_of(choices, len(by_part["train"]), len(by_part["validation"]))
     if is_computed(choices.architecture, choices.mode):
         _computed(found, len(by_part["train"]), len(by_part["validation"]))
@@ -356,10 +364,11 @@ def _computed(found: Checked, n_train: int, n_validation: int) -> None:
 def _room(found: Checked, choices: Choices, n_train: int, n_records: int) -> None:
     """Say when the machine is too small, or busy."""
     assert found.cost is not None
-    if choices.settings.batch_size > n_train and not is_computed(choices.architecture, choices.mode):
+    batch_size = choices.settings.batch_for(n_train)
+    if batch_size > n_train and not is_computed(choices.architecture, choices.mode):
         found.add(
             "info", "batch_size",
-            f"The batch of {choices.settings.batch_size} is larger than the training part of {counted(n_train, 'record')}: each "
+            f"The batch of {batch_size} is larger than the training part of {counted(n_train, 'record')}: each "
             "epoch is one step.", "batch_size",
         )  # fmt: skip
     available = virtual_memory().available // 2**20

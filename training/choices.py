@@ -145,6 +145,7 @@ def choose(
         )
     if choices.pretraining is not None:
         _check_pretraining(choices, choices.pretraining)
+    _check_together(choices)
     if choices.members > 1 and base_version is not None and _is_several(base_version):
         raise InvalidInput(
             "Where every fold is held out in turn, each fold trains one network, and this model is several that answer together.",
@@ -162,6 +163,27 @@ def choose(
             fields={about: "Choose a network that takes the ECG alone."},
         )
     return choices
+
+
+def _check_together(choices: Choices) -> None:
+    """Raise InvalidInput for settings that would be without effect beside the others."""
+    problems, asked = {}, choices.settings
+    if choices.task == "regression" and choices.selection.balanced:
+        problems["selection.balanced"] = "A number has no classes to balance: leave it out."
+    if choices.members > 1 and (asked.members or 1) > 1:
+        problems["members"] = (
+            "Where every fold is held out in turn, each fold trains one network: leave it empty, or hold out one fold."
+        )
+    elif (asked.members or 1) > 1 and choices.architecture not in catalog():
+        problems["members"] = "A network that came as a file is trained alone: leave it empty."
+    if asked.companion == "always" and choices.members > 1:
+        problems["companion"] = (
+            "Where every fold is held out in turn there is no linear companion: choose auto or never."
+        )
+    elif asked.companion == "always" and choices.base_version is not None:
+        problems["companion"] = "A linear companion stands beside fresh networks only: choose auto or never."
+    if problems:
+        raise InvalidInput(" ".join(problems.values()), code="settings_without_effect", fields=problems)
 
 
 def misfit(architecture: str, recipe: Mapping[str, Any]) -> str | None:
@@ -214,10 +236,10 @@ def _check_pretraining(choices: Choices, how: Method) -> None:
         problems["base_version" if base is not None else "architecture"] = (
             "This network takes one length only, so it cannot learn from windows. Choose another, or masked reconstruction."
         )
-    if isinstance(how, Contrastive) and choices.settings.batch_size < FEWEST_TOGETHER:
+    size = choices.settings.batch_size
+    if isinstance(how, Contrastive) and size is not None and size < FEWEST_TOGETHER:
         problems["batch_size"] = (
-            f"In a batch of {choices.settings.batch_size} there are no other records to tell a window from: choose at least "
-            f"{FEWEST_TOGETHER}."
+            f"In a batch of {size} there are no other records to tell a window from: choose at least {FEWEST_TOGETHER}."
         )
     if choices.split.holds_out_every_fold:
         problems["split.method"] = "A trunk is one network: choose one held-out fold, or another way."

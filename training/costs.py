@@ -17,6 +17,7 @@ from training.choices import DEFAULT_ARCHITECTURE, Choices
 from training.engine.settings import FitSettings
 from training.live import duration
 from training.models import Mode, Speed
+from training.splitting import SplitSettings
 
 # Multiply-accumulates of a forward pass per second and core while training; only until something was measured.
 _MACS_PER_S = 5e9
@@ -80,7 +81,7 @@ def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[st
     if computed:
         memory: int | None = _computed_mib(n_train + n_validation)
     else:
-        memory = _memory(facts, known.get(key), choices.settings.batch_size, parameters, size)
+        memory = _memory(facts, known.get(key), choices.settings.batch_for(n_train), parameters, size)
         memory = memory * alike if memory is not None else None
     epoch_s = None
     if step_s is not None:
@@ -126,22 +127,25 @@ def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int)
     of the run that ``asked`` describes, where that is a whole one from scratch."""
     usable = sorted(catalog().values(), key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
     known = speeds()
-    settings, size = FitSettings(), 1.0
+    settings, size, folds = FitSettings(), 1.0, 1
     if asked:
         with suppress(InvalidInput):
             alone = {"members": 1} if asked.get("task") == PRETRAINING else {}
             settings, size = FitSettings.from_dict({**asked["settings"], **alone}), _size(asked.get("recipe"))
+            how = SplitSettings.from_dict(asked.get("split") or {})
+            folds = how.folds if how.holds_out_every_fold else 1
     found = []
     for facts in usable:
         step_s, measured, _ = _step_s(facts.name, facts, known)
-        alike = settings.n_members(n_train + n_validation)
-        memory = _memory(facts, known.get(facts.name), settings.batch_size, facts.parameters, size)
+        # Each fold that is held out trains one network.
+        alike = 1 if folds > 1 else settings.n_members(n_train + n_validation)
+        memory = _memory(facts, known.get(facts.name), settings.batch_for(n_train), facts.parameters, size)
         memory, passes = memory and memory * alike, settings.epochs * alike
         if facts.computed:
             memory, passes = _computed_mib(n_train + n_validation), 1
         seconds = None
         if step_s is not None and n_train:
-            seconds = step_s * size * (n_train + n_validation * _FORWARD) * passes + _AROUND_S
+            seconds = step_s * size * (n_train + n_validation * _FORWARD) * passes * folds + _AROUND_S
         found.append(NetworkCost(facts, round(facts.million_macs * size, 1), memory, seconds, measured))
     return found
 

@@ -49,7 +49,7 @@ def fit_network(
     module = loading.start_module(architecture, contract, base, seed=settings.seed)
     train, validation = by_part["train"], by_part["validation"]
     # Half of the records: folds are smaller than the training part. What is computed needs no team.
-    count = 1 if alone or is_computed(module, settings) else team_size(len(train) // 2, settings.batch_size)
+    count = 1 if alone or is_computed(module, settings) else team_size(len(train) // 2, settings.batch_for(len(train)))
     result = together(
         fit, count, module, JointView(stores, train), targets["train"], JointView(stores, validation), targets["validation"],
         get_problem(contract.task), settings, fs_hz=contract.fs_hz, names=contract.classes, groups=groups, unit=contract.unit, in_units=loading.answers_in_units(contract, base),

@@ -11,7 +11,7 @@ from django import forms
 from django.utils.datastructures import MultiValueDict
 
 from datasets.ecg import LEADS_12
-from datasets.models import Dataset, LabelMap, Sex
+from datasets.models import Dataset, LabelMap
 from datasets.preprocess.recipe import DEFAULT_RECIPE, plain_recipe
 from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
@@ -26,12 +26,15 @@ from training.engine.settings import settings_schema
 from training.engine.unlabelled import settings as unlabelled
 from training.models import Mode
 from training.problems.registry import get_problem, problem_names
+from training.selection_fields import FURTHER, PREFIX, USUAL, selection_fields
 from training.selectors import sites_of
 from training.splitting import METHODS, SplitSettings
 from training.targets import NUMERIC_TARGETS
 
 # The settings that are shown; the others are folded.
 SHOWN = ("epochs", "batch_size", "learning_rate", "seed", "patience", "members", "class_weights")
+# Fields of the page that stand for another's name in the services.
+_OF_SERVICE = {"split.late": "split.test"}
 _ANY_NUMBER = forms.NumberInput({"step": "any"})
 
 
@@ -45,10 +48,6 @@ class RunForm(forms.Form):
     """``asked`` is what ``run_start`` and ``check`` take. The steps are properties that give bound fields."""
 
     DATA = ("datasets", "task", "label_map", "classes", "target")
-    SELECTION = (
-        "selection.filter.label", "selection.filter.sex", "selection.filter.age_min", "selection.filter.age_max",
-        "selection.filter.quality_min", "selection.filter.site", "selection.filter.missing", "selection.balanced", "selection.cap",
-    )  # fmt: skip
     RECIPE = (
         "recipe.fs_hz", "recipe.duration_s", "recipe.leads", "recipe.padding", "recipe.baseline", "recipe.normalisation",
     )  # fmt: skip
@@ -61,7 +60,7 @@ class RunForm(forms.Form):
         "k_fold": ("split.folds", "split.fold"),
         "given_folds": ("split.test_folds", "split.validation_folds"),
         "site": ("split.test_sites",),
-        "time": ("split.since",),
+        "time": ("split.since", "split.late"),
     }
 
     def __init__(self, *args: Any, project: Any, **kwargs: Any):
@@ -69,7 +68,7 @@ class RunForm(forms.Form):
         self.project = project
         self.recipe: dict[str, Any] | None = None
         self._data_fields()
-        self._selection_fields()
+        self.fields |= selection_fields(dict(self._sites()))
         self._split_fields()
         self._model_fields()
         self._recipe_fields()
@@ -137,36 +136,6 @@ class RunForm(forms.Form):
             return []
         return found.classes if found else []
 
-    def _selection_fields(self) -> None:
-        number = {"required": False, "widget": _ANY_NUMBER}
-        sites = self._sites()
-        self.fields |= {
-            "selection.filter.label": forms.CharField(
-                required=False, max_length=120, label="With the code", help_text="As its source states it, such as AFIB."
-            ),
-            "selection.filter.sex": forms.ChoiceField(
-                required=False, label="Sex", choices=[("", "All"), *((v, word.capitalize()) for v, word in Sex.choices)]
-            ),
-            "selection.filter.age_min": forms.FloatField(min_value=0, max_value=130, label="Age from", **number),
-            "selection.filter.age_max": forms.FloatField(min_value=0, max_value=130, label="Age to", **number),
-            "selection.filter.quality_min": forms.FloatField(
-                min_value=0, max_value=1, label="Quality from", help_text="0 is unusable, 1 is perfect.", **number
-            ),
-            "selection.filter.site": forms.ChoiceField(
-                required=False, label="Hospital", choices=[("", "All"), *((site, f"{site} ({n})") for site, n in sites)]
-            ),
-            "selection.filter.missing": forms.ChoiceField(
-                required=False, label="Lacking", choices=[("", "Nothing asked"), ("age", "Age"), ("sex", "Sex"), ("subject", "Subject")]
-            ),
-            "selection.balanced": forms.BooleanField(
-                required=False, label="Equally many records of every class",
-                help_text="Off: thresholds chosen afterwards take care of rare classes, and no record is wasted.",
-            ),
-            "selection.cap": forms.IntegerField(
-                required=False, min_value=10, label="At most", help_text="Records, drawn by the seed. Empty: all of them."
-            ),
-        }  # fmt: skip
-
     def _sites(self) -> list[tuple[str, int]]:
         return list(sites_of(Dataset.objects.filter(project=self.project)).items())
 
@@ -200,7 +169,10 @@ class RunForm(forms.Form):
             ),
             "split.since": forms.DateField(
                 required=False, label="Held back from", widget=forms.DateInput(attrs={"type": "date"}),
-                help_text="The day as the record list shows it. Empty: the latest fifth. Shows how the model does on what comes later.",
+                help_text="The day as the record list shows it. Empty: the latest share. Shows how the model does on what comes later.",
+            ),
+            "split.late": forms.FloatField(
+                initial=default.test, label="Latest share", help_text="Held back where no day is given.", **share
             ),
         }  # fmt: skip
 
@@ -287,13 +259,20 @@ class RunForm(forms.Form):
         """What the services take; call it on a valid form."""
         data = self.cleaned_data
         base, minutes = data["base_version"], data["search.minutes"]
-        found = {name: data[name] for name in self.SELECTION if name.startswith("selection.filter.")}
+        found = {
+            name: data[name].isoformat() if isinstance(data[name], date) else data[name]
+            for name in (*USUAL, *FURTHER) if name.startswith(PREFIX)
+        }  # fmt: skip
         takes = (*self.OF_METHOD[self.method], *(() if self.method == "given_folds" else ("split.validation",)))
         learns = data[self.LEARNS] or unlabelled.DEFAULT
         how = {
             name.removeprefix("pretraining."): data[name] for name in self.OF_LEARNING[learns] if data[name] is not None
         }
-        split = {name.removeprefix("split."): data[name] for name in takes if data[name] not in (None, "")}
+        split = {
+            _OF_SERVICE.get(name, name).removeprefix("split."): data[name]
+            for name in takes
+            if data[name] not in (None, "")
+        }
         split = {name: value.isoformat() if isinstance(value, date) else value for name, value in split.items()}
         return {
             "project": self.project, "datasets": list(data["datasets"]), "label_map": data["label_map"],
@@ -304,8 +283,8 @@ class RunForm(forms.Form):
             "split": {"method": self.method} | split, "recipe": self.recipe,
             "pretraining": {"method": learns} | how if data["task"] == PRETRAINING else None,
             "selection": {
-                "filter": {name.removeprefix("selection.filter."): value for name, value in found.items() if value not in (None, "")},
-                "balanced": data["selection.balanced"], "cap": data["selection.cap"],
+                "filter": {name.removeprefix(PREFIX): value for name, value in found.items() if value not in (None, "")},
+                "balanced": data["selection.balanced"] and data["task"] != "regression", "cap": data["selection.cap"],
             },
         }  # fmt: skip
 
@@ -339,7 +318,11 @@ class RunForm(forms.Form):
 
     @property
     def selection_fields(self) -> list[forms.BoundField]:
-        return self._bound(self.SELECTION)
+        return self._bound(USUAL)
+
+    @property
+    def further_filters(self) -> list[forms.BoundField]:
+        return self._bound(FURTHER)
 
     @property
     def learns_field(self) -> forms.BoundField:
@@ -387,9 +370,12 @@ class RunForm(forms.Form):
     def open_parts(self) -> dict[str, bool]:
         """Which folded parts must be open: those with an error, or with something chosen."""
         wrong = set(self.errors) if self.is_bound else set()
-        chosen = any(self._given(name) for name in self.SELECTION)
+        usual, further = (
+            any(self._given(name) for name in names) or bool(wrong & set(names)) for names in (USUAL, FURTHER)
+        )
         return {
-            "selection": chosen or bool(wrong & set(self.SELECTION)),
+            "selection": usual or further,
+            "filters": further,
             "settings": bool(wrong & {name for name in self.setting_names if name not in SHOWN}),
             "recipe": bool(wrong & set(self.RECIPE)) or (self.is_bound and bool(self.recipe)),
             "augmentation": any(name.startswith("augmentation.") for name in wrong),

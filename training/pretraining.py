@@ -69,7 +69,7 @@ def run(context: JobContext) -> dict[str, Any]:
     others = JointView(data.stores, by_part["test"][:_MOST_JUDGED]) if by_part["test"] else None
     folder = Path(storage.area("checkpoints", row.pk))
     keeping.fetch(folder)
-    count = team_size(len(view), settings.batch_size)
+    count = team_size(len(view), settings.batch_for(len(view)))
     try:
         result = together(
             pretrain, count, module, view, settings, fs_hz=contract.fs_hz, how=how, held_back=others, unit=contract.unit,
@@ -84,7 +84,7 @@ def run(context: JobContext) -> dict[str, Any]:
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
     row.manifest = manifest_of(row, data.recipe, data.items, by_part, settings, result.device) | _how_it_went(
-        row, result
+        row, result, settings.batch_for(len(view))
     )
     row.best_epoch = len(result.history)
     row.save(update_fields=["best_epoch", "manifest"])
@@ -118,10 +118,10 @@ def contract_of(row: TrainingRun) -> ModelContract:
     )  # fmt: skip
 
 
-def _how_it_went(row: TrainingRun, result: PretrainResult) -> dict[str, Any]:
+def _how_it_went(row: TrainingRun, result: PretrainResult, size: int) -> dict[str, Any]:
     last = result.history[-1]
     return {
-        **scale_of(result), "networks": 1, "processes": result.processes, "weights_hash": result.weights_hash, "monitor": "train_loss", "stopped_reason": result.stopped_reason,
+        **scale_of(result), "batch_size": size, "networks": 1, "processes": result.processes, "weights_hash": result.weights_hash, "monitor": "train_loss", "stopped_reason": result.stopped_reason,
         "epochs": len(result.history), "pretraining": row.pretraining | {name: last[name] for name in SCORES if name in last},
     }  # fmt: skip
 

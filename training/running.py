@@ -326,7 +326,7 @@ def _note_outcome(
     row.best_epoch, row.learning_rate, row.lr_finder = first.best_epoch, first.learning_rate, first.lr_finder or {}
     add_warnings(row, [note for member in members for note in member.result.notes])
     row.manifest = manifest_of(row, data.recipe, data.items, members[0].by_part, settings, first.device) | {
-        **scale_of(first), "networks": len(members) * first.members, "processes": first.processes, "weights_hash": _hash_of([member.result.weights_hash for member in members]),
+        **scale_of(first), "networks": len(members) * first.members, "processes": first.processes, "batch_size": settings.batch_for(len(members[0].by_part["train"])), "weights_hash": _hash_of([member.result.weights_hash for member in members]),
         "monitor": first.monitor, "stopped_reason": stopped, "epochs": first.epochs,
         "facts": list(dict.fromkeys(fact for member in members for fact in member.result.facts)), **({} if trial is None else {"trial": trial}),
     }  # fmt: skip

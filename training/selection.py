@@ -68,7 +68,7 @@ class Selection:
         """Return the balanced and capped part of ``items``, in their order; all of them when neither is asked for."""
         kept = list(items)
         if self.balanced and task != "regression":
-            kept = _balanced(kept, outputs, seed)
+            kept = _balanced(kept, outputs, seed, self.cap)
         if self.cap is not None and len(kept) > self.cap:
             chosen = set(random.Random(f"cap {seed}").sample(range(len(kept)), self.cap))
             kept = [item for number, item in enumerate(kept) if number in chosen]
@@ -98,8 +98,8 @@ def _filter_problems(values: Mapping[str, Any]) -> dict[str, str]:
     return problems
 
 
-def _balanced(items: list[Labelled], outputs: Sequence[str], seed: int) -> list[Labelled]:
-    """Return as many records of every class as the rarest has, the rarest class first.
+def _balanced(items: list[Labelled], outputs: Sequence[str], seed: int, cap: int | None) -> list[Labelled]:
+    """Return as many records of every class as the rarest has, or as a cap leaves to each, the rarest class first.
 
     A record with several classes counts for each of them. Records without any of the classes count as a class of their
     own where there are such.
@@ -112,6 +112,8 @@ def _balanced(items: list[Labelled], outputs: Sequence[str], seed: int) -> list[
     if not present:
         return items
     wanted = min(len(holders[name]) for name in present)
+    if cap is not None:
+        wanted = min(wanted, max(1, cap // len(present)))
     rng = random.Random(f"balance {seed}")
     taken: set[int] = set()
     counts: Counter[str] = Counter()

@@ -23,7 +23,7 @@ UNITS = {
 #: What an empty value means.
 EMPTY = {
     "learning_rate": "found before the start", "head_epochs": "a quarter of the epochs", "clip_norm": "no limit",
-    "members": "by the portal", "patience": "never stop early", "threads": "by PyTorch",
+    "members": "by the portal", "batch_size": "by the number of records", "patience": "never stop early", "threads": "by PyTorch",
 }  # fmt: skip
 
 

@@ -221,6 +221,7 @@ def _settings_rows(run: TrainingRun) -> list[setting_words.Row]:
     used = {
         "learning_rate": run.learning_rate,
         "members": run.manifest.get("networks"),
+        "batch_size": run.manifest.get("batch_size"),
         "augmentation": run.manifest.get("augmentation_units_per_mv"),
     }
     return setting_words.rows(run.settings, used)

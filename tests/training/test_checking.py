@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from datasets.models import Record
 from ecgportal.audit.models import AuditEvent
 from ecgportal.jobs.models import Job, JobState
 from tests import factories
@@ -13,7 +14,7 @@ from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.working import work_off
 from training.checking import Checked, check
-from training.costs import note_speed, speeds
+from training.costs import costs_of_networks, note_speed, speeds
 from training.models import Speed, Split, TrainingRun
 from training.services import learning_curve_start, run_start
 
@@ -243,7 +244,20 @@ def test_folds_and_ensembles_multiply_the_cost(sound):
     one = sound.check(settings={"members": 1}).cost
     three = sound.check(settings={"members": 3}).cost
     assert (one.networks, three.networks) == (1, 3) and three.seconds > 2 * one.seconds - 20
-    assert sound.check(split={"method": "k_fold"}).cost.networks == 5
+    asked = sound.asked(split={"method": "k_fold"}, settings={})
+    folds = check(**asked)
+    assert folds.cost.networks == 5
+    parts = (folds.split[part]["records"] for part in ("train", "validation"))
+    [row] = [row for row in costs_of_networks(asked, *parts) if row.facts.name == "xresnet1d18"]
+    assert (row.seconds, row.memory_mib) == (pytest.approx(folds.cost.seconds), folds.cost.memory_mib)
+
+
+def test_it_is_said_that_an_ensemble_learns_from_the_folds_named_for_validation(sound):
+    for number, record in enumerate(Record.objects.order_by("pk")):
+        Record.objects.filter(pk=record.pk).update(fold=number % 10 + 1)
+    asked = {"method": "given_folds", "test_folds": [10], "validation_folds": [9]}
+    assert "folds_dealt_anew" in codes(sound.check(split=asked), "info")
+    assert "folds_dealt_anew" not in codes(sound.check(split=asked, settings={"members": 1}))
 
 
 def test_the_check_by_rest_is_for_those_who_may_train(sound):

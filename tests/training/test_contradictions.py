@@ -22,15 +22,15 @@ def ward(db, few_threads) -> Ward:
     return Ward()
 
 
-def make_version(ward: Ward) -> ModelVersion:
+def make_version(ward: Ward, architecture: str = "inception_time") -> ModelVersion:
     contract = {
         "format": 1, "leads": list(factories.LEADS), "fs_hz": 100.0, "n_samples": 1000, "classes": ["NORM"], "task": "multilabel", "unit": "mV",
-        "normalisation": "none", "architecture": "inception_time", "config": {}, "recipe": None, "thresholds": {}, "output": "logits",
+        "normalisation": "none", "architecture": architecture or None, "config": {}, "recipe": None, "thresholds": {}, "output": "logits",
         "fixed_length": False, "parent": None,
     }  # fmt: skip
     return ModelVersion.objects.create(
         model=Model.objects.create(project=ward.project, name="Net"), number=1, state="ready", origin="trained", contract=contract,
-        classes=["NORM"], task="multilabel", architecture="inception_time", sha256=storage.put_bytes(b"weights")[0], size=7,
+        classes=["NORM"], task="multilabel", architecture=architecture, sha256=storage.put_bytes(b"weights")[0], size=7,
     )  # fmt: skip
 
 
@@ -47,6 +47,9 @@ def body(ward: Ward, **more) -> dict:
         ({"settings": {"mode": 7}}, {"mode"}),
         ({"target": "age"}, {"target"}),
         ({"task": "regression", "target": "age", "classes": ["NORM"]}, {"classes"}),
+        ({"task": "regression", "label_map": None, "target": "age", "selection": {"balanced": True}}, {"selection.balanced"}),
+        ({"split": {"method": "k_fold"}, "settings": {"members": 3}}, {"members"}),
+        ({"split": {"method": "k_fold"}, "settings": {"companion": "always"}}, {"companion"}),
     ],
 )  # fmt: skip
 def test_what_contradicts_is_refused_by_field_and_by_the_check(ward, more, fields):
@@ -56,6 +59,17 @@ def test_what_contradicts_is_refused_by_field_and_by_the_check(ward, more, field
     found = api.post("training-runs/check/", body(ward, **more), status=200)
     assert {row["field"] for row in found["findings"] if row["level"] == "error"} == fields
     assert not TrainingRun.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "foreign", "fields"),
+    [({"companion": "always"}, False, {"companion"}), ({"members": 3}, True, {"members"}), ({"members": 3}, False, set())],
+)  # fmt: skip
+def test_settings_that_a_base_model_leaves_without_effect_are_refused(ward, settings, foreign, fields):
+    base = make_version(ward, "" if foreign else "inception_time")
+    asked = body(ward, base_version=str(base.pk), settings=settings)
+    found = Api(session=ward.user).post("training-runs/check/", asked, status=200)
+    assert {row["field"] for row in found["findings"] if row["level"] == "error"} == fields
 
 
 def test_a_dataset_that_is_not_among_the_datasets_is_refused(ward):

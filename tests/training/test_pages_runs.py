@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils.datastructures import MultiValueDict
 
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe, plain_recipe
+from datasets.record_filters import FILTERS
 from ecgportal.jobs.models import Job
 from ecgportal.jobs.services import cancel
 from tests import factories
@@ -86,6 +88,30 @@ def test_choices_of_every_step_reach_the_run(page, ward):
     assert run.split_settings == {"method": "site", "test_sites": ["B"], "validation": 0.25}
     assert run.settings["augmentation"]["noise_mv"] == 0.05 and run.settings["mixed_precision"] is False
     assert run.settings["learning_rate"] is None
+
+
+def test_every_filter_and_the_share_of_the_latest_can_be_chosen_on_the_page(page, ward):
+    form = RunForm(project=ward.project)
+    shown = text_of(page.get(address(ward)))
+    for name in FILTERS:
+        assert f"selection.filter.{name}" in form.fields and f'name="selection.filter.{name}"' in shown
+    changes = {
+        "selection.filter.recorded_to": "2030-01-31", "selection.filter.heart_rate_bpm_max": "300", "selection.filter.quality": "none",
+        "split.method": "time", "split.late": "0.3",
+    }  # fmt: skip
+    answer = page.post(address(ward, "create"), form_of(ward, **changes) | {"action": "check"})
+    assert 'id="id_selection.filter.recorded_to"' in text_of(answer)
+    asked = RunForm(
+        MultiValueDict({k: v if isinstance(v, list) else [str(v)] for k, v in form_of(ward, **changes).items()}),
+        project=ward.project,
+    )
+    assert asked.is_valid(), asked.errors
+    assert asked.asked["selection"]["filter"] == {
+        "recorded_to": "2030-01-31",
+        "heart_rate_bpm_max": 300.0,
+        "quality": "none",
+    }
+    assert asked.asked["split"] == {"method": "time", "test": 0.3, "validation": 0.15}
 
 
 def test_the_recipe_of_the_form_is_the_runs(page, ward):

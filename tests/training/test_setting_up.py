@@ -102,6 +102,14 @@ def test_a_balanced_subset_has_the_rarest_class_of_each_and_comes_back_by_its_se
     assert drawn != Selection(balanced=True).draw(items, ("a", "b", "c"), "multiclass", 4)
 
 
+def test_a_cap_on_a_balanced_subset_leaves_each_class_as_many():
+    items = _items({"a": 30, "b": 17, "c": 12})
+    drawn = Selection(balanced=True, cap=30).draw(items, ("a", "b", "c"), "multiclass", 3)
+    assert Counter(name for item in drawn for name in item.classes) == {"a": 10, "b": 10, "c": 10}
+    several = Selection(balanced=True, cap=10).draw(_items({"a": 30, "a+b": 20, "": 40}), ("a", "b"), "multilabel", 0)
+    assert Counter(name for item in several for name in item.classes or {"none"}) == {"a": 3, "b": 3, "none": 3}
+
+
 def test_balancing_counts_a_record_for_each_of_its_classes_and_those_without_one():
     drawn = Selection(balanced=True).draw(_items({"a": 30, "a+b": 6, "": 40}), ("a", "b"), "multilabel", 0)
     counts = Counter(name for item in drawn for name in item.classes or {"none"})

@@ -26,7 +26,7 @@ def test_what_differs_comes_first_with_its_default() -> None:
     rows = setting_words.rows(settings.to_dict(), {"learning_rate": 0.0031, "members": 3})
     changed = {row.title: (row.value, row.used, row.default) for row in rows if row.default}
     assert changed == {
-        "Batch size": ("64 records", "", "32 records"),
+        "Batch size": ("64 records", "", "by the number of records"),
         "Learning rate": ("found before the start", "0.0031", "0.003"),
         "Rate over time": ("cosine (falls after a short rise)", "", "one cycle (rises, then falls)"),
         "Augmentation": (

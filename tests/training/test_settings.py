@@ -57,6 +57,12 @@ def test_settings_survive_json():
     assert FitSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
+def test_the_batch_grows_with_the_records_and_what_was_asked_for_counts():
+    sizes = [FitSettings().batch_for(count) for count in (1, 300, 6400, 6401, 17_418, 10**6)]
+    assert sizes == [32, 32, 32, 64, 128, 256]
+    assert FitSettings(batch_size=8).batch_for(10**6) == 8
+
+
 def test_the_schema_describes_every_setting_with_default_and_reason():
     schema = settings_schema()
     assert json.loads(json.dumps(schema)) == schema

@@ -77,7 +77,7 @@ def estimate(
         first_forward(module, x)
         macs = _macs(module, x[:1])
         form = Form(module, place, (n_leads, n_samples))
-        batch = min(settings.batch_size, max(1, n_train))
+        batch = min(settings.batch_for(n_train), max(1, n_train))
         stages = plan(settings).stages
         kept, seconds = 0, 0.0
         for stage, epochs in stages:

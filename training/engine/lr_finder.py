@@ -154,7 +154,7 @@ def sweep(
                 net,
                 loss,
                 autocast=autocast,
-                piece=largest_batch(settings.batch_size),
+                piece=largest_batch(settings.batch_for(len(usable))),
                 note=notes.append,
                 exchange=exchange,
             )
@@ -245,5 +245,5 @@ def _orders(usable: np.ndarray, settings: FitSettings, steps: int) -> list[np.nd
     orders: list[np.ndarray] = []
     while len(orders) < steps:
         # Negative numbers keep the finder's shuffles apart from those of the epochs.
-        orders += epoch_order(usable, settings.batch_size, settings.seed, -1 - len(orders))
+        orders += epoch_order(usable, settings.batch_for(len(usable)), settings.seed, -1 - len(orders))
     return orders[:steps]

@@ -67,7 +67,7 @@ class Member:
     ):  # fmt: skip
         self.number, self.prefix, self.part, self.targets = number, prefix, part, targets
         self.settings, self.feed, self.fs_hz, self.team, self.autocast = settings, feed, fs_hz, team, autocast
-        self.augmentation = augmentation
+        self.augmentation, self.batch_size = augmentation, settings.batch_for(len(part.train))
         self.seed = settings.seed if number == 0 else derive(settings.seed, "member", number)
         self.form = Form(module, feed.device, shape)
         self.exchange = Exchange(None if team.alone else team)
@@ -77,13 +77,11 @@ class Member:
             self.net,
             loss,
             autocast=autocast,
-            piece=largest_batch(settings.batch_size),
+            piece=largest_batch(self.batch_size),
             note=note,
             exchange=self.exchange,
         )
-        self.judged_at_once = max(
-            _AT_ONCE_ON_ACCELERATOR if feed.device.type == "cuda" else _AT_ONCE, settings.batch_size
-        )
+        self.judged_at_once = max(_AT_ONCE_ON_ACCELERATOR if feed.device.type == "cuda" else _AT_ONCE, self.batch_size)
         self.note, self.pieces = note, Pieces(self.judged_at_once, note)
         self.optimiser: torch.optim.Optimizer | None = None
         self.active: list[nn.Module] | None = None
@@ -107,7 +105,7 @@ class Member:
 
     def orders(self, epoch: int) -> list[np.ndarray]:
         """Return the record numbers of each batch of an epoch."""
-        return epoch_order(self.part.train, self.settings.batch_size, self.seed, epoch)
+        return epoch_order(self.part.train, self.batch_size, self.seed, epoch)
 
     def begin(self) -> None:
         train_mode(self.net, self.active)

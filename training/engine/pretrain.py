@@ -104,9 +104,9 @@ def pretrain(
             "This network takes one length only, so it cannot learn from windows. Choose another network, or masked "
             "reconstruction."
         )
-    if isinstance(how, Contrastive) and settings.batch_size < FEWEST_TOGETHER:
+    if isinstance(how, Contrastive) and (size := settings.batch_for(len(source))) < FEWEST_TOGETHER:
         raise InvalidInput(
-            f"In a batch of {settings.batch_size} there are no other records to tell a window from. Choose a batch size of at "
+            f"In a batch of {size} there are no other records to tell a window from. Choose a batch size of at "
             f"least {FEWEST_TOGETHER}, or masked reconstruction.",
             fields={"batch_size": f"At least {FEWEST_TOGETHER}."},
         )
@@ -143,7 +143,8 @@ class _Pretraining:
         self.feed = Feed(source if held_back is None else Joined((source, held_back)), device)
         self.units_per_mv = units_per_mv(unit, self.feed, self.rows)
         self.augmentation = in_unit(settings.augmentation, self.units_per_mv)
-        self.rate, self.piece = settings.learning_rate or 3e-3, settings.batch_size
+        self.rate, self.batch_size = settings.learning_rate or 3e-3, settings.batch_for(len(source))
+        self.piece = self.batch_size
         module = copy.deepcopy(module).cpu()
         x = next(iter(self.feed.batches([self.rows[:2]])))
         first_forward(module, x.cpu())
@@ -173,7 +174,7 @@ class _Pretraining:
         self._restore(store, resume)
         s, reason = self.settings, "finished"
         self.callbacks.on_start({
-            "epochs": s.epochs, "batches": len(epoch_order(self.rows, s.batch_size, s.seed, 1)), "device": str(self.device),
+            "epochs": s.epochs, "batches": len(epoch_order(self.rows, self.batch_size, s.seed, 1)), "device": str(self.device),
             "learning_rate": self.rate, "resumed_epoch": self.resumed_epoch, "notes": [], "processes": self.team.size,
             "history": list(self.history),
         })  # fmt: skip
@@ -206,7 +207,7 @@ class _Pretraining:
     def _epoch(self, epoch: int) -> None:
         s, begun = self.settings, time.monotonic()
         seed_everything(derive(s.seed, "epoch", epoch))
-        orders = epoch_order(self.rows, s.batch_size, s.seed, epoch)
+        orders = epoch_order(self.rows, self.batch_size, s.seed, epoch)
         self.both.train()
         for layer in head_layers(self.net):
             layer.eval()
@@ -319,7 +320,7 @@ class _Pretraining:
         """Return the mean loss on the records that are held back, each epoch with the same of them hidden."""
         self.both.eval()
         while True:
-            size = min(self.settings.batch_size, self.piece)
+            size = min(self.batch_size, self.piece)
             total = self._judged(size)
             if not self.team.any_of(total is None, self.device):
                 return float(self.team.sum(torch.tensor([total], device=self.device))) / len(self.others)
