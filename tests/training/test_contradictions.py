@@ -13,8 +13,9 @@ from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.training.test_setting_up import Ward
+from training.candidates import offer
+from training.engine.settings import FitSettings
 from training.models import TrainingRun
-from training.searching import starts
 
 
 @pytest.fixture
@@ -131,8 +132,6 @@ def test_a_network_that_cannot_take_what_the_recipe_makes_is_refused_before_the_
     )
 
 
-def test_a_search_tries_no_network_that_cannot_take_what_the_recipe_makes(ward):
-    run = TrainingRun(settings={"epochs": 1}, recipe=recipe(930), base_version=None)
-    assert "xception_time" not in starts(run, 10, 5, 1e9)
-    run.recipe = recipe(1000)
-    assert "xception_time" in starts(run, 10, 5, 1e9)
+def test_a_search_tries_no_network_that_cannot_take_what_the_recipe_makes(db):
+    assert "xception_time" not in offer(FitSettings(), False, recipe(930), 10, 5, 1e9).starts
+    assert "xception_time" in offer(FitSettings(), False, recipe(1000), 10, 5, 1e9).starts
