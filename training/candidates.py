@@ -1,4 +1,4 @@
-"""What a search may try within its minutes and what it samples; without loading torch or optuna."""
+"""What a search may try within its minutes, what it samples and what it costs; without loading torch or optuna."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ecgportal.errors import InvalidInput
-from modelhub.architectures.catalog import catalog
-from training.choices import misfit
-from training.costs import seconds_per_epoch
+from modelhub.architectures.catalog import catalog, is_computed
+from training.choices import Choices, misfit
+from training.costs import Cost, cost_of, seconds_per_epoch, speeds
 from training.engine.settings import Augmentation, FitSettings, too_many_to_compute
+from training.live import duration
 from training.models import Mode
+from training.selectors import start_title
 
 # What is computed first, then networks of different families and sizes; those whose trial would take more than this share of
 # the budget are left out.
@@ -85,3 +87,54 @@ def _is_valid(settings: FitSettings, mode: str) -> bool:
     except InvalidInput:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """whole: of a search and of what training its winner in full may take, at most. found: what can be tried. dearest: the start
+    whose training in full takes longest, and its seconds; None where one is not known. quickest: the start of the network with
+    the shortest epoch, and the seconds of it in a trial; None where none is known."""
+
+    whole: Cost
+    found: Offer
+    dearest: tuple[str, float] | None
+    quickest: tuple[str, float] | None
+
+
+def cost_of_search(choices: Choices, minutes: float, n_train: int, n_validation: int) -> SearchCost:
+    """Return the cost of a run whose network a search of so many minutes chooses."""
+    budget_s, known = 60 * minutes, speeds()
+    has_base = choices.base_version is not None
+    found = offer(choices.settings, has_base, choices.recipe, n_train, n_validation, budget_s)
+    full, epochs = {}, {}
+    for start in found.starts:
+        alike = _started(choices, start)
+        full[start] = cost_of(alike, n_train, n_validation, known)
+        alone = replace(alike, settings=replace(alike.settings, members=1))
+        epoch_s = cost_of(alone, n_train, n_validation, known).epoch_seconds
+        if epoch_s is not None and not is_computed(start, Mode.SCRATCH):
+            epochs[start] = epoch_s
+    seconds = {start: cost.seconds for start, cost in full.items() if cost.seconds is not None}
+    dearest = max(seconds.items(), key=lambda pair: pair[1]) if len(seconds) == len(full) and full else None
+    memory = [cost.memory_mib for cost in full.values() if cost.memory_mib is not None]
+    quickest = min(epochs.items(), key=lambda pair: pair[1]) if epochs else None
+    # With nothing computed beside it, the first network is tried for one epoch whatever that takes.
+    is_sure = any(is_computed(start, Mode.SCRATCH) for start in found.starts)
+    search_s = budget_s if is_sure or quickest is None else max(budget_s, quickest[1])
+    basis = f"{duration(search_s)} of search; how long its winner takes in full is not known"
+    if dearest is not None:
+        winner = f"up to {duration(dearest[1])} for its winner in full, longest for {start_title(dearest[0])}"
+        basis = f"{duration(search_s)} of search and {winner}; {full[dearest[0]].basis}"
+    whole = Cost(
+        parameters=None, million_macs=None, memory_mib=max(memory, default=None), epoch_seconds=None, basis=basis,
+        seconds=search_s + dearest[1] if dearest is not None else None,
+        networks=max((cost.networks for cost in full.values()), default=1), measured=all(cost.measured for cost in full.values()),
+    )  # fmt: skip
+    return SearchCost(whole, found, dearest, quickest)
+
+
+def _started(choices: Choices, start: str) -> Choices:
+    """Return the choices of a run that starts so."""
+    mode = start.removeprefix("base:") if start.startswith("base:") else Mode.SCRATCH.value
+    changed = replace(choices, mode=mode, settings=replace(choices.settings, mode=mode))
+    return changed if start.startswith("base:") else replace(changed, architecture=start, base_version=None)

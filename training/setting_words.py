@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +81,15 @@ def _short(name: str, value: Any) -> str:
     return said(name, float(f"{value:.2g}") if isinstance(value, float) else value)
 
 
-def tried(values: Mapping[str, Any]) -> str:
-    """Return what a training of a search tried, in words."""
+def tried(values: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
+    """Return settings in one line, those that a training of a search tried or the named ones. An augmentation is a word, or its parts."""
     known = settings_schema()["properties"]
-    told = {name: said(name, values[name]) for name in known if name in values}
-    return ", ".join(f"{known[name]['title'].lower()} {value}" for name, value in told.items())
+    told = []
+    for name in (name for name in known if name in values and (names is None or name in names)):
+        value = values[name]
+        word = _changes(value, known[name]["properties"]) if isinstance(value, Mapping) else said(name, value)
+        told.append(f"{known[name]['title'].lower()} {word}")
+    return ", ".join(told)
 
 
 def _changes(values: Mapping[str, Any], known: Mapping[str, Any]) -> str:
