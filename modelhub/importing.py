@@ -259,7 +259,7 @@ def _foreign(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     checks: dict[str, Any] = {"format": "onnx", "notes": list(found.notes), "foreign": True}
     reason = found.reason
     if found.trainable:
-        checks["parity_max_difference"] = found.parity
+        checks |= {"parity_max_difference": found.parity, "million_macs": found.million_macs}
         reason = _why_not_again(found.data, found.contract) if found.contract is not None else None
     if reason:
         checks["prediction_only"] = reason

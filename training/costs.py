@@ -71,8 +71,9 @@ def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[st
     known = speeds() if known is None else known
     facts, base = catalog().get(choices.architecture), choices.base_version
     key = speed_key(choices.architecture, base)
-    step_s, measured, basis = _step_s(key, facts, known)
     size = _size(choices.recipe)
+    macs = _million_macs(facts, known.get(key), base)
+    step_s, measured, basis = _step_s(key, macs, known)
     computed = is_computed(choices.architecture, choices.mode)
     # Of an ensemble each network learns from all but its own fold; the networks of one run are trained in step.
     alike = 1 if computed or choices.members > 1 else choices.settings.n_members(n_train + n_validation)
@@ -81,7 +82,7 @@ def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[st
     if computed:
         memory: int | None = _computed_mib(n_train + n_validation)
     else:
-        memory = _memory(facts, known.get(key), choices.settings.batch_for(n_train), parameters, size)
+        memory = _memory(macs, known.get(key), choices.settings.batch_for(n_train), parameters, size)
         memory = memory * alike if memory is not None else None
     epoch_s = None
     if step_s is not None:
@@ -89,9 +90,18 @@ def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[st
         epoch_s = step_s * (n_train + n_validation * _FORWARD)
     epochs = 1 if computed else choices.settings.epochs
     seconds = epoch_s * epochs * networks + _AROUND_S if epoch_s is not None else None
-    macs = facts.million_macs if facts else (known[key].million_macs if key in known else None)
     macs = round(macs * size, 1) if macs is not None else None
     return Cost(parameters, macs, memory, seconds, epoch_s, networks, measured, basis)
+
+
+def _million_macs(facts: ArchitectureFacts | None, speed: Speed | None, base: ModelVersion | None) -> float | None:
+    """Return the million multiply-accumulates of a record of 1000 samples: as stated, measured, or counted when a file came."""
+    if facts is not None:
+        return facts.million_macs
+    if speed is not None and speed.million_macs is not None:
+        return speed.million_macs
+    # Recurrent layers are not counted.
+    return (base.checks.get("million_macs") or None) if base is not None else None
 
 
 def _size(recipe: Mapping[str, Any] | None) -> float:
@@ -136,10 +146,10 @@ def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int)
             folds = how.folds if how.holds_out_every_fold else 1
     found = []
     for facts in usable:
-        step_s, measured, _ = _step_s(facts.name, facts, known)
+        step_s, measured, _ = _step_s(facts.name, facts.million_macs, known)
         # Each fold that is held out trains one network.
         alike = 1 if folds > 1 else settings.n_members(n_train + n_validation)
-        memory = _memory(facts, known.get(facts.name), settings.batch_for(n_train), facts.parameters, size)
+        memory = _memory(facts.million_macs, known.get(facts.name), settings.batch_for(n_train), facts.parameters, size)
         memory, passes = memory and memory * alike, settings.epochs * alike
         if facts.computed:
             memory, passes = _computed_mib(n_train + n_validation), 1
@@ -152,7 +162,8 @@ def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int)
 
 def seconds_per_epoch(architecture: str, n_train: int, n_validation: int, recipe: Mapping[str, Any] | None) -> float:
     """Return the estimated seconds of one epoch of a network from scratch, with its validation."""
-    step_s, _, _ = _step_s(architecture, catalog().get(architecture), speeds())
+    facts = catalog().get(architecture)
+    step_s, _, _ = _step_s(architecture, facts.million_macs if facts else None, speeds())
     return (step_s or 0.0) * _size(recipe) * (n_train + n_validation * _FORWARD)
 
 
@@ -166,28 +177,28 @@ def _share_of_step(choices: Choices) -> float:
     return 1.0
 
 
-def _step_s(name: str, facts: ArchitectureFacts | None, known: Mapping[str, Speed]) -> tuple[float | None, bool, str]:
+def _step_s(name: str, million_macs: float | None, known: Mapping[str, Speed]) -> tuple[float | None, bool, str]:
     if name in known:
         return known[name].step_s, True, f"measured on this machine, {known[name].device}"
-    if facts is None:
+    if million_macs is None:
         return None, False, "This network has not been trained here yet, so its time is not known."
     others = [(row, catalog()[row.architecture]) for row in known.values() if row.architecture in catalog()]
     if others:
-        nearest, other = min(others, key=lambda pair: abs(pair[1].million_macs - facts.million_macs))
-        step_s = nearest.step_s * facts.million_macs / other.million_macs
+        nearest, other = min(others, key=lambda pair: abs(pair[1].million_macs - million_macs))
+        step_s = nearest.step_s * million_macs / other.million_macs
         return step_s, False, f"from the speed of {other.title} on this machine and the arithmetic; rough"
-    step_s = facts.million_macs * 1e6 / (_MACS_PER_S * (os.cpu_count() or 1))
+    step_s = million_macs * 1e6 / (_MACS_PER_S * (os.cpu_count() or 1))
     return step_s, False, "from the arithmetic alone; this machine's speed was not measured yet"
 
 
 def _memory(
-    facts: ArchitectureFacts | None, speed: Speed | None, batch: int, parameters: int | None, size: float
+    million_macs: float | None, speed: Speed | None, batch: int, parameters: int | None, size: float
 ) -> int | None:
     if speed is not None and speed.memory_base is not None and speed.memory_per_record is not None:
         return round((speed.memory_base + batch * size * speed.memory_per_record) / 2**20)
-    if facts is None or parameters is None:
+    if million_macs is None or parameters is None:
         return None
-    return round((parameters * _BYTES_PER_PARAMETER + batch * size * facts.million_macs * 1e6 * _BYTES_PER_MAC) / 2**20)
+    return round((parameters * _BYTES_PER_PARAMETER + batch * size * million_macs * 1e6 * _BYTES_PER_MAC) / 2**20)
 
 
 def _computed_mib(n_records: int) -> int:

@@ -44,6 +44,14 @@ class ManyChoices(forms.MultipleChoiceField):
     widget = forms.CheckboxSelectMultiple
 
 
+class _BaseField(RowField):
+    """Model versions, each with its size, so that they can be weighed."""
+
+    def label_from_instance(self, version: ModelVersion) -> str:
+        size = f", {version.parameters / 1e6:.3g} M parameters" if version.parameters else ""
+        return f"{version}{size}"
+
+
 class RunForm(forms.Form):
     """``asked`` is what ``run_start`` and ``check`` take. The steps are properties that give bound fields."""
 
@@ -178,7 +186,7 @@ class RunForm(forms.Form):
 
     def _model_fields(self) -> None:
         self.fields |= {
-            "base_version": RowField(
+            "base_version": _BaseField(
                 usable_versions(self.project), required=False, label="Start from", empty_label="Fresh weights (from scratch)",
                 help_text="Or a model of this project, to fine-tune it: its input and recipe are taken over, its head is made anew for other classes.",
             ),

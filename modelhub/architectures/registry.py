@@ -146,6 +146,23 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() * (2 if p.is_complex() else 1) for p in module.parameters() if p.requires_grad)
 
 
+def operation_count(module: nn.Module, x: torch.Tensor) -> int:
+    """Return multiply-accumulates of convolutions and matrix products of any network for a forward pass of ``x``, by PyTorch's
+    own count of what it calls; recurrent layers count as nothing."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    learning = [p for p in module.parameters() if p.requires_grad]
+    try:
+        # The counter follows gradients through every layer, and stumbles over one that is given a weight as its input.
+        module.requires_grad_(False)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(x)
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+    return counter.get_total_flops() // 2
+
+
 def mac_count(module: nn.Module, n_leads: int, n_samples: int) -> int:
     """Return multiply-accumulates of convolutions and linear layers for one ECG of the given size; a layer that computes in
     another way states its own (``own_macs``)."""

@@ -52,7 +52,7 @@ class ForeignModel:
     data: the graph as it is stored: repaired, with the portal's input, giving logits where its end was known.
     contract: None while ``questions`` (``{field: sentence}``) are open; ``known`` is what is settled so far. notes: what was changed, in sentences.
     trainable: whether it converts to a network; otherwise ``reason`` names the operator. parity: the largest
-    difference between the converted network and onnxruntime, None without conversion.
+    difference between the converted network and onnxruntime; million_macs: its multiply-accumulates for 1000 samples. Both None without conversion.
     """
 
     data: bytes = field(repr=False)
@@ -62,6 +62,7 @@ class ForeignModel:
     trainable: bool
     reason: str | None
     parity: float | None
+    million_macs: float | None
     facts: OnnxFacts
     n_outputs: int
     known: dict[str, Any]
@@ -118,16 +119,16 @@ def import_foreign(
             f"Its {applied} is followed by further operators, so that it gives probabilities, and training needs what goes "
             "into that. Export the model without its last activation to train it further."
         )
-    parity = None
+    parity, million_macs = None, None
     if reason is None:
         try:
-            parity = _parity(stored, layout.n_leads, length, check_signals)
+            parity, million_macs = _converted(stored, layout.n_leads, length, check_signals)
         except PortalError as error:
             reason = error.message
         except Exception as error:  # converted layers raise what they like; the file stays usable for prediction.
             reason = logged(f"Its graph does not run after its conversion for training. {EXPORT_AGAIN}", error)
     return ForeignModel(
-        stored, contract, questions, tuple(notes), reason is None, reason, parity, facts, n_outputs, known
+        stored, contract, questions, tuple(notes), reason is None, reason, parity, million_macs, facts, n_outputs, known
     )
 
 
@@ -364,7 +365,12 @@ def _rate(
     return None
 
 
-def _parity(stored: bytes, n_leads: int, n_samples: int, check_signals: np.ndarray | None) -> float:
+def _converted(stored: bytes, n_leads: int, n_samples: int, check_signals: np.ndarray | None) -> tuple[float, float]:
+    """Return how far the network made from a graph answers otherwise, at most, and its million multiply-accumulates for 1000
+    samples."""
+    import torch
+
+    from modelhub.architectures.registry import operation_count
     from modelhub.onnx.export import check_parity
     from modelhub.onnx.network import ForeignNetwork
 
@@ -374,9 +380,11 @@ def _parity(stored: bytes, n_leads: int, n_samples: int, check_signals: np.ndarr
         leads=tuple(str(i) for i in range(n_leads)), fs_hz=1.0, n_samples=n_samples, classes=("any",), task="regression", fixed_length=True
     )  # fmt: skip
     try:
-        return check_parity(network, stored, probe, check_signals=check_signals)
+        parity = check_parity(network, stored, probe, check_signals=check_signals)
     except ParityError as error:
         raise ParityError("The network made from the graph does not answer as the file does.") from error
+    count = operation_count(network.eval(), torch.zeros(2, n_leads, n_samples)) / 2
+    return parity, round(count / 1e6 * 1000 / n_samples, 3)
 
 
 def _whole(value: object) -> int | None:

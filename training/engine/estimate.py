@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from modelhub.architectures.registry import operation_count
 from training.engine.batches import Stepper, first_forward
 from training.engine.device import resolve_device
 from training.engine.lr_finder import STEPS
@@ -75,7 +75,7 @@ def estimate(
         x = torch.randn(2, n_leads, n_samples, generator=torch.Generator().manual_seed(0)) * 0.2
         module = copy.deepcopy(module).cpu().eval()
         first_forward(module, x)
-        macs = _macs(module, x[:1])
+        macs = operation_count(module, x[:1])
         form = Form(module, place, (n_leads, n_samples))
         batch = min(settings.batch_for(n_train), max(1, n_train))
         stages = plan(settings).stages
@@ -95,12 +95,6 @@ def estimate(
         model_bytes=weights, records_per_s=n_train / per_epoch if per_epoch and n_train else None, epoch_s=per_epoch,
         run_s=seconds + finder if probe else None, device=str(place),
     )  # fmt: skip
-
-
-def _macs(module: nn.Module, x: Tensor) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(x)
-    return counter.get_total_flops() // 2
 
 
 def _training_bytes(net: nn.Module, x: Tensor, stage: str, batch: int, settings: FitSettings) -> int:
