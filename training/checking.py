@@ -27,7 +27,7 @@ from training.costs import Cost, cost_of
 from training.engine.settings import too_many_to_compute
 from training.lineage import known_to
 from training.live import duration
-from training.models import PARTS, Mode, TrainingRun
+from training.models import PARTS, Mode, Speed, TrainingRun
 from training.problems.base import counted, listed
 from training.problems.registry import get_problem
 from training.selectors import start_title
@@ -401,7 +401,9 @@ def _room(found: Checked, choices: Choices, n_train: int, n_records: int) -> Non
             "epoch is one step.", "batch_size",
         )  # fmt: skip
     available = virtual_memory().available // 2**20
-    if found.cost.memory_mib is not None and found.cost.memory_mib > available:
+    # What was measured on an accelerator is not kept in this memory, and is halved there when it runs out.
+    on_processor = not Speed.objects.exclude(device="cpu").exists()
+    if on_processor and found.cost.memory_mib is not None and found.cost.memory_mib > available:
         found.add(
             "warning", "memory",
             f"Training takes about {found.cost.memory_mib} MiB; {available} MiB are free. Take a smaller batch or network.", "batch_size",

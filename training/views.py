@@ -273,7 +273,10 @@ class LearningCurveStart(RunView):
     needs = {"post": Action.MODEL_EDIT}
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
-        services.learning_curve_start(actor=request.user, run=self.object)
+        repeats = request.POST.get("repeats", "1")
+        services.learning_curve_start(
+            actor=request.user, run=self.object, repeats=int(repeats) if repeats.isdigit() else 0
+        )
         return redirect(f"{reverse('training:detail', args=[pk])}#study-learning_curve")
 
 

@@ -230,6 +230,13 @@ def test_a_full_disk_is_said_before(sound, monkeypatch):
     assert "disk" in codes(sound.check(), "error")
 
 
+def test_memory_that_is_short_is_said_where_the_processor_trains(sound, monkeypatch):
+    monkeypatch.setattr("training.checking.virtual_memory", lambda: type("Memory", (), {"available": 2**20}))
+    assert "memory" in codes(sound.check(), "warning")
+    note_speed("inception_time", 1.0, 90, 30, "cuda:0")
+    assert "memory" not in codes(sound.check())
+
+
 def test_a_measured_speed_counts_and_others_are_scaled_from_it(sound):
     note_speed("xresnet1d18", 10.0, 90, 30, "cpu")
     assert speeds()["xresnet1d18"].step_s == pytest.approx(0.1)
