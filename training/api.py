@@ -27,6 +27,7 @@ from training.checking import check
 from training.costs import costs_of_networks
 from training.metrics.base import Figure
 from training.models import Evaluation, Mode, StudyKind, TrainingRun
+from training.studies import study_json
 
 
 class TrainingRunSerializer(StrictModelFields):
@@ -236,8 +237,9 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @action(detail=True)
     def search(self, request: Request, pk: str) -> Response:
         """What a search has tried so far, and its winner. ``score`` of a network that is trained in full with a linear companion is
-        of what it says beside the linear model, and ``alone`` its own; ``alone`` is null for others."""
-        return Response(selectors.study_json(self.get_object(), StudyKind.SEARCH))
+        of what it says beside the linear model, and ``alone`` its own; ``alone`` is null for others. ``start``, ``settings`` and
+        ``outcome`` of a trial, and ``notes``, say in words what the page shows."""
+        return Response(study_json(self.get_object(), StudyKind.SEARCH))
 
     @extend_schema(request=TakeTrialSerializer, responses={202: TrainingRunSerializer})
     @action(detail=True, methods=["post"], url_path="take-trial")
@@ -252,7 +254,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     @action(detail=True, url_path="learning-curve")
     def learning_curve(self, request: Request, pk: str) -> Response:
         """The trainings on growing parts so far, and what twice the records would bring."""
-        return Response(selectors.study_json(self.get_object(), StudyKind.LEARNING_CURVE))
+        return Response(study_json(self.get_object(), StudyKind.LEARNING_CURVE))
 
     @extend_schema(request=LearningCurveSerializer, responses={202: OpenApiTypes.OBJECT})
     @learning_curve.mapping.post
@@ -261,7 +263,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         run, form = self.get_object(), LearningCurveSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         services.learning_curve_start(actor=request.user, run=run, repeats=form.validated_data["repeats"])
-        return Response(selectors.study_json(run, StudyKind.LEARNING_CURVE), status=status.HTTP_202_ACCEPTED)
+        return Response(study_json(run, StudyKind.LEARNING_CURVE), status=status.HTTP_202_ACCEPTED)
 
     def destroy(self, request: Request, pk: str) -> Response:
         services.run_delete(actor=request.user, run=self.get_object())

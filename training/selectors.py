@@ -13,19 +13,8 @@ from django.db.models import Count, Max
 from datasets.models import Dataset, Record
 from ecgportal.jobs.models import Job, JobState
 from modelhub.architectures.catalog import catalog, is_computed
-from training.growing import missing_parts
 from training.live import duration
-from training.models import (
-    PARTS,
-    EpochMetrics,
-    Mode,
-    SplitGroup,
-    SplitMember,
-    Study,
-    StudyKind,
-    TrainingRun,
-    TrialState,
-)
+from training.models import PARTS, EpochMetrics, Mode, SplitGroup, SplitMember, TrainingRun
 from training.problems.registry import get_problem
 
 Counts = dict[str, dict[str, int]]
@@ -142,50 +131,6 @@ def repetition(run: TrainingRun) -> list[tuple[str, str, str, bool]]:
     for name, title in (("threads", "Threads"), ("processor", "Processor")):
         pairs.append((title, *(each.manifest["environment"].get(name) for each in (run.repeats, run))))
     return [(title, str(then)[:16], str(now)[:16], then == now) for title, then, now in pairs]
-
-
-def study_of(run: TrainingRun, kind: str) -> Study | None:
-    """Return the search or the learning curve of a run with its job and trials."""
-    return Study.objects.filter(run=run, kind=kind).select_related("job").prefetch_related("trials").first()
-
-
-def study_json(run: TrainingRun, kind: str) -> dict[str, Any]:
-    """Return a study of a run as plain data; ``state`` is None when there is none."""
-    study = study_of(run, kind)
-    if study is None:
-        return {
-            "run": str(run.pk), "job": None, "state": None, "progress": None, "settings": {}, "trials": [], "result": {}, "outcome": "",
-        }  # fmt: skip
-    fields = ("number", "state", "choices", "score", "low", "high", "alone", "seconds", "note")
-    return {
-        "run": str(run.pk), "job": str(study.job_id), "state": study.job.state, "progress": study.job.progress, "settings": study.settings,
-        "trials": [{name: getattr(trial, name) for name in fields} for trial in study.trials.all()], "result": study.result,
-        "outcome": study_outcome(study),
-    }  # fmt: skip
-
-
-def study_outcome(study: Study) -> str:
-    """Return what a search or a learning curve that was cancelled or has failed leaves behind; empty for others."""
-    if study.job.state not in (JobState.CANCELLED, JobState.FAILED):
-        return ""
-    trials = list(study.trials.all())  # type: ignore[attr-defined]
-    how = "was cancelled" if study.job.state == JobState.CANCELLED else "failed"
-    if study.kind == StudyKind.LEARNING_CURVE:
-        missing = missing_parts(study)
-        if not missing:
-            return ""
-        shares = ", ".join(dict.fromkeys(f"{100 * share:.0f} %" for share, _ in missing))
-        return (
-            f"The learning curve {how}: {len(missing)} of its trainings {'is' if len(missing) == 1 else 'are'} missing "
-            f"({shares} of the training records). What was finished stays; going on trains the rest."
-        )
-    ended = sum(trial.state == TrialState.DONE for trial in trials)
-    if study.result.get("kept"):
-        return (
-            f"The search {how} after {ended} whole {'training' if ended == 1 else 'trainings'}. The model is what number {study.result['trial']} "
-            "gave, the best so far, on fewer epochs or records than a training in full; any of them can be trained in full."
-        )
-    return ""
 
 
 def outcome(run: TrainingRun) -> str:

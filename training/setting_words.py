@@ -63,7 +63,7 @@ def rows(settings: Mapping[str, Any], used: Mapping[str, Any]) -> list[Row]:
             continue
         value, default = settings[name], entry.get("default")
         if name == "augmentation":
-            told, usual = _changes(value, entry["properties"]), _changes({}, entry["properties"])
+            told, usual = changes(value), changes({})
             taken = (
                 f"1 mV taken as {used[name]:g} of the prepared signals, by their spread"
                 if used.get(name) and "mV" in told
@@ -87,13 +87,20 @@ def tried(values: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
     told = []
     for name in (name for name in known if name in values and (names is None or name in names)):
         value = values[name]
-        word = _changes(value, known[name]["properties"]) if isinstance(value, Mapping) else said(name, value)
+        word = changes(value) if isinstance(value, Mapping) else said(name, value)
         told.append(f"{known[name]['title'].lower()} {word}")
     return ", ".join(told)
 
 
-def _changes(values: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+def titles(names: Iterable[str]) -> list[str]:
+    """Return what settings are called within a sentence."""
+    known = settings_schema()["properties"]
+    return [known[name]["title"].lower() for name in names]
+
+
+def changes(values: Mapping[str, Any]) -> str:
     """Return the random changes that are on; those that are not named are as usual."""
+    known = settings_schema()["properties"]["augmentation"]["properties"]
     full = {name: (values or {}).get(name, entry["default"]) for name, entry in known.items()}
     on = [f"{known[name]['title'].lower()} {said(name, float(value))}" for name, value in full.items() if value]
     return ", ".join(on) or "none"

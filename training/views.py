@@ -17,15 +17,15 @@ from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
 from ecgportal.views import ProjectView, paginate
-from modelhub.architectures.catalog import is_computed
 from training import rating, reports, selectors, services, setting_words, study_figures
 from training.checking import check
 from training.costs import costs_of_networks
 from training.forms import RenameForm, RunForm, initial_of
-from training.models import Evaluation, Mode, StudyKind, TrainingRun
+from training.models import Evaluation, StudyKind, TrainingRun
 from training.problems.registry import get_problem
 from training.selection import Selection
 from training.splitting import SplitSettings
+from training.studies import compared
 from viz.drawn import drawn
 from viz.figures.progress import lr_finder
 
@@ -229,22 +229,11 @@ def _settings_rows(run: TrainingRun) -> list[setting_words.Row]:
 
 def shown_study(run: TrainingRun, kind: str) -> dict[str, Any] | None:
     """Return what the part of a page about a search or a learning curve shows; None without one."""
-    study = selectors.study_of(run, kind)
-    if study is None:
+    found = compared(run, kind)
+    if found is None:
         return None
-    trials = list(study.trials.all())  # type: ignore[attr-defined]
-    figure = study_figures.learning_curve(study) if kind == StudyKind.LEARNING_CURVE else None
-    rows = [
-        {"trial": trial, "start": selectors.start_title(trial.choices.get("start", "")), "settings": setting_words.tried(trial.choices) or "computed, without epochs"}
-        for trial in trials
-    ]  # fmt: skip
-    return {
-        "study": study, "rows": rows, "figure": drawn(figure, "learning-curve") if figure else None,
-        "metric": "Mean error" if run.task == "regression" else "AUROC", "outcome": selectors.study_outcome(study),
-        "has_computed": any(is_computed(trial.choices.get("start", ""), Mode.SCRATCH) for trial in trials),
-        "has_beside": any(trial.goodness is not None for trial in trials),
-        "left_out": [selectors.start_title(name) for name in study.settings.get("too_slow", [])],
-    }  # fmt: skip
+    figure = study_figures.learning_curve(found.study) if kind == StudyKind.LEARNING_CURVE else None
+    return {"study": found.study, "found": found, "figure": drawn(figure, "learning-curve") if figure else None}
 
 
 class RunStudy(RunView):

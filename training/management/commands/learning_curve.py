@@ -5,8 +5,8 @@ from django.core.management.base import CommandParser
 from ecgportal.commands import PortalCommand
 from ecgportal.projects.access import Action
 from training.models import StudyKind, TrainingRun
-from training.selectors import study_json
 from training.services import learning_curve_start
+from training.studies import study_json
 
 
 class Command(PortalCommand):

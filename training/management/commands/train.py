@@ -14,9 +14,15 @@ from modelhub.models import ModelVersion
 from modelhub.naming import version_lookup
 from training.checking import check
 from training.choices import DEFAULT_ARCHITECTURE
-from training.models import TrainingRun
-from training.services import rate_start, run_start
+from training.models import StudyKind, TrainingRun
+from training.services import rate_start, run_again, run_resume, run_start, trial_take
+from training.studies import study_json
 
+# What only a new run takes.
+_OF_NEW = (
+    "dataset", "filter", "balanced", "cap", "split", "label_map", "classes", "task", "target", "architecture", "base_version", "mode", "set",
+    "recipe", "pretraining", "name", "search", "find_rate", "check",
+)  # fmt: skip
 TASKS = ("multilabel", "multiclass", "binary", "regression", PRETRAINING)
 
 
@@ -53,12 +59,34 @@ def recipe_of(path: Path) -> Any:
         raise InvalidInput(f"{path} is no recipe: {error}.", fields={"recipe": "Name a JSON file."}) from error
 
 
+def table_of(searched: dict[str, Any]) -> str:
+    """Return what a search compared (as the interface gives it) as a table of text."""
+    has_alone = any(row["alone"] is not None for row in searched["trials"])
+    titles = ["No.", "Start", "Settings", searched["metric"], *(["Alone"] if has_alone else []), "Seconds", "State"]
+    lines = [titles]
+    for row in searched["trials"]:
+        score = "" if row["score"] is None else f"{row['score']:.3f}"
+        if row["low"] is not None and row["high"] is not None:
+            score += f" ({row['low']:.3f} to {row['high']:.3f})"
+        alone = [] if not has_alone else ["" if row["alone"] is None else f"{row['alone']:.3f}"]
+        lines.append(
+            [str(row["number"]), row["start"], row["settings"], score, *alone, f"{row['seconds']:.0f}", row["outcome"]]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
 class Command(PortalCommand):
     help = "Train a network on a dataset; the result is a model version and its evaluation on held-back subjects."
 
     def arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--project", required=True, help="id, short name or name")
-        parser.add_argument("--dataset", action="append", required=True, help="id or name; may be given several times")
+        parser.add_argument("--project", help="id, short name or name")
+        parser.add_argument(
+            "--dataset",
+            action="append",
+            default=[],
+            help="id or name; may be given several times; a new run needs it and --project",
+        )
         parser.add_argument(
             "--filter", action="append", default=[], metavar="NAME=VALUE", help="of the record list, such as age_min=18"
         )
@@ -69,7 +97,7 @@ class Command(PortalCommand):
         )
         parser.add_argument("--label-map", help="id or name, such as 'PTB-XL superclass'")
         parser.add_argument("--classes", help="some of the map's classes, separated by commas; all by default")
-        parser.add_argument("--task", choices=TASKS, default="multilabel")
+        parser.add_argument("--task", choices=TASKS, help=f"{TASKS[0]} by default")
         parser.add_argument("--target", default="", help="a numeric field such as age, for regression")
         parser.add_argument("--architecture", help=f"{DEFAULT_ARCHITECTURE} by default")
         parser.add_argument("--base-version", help="the version that is fine-tuned: id, or name as in 'Net v3'")
@@ -84,7 +112,23 @@ class Command(PortalCommand):
         )  # fmt: skip
         parser.add_argument("--name", default="", help="of the model")
         parser.add_argument(
-            "--search", type=float, metavar="MINUTES", help="try networks and settings for so long, then train the best"
+            "--search",
+            type=float,
+            metavar="MINUTES",
+            help="try networks and settings for so long, then train the best; prints what was compared",
+        )
+        earlier = parser.add_mutually_exclusive_group()
+        earlier.add_argument(
+            "--resume",
+            metavar="RUN",
+            help="go on with a failed or cancelled run: id, or name; with --project and nothing else",
+        )
+        earlier.add_argument("--again", metavar="RUN", help="do a run again with its choices and seed, likewise")
+        earlier.add_argument(
+            "--take-trial",
+            nargs=2,
+            metavar=("RUN", "N"),
+            help="train in full what number N of a run's search tried, likewise",
         )
         parser.add_argument(
             "--find-rate", action="store_true", help="only find a learning rate on the training part; start no run"
@@ -94,6 +138,39 @@ class Command(PortalCommand):
         )
 
     def do(self, **options: Any) -> dict[str, Any]:
+        if options["resume"] or options["again"] or options["take_trial"]:
+            return self._done(self._of_earlier(options))
+        if not options["project"] or not options["dataset"]:
+            raise InvalidInput(
+                "A new run needs a project and a dataset.", fields={"dataset": "Give --project and --dataset."}
+            )
+        asked = self._asked(options)
+        if options["check"]:
+            return check(**asked).to_json()
+        if options["find_rate"]:
+            found = self.follow(rate_start(actor=self.user, **asked)).result
+            return {name: found[name] for name in ("valley", "steepest", "suggestion", "rule", "records")}
+        return self._done(run_start(actor=self.user, **asked))
+
+    def _of_earlier(self, options: dict[str, Any]) -> TrainingRun:
+        """Return the run that is gone on with, or a new one that is as an earlier one was."""
+        if others := [name for name in _OF_NEW if options[name]]:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            raise InvalidInput(
+                "This takes what the earlier run was asked for.",
+                fields={others[0]: f"Leave out {named}, or start a new run."},
+            )
+        rows = TrainingRun.objects.select_related("job", "project")
+        if options["project"]:
+            rows = rows.filter(project=self.project(options["project"], Action.MODEL_EDIT))
+        name, number = options["take_trial"] or (options["resume"] or options["again"], "")
+        run = self.find(rows, Action.MODEL_EDIT, name, name__iexact=name)
+        if options["take_trial"]:
+            return trial_take(actor=self.user, run=run, number=int(number) if number.isdigit() else 0)
+        return (run_resume if options["resume"] else run_again)(actor=self.user, run=run)
+
+    def _asked(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return what a new run is asked to be, with its rows found."""
         project = self.project(options["project"], Action.MODEL_EDIT)
         rows = Dataset.objects.filter(project=project).select_related("project")
         datasets = [self.find(rows, Action.DATA_VIEW, name, name__iexact=name) for name in options["dataset"]]
@@ -102,29 +179,33 @@ class Command(PortalCommand):
             versions = ModelVersion.objects.filter(model__project=project).select_related("model")
             base = self.find(versions, Action.MODEL_VIEW, name, **version_lookup(name))
         classes = [x.strip() for x in (options["classes"] or "").split(",") if x.strip()]
-        asked = {
+        return {
             "project": project, "datasets": datasets, "label_map": label_map_named(project, options["label_map"]),
-            "classes": classes or None, "task": options["task"], "target": options["target"], "architecture": options["architecture"],
+            "classes": classes or None, "task": options["task"] or TASKS[0], "target": options["target"], "architecture": options["architecture"],
             "base_version": base, "mode": options["mode"], "settings": settings_of(options["set"]), "split": settings_of(options["split"]),
             "selection": {"filter": settings_of(options["filter"]), "balanced": options["balanced"], "cap": options["cap"]}, "name": options["name"],
             "search": {"minutes": options["search"]} if options["search"] is not None else None,
             "recipe": recipe_of(options["recipe"]) if options["recipe"] else None,
             "pretraining": settings_of(options["pretraining"]) or None,
         }  # fmt: skip
-        if options["check"]:
-            return check(**asked).to_json()
-        if options["find_rate"]:
-            found = self.follow(rate_start(actor=self.user, **asked)).result
-            return {name: found[name] for name in ("valley", "steepest", "suggestion", "rule", "records")}
-        run = run_start(actor=self.user, **asked)
+
+    def _done(self, run: TrainingRun) -> dict[str, Any]:
+        """Do a run's job and return what came out, and what its search compared."""
         result = self.follow(run.job).result
         run = TrainingRun.objects.get(pk=run.pk)
         report = getattr(run, "report", None) if result.get("evaluation") else None
         figures = {name: report.report.get(name) for name in ("n", "auroc_macro", "f1_macro")} if report else {}
-        return {
+        told = {
             "run": str(run.pk),
             "architecture": run.architecture,
             **result,
             "best_epoch": run.best_epoch,
             "test": figures,
         }
+        searched = study_json(run, StudyKind.SEARCH)
+        return told | ({"search": searched} if searched["state"] else {})
+
+    def show(self, result: dict[str, Any]) -> None:
+        super().show({name: value for name, value in result.items() if name != "search"})
+        if searched := result.get("search"):
+            self.stdout.write("\n" + table_of(searched) + "\n\n" + "\n".join(searched["notes"]))
