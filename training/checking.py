@@ -17,12 +17,12 @@ from datasets.labels.maps import coverage
 from datasets.models import Record
 from datasets.preprocess.recipe import Recipe
 from datasets.selectors import spec_of
-from ecgportal.errors import PortalError
+from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.jobs.models import JobState
 from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
 from training.candidates import SPACE, cost_of_search, sampled
-from training.choices import FEWEST_RECORDS, LIMB_LEADS, Choices, check_data, check_search, choose, too_few_patients
+from training.choices import FEWEST_RECORDS, LIMB_LEADS, Choices, check_data, check_search, choose, empty_part, too_few_patients
 from training.costs import Cost, cost_of
 from training.engine.settings import too_many_to_compute
 from training.lineage import known_to
@@ -105,17 +105,38 @@ def check(**asked: Any) -> Checked:
         return found
     found.records, found.subjects = len(items), len({item.group for item in items})
     _labels(found, choices, items)
-    if len(items) < FEWEST_RECORDS:
-        found.add(
-            "error", "labels_unknown",
-            f"Only {counted(len(items), 'record')} of the chosen data can be used; training needs at least {FEWEST_RECORDS}. "
-            "Check the label map's coverage on the dataset's Labels page.", "label_map",
-        )  # fmt: skip
+    if _too_few(found, items):
         return found
     _signals(found, choices, items)
     _sources(found, choices, items)
     _divide(found, choices, items, budget.get("minutes"))
     return found
+
+
+def require_possible(choices: Choices) -> None:
+    """Raise InvalidInput with what ``check`` calls an error of these choices: a run that cannot end well is not started."""
+    found, items = Checked(), choices.items()
+    if not _too_few(found, items):
+        _divide(found, choices, items)
+    errors = [row for row in found.findings if row.level == "error"]
+    if errors:
+        fields: dict[str, str] = {}
+        for row in errors:
+            if row.field:
+                fields[row.field] = f"{fields.get(row.field, '')} {row.message}".strip()
+        raise InvalidInput(" ".join(row.message for row in errors), code=errors[0].code, fields=fields)
+
+
+def _too_few(found: Checked, items: Sequence[Labelled]) -> bool:
+    """Tell, and note, whether too few records of the chosen data have a known truth."""
+    if len(items) >= FEWEST_RECORDS:
+        return False
+    found.add(
+        "error", "labels_unknown",
+        f"Only {counted(len(items), 'record')} of the chosen data can be used; training needs at least {FEWEST_RECORDS}. "
+        "Check the label map's coverage on the dataset's Labels page.", "label_map",
+    )  # fmt: skip
+    return True
 
 
 def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
@@ -278,14 +299,12 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled], search_min:
             elif 3 <= len(patients[name]) < FEW_PATIENTS:
                 few[name] = len(patients[name])
         _rare(found, absent, few)
-    if choices.task == PRETRAINING:
-        if not by_part["train"]:
-            found.add("error", "empty_part", "Nothing would be left to learn from.", "split.method")
-    elif sentence := too_few_patients(found.subjects):
-        found.add("error", "too_few_patients", sentence, "dataset")
-    elif not by_part["train"] or not by_part["test"]:
-        found.add("error", "empty_part", "The training or the test part would be empty.", "split.method")
-    else:
+    sentence = empty_part(choices.task, {part: len(rows) for part, rows in by_part.items()})
+    if choices.task != PRETRAINING and (few := too_few_patients(len({item.group for item in items}))):
+        found.add("error", "too_few_patients", few, "dataset")
+    elif sentence:
+        found.add("error", "empty_part", sentence, "split.method")
+    elif choices.task != PRETRAINING:
         _learnable(found, choices, by_part["train"])
         _leakage(found, choices, by_part)
     n_development = len(by_part["train"]) + len(by_part["validation"])

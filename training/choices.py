@@ -306,6 +306,18 @@ def too_few_patients(count: int) -> str | None:
     )
 
 
+def empty_part(task: str, records: Mapping[str, int]) -> str | None:
+    """Return a sentence when a part that a run cannot do without has no records, which are counted by part."""
+    if task == PRETRAINING:
+        return None if records["train"] else "Nothing would be left to learn from."
+    if records["train"] and records["test"]:
+        return None
+    return (
+        f"The {'test' if records['train'] else 'training'} part would be empty: patients, and records with the same signal, are "
+        "never divided. Choose another split, or more data."
+    )
+
+
 def check_search(search: Mapping[str, Any] | None, architecture: str | None, choices: Choices) -> dict[str, float]:
     """Return the checked wish to have network and settings chosen; empty when it is not wished."""
     if not search:

@@ -25,7 +25,7 @@ from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from modelhub.statements import prefilled
 from training import evaluating, keeping
-from training.choices import FEWEST_RECORDS, needs_of, records_of, too_few_patients
+from training.choices import FEWEST_RECORDS, empty_part, needs_of, records_of, too_few_patients
 from training.costs import note_speed, speed_key
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
@@ -123,7 +123,10 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
     items = [item for item in items if str(item.record) in parts]
     parts = {str(item.record): parts[str(item.record)] for item in items}
     seen = rounds(items, parts, SplitSettings.from_dict(row.split_settings), row.settings["seed"])
-    return Prepared(items, seen, recipe, stores)
+    data = Prepared(items, seen, recipe, stores)
+    if sentence := empty_part(row.task, {part: len(rows) for part, rows in data.by_part().items()}):
+        raise TrainingFailed(sentence, code="empty_part")
+    return data
 
 
 def train(context: JobContext, row: TrainingRun, data: Prepared, span: tuple[float, float]) -> dict[str, Any]:

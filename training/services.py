@@ -19,6 +19,7 @@ from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
 from training import rating, searching
 from training.candidates import augmentations
+from training.checking import require_possible
 from training.choices import check_data, check_search, choose, unsaved_run
 from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun, Trial
 from training.splitting import SplitSettings
@@ -38,6 +39,7 @@ def run_start(
     choices = choose(project=project, datasets=[*([dataset] if dataset else []), *datasets], **asked)
     budget = check_search(search, asked.get("architecture"), choices)
     check_data(choices)
+    require_possible(choices)
     names = " and ".join(row.name for row in choices.datasets)
     made = (
         "chosen network"

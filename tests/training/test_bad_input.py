@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import os
+import re
 
 import numpy as np
 import pytest
+from django.core.management import CommandError, call_command
 
 from datasets.models import Record, RecordLabel
 from ecgportal.errors import InvalidInput
@@ -53,8 +55,9 @@ def test_labels_that_become_unknown_while_the_run_waits_end_it_with_a_sentence(w
 
 
 def test_one_class_only_ends_the_run_with_a_sentence(ward, client):
+    run = ward.start(settings=ONE)
     RecordLabel.objects.update(code="NORM")
-    run = ended(ward.start(settings=ONE))
+    run = ended(run)
     assert (run.job.state, run.job.error_code) == (JobState.FAILED, "one_class_only")
     told_everywhere(ward, client, run, run.job.error_message)
 
@@ -323,9 +326,10 @@ def test_prepared_signals_that_vanish_end_the_run_with_a_sentence_or_not_at_all(
             lambda: Record.objects.update(subject=Record.objects.exclude(subject=None).first().subject),
             "too_few_patients",
         ),
+        (lambda: Record.objects.update(fingerprint="ab" * 32), "empty_part"),
     ],
 )
-def test_data_that_cannot_be_trained_on_is_told_before_by_rest_and_on_the_page(ward, client, spoil, code):
+def test_data_that_cannot_be_trained_on_is_told_before_and_starts_nothing(ward, client, spoil, code):
     spoil()
     body = {
         "project": str(ward.project.pk), "datasets": [str(ward.first.pk), str(ward.second.pk)], "label_map": str(ward.label_map.pk),
@@ -335,7 +339,26 @@ def test_data_that_cannot_be_trained_on_is_told_before_by_rest_and_on_the_page(w
     assert not found["ok"] and errors[0]["code"] == code and len(errors[0]["message"]) > 20
     client.force_login(ward.user)
     page = text_of(client.post(address(ward), form_of(ward, action="check")))
-    assert "cannot start" in page and not TrainingRun.objects.exists()
+    assert "cannot start" in page
+    said = errors[0]["message"].split(". ")[0]
+    refused = Api(session=ward.user).refused("post", "training-runs/", body, status=422, code=code)
+    assert said in f"{refused['message']} {refused['fields']}"
+    page = client.post(address(ward), form_of(ward, action="start"))
+    assert page.status_code == 422 and said in text_of(page)
+    with pytest.raises(CommandError, match=re.escape(said)):
+        call_command(
+            "train", "--as-user", ward.user.username, "--project", str(ward.project.pk), "--dataset", ward.first.name, "--dataset",
+            ward.second.name, "--label-map", str(ward.label_map.pk),
+        )  # fmt: skip
+    assert not TrainingRun.objects.exists()
+
+
+def test_a_part_that_becomes_empty_while_the_run_waits_ends_it_with_a_sentence(ward, client):
+    run = ward.start(settings=ONE)
+    Record.objects.update(fingerprint="ab" * 32)
+    run = ended(run)
+    assert (run.job.state, run.job.error_code) == (JobState.FAILED, "empty_part")
+    told_everywhere(ward, client, run, "The test part would be empty")
 
 
 def test_the_second_run_on_an_accelerator_says_on_page_and_by_rest_that_it_waits(ward, client, other_run, monkeypatch):
