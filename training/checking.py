@@ -22,7 +22,16 @@ from ecgportal.jobs.models import JobState
 from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
 from training.candidates import SPACE, cost_of_search, sampled
-from training.choices import FEWEST_RECORDS, LIMB_LEADS, Choices, check_data, check_search, choose, empty_part, too_few_patients
+from training.choices import (
+    FEWEST_RECORDS,
+    LIMB_LEADS,
+    Choices,
+    check_data,
+    check_search,
+    choose,
+    empty_part,
+    too_few_patients,
+)
 from training.costs import Cost, cost_of
 from training.engine.settings import too_many_to_compute
 from training.lineage import known_to
@@ -113,11 +122,12 @@ def check(**asked: Any) -> Checked:
     return found
 
 
-def require_possible(choices: Choices) -> None:
-    """Raise InvalidInput with what ``check`` calls an error of these choices: a run that cannot end well is not started."""
+def require_possible(choices: Choices, search_min: float | None = None) -> None:
+    """Raise InvalidInput with what ``check`` calls an error of these choices: a run that cannot end well is not started.
+    search_min: minutes of a search, None without one."""
     found, items = Checked(), choices.items()
     if not _too_few(found, items):
-        _divide(found, choices, items)
+        _divide(found, choices, items, search_min)
     errors = [row for row in found.findings if row.level == "error"]
     if errors:
         fields: dict[str, str] = {}
@@ -300,8 +310,8 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled], search_min:
                 few[name] = len(patients[name])
         _rare(found, absent, few)
     sentence = empty_part(choices.task, {part: len(rows) for part, rows in by_part.items()})
-    if choices.task != PRETRAINING and (few := too_few_patients(len({item.group for item in items}))):
-        found.add("error", "too_few_patients", few, "dataset")
+    if choices.task != PRETRAINING and (said := too_few_patients(len({item.group for item in items}))):
+        found.add("error", "too_few_patients", said, "dataset")
     elif sentence:
         found.add("error", "empty_part", sentence, "split.method")
     elif choices.task != PRETRAINING:

@@ -8,16 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ecgportal import storage
-from ecgportal.errors import JobCancelled
+from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext
 from modelhub.architectures.catalog import is_computed
 from training import running
+from training.choices import keeps_truths
 from training.engine.settings import FitSettings
 from training.forecast import Point, forecast
 from training.lineage import unseen
 from training.models import Study, TrainingRun, TrialState
 from training.running import Prepared
-from training.targets import Labelled
+from training.targets import Labelled, data_digest
 from training.trying import Follow, headline, is_lower_better, next_trial, note_score, train_trial
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ def run(context: JobContext) -> dict[str, Any]:
     study = Study.objects.get(pk=context.payload["study"])
     row = running.load(str(study.run_id))
     data = running.ready(context, row)
+    if not keeps_truths(row) and data_digest(data.items) != row.manifest.get("data_sha256"):
+        raise TrainingFailed(
+            "The labels or the records have changed since this run was trained, and a run of that time did not keep its own. A "
+            "learning curve would be of other data: use Run again, and draw the curve of that run.",
+            code="labels_changed",
+        )
     plan = _plan(study)
     missing = missing_parts(study)
     try:

@@ -52,9 +52,13 @@ class SplitGroup(models.Model):
 
 
 class SplitMember(models.Model):
+    """A record of a run. truth: what was known of it when the split was drawn, which the run goes by whatever becomes of the
+    labels: its classes, or the numeric target; None in runs without labels and in those of earlier versions."""
+
     group = models.ForeignKey(SplitGroup, on_delete=models.CASCADE, related_name="members")
     split = models.ForeignKey(Split, on_delete=models.CASCADE, related_name="members")
     record = models.ForeignKey(Record, on_delete=models.CASCADE, related_name="+")
+    truth = models.JSONField(null=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["split", "record"], name="split_record_once")]

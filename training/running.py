@@ -25,7 +25,7 @@ from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from modelhub.statements import prefilled
 from training import evaluating, keeping
-from training.choices import FEWEST_RECORDS, empty_part, needs_of, records_of, too_few_patients
+from training.choices import FEWEST_RECORDS, empty_part, labels_changed, needs_of, records_of, too_few_patients
 from training.costs import note_speed, speed_key
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
@@ -34,6 +34,7 @@ from training.lineage import unseen
 from training.live import Report, add_warnings
 from training.manifests import manifest_of, on_two_sides, scale_of
 from training.models import PARTS, EpochMetrics, Evaluation, SplitMember, TrainingRun
+from training.problems.base import counted
 from training.problems.registry import get_problem
 from training.splitting import SplitSettings, make_split, rounds
 from training.targets import Labelled
@@ -100,7 +101,7 @@ def run(context: JobContext) -> dict[str, Any]:
 def ready(context: JobContext, row: TrainingRun) -> Prepared:
     """Read the labels, divide the records and prepare their signals."""
     context.progress(0.01, "Reading labels")
-    items = records_of(row)
+    is_begun, items = row.split_id is not None, records_of(row)
     if len(items) < FEWEST_RECORDS and row.is_pretraining:
         raise TrainingFailed(
             f"Only {len(items)} records of {row.dataset.name} are left; learning needs at least {FEWEST_RECORDS}.",
@@ -115,6 +116,11 @@ def ready(context: JobContext, row: TrainingRun) -> Prepared:
     if not row.is_pretraining and (sentence := too_few_patients(len({item.group for item in items}))):
         raise TrainingFailed(sentence, code="too_few_patients")
     parts, warnings = make_split(row, items)
+    if is_begun and not row.is_pretraining and (changed := labels_changed(row, items)):
+        warnings = [
+            f"Since this run began the labels of {changed} of its {counted(len(items), 'record')} have changed. It goes on with "
+            "those that it began with, as does its learning curve; Run again takes the new ones."
+        ]  # fmt: skip
     add_warnings(row, warnings)
     recipe = Recipe.from_json(row.recipe)
     stores = prepare(

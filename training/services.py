@@ -39,7 +39,7 @@ def run_start(
     choices = choose(project=project, datasets=[*([dataset] if dataset else []), *datasets], **asked)
     budget = check_search(search, asked.get("architecture"), choices)
     check_data(choices)
-    require_possible(choices)
+    require_possible(choices, budget.get("minutes"))
     names = " and ".join(row.name for row in choices.datasets)
     made = (
         "chosen network"

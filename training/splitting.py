@@ -285,11 +285,12 @@ def make_split(run: TrainingRun, items: Sequence[Labelled]) -> tuple[dict[str, s
     )
     # A group is named after its first record, which is unique; its members share a subject or a signal.
     members = merged_groups(entries_of(items))
+    truths = {str(item.record): item.truth(run.task, run.classes) for item in items}
     groups = SplitGroup.objects.bulk_create(
         SplitGroup(split=row, key=group[0].key, part=result.parts[group[0].key]) for group in members
     )
     SplitMember.objects.bulk_create(
-        SplitMember(split=row, group=group, record_id=item.key)
+        SplitMember(split=row, group=group, record_id=item.key, truth=truths[item.key])
         for group, items_of in zip(groups, members, strict=True)
         for item in items_of
     )

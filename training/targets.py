@@ -51,6 +51,12 @@ class Labelled:
     recorded_at: datetime | None = None
     order: str = ""
 
+    def truth(self, task: str, outputs: Sequence[str]) -> Any:
+        """Return what is known of it as JSON, from which ``labelled_records`` makes the same again; None without labels."""
+        if task == PRETRAINING:
+            return None
+        return self.label if task == "regression" else [name for name in outputs if name in self.classes]
+
 
 def labels_of(records: QuerySet[Record]) -> dict[uuid.UUID, list[SourceLabel]]:
     """Return the labels of all records of a queryset in one query; records without labels are not in it."""
@@ -62,32 +68,38 @@ def labels_of(records: QuerySet[Record]) -> dict[uuid.UUID, list[SourceLabel]]:
 
 
 def labelled_records(
-    records: QuerySet[Record], task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str = ""
-) -> list[Labelled]:
+    records: QuerySet[Record], task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str = "",
+    truths: Mapping[uuid.UUID, Any] | None = None,
+) -> list[Labelled]:  # fmt: skip
     """Return the records whose truth is known, in the order of their keys.
 
     For classes a record counts when the whole map gives it at least one class: a record whose codes the map does not
     know says nothing, not "none of them". A multi-class record with several classes counts for the first of the outputs
     that it has. Where two outputs of a binary task are told apart, a record with neither or both says nothing. Without labels (``pretraining``) every record counts, and the map
-    only says which of them a later run would use.
+    only says which of them a later run would use. truths: what a run has kept of its records (``Labelled.truth``), which then
+    goes before their labels.
     """
     rows = records.order_by("key", "id").values_list(
         "pk", "dataset", "key", "subject__key", "fingerprint", "fold", "site", "content_sha256", "sex", "age", "recorded_at",
         "has_shifted_time",
     )  # fmt: skip
-    labels = labels_of(records) if label_map is not None and task != "regression" else {}
+    labels = labels_of(records) if label_map is not None and task != "regression" and truths is None else {}
     spec = spec_of(label_map) if label_map is not None else None
     found: list[Labelled] = []
     on_one_line = _time_line(records)
     for pk, dataset, key, subject, fingerprint, fold, site, content, sex, age, at, is_shifted in rows:
         label: Any
-        if task == "regression":
+        present: list[str] = []
+        if truths is not None:
+            label = truths[pk]
+            if task != "regression":
+                present, label = label, label[:1] if task == "multiclass" else label
+        elif task == "regression":
             label = {"age": age}[target]
-            present: list[str] = []
             if label is None:
                 continue
         elif spec is None:
-            label, present = None, []
+            label = None
         else:
             given = apply_map(labels.get(pk, []), spec).classes
             present = [name for name in outputs if name in given]

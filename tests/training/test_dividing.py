@@ -163,3 +163,24 @@ def test_what_learns_on_from_a_model_of_an_earlier_version_holds_back_the_same_r
     strange = factories.make_dataset(ward.project)
     factories.make_record(strange, labels=("NORM",))
     assert choose(datasets=[strange], **asked).drawn_by == DrawnBy.CONTENT
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"task": "multiclass"},
+        {"task": "binary"},
+        {"task": "regression", "target": "age", "label_map": None},
+        {"task": "multilabel", "drawn_by": DrawnBy.RECORD_ID, "selection": {"balanced": True, "cap": 16}},
+        {"task": "pretraining"},
+    ],
+)
+def test_a_divided_run_keeps_what_was_known_of_its_records(ward, asked):
+    run = ward.start(**asked)
+    items = records_of(run)
+    make_split(run, items)
+    assert records_of(run) == items
+    RecordLabel.objects.all().delete()
+    Record.objects.update(quality_score=0.1)
+    if asked["task"] != "pretraining":
+        assert records_of(run) == items

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datasets.models import RecordLabel
 from ecgportal.errors import Conflict
 from ecgportal.jobs.services import cancel
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
@@ -16,8 +17,9 @@ from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
 from training.forecast import Point, forecast
 from training.growing import part_of
-from training.models import Study, TrainingRun, Trial, TrialState
-from training.services import learning_curve_start, run_delete
+from training.models import SplitMember, Study, TrainingRun, Trial, TrialState
+from training.selectors import repetition
+from training.services import learning_curve_start, run_again, run_delete, run_resume
 from training.splitting import make_split
 
 
@@ -113,6 +115,50 @@ def test_a_learning_curve_needs_a_model_and_is_deleted_with_its_run(ward):
     cancel(actor=ward.user, job=study.job)
     run_delete(actor=ward.user, run=TrainingRun.objects.get(pk=done.pk))
     assert not Study.objects.exists()
+
+
+def swap_labels() -> None:
+    """Give every record the other of the two classes."""
+    normal = list(RecordLabel.objects.filter(code="NORM").values_list("pk", flat=True))
+    RecordLabel.objects.filter(code="IMI").update(code="NORM")
+    RecordLabel.objects.filter(pk__in=normal).update(code="IMI")
+
+
+def test_a_learning_curve_goes_by_the_labels_of_its_run_and_says_that_they_changed(ward, monkeypatch):
+    monkeypatch.setattr("training.growing.SHARES", (1.0,))
+    run = ward.train(settings={**FAST, "members": 1}, recipe=SHORT)
+    swap_labels()
+    study = learning_curve_start(actor=ward.user, run=run)
+    work_off()
+    assert study.trials.get().score == pytest.approx(run.report.report["auroc_macro"]["value"], abs=1e-6)
+    run.refresh_from_db()
+    assert any("the labels of 24 of its 24 records have changed" in sentence for sentence in run.warnings)
+    again = run_again(actor=ward.user, run=run)
+    work_off()
+    again.refresh_from_db()
+    assert ("Data", False) in {(what, same) for what, _, _, same in repetition(again)} and not again.warnings
+    # Runs of earlier versions kept nothing to go by.
+    SplitMember.objects.filter(split=run.split).update(truth=None)
+    learning_curve_start(actor=ward.user, run=run, repeats=2)
+    work_off()
+    study.refresh_from_db()
+    assert study.job.error_code == "labels_changed" and "Run again" in study.job.error_message
+
+
+def test_a_run_goes_on_after_its_end_was_untimely_with_the_labels_that_it_began_with(ward, monkeypatch):
+    from training.live import Report
+
+    run, real = ward.start(settings={**FAST, "epochs": 2, "members": 1}, recipe=SHORT), Report.on_epoch_end
+    monkeypatch.setattr(Report, "on_epoch_end", lambda self, row: swap_labels() or 1 / 0)
+    work_off()
+    monkeypatch.setattr(Report, "on_epoch_end", real)
+    run_resume(actor=ward.user, run=TrainingRun.objects.get(pk=run.pk))
+    work_off()
+    run = TrainingRun.objects.select_related("job").get(pk=run.pk)
+    assert run.job.state == "succeeded", run.job.error_message
+    parts = SplitMember.objects.filter(split=run.split, group__part="train", record__labels__code="NORM")
+    assert run.manifest["statistics"]["train"]["classes"]["MI"] == parts.count()
+    assert any("have changed" in sentence for sentence in run.warnings)
 
 
 def law(n, a=0.95, b=1.2, c=0.5):
