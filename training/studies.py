@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import Exists, OuterRef, QuerySet
+
 from ecgportal.jobs.models import JobState
 from modelhub.architectures.catalog import is_computed
 from training import setting_words
@@ -20,6 +22,11 @@ _FIELDS = ("number", "state", "choices", "score", "low", "high", "alone", "secon
 def study_of(run: TrainingRun, kind: str) -> Study | None:
     """Return the search or the learning curve of a run with its job and trials."""
     return Study.objects.filter(run=run, kind=kind).select_related("job").prefetch_related("trials").first()
+
+
+def with_search(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
+    """Tell of each run, as ``is_unchosen``, whether its search has not chosen a network, in the query that reads them."""
+    return runs.annotate(is_unchosen=Exists(Study.objects.filter(run=OuterRef("pk"), kind=StudyKind.SEARCH, result={})))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from training.models import Evaluation, StudyKind, TrainingRun
 from training.problems.registry import get_problem
 from training.selection import Selection
 from training.splitting import SplitSettings
-from training.studies import compared
+from training.studies import compared, with_search
 from viz.drawn import drawn
 from viz.figures.progress import lr_finder
 
@@ -36,9 +36,8 @@ class RunListPage(ProjectView):
     nav_active = "training"
 
     def get(self, request: HttpRequest, project: uuid.UUID) -> HttpResponse:
-        runs = TrainingRun.objects.filter(project=self.project).select_related(
-            "job", "produced_version__model", "report"
-        )
+        rows = TrainingRun.objects.filter(project=self.project)
+        runs = with_search(rows).select_related("job", "produced_version__model", "report")
         # The curves hold the answer for every record.
         runs = runs.defer("report__curves").prefetch_related("datasets")
         page = paginate(request, runs)

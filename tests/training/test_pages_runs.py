@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.test import Client
 from django.urls import reverse
@@ -18,7 +20,7 @@ from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
 from training.engine.settings import settings_schema
 from training.forms import RunForm
-from training.models import TrainingRun
+from training.models import Study, TrainingRun
 from training.services import run_again
 
 
@@ -212,11 +214,21 @@ def test_the_page_of_a_run_tells_how_it_stands_and_how_it_ended(page, ward):
 
 
 def test_the_page_of_a_search_names_no_network_before_one_is_chosen(page, ward):
-    run = ward.start(architecture=None, search={"minutes": 5}, settings=FAST)
+    run, other = ward.start(architecture=None, search={"minutes": 5}, settings=FAST), ward.start()
     address = reverse("training:detail", args=[run.pk])
+    listed = reverse("training:list", kwargs={"project": ward.project.pk})
+
+    def networks() -> list[str]:
+        return re.findall('data-label="Network">([^<]*)<', text_of(page.get(listed)))
+
+    named = f"{other.architecture}, from scratch"
     assert "Network and settings are being chosen. Several findings" in text_of(page.get(address))
+    assert networks() == [named, "Network and settings are being chosen"]
     cancel(actor=ward.user, job=run.job)
     assert "No network was chosen. Several findings" in text_of(page.get(address))
+    assert networks() == [named, "No network was chosen"]
+    Study.objects.filter(run=run).update(result={"trial": None})
+    assert networks() == [named, f"{run.architecture}, from scratch"]
 
 
 def test_again_shows_the_comparison_and_rename_the_new_name(page, ward):
