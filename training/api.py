@@ -48,7 +48,8 @@ class TrainingRunSerializer(StrictModelFields):
         fields = [
             "id", "project", "name", "dataset", "datasets", "selection", "label_map", "classes", "task", "target", "architecture", "base_version",
             "mode", "settings", "members", "state", "progress", "message", "outcome", "error", "job", "split", "split_settings", "learning_rate", "epochs",
-            "best_epoch", "produced_version", "report", "manifest", "warnings", "resumed", "repeats", "live", "pretraining", "drawn_by", "created_at",
+            "best_epoch", "produced_version", "report", "manifest", "warnings", "resumed", "repeats", "live", "pretraining", "recipe",
+            "drawn_by", "created_at",
         ]  # fmt: skip
 
     @extend_schema_field({"type": "array", "items": {"type": "string", "format": "uuid"}})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, Any
 
 from datasets.fingerprint import same_signal
+from datasets.models import LabelMap
 from datasets.preprocess.recipe import Recipe
 from datasets.recording_time import text_of
+from datasets.selectors import spec_of
 from ecgportal.version import VERSION
 from training.engine.settings import FitSettings
 from training.models import TrainingRun
@@ -25,19 +29,27 @@ def manifest_of(
     device: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the part of a manifest that does not depend on how the training went. device: what it computed on."""
-    from training.engine.manifest import environment
+    from training.engine.manifest import code_digest, environment
 
     return {
-        "code_version": VERSION, "data_sha256": data_digest(items), "split_digest": row.split.digest if row.split else None,
+        "code_version": VERSION, "code_sha256": code_digest(), "data_sha256": data_digest(items), "split_digest": row.split.digest if row.split else None,
         "division_sha256": division_digest(by_part),
         "datasets": [dataset.name for dataset in row.datasets.order_by("name", "pk")], "selection": row.selection,
         "split": row.split_settings | cut_of(row, by_part), "records": {part: len(rows) for part, rows in by_part.items()},
         "subjects": {part: len({item.group for item in rows}) for part, rows in by_part.items()},
         **on_two_sides(by_part), "task": row.task, "outputs": row.classes,
-        "label_map": str(row.label_map) if row.label_map else None, "architecture": row.architecture,
-        "base": row.base_version.sha256 if row.base_version else None, "recipe_digest": recipe.digest,
+        "label_map": str(row.label_map) if row.label_map else None,
+        "label_map_sha256": digest_of_map(row.label_map) if row.label_map else None, "drawn_by": row.drawn_by, "architecture": row.architecture,
+        "base": row.base_version.sha256 if row.base_version else None, "recipe_digest": recipe.digest, "recipe": json.loads(recipe.to_json()),
         "settings": settings.to_dict(), "statistics": statistics_of(by_part, row.classes, row.task), "environment": environment(device),
     }  # fmt: skip
+
+
+def digest_of_map(label_map: LabelMap) -> str:
+    """Return the SHA-256 over what a label map makes of codes: its system, classes and entries, not its name."""
+    spec = spec_of(label_map)
+    told = json.dumps([spec.system, spec.classes, sorted(spec.entries.items())], separators=(",", ":"))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def scale_of(result: FitResult | PretrainResult) -> dict[str, float]:

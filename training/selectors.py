@@ -125,9 +125,12 @@ def repetition(run: TrainingRun) -> list[tuple[str, str, str, bool]]:
     if run.repeats is None or not run.manifest or not run.repeats.manifest:
         return []
     titles = {
-        "weights_hash": "Weights", "data_sha256": "Data", "split_digest": "Split", "recipe_digest": "Preparation", "code_version": "Portal",
+        "weights_hash": "Weights", "data_sha256": "Data", "split_digest": "Split", "recipe_digest": "Preparation", "label_map_sha256": "Label map", "code_version": "Portal",
+        "code_sha256": "Its code",
     }  # fmt: skip
-    pairs = [(title, run.repeats.manifest.get(name), run.manifest.get(name)) for name, title in titles.items()]
+    # Manifests of earlier versions tell less.
+    told = [name for name in titles if run.repeats.manifest.get(name) and run.manifest.get(name)]
+    pairs = [(titles[name], run.repeats.manifest[name], run.manifest[name]) for name in told]
     for name, title in (("threads", "Threads"), ("processor", "Processor")):
         pairs.append((title, *(each.manifest["environment"].get(name) for each in (run.repeats, run))))
     return [(title, str(then)[:16], str(now)[:16], then == now) for title, then, now in pairs]

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from datasets.models import LabelMap
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
-from training.manifests import on_two_sides
+from training.manifests import digest_of_map, on_two_sides
 from training.targets import Labelled
 
 SIGNAL = "ab" * 32
@@ -103,12 +104,19 @@ def test_the_command_learns_without_labels_and_finds_a_rate(ward, monkeypatch):
 
 
 def test_a_run_tells_what_its_parts_hold(ward, client):
+    from datasets.preprocess.recipe import Recipe
     from tests.api_client import Api
+    from training.engine.manifest import code_digest
     from training.manifests import statistics_of
     from training.models import SplitMember
 
     run = ward.train(settings={**FAST, "members": 1})
-    found = Api(session=ward.user).get(f"training-runs/{run.pk}/")["manifest"]["statistics"]
+    row = Api(session=ward.user).get(f"training-runs/{run.pk}/")
+    manifest, found = row["manifest"], row["manifest"]["statistics"]
+    assert (
+        row["recipe"] == manifest["recipe"] and Recipe.from_json(manifest["recipe"]).digest == manifest["recipe_digest"]
+    )
+    assert manifest["label_map_sha256"] == digest_of_map(ward.label_map) and manifest["code_sha256"] == code_digest()
     for part in ("train", "validation", "test"):
         members = SplitMember.objects.filter(split=run.split, group__part=part)
         assert found[part]["classes"]["MI"] == members.filter(record__labels__code="IMI").count()
@@ -121,3 +129,39 @@ def test_a_run_tells_what_its_parts_hold(ward, client):
     told = statistics_of(ages, ["age"], "regression")
     assert told["train"] == {"female": 0, "male": 0, "age_median": 40.0, "target_mean": 45.0, "target_deviation": 5.0}
     assert told["test"]["target_mean"] is None and told["test"]["age_median"] is None
+
+
+def test_the_digest_of_the_code_goes_by_what_decides_a_training(tmp_path):
+    from training.engine.manifest import digest_of_code
+
+    engine, page = tmp_path / "training" / "engine" / "deep" / "fit.py", tmp_path / "training" / "views.py"
+    seen = set()
+    for path, content, is_new in (
+        (engine, "a", True),
+        (engine, "b", True),
+        (page, "a", False),
+        (tmp_path / "datasets" / "splits.py", "b", True),
+        (engine.with_suffix(".pyc"), "b", False),
+        (engine.with_name("run.py"), "b", True),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        digest = digest_of_code(tmp_path)
+        assert (digest not in seen) == is_new
+        seen.add(digest)
+
+
+def test_the_digest_of_a_label_map_goes_by_what_it_does():
+    def digest(**changes) -> str:
+        values = {
+            "name": "m",
+            "version": 1,
+            "system": "scp",
+            "classes": ["NORM", "MI"],
+            "entries": {"NORM": {"class": "NORM"}},
+        }
+        return digest_of_map(LabelMap(**values | changes))
+
+    assert digest() == digest(name="other") and digest() == digest(entries={"NORM": {"class": "NORM", "note": "x"}})
+    others = {"classes": ["MI", "NORM"]}, {"system": "any", "entries": {}}, {"entries": {"NORM": {"class": "MI"}}}
+    assert len({digest(), *(digest(**change) for change in others)}) == 4

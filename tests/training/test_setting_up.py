@@ -232,6 +232,11 @@ def test_the_same_again_gives_the_same_weights(ward):
     assert again.repeats == run and again.name == run.name
     for name in ("weights_hash", "data_sha256", "split_digest", "records"):
         assert again.manifest[name] == run.manifest[name]
+    assert {what: same for what, _, _, same in selectors.repetition(again)}["Its code"]
+    again.manifest["code_sha256"], run.manifest["label_map_sha256"] = "0" * 64, None
+    again.repeats = run
+    told = {what: same for what, _, _, same in selectors.repetition(again)}
+    assert not told["Its code"] and told["Portal"] and "Label map" not in told
     other = ward.train(settings={**FAST, "seed": 1}, selection={"cap": 20})
     assert other.manifest["weights_hash"] != run.manifest["weights_hash"]
 

@@ -7,6 +7,8 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,12 @@ import torch
 from training.engine.settings import FitSettings
 from training.engine.source import SignalSource
 
+#: What decides which numbers come out of a training: the pure core and the engine.
+_CODE = (
+    "datasets/ecg.py", "datasets/fingerprint.py", "datasets/holding_out.py", "datasets/measure", "datasets/prepared.py",
+    "datasets/preprocess", "datasets/splits.py", "datasets/stratification.py", "modelhub/architectures", "modelhub/contract.py",
+    "modelhub/onnx", "training/engine", "training/metrics", "training/problems",
+)  # fmt: skip
 _LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "onnx", "onnxruntime")
 
 
@@ -39,6 +47,24 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "processor": _processor(), "instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count(),
         "threads": torch.get_num_threads(), "memory_gib": _memory_gib(), "device": str(place), "accelerator": accelerator,
     }  # fmt: skip
+
+
+@cache
+def code_digest() -> str:
+    """Return the sha256 over the portal's own source files that decide what a training gives, as this process found them."""
+    return digest_of_code(Path(__file__).resolve().parents[2])
+
+
+def digest_of_code(root: Path) -> str:
+    """Return the sha256 over names and contents of the Python files of the pure core and the engine under ``root``."""
+    places = [root / name for name in _CODE]
+    files = [path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])]
+    lines = sorted(
+        f"{path.relative_to(root).as_posix()}\t{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in files
+        if path.exists()
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def digest_of_source(source: SignalSource, targets: np.ndarray, *, chunk: int = 256) -> str:
