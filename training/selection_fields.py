@@ -15,8 +15,14 @@ PREFIX = "selection.filter."
 _USUAL_FILTERS = ("label", "sex", "age_min", "age_max", "quality_min", "site", "missing")
 #: Shown where only some of the records are wanted.
 USUAL = (*(PREFIX + name for name in _USUAL_FILTERS), "selection.balanced", "selection.cap")
-#: Folded once more.
-FURTHER = tuple(PREFIX + name for name in FILTERS if name not in _USUAL_FILTERS)
+#: Folded once more; ranges last, so that both ends of each stand side by side.
+FURTHER = tuple(
+    PREFIX + name
+    for name in sorted(
+        FILTERS, key=lambda name: name != "quality_max" and name.endswith(("_min", "_max", "_from", "_to"))
+    )
+    if name not in _USUAL_FILTERS
+)
 _ANY_NUMBER = forms.NumberInput({"step": "any"})
 
 
