@@ -12,8 +12,9 @@ from training.choices import Choices, misfit
 from training.costs import Cost, cost_of, seconds_per_epoch, speeds
 from training.engine.settings import Augmentation, FitSettings, too_many_to_compute
 from training.live import duration
-from training.models import Mode
+from training.models import Mode, Speed
 from training.selectors import start_title
+from training.setting_words import tried
 
 # What is computed first, then networks of different families and sizes; those whose trial would take more than this share of
 # the budget are left out.
@@ -70,14 +71,16 @@ def offer(
     fitting = [name for name in _CANDIDATES if name in catalog() and misfit(name, recipe) is None]
     networks = [name for name in fitting if not catalog()[name].computed]
 
+    seconds = {name: seconds_per_epoch(name, n_train, n_validation, recipe) for name in fitting}
+
     def affordable(name: str, epochs: int) -> bool:
-        return epochs * seconds_per_epoch(name, n_train, n_validation, recipe) <= _LARGEST_SHARE * budget_s
+        return epochs * seconds[name] <= _LARGEST_SHARE * budget_s
 
     # With a companion that is wanted always it cannot be trained in full.
     can_compute = settings.companion != "always" and not too_many_to_compute(n_train + n_validation)
     computed = [name for name in fitting if can_compute and name not in networks and affordable(name, 1)]
     found = [name for name in networks if affordable(name, epochs)]
-    found = found or sorted(networks, key=lambda name: catalog()[name].million_macs)[:1]
+    found = found or sorted(networks, key=lambda name: seconds[name])[:1]
     return Offer([*own, *computed, *found], [name for name in networks if name not in found])
 
 
@@ -91,46 +94,63 @@ def _is_valid(settings: FitSettings, mode: str) -> bool:
 
 @dataclass(frozen=True)
 class SearchCost:
-    """whole: of a search and of what training its winner in full may take, at most. found: what can be tried. dearest: the start
-    whose training in full takes longest, and its seconds; None where one is not known. quickest: the start of the network with
-    the shortest epoch, and the seconds of it in a trial; None where none is known."""
+    """whole: of a search and of what training its winner in full may take, at most. sentence: what is tried and what is kept as
+    asked. too_short: why the minutes are too few for a network, else empty."""
 
     whole: Cost
-    found: Offer
-    dearest: tuple[str, float] | None
-    quickest: tuple[str, float] | None
+    sentence: str
+    too_short: str
 
 
 def cost_of_search(choices: Choices, minutes: float, n_train: int, n_validation: int) -> SearchCost:
     """Return the cost of a run whose network a search of so many minutes chooses."""
     budget_s, known = 60 * minutes, speeds()
     has_base = choices.base_version is not None
-    found = offer(choices.settings, has_base, choices.recipe, n_train, n_validation, budget_s)
-    full, epochs = {}, {}
-    for start in found.starts:
-        alike = _started(choices, start)
-        full[start] = cost_of(alike, n_train, n_validation, known)
-        alone = replace(alike, settings=replace(alike.settings, members=1))
-        epoch_s = cost_of(alone, n_train, n_validation, known).epoch_seconds
-        if epoch_s is not None and not is_computed(start, Mode.SCRATCH):
-            epochs[start] = epoch_s
+    starts = offer(choices.settings, has_base, choices.recipe, n_train, n_validation, budget_s).starts
+    linear = [start for start in starts if is_computed(start, Mode.SCRATCH)]
+    networks = [start for start in starts if start not in linear]
+    first = networks[0] if networks else None
+    first_s = _epoch_s(choices, first, n_train, n_validation, known) if first else None
+    full = {start: cost_of(_started(choices, start), n_train, n_validation, known) for start in starts}
     seconds = {start: cost.seconds for start, cost in full.items() if cost.seconds is not None}
-    dearest = max(seconds.items(), key=lambda pair: pair[1]) if len(seconds) == len(full) and full else None
     memory = [cost.memory_mib for cost in full.values() if cost.memory_mib is not None]
-    quickest = min(epochs.items(), key=lambda pair: pair[1]) if epochs else None
     # With nothing computed beside it, the first network is tried for one epoch whatever that takes.
-    is_sure = any(is_computed(start, Mode.SCRATCH) for start in found.starts)
-    search_s = budget_s if is_sure or quickest is None else max(budget_s, quickest[1])
-    basis = f"{duration(search_s)} of search; how long its winner takes in full is not known"
-    if dearest is not None:
-        winner = f"up to {duration(dearest[1])} for its winner in full, longest for {start_title(dearest[0])}"
-        basis = f"{duration(search_s)} of search and {winner}; {full[dearest[0]].basis}"
+    search_s = budget_s if linear or first_s is None else max(budget_s, first_s)
+    whole_s, basis = None, "how long its winner takes in full is not known"
+    if seconds and len(seconds) == len(full):
+        dearest = max(seconds, key=lambda start: seconds[start])
+        whole_s = search_s + seconds[dearest]
+        basis = f"up to {duration(seconds[dearest])} for its winner in full, longest for {start_title(dearest)}; {full[dearest].basis}"
     whole = Cost(
-        parameters=None, million_macs=None, memory_mib=max(memory, default=None), epoch_seconds=None, basis=basis,
-        seconds=search_s + dearest[1] if dearest is not None else None,
+        parameters=None, million_macs=None, memory_mib=max(memory, default=None), seconds=whole_s, epoch_seconds=None,
         networks=max((cost.networks for cost in full.values()), default=1), measured=all(cost.measured for cost in full.values()),
+        basis=f"{duration(search_s)} of search and {basis}",
     )  # fmt: skip
-    return SearchCost(whole, found, dearest, quickest)
+    sentence = (
+        f"Tried for {minutes:g} minutes on the development part alone: {', '.join(map(start_title, [*linear, *networks]))}. Training "
+        "the winner in full comes on top."
+    )
+    if kept := [name for name in SPACE if name not in sampled(choices.settings)]:
+        sentence += f" Kept as asked and not tried otherwise: {tried(choices.settings.to_dict(), kept)}."
+    too_short = ""
+    if first is not None and first_s is not None and first_s > budget_s:
+        then = (
+            "no network gets to an answer, and the linear model wins"
+            if linear
+            else "the search lasts for that epoch, and there is nothing to compare it with"
+        )
+        too_short = (
+            f"One epoch of {start_title(first)}, the first network that is tried, takes about {duration(first_s)}, and the search "
+            f"{minutes:g} minutes: {then}. Give more minutes, or set a cap on the records."
+        )
+    return SearchCost(whole, sentence, too_short)
+
+
+def _epoch_s(choices: Choices, start: str, n_train: int, n_validation: int, known: Mapping[str, Speed]) -> float | None:
+    """Return the estimated seconds of an epoch of a trial, which is of one network; None where they are not known."""
+    alone = _started(choices, start)
+    alone = replace(alone, settings=replace(alone.settings, members=1))
+    return cost_of(alone, n_train, n_validation, known).epoch_seconds
 
 
 def _started(choices: Choices, start: str) -> Choices:

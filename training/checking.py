@@ -21,7 +21,7 @@ from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.jobs.models import JobState
 from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
-from training.candidates import SPACE, cost_of_search, sampled
+from training.candidates import cost_of_search
 from training.choices import (
     FEWEST_RECORDS,
     LIMB_LEADS,
@@ -35,12 +35,9 @@ from training.choices import (
 from training.costs import Cost, cost_of
 from training.engine.settings import too_many_to_compute
 from training.lineage import known_to
-from training.live import duration
-from training.models import PARTS, Mode, Speed, TrainingRun
+from training.models import PARTS, Speed, TrainingRun
 from training.problems.base import counted, listed
 from training.problems.registry import get_problem
-from training.selectors import start_title
-from training.setting_words import tried
 from training.splitting import counts_of, deal_for, rounds
 from training.targets import Labelled, labels_of
 
@@ -326,7 +323,11 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled], search_min:
             "members",
         )  # fmt: skip
     if search_min:
-        _search(found, choices, search_min, len(by_part["train"]), len(by_part["validation"]))
+        searched = cost_of_search(choices, search_min, len(by_part["train"]), len(by_part["validation"]))
+        found.cost = searched.whole
+        found.add("info", "search", searched.sentence)
+        if searched.too_short:
+            found.add("warning", "search_too_short", searched.too_short, "search.minutes")
     else:
         found.cost = cost_of(choices, len(by_part["train"]), len(by_part["validation"]))
     if is_computed(choices.architecture, choices.mode):
@@ -388,34 +389,6 @@ def _computed(found: Checked, n_train: int, n_validation: int) -> None:
         "info", "computed",
         "This model is computed in one pass: epochs, batches, rates, schedules and augmentations have no effect. What is asked for as "
         "the number of networks is the number of folds that it is judged on; with one, the validation part judges it.", "architecture",
-    )  # fmt: skip
-
-
-def _search(found: Checked, choices: Choices, minutes: float, n_train: int, n_validation: int) -> None:
-    """Say what is tried in the minutes of a search and what that costs, also where they are too few for a network."""
-    cost = cost_of_search(choices, minutes, n_train, n_validation)
-    found.cost = cost.whole
-    linear = [start for start in cost.found.starts if is_computed(start, Mode.SCRATCH)]
-    networks = [start_title(start) for start in cost.found.starts if start not in linear]
-    kept = [name for name in SPACE if name not in sampled(choices.settings)]
-    found.add(
-        "info", "search",
-        f"Tried for {minutes:g} minutes on the development part alone: {', '.join([*map(start_title, linear), *networks])}. Training the "
-        "winner in full comes on top."
-        + (f" Kept as asked and not tried otherwise: {tried(choices.settings.to_dict(), kept)}." if kept else ""),
-    )  # fmt: skip
-    if cost.quickest is None or cost.quickest[1] <= 60 * minutes:
-        return
-    title, epoch_s = start_title(cost.quickest[0]), cost.quickest[1]
-    then = (
-        "no network gets to an answer, and the linear model wins"
-        if linear
-        else "the search lasts for that epoch, and there is nothing to compare it with"
-    )
-    found.add(
-        "warning", "search_too_short",
-        f"One epoch of {title}, the quickest network that can be tried, takes about {duration(epoch_s)}, and the search {minutes:g} "
-        f"minutes: {then}. Give more minutes, or set a cap on the records.", "search.minutes",
     )  # fmt: skip
 
 

@@ -197,7 +197,7 @@ class RunForm(forms.Form):
             "search.minutes": forms.FloatField(
                 min_value=0.1, max_value=MOST_SEARCH_MIN, required=False, label="Choose for me: minutes", widget=_ANY_NUMBER,
                 help_text="The linear model of fixed features, networks, modes and settings are tried for so long on the development part; the best is "
-                "then trained in full and judged once. Empty: the network chosen below.",
+                "then trained in full and judged once. Settings that you change are kept, others are tried. Empty: the network chosen below.",
             ),
             "architecture": forms.ChoiceField(
                 choices=[(facts.name, facts.title) for facts in catalog().values()], required=False, initial=DEFAULT_ARCHITECTURE, label="Network",

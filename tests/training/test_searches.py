@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from importlib import import_module
 from itertools import count, product
 
 import pytest
+from django.apps import apps
 
 from datasets.preprocess.recipe import Recipe, plain_recipe
 from ecgportal import storage
@@ -426,3 +428,18 @@ def test_a_trial_that_the_end_of_the_minutes_finds_in_its_first_epoch_is_stopped
     second = study.trials.get(number=2)
     assert (second.state, second.note, second.scores) == (TrialState.STOPPED, "the minutes were over", [])
     assert Study.objects.get(pk=study.pk).result["trial"] == first.number
+
+
+def test_what_was_tried_before_searches_kept_their_augmentations_stays_what_it_was(ward):
+    run = wish(ward)
+    study = Study.objects.get(run=run)
+    study.settings.pop("augmentations")
+    study.save()
+    import_module("training.migrations.0009_search_augmentations").keep_what_was_tried(apps, None)
+    study.refresh_from_db()
+    off, strong = (
+        searching.settings_of(study, NETWORK | {"augmentation": name}).augmentation for name in ("off", "strong")
+    )
+    assert (off.noise_mv, off.wander_mv) == (0.0, 0.1) and (strong.shift_s, strong.scale) == (1.0, 0.4)
+    new = Study.objects.get(run=wish(ward)).settings["augmentations"]
+    assert new == candidates.augmentations()
