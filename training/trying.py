@@ -106,6 +106,10 @@ def train_trial(
     finally:
         trial.seconds += time.monotonic() - begun
         trial.save()
+    if result.stopped_reason == "loss_not_finite":
+        trial.state, trial.note = TrialState.FAILED, result.notes[-1][:300]
+        trial.save()
+        return None
     if result.stopped_reason == "interrupted":
         raise JobInterrupted
     if result.stopped_reason == "cancelled":

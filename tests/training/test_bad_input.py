@@ -142,6 +142,49 @@ def test_a_full_disk_ends_the_run_with_a_sentence(ward, monkeypatch, client):
     told_everywhere(ward, client, run, "make room and resume the run")
 
 
+def test_a_loss_that_is_no_number_any_more_leaves_the_best_model_so_far_and_says_so(ward, monkeypatch, client):
+    from training.engine.member import Member
+    from training.models import TrialState
+    from training.services import learning_curve_start
+
+    real = Member.step
+    monkeypatch.setattr(
+        Member, "step", lambda self, epoch, *rest: real(self, epoch, *rest) * (np.nan if epoch == 2 else 1.0)
+    )
+    monkeypatch.setattr("training.growing.SHARES", (1.0,))
+    run = ended(ward.start(settings={**ONE, "epochs": 3}))
+    assert run.job.state == JobState.SUCCEEDED, run.job.error_message
+    assert (run.manifest["stopped_reason"], run.manifest["epochs"], run.best_epoch) == ("loss_not_finite", 1, 1)
+    assert run.produced_version is not None and run.report.report["n"] > 0
+    told_everywhere(ward, client, run, "The model is the best of the epochs before, that of epoch 1.")
+    # One training of several is worth nothing half done.
+    study = learning_curve_start(actor=ward.user, run=run)
+    work_off()
+    trial = study.trials.get()
+    assert trial.state == TrialState.FAILED and "no longer a finite number" in trial.note and trial.score is None
+
+
+@pytest.mark.parametrize(("from_epoch", "state"), [(2, JobState.SUCCEEDED), (1, JobState.FAILED)])
+def test_a_trunk_is_that_of_the_epochs_before_the_loss_was_no_number(ward, monkeypatch, from_epoch, state):
+    from training.engine import pretrain
+
+    real = pretrain._Pretraining._batch
+
+    def batch(self, x, epoch, number):
+        if epoch == from_epoch:
+            raise pretrain.not_finite(epoch, number, self.rate)
+        return real(self, x, epoch, number)
+
+    monkeypatch.setattr(pretrain._Pretraining, "_batch", batch)
+    run = ended(
+        ward.start(task="pretraining", label_map=None, pretraining={"window_s": 1.5}, settings={**ONE, "epochs": 3})
+    )
+    assert run.job.state == state and (run.produced_version is not None) == (state == JobState.SUCCEEDED)
+    told = "The trunk is that of epoch 1, the last whole one."
+    assert (told in f"{run.warnings}") == (state == JobState.SUCCEEDED)
+    assert state == JobState.SUCCEEDED or run.job.error_code == "loss_not_finite"
+
+
 def base_of(ward, *leads: str) -> ModelVersion:
     """Return an imported model of 4 s in microvolt at 50 Hz that reads the leads."""
     from modelhub.architectures.registry import build

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ecgportal.errors import InvalidInput, TrainingFailed
-from tests.training.fitting import MULTILABEL, run
+from tests.training.fitting import MULTILABEL, Recorder, run
 from tests.training.tiny import FS_HZ, TinyNet, tiny_data, tiny_parts, tiny_settings
 from training.engine.fit import fit
 from training.engine.source import ArraySource
@@ -19,6 +19,27 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(tmp_path):
             net=Exploding(),
         )
     assert caught.value.code == "loss_not_finite"
+
+
+class Spoilt(TinyNet):
+    """Its answers are no numbers from some call of a training step on."""
+
+    after, calls = 5, 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return super().forward(x) * (np.nan if self.calls > self.after else 1.0)
+
+
+def test_what_was_best_before_the_loss_was_no_number_is_kept():
+    """The first epoch of three batches is whole; the third step of the second fails."""
+    told = Recorder()
+    result = run(net=Spoilt(), callbacks=[told])
+    assert (result.stopped_reason, result.epochs, result.best_epoch) == ("loss_not_finite", 1, 1)
+    (note,) = [note for note in told.notes if "no longer a finite number (epoch 2, batch 3" in note]
+    assert note in result.notes and note.endswith("The model is the best of the epochs before, that of epoch 1.")
+    one = run(net=TinyNet(), settings=tiny_settings(epochs=5), callbacks=[Recorder(stop_at=4)])
+    assert one.stopped_reason == "cancelled" and one.weights_hash == result.weights_hash
 
 
 class Exploding(TinyNet):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: The code of a loss that is no number any more, and why a training ended that kept what it had before.
+NOT_FINITE = "loss_not_finite"
+
 
 class Stopped(Exception):
     """The run was asked to stop; ``reason`` is ``cancelled`` or ``interrupted``."""
@@ -28,6 +31,12 @@ class Stopped(Exception):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+
+
+class NotFinite(TrainingFailed):
+    """The loss is no number any more; where an epoch was finished before, what it gave is kept."""
+
+    code = NOT_FINITE
 
 
 @contextmanager
@@ -260,14 +269,12 @@ def _known(targets: Tensor) -> Tensor:
     return torch.isfinite(targets).sum()
 
 
-def not_finite(epoch: int, batch: int | None, rate: float, kept_epoch: int) -> TrainingFailed:
-    """Return the error for a loss that is no number; ``batch`` is 0-based, None for validation; kept_epoch 0: none."""
+def not_finite(epoch: int, batch: int | None, rate: float) -> NotFinite:
+    """Return the error for a loss that is no number; ``batch`` is 0-based, None for validation."""
     where = f"epoch {epoch}" + ("'s validation" if batch is None else f", batch {batch + 1}")
-    best = f" The weights of epoch {kept_epoch} are kept in the checkpoint." if kept_epoch else ""
-    return TrainingFailed(
-        f"The loss is no longer a finite number ({where}, learning rate {rate:.2g}). "
-        f"Choose a smaller learning rate, or look for damaged records in the training part.{best}",
-        code="loss_not_finite",
+    return NotFinite(
+        f"The loss is no longer a finite number ({where}, learning rate {rate:.2g}). Choose a smaller learning rate, or look for "
+        "damaged records in the training part."
     )
 
 

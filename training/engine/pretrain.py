@@ -25,7 +25,16 @@ from ecgportal.errors import InvalidInput, JobCancelled, TrainingFailed
 from modelhub.runtime.pieces import free_cached_memory, is_out_of_memory
 from training.engine import optim
 from training.engine.augment import in_unit, units_per_mv
-from training.engine.batches import Stopped, Undo, first_forward, interruptible, not_finite, told_of_memory
+from training.engine.batches import (
+    NOT_FINITE,
+    NotFinite,
+    Stopped,
+    Undo,
+    first_forward,
+    interruptible,
+    not_finite,
+    told_of_memory,
+)
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore
 from training.engine.device import held, resolve_device
@@ -55,7 +64,7 @@ class PretrainResult:
     history: one row per epoch: ``epoch, train_loss, learning_rate, seconds``, ``val_loss`` where records were held back,
         and of contrastive learning ``accuracy`` (how often the right window was the likeliest) and ``chance`` (what
         guessing gives), of masked ``explained`` (the share of hidden signal that is told; predicting the mean gives 0).
-    stopped_reason: ``finished``, ``cancelled`` or ``interrupted``. notes: sentences for the user. processes: how many learned
+    stopped_reason: ``finished``, ``cancelled``, ``interrupted`` or ``loss_not_finite``. notes: sentences for the user. processes: how many learned
         together. device: what they computed on. units_per_mv: how much of the signals' unit stood for 1 mV in random changes.
     """
 
@@ -189,6 +198,12 @@ class _Pretraining:
                     self.callbacks.on_epoch_end(dict(self.history[-1]))
         except Stopped as stop:
             reason = stop.reason
+        except NotFinite as error:
+            # The last step of an epoch may have spoilt the weights.
+            if not all(torch.isfinite(tensor).all() for tensor in self.kept.values()) or not self.history:
+                raise
+            reason = NOT_FINITE
+            self._note(f"{error.message} The trunk is that of epoch {len(self.history)}, the last whole one.")
         if not self.history:
             raise JobCancelled("Learning was stopped before its first epoch was finished.", code=reason)
         self.notes += self.feed.gaps(self.rows)
@@ -254,7 +269,7 @@ class _Pretraining:
             loss, score = loss + len(own) * done[0] / len(x), score + len(own) * done[1] / len(x)
             begin, part = begin + len(own), part + 1
         if not math.isfinite(loss):
-            raise not_finite(epoch, number, self.rate, len(self.history))
+            raise not_finite(epoch, number, self.rate)
         return loss, score
 
     def _gradients(self, x: Tensor, seed: int) -> tuple[float, float] | None:

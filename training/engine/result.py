@@ -19,7 +19,7 @@ class FitResult:
         is not defined is None.
     best_epoch: 1-based. epochs: how many were run.
     thresholds: per output, chosen on validation; None for tasks without.
-    stopped_reason: ``finished``, ``early_stopping``, ``cancelled`` or ``interrupted``.
+    stopped_reason: ``finished``, ``early_stopping``, ``cancelled``, ``interrupted`` or ``loss_not_finite``.
     learning_rate: the peak that was used. monitor: the metric that chose the epoch.
     validation_outputs: raw outputs of the best weights on validation, ``(records, outputs)``, in target units; when
         cross-fitted on the records of training and then of validation, each by the member that has not learned from it.

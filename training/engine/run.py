@@ -16,7 +16,15 @@ from torch import nn
 
 from ecgportal.errors import JobCancelled, TrainingFailed
 from training.engine.augment import in_unit, units_per_mv
-from training.engine.batches import Stopped, first_forward, interruptible, not_finite, while_asking
+from training.engine.batches import (
+    NOT_FINITE,
+    NotFinite,
+    Stopped,
+    first_forward,
+    interruptible,
+    not_finite,
+    while_asking,
+)
 from training.engine.callbacks import Callback, Callbacks, Progress
 from training.engine.checkpoint import CheckpointStore, fingerprint
 from training.engine.companion import companion_of
@@ -205,7 +213,15 @@ class Run:
             if self.plan.begins(epoch):
                 for member in self.members:
                     member.enter(self.plan.name(epoch), self.rate)
-            self._epoch(epoch)
+            try:
+                self._epoch(epoch)
+            except NotFinite as error:
+                if self.best_state is None:
+                    raise
+                self._note(
+                    f"{error.message} The model is the best of the epochs before, that of epoch {self.monitor.best_epoch}."
+                )
+                return NOT_FINITE
             # The second epoch of the last stage tells how long the others will take, which the first does not.
             if self.plan.is_last(epoch) and epoch == max(self.resumed_epoch, self.plan.start(epoch)) + 2:
                 self._compile(epoch)
@@ -273,14 +289,14 @@ class Run:
                 total += value.detach() * len(rows)
                 seen, done = seen + len(rows), done + 1
                 loss = self._told(value)
-                if loss is not None and not math.isfinite(loss):
-                    self._fail_not_finite(epoch, done - 1)
+                if loss is not None and not math.isfinite(loss) and self._sees_alike:
+                    raise not_finite(epoch, done - 1, self.rate)
                 loss = math.nan if loss is None else loss
                 self._report(epoch, done, batches, loss, rate, begun)
         self.feed.check_not_empty(self.data.usable)
         mean = float(total) / seen
         if not math.isfinite(mean):
-            self._fail_not_finite(epoch, batches - 1)
+            raise not_finite(epoch, batches - 1, self.rate)
         row: dict[str, Any] = {
             "epoch": epoch,
             "stage": self.plan.name(epoch),
@@ -320,7 +336,7 @@ class Run:
             # Every judged record has one member's outputs, or the mean of all members'.
             outputs[rows - data.judged[0]] += found if data.crossed else found / len(self.members)
         if not np.isfinite(outputs).all():
-            self._fail_not_finite(epoch, None)
+            raise not_finite(epoch, None, self.rate)
         scaled = data.targets[data.judged]
         known = np.isfinite(scaled).any(axis=1)
         loss = (
@@ -395,8 +411,10 @@ class Run:
             if self.announced:
                 self.callbacks.on_note(sentence)
 
-    def _fail_not_finite(self, epoch: int, batch: int | None) -> None:
-        raise not_finite(epoch, batch, self.rate, self.monitor.best_epoch if self.store and self.best_state else 0)
+    @property
+    def _sees_alike(self) -> bool:
+        """Whether every process of the team is told the loss of the same batches; else they part at the end of an epoch only."""
+        return self.team.alone or self.device.type == "cpu"
 
     def _report(self, epoch: int, batch: int, batches: int, loss: float, rate: float, begun: float) -> None:
         now = time.monotonic()
