@@ -30,6 +30,7 @@ from training.choices import (
     check_search,
     choose,
     empty_part,
+    records_in,
     too_few_patients,
 )
 from training.costs import Cost, cost_of
@@ -44,6 +45,8 @@ from training.targets import Labelled, labels_of
 # Fewer patients of a class than this give figures with very wide intervals.
 FEW_PATIENTS = 10
 _SHOWN = 5
+# Dividing so many takes about four seconds.
+_MOST_AT_START = 20_000
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,10 @@ def check(**asked: Any) -> Checked:
 
 def require_possible(choices: Choices, search_min: float | None = None) -> None:
     """Raise InvalidInput with what ``check`` calls an error of these choices: a run that cannot end well is not started.
-    search_min: minutes of a search, None without one."""
+    search_min: minutes of a search, None without one. Many records take longer than a request should: of these the job says
+    the same when it divides them."""
+    if records_in(choices).count() > _MOST_AT_START:
+        return
     found, items = Checked(), choices.items()
     if not _too_few(found, items):
         _divide(found, choices, items, search_min)
@@ -148,7 +154,7 @@ def _too_few(found: Checked, items: Sequence[Labelled]) -> bool:
 
 def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
     """Say what the label map leaves out."""
-    records = choices.selection.records(Record.objects.filter(dataset__in=[row.pk for row in choices.datasets]))
+    records = records_in(choices)
     total = records.count()
     if choices.task == PRETRAINING:
         known = sum(item.label is not None for item in items)

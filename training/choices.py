@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from django.db.models import QuerySet
+
 from datasets.models import Dataset, LabelMap, Record, RecordLabel
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from ecgportal.errors import InvalidInput
@@ -285,10 +287,15 @@ def needs_of(architecture: str, base: ModelVersion | None) -> tuple[str, ...]:
     return catalog()[architecture].needs
 
 
+def records_in(choices: Choices) -> QuerySet[Record]:
+    """Return the records of the chosen datasets that pass the filter, also those whose truth is not known."""
+    return choices.selection.records(Record.objects.filter(dataset__in=[row.pk for row in choices.datasets]))
+
+
 def check_data(choices: Choices) -> None:
     """Raise InvalidInput when the datasets can be seen at once to hold too little."""
     names = " and ".join(row.name for row in choices.datasets)
-    records = choices.selection.records(Record.objects.filter(dataset__in=[row.pk for row in choices.datasets]))
+    records = records_in(choices)
     count = records.count()
     if count < FEWEST_RECORDS:
         which = "pass the filter" if choices.selection.filter else "are there"

@@ -396,10 +396,11 @@ def test_data_that_cannot_be_trained_on_is_told_before_and_starts_nothing(ward, 
     assert not TrainingRun.objects.exists()
 
 
-def test_a_part_that_becomes_empty_while_the_run_waits_ends_it_with_a_sentence(ward, client):
-    run = ward.start(settings=ONE)
+def test_a_part_that_is_empty_ends_the_run_with_a_sentence_where_the_start_did_not_look(ward, client, monkeypatch):
+    """Also where the records are too many to be divided at the start."""
+    monkeypatch.setattr("training.checking._MOST_AT_START", 23)
     Record.objects.update(fingerprint="ab" * 32)
-    run = ended(run)
+    run = ended(ward.start(settings=ONE))
     assert (run.job.state, run.job.error_code) == (JobState.FAILED, "empty_part")
     told_everywhere(ward, client, run, "The test part would be empty")
 
