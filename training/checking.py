@@ -378,10 +378,11 @@ def _leakage(found: Checked, choices: Choices, by_part: Mapping[str, Sequence[La
             "which epoch and thresholds are chosen, look better than on new records; those on the test part do not.", "base_version",
         )  # fmt: skip
     if leaked:
+        rest = "" if leaked < len(by_part["test"]) else ", and nothing is left to judge by"
         found.add(
             "warning", "leakage",
             f"{choices.base_version} was trained on {counted(leaked, 'record')} of the test part, or on their patients or "
-            "signals. They will be left out of the evaluation; the same seed and split as then avoids it.", "base_version",
+            f"signals. They will be left out of the evaluation{rest}; the same seed and split as then avoids it.", "base_version",
         )  # fmt: skip
 
 

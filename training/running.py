@@ -423,6 +423,7 @@ def evaluate_held_back(
             row,
             [
                 f"{left_out} records of the test part were left out, because {base} was trained on their subjects or signals."
+                + ("" if items else " Nothing is left to judge by, so there is no evaluation.")
             ],
         )
     seen = None if how.holds_out_every_fold else _some_trained_on(row, members[0], data, len(items), there)

@@ -59,6 +59,10 @@ def test_a_copy_from_the_catalogue_knows_what_its_source_was_trained_on(ward, le
     }  # fmt: skip
     (finding,) = [row for row in check(**asked).findings if row.code == "leakage"]
     assert f"{copy} was trained on" in finding.message and str(ward.project) not in finding.message
+    assert "nothing is left" not in finding.message
+    SplitGroup.objects.update(part="train")
+    (finding,) = [row for row in check(**asked).findings if row.code == "leakage"]
+    assert "and nothing is left to judge by" in finding.message
 
 
 @pytest.mark.parametrize("same", ["sha256", "weights_sha256"])
