@@ -22,23 +22,14 @@ from ecgportal.jobs.models import JobState
 from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
 from training.candidates import cost_of_search
-from training.choices import (
-    FEWEST_RECORDS,
-    LIMB_LEADS,
-    Choices,
-    check_data,
-    check_search,
-    choose,
-    empty_part,
-    records_in,
-    too_few_patients,
-)
+from training.choices import LIMB_LEADS, Choices, choose
 from training.costs import Cost, cost_of
 from training.engine.settings import too_many_to_compute
 from training.lineage import known_to
 from training.models import PARTS, Speed, TrainingRun
 from training.problems.base import counted, listed
 from training.problems.registry import get_problem
+from training.requirements import FEWEST_RECORDS, check_data, check_search, empty_part, records_in, too_few_patients
 from training.splitting import counts_of, deal_for, rounds
 from training.targets import Labelled, labels_of
 

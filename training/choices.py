@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import QuerySet
-
-from datasets.models import Dataset, LabelMap, Record, RecordLabel
+from datasets.models import Dataset, LabelMap
 from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog, is_computed
@@ -19,20 +17,19 @@ from modelhub.models import ModelVersion
 from modelhub.services import check_trainable
 from training.engine.settings import FitSettings, monitored_metric
 from training.engine.unlabelled.settings import FEWEST_TOGETHER, Contrastive, Method, method_from, raise_for, to_json
-from training.models import DrawnBy, Mode, SplitMember, TrainingRun
+from training.models import DrawnBy, Mode, TrainingRun
 from training.problems.registry import get_problem
+from training.run_records import chosen_records
 from training.selection import Selection
-from training.splitting import SplitSettings, too_few_for_folds
-from training.targets import NUMERIC_TARGETS, Labelled, drawn_alike, labelled_records
+from training.splitting import SplitSettings
+from training.targets import NUMERIC_TARGETS, Labelled
 
 DEFAULT_ARCHITECTURE = "inception_time"
-FEWEST_RECORDS, FEWEST_PATIENTS = 10, 3
 _MOST_DATASETS = 20
 # These follow from I and II.
 LIMB_LEADS = frozenset(("III", "aVR", "aVL", "aVF"))
 # Twelve leads of a minute at 500 Hz.
 _LARGEST_INPUT = 12 * 60 * 500
-MOST_SEARCH_MIN = 7 * 24 * 60
 
 
 @dataclass(frozen=True)
@@ -72,50 +69,6 @@ class Choices:
         return chosen_records(
             self.datasets, self.selection, self.task, self.outputs, self.label_map, self.target, self.settings.seed, self.drawn_by
         )  # fmt: skip
-
-
-def chosen_records(
-    datasets: Sequence[Dataset], selection: Selection, task: str, outputs: Sequence[str], label_map: LabelMap | None, target: str, seed: int,
-    drawn_by: str,
-) -> list[Labelled]:  # fmt: skip
-    """Return the labelled records of the datasets that pass a selection, in the order by which they are drawn."""
-    records = selection.records(Record.objects.filter(dataset__in=[row.pk for row in datasets]))
-    items = in_order(labelled_records(records, task, outputs, label_map, target), drawn_by)
-    return selection.draw(items, outputs, task, seed)
-
-
-def in_order(items: list[Labelled], drawn_by: str) -> list[Labelled]:
-    """Return records in the order by which chance meets them."""
-    return drawn_alike(items) if drawn_by == DrawnBy.CONTENT else [replace(item, order="") for item in items]
-
-
-def records_of(run: TrainingRun) -> list[Labelled]:
-    """Return the records that take part in a run, by its frozen choices; once they are divided, with the truths that they had
-    then, where these were kept."""
-    members = SplitMember.objects.filter(split=run.split_id)
-    truths = dict(members.filter(truth__isnull=False).values_list("record", "truth")) if run.split_id else {}
-    if truths:
-        records = Record.objects.filter(pk__in=members.filter(truth__isnull=False).values("record"))
-        return in_order(
-            labelled_records(records, run.task, run.classes, run.label_map, run.target, truths), run.drawn_by
-        )
-    return chosen_records(
-        list(run.datasets.order_by("name", "pk")), Selection.from_dict(run.selection), run.task, run.classes, run.label_map, run.target,
-        run.settings["seed"], run.drawn_by,
-    )  # fmt: skip
-
-
-def keeps_truths(run: TrainingRun) -> bool:
-    """Tell whether a run has kept what was known of its records when they were divided; earlier versions did not."""
-    return SplitMember.objects.filter(split=run.split_id, truth__isnull=False).exists()
-
-
-def labels_changed(run: TrainingRun, items: Sequence[Labelled]) -> int:
-    """Return of how many of a run's records the truth is another now than the one that the run has kept."""
-    records = Record.objects.filter(pk__in=SplitMember.objects.filter(split=run.split_id).values("record"))
-    today = labelled_records(records, run.task, run.classes, run.label_map, run.target)
-    now = {item.record: item.label for item in today}
-    return sum(now.get(item.record) != item.label for item in items)
 
 
 def choose(
@@ -285,97 +238,6 @@ def needs_of(architecture: str, base: ModelVersion | None) -> tuple[str, ...]:
     if base is not None:
         return tuple(base.contract.get("needs", ()))
     return catalog()[architecture].needs
-
-
-def records_in(choices: Choices) -> QuerySet[Record]:
-    """Return the records of the chosen datasets that pass the filter, also those whose truth is not known."""
-    return choices.selection.records(Record.objects.filter(dataset__in=[row.pk for row in choices.datasets]))
-
-
-def check_data(choices: Choices) -> None:
-    """Raise InvalidInput when the datasets can be seen at once to hold too little."""
-    names = " and ".join(row.name for row in choices.datasets)
-    records = records_in(choices)
-    count = records.count()
-    if count < FEWEST_RECORDS:
-        which = "pass the filter" if choices.selection.filter else "are there"
-        raise InvalidInput(
-            f"Only {count} records of {names} {which}; training needs at least {FEWEST_RECORDS}.",
-            fields={"selection.filter" if choices.selection.filter else "dataset": "Too few records."},
-        )
-    wanted = list(Recipe.from_json(choices.recipe).output_spec().leads or ())
-    there = {lead for leads in records.order_by().values_list("leads", flat=True).distinct() for lead in leads}
-    if wanted and not there.intersection([*wanted, *(("I", "II") if LIMB_LEADS.intersection(wanted) else ())]):
-        sentence = (
-            f"No record of {names} has one of the leads {', '.join(wanted)} that the network reads, so it would learn from zeros. "
-            f"The records have {', '.join(sorted(there)[:12]) or 'none'}. Choose a base model or a recipe for these."
-        )
-        field = "base_version" if choices.base_version else "recipe"
-        raise InvalidInput(sentence, code="leads_missing", fields={field: sentence})
-    if choices.has_classes and not RecordLabel.objects.filter(record__in=records.values("pk")).exists():
-        raise InvalidInput(
-            f"The records of {names} have no labels. Upload a label table first.", fields={"dataset": "No labels."}
-        )
-    if choices.task == PRETRAINING and choices.label_map is None:
-        return
-    known = records.order_by().values("subject__key").distinct().count()
-    # Who is not known stands for himself.
-    nobody = records.filter(subject=None).count()
-    patients = known + nobody - (1 if nobody else 0)
-    if sentence := too_few_patients(patients):
-        raise InvalidInput(sentence, code="too_few_patients", fields={"dataset": "Too few patients."})
-    if sentence := too_few_for_folds(choices.split, patients):
-        raise InvalidInput(sentence, code="bad_split", fields={"split.folds": sentence})
-
-
-def too_few_patients(count: int) -> str | None:
-    """Return a sentence when so many patients cannot be divided into three parts."""
-    if count >= FEWEST_PATIENTS:
-        return None
-    return (
-        f"The data comes from {count} {'patient' if count == 1 else 'patients'}. Training, validation and test need different "
-        f"patients, {FEWEST_PATIENTS} at least."
-    )
-
-
-def empty_part(task: str, records: Mapping[str, int]) -> str | None:
-    """Return a sentence when a part that a run cannot do without has no records, which are counted by part."""
-    if task == PRETRAINING:
-        return None if records["train"] else "Nothing would be left to learn from."
-    if records["train"] and records["test"]:
-        return None
-    return (
-        f"The {'test' if records['train'] else 'training'} part would be empty: patients, and records with the same signal, are "
-        "never divided. Choose another split, or more data."
-    )
-
-
-def check_search(search: Mapping[str, Any] | None, architecture: str | None, choices: Choices) -> dict[str, float]:
-    """Return the checked wish to have network and settings chosen; empty when it is not wished."""
-    if not search:
-        return {}
-    if choices.pretraining is not None:
-        raise InvalidInput(
-            "A search compares networks by labels; without labels choose the network.",
-            fields={"search.minutes": "Leave it out for learning without labels."},
-        )
-    minutes = search.get("minutes")
-    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
-    if not is_number or not 0 < minutes <= MOST_SEARCH_MIN or set(search) != {"minutes"}:
-        raise InvalidInput(
-            f"A search takes the minutes that it may last, up to {MOST_SEARCH_MIN}.",
-            fields={"search.minutes": f"A number above 0 and up to {MOST_SEARCH_MIN}."},
-        )
-    if architecture:
-        raise InvalidInput(
-            "A search chooses the network itself.", fields={"architecture": "Leave it out, or leave the search out."}
-        )
-    if choices.split.holds_out_every_fold:
-        raise InvalidInput(
-            "A search chooses on one development part; this split holds out every fold in turn.",
-            fields={"split.method": "Choose one held-out fold, or another way."},
-        )
-    return {"minutes": float(minutes)}
 
 
 def _datasets(project: Any, datasets: Sequence[Dataset]) -> tuple[Dataset, ...]:

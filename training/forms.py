@@ -21,11 +21,12 @@ from modelhub.contract import PRETRAINING
 from modelhub.forms import runnable_versions, usable_versions
 from modelhub.models import ModelVersion
 from training import setting_words
-from training.choices import DEFAULT_ARCHITECTURE, MOST_SEARCH_MIN
+from training.choices import DEFAULT_ARCHITECTURE
 from training.engine.settings import settings_schema
 from training.engine.unlabelled import settings as unlabelled
 from training.models import Mode
 from training.problems.registry import get_problem, problem_names
+from training.requirements import MOST_SEARCH_MIN
 from training.selection_fields import FURTHER, PREFIX, USUAL, selection_fields
 from training.selectors import sites_of
 from training.splitting import METHODS, SplitSettings

@@ -12,11 +12,11 @@ from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext
 from modelhub.architectures.catalog import is_computed
 from training import running
-from training.choices import keeps_truths
 from training.engine.settings import FitSettings
 from training.forecast import Point, forecast
 from training.lineage import unseen
 from training.models import Study, TrainingRun, TrialState
+from training.run_records import keeps_truths
 from training.running import Prepared
 from training.targets import Labelled, data_digest
 from training.trying import Follow, headline, is_lower_better, next_trial, note_score, train_trial

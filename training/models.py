@@ -88,7 +88,7 @@ class TrainingRun(ProjectOwned):
     part (``training.selection``), ``split_settings`` how they are divided (``training.splitting``), ``drawn_by`` in which
     order chance meets them. ``members``: how many
     networks are trained, one per seed or held-out fold; together they are the produced version. ``pretraining``: of a run
-    without labels, how it learns (``training.choices.Unlabelled``); it gives a trunk and no evaluation, and ``label_map``
+    without labels, how it learns (:mod:`training.engine.unlabelled.settings`); it gives a trunk and no evaluation, and ``label_map``
     then only says which records a later run will hold back.
     """
 

@@ -25,7 +25,7 @@ from modelhub.models import ModelVersion, Origin
 from modelhub.services import model_get_or_create, version_add
 from modelhub.statements import prefilled
 from training import evaluating, keeping
-from training.choices import FEWEST_RECORDS, empty_part, labels_changed, needs_of, records_of, too_few_patients
+from training.choices import needs_of
 from training.costs import note_speed, speed_key
 from training.data import JointView, Stores, prepare
 from training.engine.settings import FitSettings
@@ -36,6 +36,8 @@ from training.manifests import manifest_of, on_two_sides, scale_of
 from training.models import PARTS, EpochMetrics, Evaluation, SplitMember, TrainingRun
 from training.problems.base import counted
 from training.problems.registry import get_problem
+from training.requirements import FEWEST_RECORDS, empty_part, too_few_patients
+from training.run_records import labels_changed, records_of
 from training.splitting import SplitSettings, make_split, rounds
 from training.targets import Labelled
 

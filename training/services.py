@@ -20,8 +20,9 @@ from modelhub.services import check_runnable
 from training import rating, searching
 from training.candidates import augmentations
 from training.checking import require_possible
-from training.choices import check_data, check_search, choose, unsaved_run
+from training.choices import choose, unsaved_run
 from training.models import Evaluation, RunDataset, Study, StudyKind, TrainingRun, Trial
+from training.requirements import check_data, check_search
 from training.splitting import SplitSettings
 from training.targets import NUMERIC_TARGETS
 

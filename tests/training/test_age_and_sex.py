@@ -23,7 +23,6 @@ from tests.training.tiny import QUIET, tiny_settings
 from tests.working import work_off
 from training import evaluating, running
 from training.checking import check
-from training.choices import records_of
 from training.data import JointView, prepare
 from training.engine.fit import fit
 from training.engine.predict import predict
@@ -31,6 +30,7 @@ from training.engine.source import ArraySource, Joined, Subset
 from training.live import Report
 from training.models import TrainingRun
 from training.problems.registry import get_problem
+from training.run_records import records_of
 
 NETWORK = "se_wrn_metadata"
 ONE = {**FAST, "members": 1}

@@ -18,11 +18,12 @@ from tests.ecgfiles import zip_of
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
-from training.choices import choose, records_of
+from training.choices import choose
 from training.engine.data import cross_parts
 from training.growing import part_of
 from training.models import DrawnBy
 from training.problems.registry import get_problem
+from training.run_records import records_of
 from training.services import run_again
 from training.splitting import deal, make_split, rounds
 from training.targets import division_digest

@@ -27,10 +27,10 @@ from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
 from training import evaluating
-from training.choices import records_of
 from training.data import JointView, prepare
 from training.engine.network import head_layers, parameter_names
 from training.models import TrainingRun
+from training.run_records import records_of
 
 ONE = {**FAST, "members": 1, "learning_rate": 0.003}
 LEADS = ["I", "II", "V2"]

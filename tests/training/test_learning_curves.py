@@ -25,7 +25,7 @@ from training.splitting import make_split
 
 def test_parts_are_whole_patients_and_hold_each_other(ward):
     run = ward.start()
-    from training.choices import records_of
+    from training.run_records import records_of
 
     items = records_of(run)
     make_split(run, items)

@@ -14,9 +14,9 @@ from tests.modelhub.test_catalogue import make_version
 from tests.training.test_setting_up import Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
 from training.checking import check
-from training.choices import records_of
 from training.lineage import forebears, known_to, unseen
 from training.models import SplitGroup, TrainingRun
+from training.run_records import records_of
 from training.splitting import make_split
 
 

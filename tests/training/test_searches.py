@@ -201,7 +201,7 @@ def test_an_interrupted_search_goes_on_with_what_it_would_have_tried():
 def test_class_weights_are_tried_only_where_the_loss_that_they_change_does_not_compare(ward):
     import optuna
 
-    from training.choices import records_of
+    from training.run_records import records_of
 
     run = ward.start(architecture=None, search={"minutes": 5}, settings=FAST)
     by_part = {"validation": records_of(run)}
