@@ -45,7 +45,7 @@ class ManyChoices(forms.MultipleChoiceField):
     widget = forms.CheckboxSelectMultiple
 
 
-class _BaseField(RowField):
+class _BaseRowField(RowField):
     """Model versions, each with its size, so that they can be weighed."""
 
     def label_from_instance(self, version: ModelVersion) -> str:
@@ -187,7 +187,7 @@ class RunForm(forms.Form):
 
     def _model_fields(self) -> None:
         self.fields |= {
-            "base_version": _BaseField(
+            "base_version": _BaseRowField(
                 usable_versions(self.project), required=False, label="Start from", empty_label="Fresh weights (from scratch)",
                 help_text="Or a model of this project, to fine-tune it: its input and recipe are taken over, its head is made anew for other classes.",
             ),

@@ -40,11 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def browser(django_db_setup: None) -> Iterator[Browser]:
-    # Inside the driver's event loop Django keeps connections of its own: those of before would stay open to the end.
+    # Inside the driver's event loop Django keeps connections of its own. Those of the other side would stay open for ever, and
+    # hinder the end of the test database.
     connections.close_all()
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         yield chromium
+        connections.close_all()
         chromium.close()
 
 
