@@ -31,16 +31,22 @@ def with_search(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
 
 @dataclass(frozen=True)
 class Row:
-    """One training in words. start, settings: of a search, else empty. is_kept: whether it became the run's model."""
+    """One training in words. start, settings: of a search, else empty. is_kept: whether it became the run's model; note: what
+    there is to say of that beside its state."""
 
     trial: Trial
     start: str
     settings: str
     state: str
     is_kept: bool
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        words = {"start": self.start, "settings": self.settings, "outcome": self.state}
+        words = {
+            "start": self.start,
+            "settings": self.settings,
+            "outcome": f"{self.state}; {self.note}" if self.note else self.state,
+        }
         return {name: getattr(self.trial, name) for name in _FIELDS} | words
 
 
@@ -71,20 +77,20 @@ def compared(run: TrainingRun, kind: str) -> Compared | None:
 
 
 def _row(study: Study, trial: Trial) -> Row:
-    is_kept = trial.number == study.result.get("trial")
+    is_kept, note = trial.number == study.result.get("trial"), ""
     if is_kept:
         state = "kept as the model" if study.result.get("kept") else "trained in full"
-        state += f"; as a trial stopped early: {trial.note}" if trial.state == TrialState.STOPPED else ""
+        note = f"as a trial stopped early: {trial.note}" if trial.state == TrialState.STOPPED else ""
     elif trial.state == TrialState.RUNNING and not study.job.is_open:
         state = "not finished"
     else:
         state = trial.get_state_display() + (f": {trial.note}" if trial.note else "")
     if study.kind != StudyKind.SEARCH:
-        return Row(trial, "", "", state, is_kept)
+        return Row(trial, "", "", state, is_kept, note)
     settings = setting_words.tried(trial.choices) or (
         "computed, without epochs" if is_computed(trial.choices.get("start", ""), Mode.SCRATCH) else "as asked"
     )
-    return Row(trial, start_title(trial.choices.get("start", "")), settings, state, is_kept)
+    return Row(trial, start_title(trial.choices.get("start", "")), settings, state, is_kept, note)
 
 
 def _notes(study: Study, metric: str, trials: list[Trial], has_beside: bool) -> list[str]:
