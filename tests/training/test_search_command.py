@@ -44,7 +44,9 @@ def test_the_command_prints_the_comparison_and_trains_a_trial_in_full(ward, smal
     assert shown["trials"] and "Kept as asked: weight decay 0.5." in shown["notes"]
     for text in (printed, page):
         assert all(note in text for note in shown["notes"])
-        assert all(trial[word] in text for trial in shown["trials"] for word in ("start", "settings", "outcome"))
+        assert all(trial[word] in text for trial in shown["trials"] for word in ("start", "settings"))
+        # Of the winner the page says the second part beside its badge.
+        assert all(part in text for trial in shown["trials"] for part in trial["outcome"].split("; "))
     (line,) = (line for line in printed.splitlines() if line.startswith(f"{shown['result']['trial']}  "))
     best = shown["trials"][shown["result"]["trial"] - 1]
     assert f"{best['score']:.3f} ({best['low']:.3f} to {best['high']:.3f})" in line and "trained in full" in line
