@@ -12,6 +12,11 @@ from ecgportal.errors import PortalError
 from ecgportal.projects import access
 
 
+def count_of(text: str) -> int | None:
+    """Return the whole number that a text of up to nine decimal digits is, else None."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
 class _NamesRows:
     """A choice of rows. One that names a row of another project is refused as one that is not there, and noted there."""
 

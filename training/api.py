@@ -19,6 +19,7 @@ from ecgportal.api.strict import StrictFields, StrictModelFields
 from ecgportal.api.viewsets import ByIdFilterSet, ProjectViewSet
 from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
+from ecgportal.forms import count_of
 from ecgportal.jobs import services as jobs
 from ecgportal.projects.access import Action
 from modelhub.models import ModelVersion
@@ -290,9 +291,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
     def metrics(self, request: Request, pk: str) -> Response:
         """Rows by epoch; ``?after=`` gives only later ones. Of several networks the latest, or that of ``?member=``."""
         after, member = (request.query_params.get(name, "") for name in ("after", "member"))
-        rows = selectors.epoch_rows(
-            self.get_object(), int(after) if _is_count(after) else 0, int(member) if _is_count(member) else None
-        )
+        rows = selectors.epoch_rows(self.get_object(), count_of(after) or 0, count_of(member))
         return Response({"count": len(rows), "next": None, "previous": None, "results": rows})
 
     @extend_schema(responses=OpenApiTypes.OBJECT)
@@ -410,10 +409,6 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Projec
         return Response(
             {"first": str(row.pk), "second": str(other.pk), "n": found.n, "n_subjects": found.n_subjects, "rows": rows}
         )
-
-
-def _is_count(text: str) -> bool:
-    return text.isdecimal() and len(text) < 9
 
 
 def as_plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from datasets.models import Dataset, LabelMap
 from datasets.preprocess.recipe import DEFAULT_RECIPE, plain_recipe
 from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
-from ecgportal.forms import FilterForm, RowField, RowsField
+from ecgportal.forms import FilterForm, RowField, RowsField, count_of
 from modelhub.architectures.catalog import catalog
 from modelhub.contract import PRETRAINING
 from modelhub.forms import runnable_versions, usable_versions
@@ -252,10 +252,10 @@ class RunForm(forms.Form):
                 self.add_error("recipe.leads", error.message)
         for name in ("split.test_folds", "split.validation_folds"):
             text = values.get(name) or ""
-            numbers = [part.strip() for part in text.split(",") if part.strip()]
-            if self.method == "given_folds" and not (numbers and all(part.isdigit() for part in numbers)):
+            numbers = [count_of(part.strip()) for part in text.split(",") if part.strip()]
+            if self.method == "given_folds" and (not numbers or None in numbers):
                 self.add_error(name, "Give fold numbers, separated by commas.")
-            values[name] = [int(part) for part in numbers if part.isdigit()]
+            values[name] = [number for number in numbers if number is not None]
         return values
 
     @property

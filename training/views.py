@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from datasets.models import Dataset
 from ecgportal.errors import PortalError
-from ecgportal.forms import note_first_values, take_error
+from ecgportal.forms import count_of, note_first_values, take_error
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.projects import access
 from ecgportal.projects.access import Action
@@ -253,7 +253,7 @@ class TrialTake(RunView):
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         number = request.POST.get("number", "")
-        run = services.trial_take(actor=request.user, run=self.object, number=int(number) if number.isdigit() else 0)
+        run = services.trial_take(actor=request.user, run=self.object, number=count_of(number) or 0)
         return redirect("training:detail", pk=run.pk)
 
 
@@ -262,9 +262,7 @@ class LearningCurveStart(RunView):
 
     def post(self, request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
         repeats = request.POST.get("repeats", "1")
-        services.learning_curve_start(
-            actor=request.user, run=self.object, repeats=int(repeats) if repeats.isdigit() else 0
-        )
+        services.learning_curve_start(actor=request.user, run=self.object, repeats=count_of(repeats) or 0)
         return redirect(f"{reverse('training:detail', args=[pk])}#study-learning_curve")
 
 

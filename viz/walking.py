@@ -13,6 +13,7 @@ from django.urls import reverse
 
 from datasets import record_filters, selectors
 from datasets.models import Record
+from ecgportal.forms import count_of
 from ecgportal.projects import access
 from ecgportal.views import PAGE_SIZE
 from modelhub import agreement, answer_list
@@ -78,8 +79,7 @@ def _run(record: Record, pk: str, project: Any) -> PredictionRun | None:
 
 def _through_answers(record: Record, onward: QueryDict, run: PredictionRun) -> Walk:
     listed = answer_list.usable(run, onward)
-    at = onward.get("at", "")
-    last = int(at) if at.isascii() and at.isdigit() and len(at) < 10 else None
+    last = count_of(onward.get("at", ""))
     place = listed.place_of(record, last)
     beside = Record.objects.in_bulk([pk for pk in (place.before, place.after) if pk])
     number = place.number or last or 0

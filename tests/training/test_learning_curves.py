@@ -84,7 +84,8 @@ def test_the_pages_of_both_grow_and_tell(ward, small, client):
     text = client.get(page).content.decode()
     assert "Chosen for you" in text and "trained in full" in text and "What would more labels bring?" in text
     assert 'name="repeats"' in text
-    assert client.post(f"{page}learning-curve/", {"repeats": "many"}).status_code == 422
+    for number in ("many", "\u00b2", "9" * 5000, "-1"):
+        assert client.post(f"{page}learning-curve/", {"repeats": number}).status_code == 422
     assert client.post(f"{page}learning-curve/", {"repeats": "2"}).status_code == 302
     assert Study.objects.get(run=run, kind="learning_curve").settings == {"repeats": 2}
     assert 'hx-trigger="every 3s"' in client.get(f"{page}curve/").content.decode()

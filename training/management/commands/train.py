@@ -8,6 +8,7 @@ from datasets.models import Dataset, LabelMap
 from datasets.selectors import label_maps_for
 from ecgportal.commands import PortalCommand
 from ecgportal.errors import InvalidInput, NotFound
+from ecgportal.forms import count_of
 from ecgportal.projects.access import Action
 from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
@@ -166,7 +167,7 @@ class Command(PortalCommand):
         name, number = options["take_trial"] or (options["resume"] or options["again"], "")
         run = self.find(rows, Action.MODEL_EDIT, name, name__iexact=name)
         if options["take_trial"]:
-            return trial_take(actor=self.user, run=run, number=int(number) if number.isdigit() else 0)
+            return trial_take(actor=self.user, run=run, number=count_of(number) or 0)
         return (run_resume if options["resume"] else run_again)(actor=self.user, run=run)
 
     def _asked(self, options: dict[str, Any]) -> dict[str, Any]:
