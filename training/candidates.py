@@ -47,6 +47,7 @@ def sampled(asked: FitSettings) -> list[str]:
 
 
 def trial_epochs(asked: FitSettings) -> int:
+    """Return how many epochs a trial has at most; two at least, which head-then-all needs."""
     return max(2, min(_TRIAL_EPOCHS, asked.epochs))
 
 
@@ -60,18 +61,19 @@ class Offer:
 
 
 def offer(
-    settings: FitSettings, has_base: bool, recipe: Mapping[str, Any], n_train: int, n_validation: int, budget_s: float
-) -> Offer:
+    settings: FitSettings, has_base: bool, recipe: Mapping[str, Any], n_train: int, n_validation: int, budget_s: float,
+    known: Mapping[str, Speed] | None = None,
+) -> Offer:  # fmt: skip
     """Return what can be tried in ``budget_s``: modes of the base model, what is computed, and networks whose trial fits; the
-    quickest network where none does."""
+    quickest network where none does. known: as ``speeds`` gives it."""
+    known = speeds() if known is None else known
     own = [
         f"base:{mode}" for mode in (Mode.HEAD, Mode.FULL, Mode.HEAD_THEN_FULL) if has_base and _is_valid(settings, mode)
     ]
     epochs = trial_epochs(settings)
     fitting = [name for name in _CANDIDATES if name in catalog() and misfit(name, recipe) is None]
     networks = [name for name in fitting if not catalog()[name].computed]
-
-    seconds = {name: seconds_per_epoch(name, n_train, n_validation, recipe) for name in fitting}
+    seconds = {name: seconds_per_epoch(name, n_train, n_validation, recipe, known) for name in fitting}
 
     def affordable(name: str, epochs: int) -> bool:
         return epochs * seconds[name] <= _LARGEST_SHARE * budget_s
@@ -106,7 +108,7 @@ def cost_of_search(choices: Choices, minutes: float, n_train: int, n_validation:
     """Return the cost of a run whose network a search of so many minutes chooses."""
     budget_s, known = 60 * minutes, speeds()
     has_base = choices.base_version is not None
-    starts = offer(choices.settings, has_base, choices.recipe, n_train, n_validation, budget_s).starts
+    starts = offer(choices.settings, has_base, choices.recipe, n_train, n_validation, budget_s, known).starts
     linear = [start for start in starts if is_computed(start, Mode.SCRATCH)]
     networks = [start for start in starts if start not in linear]
     first = networks[0] if networks else None

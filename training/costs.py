@@ -160,10 +160,12 @@ def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int)
     return found
 
 
-def seconds_per_epoch(architecture: str, n_train: int, n_validation: int, recipe: Mapping[str, Any] | None) -> float:
-    """Return the estimated seconds of one epoch of a network from scratch, with its validation."""
+def seconds_per_epoch(
+    architecture: str, n_train: int, n_validation: int, recipe: Mapping[str, Any] | None, known: Mapping[str, Speed]
+) -> float:
+    """Return the estimated seconds of one epoch of a network from scratch, with its validation. known: as ``speeds`` gives it."""
     facts = catalog().get(architecture)
-    step_s, _, _ = _step_s(architecture, facts.million_macs if facts else None, speeds())
+    step_s, _, _ = _step_s(architecture, facts.million_macs if facts else None, known)
     return (step_s or 0.0) * _size(recipe) * (n_train + n_validation * _FORWARD)
 
 

@@ -60,8 +60,9 @@ def test_a_search_tries_on_the_development_part_and_trains_the_winner_once(ward,
         assert trial.score is None or 0 <= trial.low <= trial.score <= trial.high <= 1
 
 
-def test_a_search_with_a_base_tries_its_modes_too(db, small):
-    offered = candidates.offer(FitSettings(epochs=2), True, {}, 100, 20, budget_s=1e9).starts
+def test_a_search_with_a_base_tries_its_modes_too(db, small, django_assert_num_queries):
+    with django_assert_num_queries(1):
+        offered = candidates.offer(FitSettings(epochs=2), True, {}, 100, 20, budget_s=1e9).starts
     assert offered == ["base:head", "base:full", "base:head_then_full", "xresnet1d18", "net1d_s"]
     # Of one epoch nothing is left for all layers after the head.
     offered = candidates.offer(FitSettings(epochs=1), True, SHORT, 20000, 3000, budget_s=60).starts
