@@ -15,6 +15,7 @@ from tests.api_client import Api
 from tests.training.test_setting_up import Ward
 from training.candidates import offer
 from training.engine.settings import FitSettings
+from training.forms import RunForm
 from training.models import TrainingRun
 
 
@@ -71,6 +72,13 @@ def test_settings_that_a_base_model_leaves_without_effect_are_refused(ward, sett
     asked = body(ward, base_version=str(base.pk), settings=settings)
     found = Api(session=ward.user).post("training-runs/check/", asked, status=200)
     assert {row["field"] for row in found["findings"] if row["level"] == "error"} == fields
+
+
+def test_a_base_model_is_offered_with_its_size(ward):
+    field, version = RunForm(project=ward.project).fields["base_version"], make_version(ward)
+    assert field.label_from_instance(version) == "Net v1"
+    version.parameters = 90_100_000
+    assert field.label_from_instance(version) == "Net v1, 90.1 M parameters"
 
 
 def test_a_dataset_that_is_not_among_the_datasets_is_refused(ward):
