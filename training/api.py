@@ -28,7 +28,7 @@ from training.checking import check
 from training.costs import costs_of_networks
 from training.metrics.base import Figure
 from training.models import Evaluation, Mode, StudyKind, TrainingRun
-from training.studies import study_json
+from training.studies import is_unchosen, study_json, with_search
 
 
 class TrainingRunSerializer(StrictModelFields):
@@ -40,6 +40,7 @@ class TrainingRunSerializer(StrictModelFields):
     epochs = serializers.SerializerMethodField()
     report = serializers.SerializerMethodField()
     error = serializers.SerializerMethodField()
+    architecture = serializers.SerializerMethodField(help_text="null until a search has chosen")
     outcome = serializers.SerializerMethodField(
         help_text="of a cancelled run: which model was kept, or why there is none"
     )
@@ -61,6 +62,10 @@ class TrainingRunSerializer(StrictModelFields):
     def get_split(self, run: TrainingRun) -> dict[str, Any]:
         known = self.context.get("splits")
         return selectors.split_counts(run) if known is None else known.get(run.pk, {})
+
+    @extend_schema_field({"type": "string", "nullable": True})
+    def get_architecture(self, run: TrainingRun) -> str | None:
+        return None if is_unchosen(run) else run.architecture
 
     @extend_schema_field({"type": "integer"})
     def get_epochs(self, run: TrainingRun) -> int | None:
@@ -147,7 +152,7 @@ class TrainingRunFilter(ByIdFilterSet):
 
 
 class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, ProjectViewSet):
-    queryset = TrainingRun.objects.select_related("job", "split", "report").prefetch_related("datasets")
+    queryset = with_search(TrainingRun.objects.select_related("job", "split", "report").prefetch_related("datasets"))
     serializer_class = TrainingRunSerializer
     filterset_class = TrainingRunFilter
     needs = {
@@ -199,8 +204,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, Proje
         (``networks``); takes what a create takes and starts nothing."""
         asked = self._asked(request)
         found = check(**asked)
-        counts = (found.split.get(part, {}).get("records", 0) for part in ("train", "validation"))
-        networks = [row.to_json() for row in costs_of_networks(asked, *counts)]
+        networks = [row.to_json() for row in costs_of_networks(asked, found.split)]
         return Response(found.to_json() | {"networks": networks})
 
     @extend_schema(request=TrainingRunCreateSerializer, responses={202: OpenApiTypes.OBJECT})

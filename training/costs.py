@@ -132,9 +132,10 @@ class NetworkCost:
         }  # fmt: skip
 
 
-def costs_of_networks(asked: Mapping[str, Any], n_train: int, n_validation: int) -> list[NetworkCost]:
+def costs_of_networks(asked: Mapping[str, Any], split: Mapping[str, Mapping[str, int]]) -> list[NetworkCost]:
     """Return every network, the default first and then by arithmetic; with the memory and the time
-    of the run that ``asked`` describes, where that is a whole one from scratch."""
+    of the run that ``asked`` describes, where that is a whole one from scratch. split: as a check counts the parts; may be empty."""
+    n_train, n_validation = (split.get(part, {}).get("records", 0) for part in ("train", "validation"))
     usable = sorted(catalog().values(), key=lambda facts: (facts.name != DEFAULT_ARCHITECTURE, facts.million_macs))
     known = speeds()
     settings, size, folds = FitSettings(), 1.0, 1

@@ -29,6 +29,12 @@ def with_search(runs: QuerySet[TrainingRun]) -> QuerySet[TrainingRun]:
     return runs.annotate(is_unchosen=Exists(Study.objects.filter(run=OuterRef("pk"), kind=StudyKind.SEARCH, result={})))
 
 
+def is_unchosen(run: TrainingRun) -> bool:
+    """Tell whether the search of one run has not chosen a network, without a query where ``with_search`` has told it."""
+    known = getattr(run, "is_unchosen", None)
+    return known if known is not None else with_search(TrainingRun.objects.filter(pk=run.pk)).get().is_unchosen  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True)
 class Row:
     """One training in words. start, settings: of a search, else empty. is_kept: whether it became the run's model; note: what

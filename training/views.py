@@ -65,8 +65,10 @@ class RunFormView(ProjectView):
         """Return what the check's part of the page shows; for a form that is not complete only what is missing."""
         is_ready = form.is_bound and form.is_valid()
         found = check(**form.asked) if is_ready else None
-        counts = (found.split.get(part, {}).get("records", 0) for part in ("train", "validation")) if found else (0, 0)
-        return {"checked": found, "networks": costs_of_networks(form.asked if is_ready else {}, *counts)}
+        return {
+            "checked": found,
+            "networks": costs_of_networks(form.asked if is_ready else {}, found.split if found else {}),
+        }
 
 
 class RunCreatePage(RunFormView):

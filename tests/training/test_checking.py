@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from datasets.models import Record
 from ecgportal.audit.models import AuditEvent
+from ecgportal.commands import PortalCommand
 from ecgportal.jobs.models import Job, JobState
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
-from tests.working import work_off
+from tests.working import work_off, work_off_one
 from training.checking import Checked, check
 from training.costs import costs_of_networks, note_speed, speeds
+from training.live import duration
 from training.models import Speed, Split, TrainingRun
 from training.services import learning_curve_start, run_start
 
@@ -254,8 +258,7 @@ def test_folds_and_ensembles_multiply_the_cost(sound):
     asked = sound.asked(split={"method": "k_fold"}, settings={})
     folds = check(**asked)
     assert folds.cost.networks == 5
-    parts = (folds.split[part]["records"] for part in ("train", "validation"))
-    [row] = [row for row in costs_of_networks(asked, *parts) if row.facts.name == "xresnet1d18"]
+    [row] = [row for row in costs_of_networks(asked, folds.split) if row.facts.name == "xresnet1d18"]
     assert (row.seconds, row.memory_mib) == (pytest.approx(folds.cost.seconds), folds.cost.memory_mib)
 
 
@@ -279,6 +282,35 @@ def test_the_check_by_rest_is_for_those_who_may_train(sound):
     viewer = factories.make_user()
     factories.Membership.objects.create(project=sound.project, user=viewer, role="viewer")
     Api(session=viewer).refused("post", "training-runs/check/", body, status=403)
+
+
+def test_the_command_checks_and_measures_as_the_page_does(sound, few_threads, monkeypatch):
+    from modelhub.architectures import catalog
+
+    def told(*arguments):
+        out = io.StringIO()
+        call_command("train", "--as-user", sound.user.username, "--project", sound.project.name, *arguments, stdout=out)
+        return out.getvalue()
+
+    asked = ("--dataset", sound.dataset.name, "--label-map", str(sound.label_map.pk), "--set", "epochs=3", "--check")
+    body = {
+        "project": str(sound.project.pk), "dataset": str(sound.dataset.pk), "label_map": str(sound.label_map.pk), "settings": {"epochs": 3},
+    }  # fmt: skip
+    by_rest = Api(session=sound.user).post("training-runs/check/", body, status=200)
+    assert json.loads(told(*asked, "--json")) == by_rest and by_rest["networks"][0]["seconds"] is not None
+    shown = told(*asked)
+    assert all(row["message"] in shown for row in by_rest["findings"])
+    for row in by_rest["networks"]:
+        [line] = [line for line in shown.splitlines() if f"  {row['architecture']}  " in line]
+        assert row["title"] in line and f"{row['parameters']:,}" in line and duration(row["seconds"]) in line
+    [line] = [line for line in shown.splitlines() if line.startswith("NORM ")]
+    assert line.split()[1:] == [str(count) for count in by_rest["classes"]["NORM"].values()]
+
+    monkeypatch.setattr("training.measuring.catalog", lambda: {"xresnet1d18": catalog.catalog()["xresnet1d18"]})
+    monkeypatch.setattr(PortalCommand, "follow", lambda self, job: work_off_one(job.pk))
+    assert "xresnet1d18" in told("--measure") and set(speeds()) == {"xresnet1d18"}
+    with pytest.raises(CommandError, match="Leave out --set"):
+        told("--measure", "--set", "epochs=3")
 
 
 def test_measuring_is_one_job_that_notes_every_network(sound, few_threads, monkeypatch):

@@ -15,6 +15,7 @@ from ecgportal.jobs.models import Job
 from ecgportal.jobs.services import cancel
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
+from tests.api_client import Api
 from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
@@ -221,6 +222,8 @@ def test_the_page_of_a_search_names_no_network_before_one_is_chosen(page, ward):
     def networks() -> list[str]:
         return re.findall('data-label="Network">([^<]*)<', text_of(page.get(listed)))
 
+    api = Api(session=ward.user)
+    assert [row["architecture"] for row in api.get("training-runs/")["results"]] == [other.architecture, None]
     named = f"{other.architecture}, from scratch"
     assert "Network and settings are being chosen. Several findings" in text_of(page.get(address))
     assert networks() == [named, "Network and settings are being chosen"]
@@ -229,6 +232,9 @@ def test_the_page_of_a_search_names_no_network_before_one_is_chosen(page, ward):
     assert networks() == [named, "No network was chosen"]
     Study.objects.filter(run=run).update(result={"trial": None})
     assert networks() == [named, f"{run.architecture}, from scratch"]
+    assert api.get(f"training-runs/{run.pk}/")["architecture"] == run.architecture
+    body = {"project": str(ward.project.pk), "dataset": str(ward.first.pk), "label_map": str(ward.label_map.pk)}
+    assert api.post("training-runs/", body | {"search": {"minutes": 5}}, status=202)["architecture"] is None
 
 
 def test_again_shows_the_comparison_and_rename_the_new_name(page, ward):

@@ -15,14 +15,16 @@ from modelhub.models import ModelVersion
 from modelhub.naming import version_lookup
 from training.checking import check
 from training.choices import DEFAULT_ARCHITECTURE
+from training.costs import costs_of_networks
+from training.live import duration
 from training.models import StudyKind, TrainingRun
-from training.services import rate_start, run_again, run_resume, run_start, trial_take
+from training.services import measure_start, rate_start, run_again, run_resume, run_start, trial_take
 from training.studies import study_json
 
 # What only a new run takes.
 _OF_NEW = (
     "dataset", "filter", "balanced", "cap", "split", "label_map", "classes", "task", "target", "architecture", "base_version", "mode", "set",
-    "recipe", "pretraining", "name", "search", "find_rate", "check",
+    "recipe", "pretraining", "name", "search", "find_rate", "check", "measure",
 )  # fmt: skip
 TASKS = ("multilabel", "multiclass", "binary", "regression", PRETRAINING)
 
@@ -60,6 +62,37 @@ def recipe_of(path: Path) -> Any:
         raise InvalidInput(f"{path} is no recipe: {error}.", fields={"recipe": "Name a JSON file."}) from error
 
 
+def aligned(lines: list[list[str]]) -> str:
+    """Return rows of text as a table whose columns stand under one another."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def checked_text(checked: dict[str, Any]) -> str:
+    """Return what a check found (as the interface gives it): its sentences, the classes, and what each network would cost."""
+    parts = [f"{row['level']}: {row['message']}" for row in checked["findings"]]
+    if checked["classes"]:
+        titles = list(next(iter(checked["classes"].values())))
+        rows = [[name, *(str(counts[title]) for title in titles)] for name, counts in checked["classes"].items()]
+        parts.append("\n" + aligned([["Class", *(title.capitalize() for title in titles)], *rows]))
+    lines = [["Network", "Name", "Parameters", "MACs in millions", "Memory in MiB", "Time at most"]]
+    for row in checked["networks"]:
+        memory = "" if row["memory_mib"] is None else str(row["memory_mib"])
+        time = "" if row["seconds"] is None else duration(row["seconds"])
+        guess = " (estimated)" if time and not row["measured"] else ""
+        lines.append(
+            [
+                row["title"],
+                row["architecture"],
+                f"{row['parameters']:,}",
+                f"{row['million_macs']:,}",
+                memory,
+                time + guess,
+            ]
+        )
+    return "\n".join([*parts, "", aligned(lines)])
+
+
 def table_of(searched: dict[str, Any]) -> str:
     """Return what a search compared (as the interface gives it) as a table of text."""
     has_alone = any(row["alone"] is not None for row in searched["trials"])
@@ -73,8 +106,7 @@ def table_of(searched: dict[str, Any]) -> str:
         lines.append(
             [str(row["number"]), row["start"], row["settings"], score, *alone, f"{row['seconds']:.0f}", row["outcome"]]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return aligned(lines)
 
 
 class Command(PortalCommand):
@@ -135,23 +167,46 @@ class Command(PortalCommand):
             "--find-rate", action="store_true", help="only find a learning rate on the training part; start no run"
         )
         parser.add_argument(
-            "--check", action="store_true", help="only say what is wrong or risky, and what it will cost"
+            "--check",
+            action="store_true",
+            help="only say what is wrong or risky, what it will cost, and what it would cost with each network",
+        )
+        parser.add_argument(
+            "--measure",
+            action="store_true",
+            help="only measure what each network costs on this machine, for estimates; with --project and nothing else",
         )
 
     def do(self, **options: Any) -> dict[str, Any]:
         if options["resume"] or options["again"] or options["take_trial"]:
             return self._done(self._of_earlier(options))
+        if options["measure"]:
+            return self._measured(options)
         if not options["project"] or not options["dataset"]:
             raise InvalidInput(
                 "A new run needs a project and a dataset.", fields={"dataset": "Give --project and --dataset."}
             )
         asked = self._asked(options)
         if options["check"]:
-            return check(**asked).to_json()
+            found = check(**asked)
+            networks = [row.to_json() for row in costs_of_networks(asked, found.split)]
+            return found.to_json() | {"networks": networks}
         if options["find_rate"]:
             found = self.follow(rate_start(actor=self.user, **asked)).result
             return {name: found[name] for name in ("valley", "steepest", "suggestion", "rule", "records")}
         return self._done(run_start(actor=self.user, **asked))
+
+    def _measured(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Do the job that measures this machine for a project, and return seconds per record by network."""
+        if others := [name for name in _OF_NEW if options[name] and name != "measure"]:
+            raise InvalidInput(
+                "Measuring is of the machine, not of a run.",
+                fields={others[0]: f"Leave out --{others[0].replace('_', '-')}."},
+            )
+        if not options["project"]:
+            raise InvalidInput("Measuring needs a project.", fields={"project": "Give --project."})
+        project = self.project(options["project"], Action.MODEL_EDIT)
+        return self.follow(measure_start(actor=self.user, project=project)).result
 
     def _of_earlier(self, options: dict[str, Any]) -> TrainingRun:
         """Return the run that is gone on with, or a new one that is as an earlier one was."""
@@ -207,6 +262,11 @@ class Command(PortalCommand):
         return told | ({"search": searched} if searched["state"] else {})
 
     def show(self, result: dict[str, Any]) -> None:
+        if "findings" in result:
+            apart = ("findings", "classes", "networks")
+            super().show({name: value for name, value in result.items() if name not in apart})
+            self.stdout.write(checked_text(result))
+            return
         super().show({name: value for name, value in result.items() if name != "search"})
         if searched := result.get("search"):
             self.stdout.write("\n" + table_of(searched) + "\n\n" + "\n".join(searched["notes"]))
