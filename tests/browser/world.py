@@ -131,6 +131,8 @@ class World:
         rest = {"actor": self.user, "project": self.project, "architecture": "xresnet1d18", "settings": FAST}
         self.trunk_run = training.run_start(**rest, dataset=self.dataset, label_map=self.superclass, task="pretraining")
         self.rate_job = training.rate_start(**rest, datasets=[self.dataset], label_map=self.superclass)
+        short = rest | {"architecture": None, "search": {"minutes": 0.001}}
+        self.short_search = training.run_start(**short, dataset=self.dataset, label_map=self.superclass)
         work_off()
         self.trunk_run.refresh_from_db()
         search = Study.objects.create(
@@ -168,8 +170,7 @@ class World:
             actor=self.user, exchange=self.exchange, project=self.empty_project, remote_path=push.remote_path
         )
         work_off()
-        own = [self.version.pk, self.trunk_run.produced_version_id]
-        self.pulled = ModelVersion.objects.exclude(pk__in=own).get()
+        self.pulled = ModelVersion.objects.get(model__project=self.empty_project)
         second = ModelVersion.objects.get(pk=self.version.pk)
         second.pk, second.number, second._state.adding = uuid4(), 2, True
         second.save(force_insert=True)
@@ -229,6 +230,7 @@ class World:
             "a failed job": reverse("jobs:detail", args=[self.failed_job.pk]),
             "a pulled model": reverse("modelhub:version", args=[self.pulled.pk]),
             "a run without labels": reverse("training:detail", args=[self.trunk_run.pk]),
+            "a search that ended early": reverse("training:detail", args=[self.short_search.pk]),
             "a trunk": reverse("modelhub:version", args=[self.trunk_run.produced_version_id]),
             "fine-tuning a trunk": reverse("training:create", args=[self.project.pk])
             + f"?base={self.trunk_run.produced_version_id}&dataset={self.dataset.pk}",
