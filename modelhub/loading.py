@@ -67,7 +67,8 @@ def recipe_of(contract: ModelContract) -> dict[str, Any]:
 def start_module(architecture: str, contract: ModelContract, base: ModelVersion | None, seed: int) -> nn.Module:
     """Return the network a training starts from: fresh, or a version's with a new head for the contract's classes.
 
-    ``contract.config["members"]`` above 1 asks for an ensemble; of a base that is one network, each member is a copy.
+    ``contract.config["members"]`` above 1 asks for an ensemble; of a base that is one network, each member is a copy. A network
+    that came as a file is taken as it is.
     """
     from modelhub.architectures.registry import build
 
@@ -83,9 +84,11 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
         )
     import torch
 
-    from modelhub.architectures.ensemble import as_ensemble
+    module = module_of(base)
+    if base.architecture in catalog():
+        from modelhub.architectures.ensemble import as_ensemble
 
-    module = as_ensemble(module_of(base), contract.config.get("members", 1))
+        module = as_ensemble(module, contract.config.get("members", 1))
     if _needs_head(base, contract):
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
@@ -112,6 +115,28 @@ def answers_in_units(contract: ModelContract, base: ModelVersion | None) -> bool
 
 def _needs_head(base: ModelVersion, contract: ModelContract) -> bool:
     return tuple(base.classes) != contract.classes or base.task == PRETRAINING
+
+
+def networks_in(version: ModelVersion) -> int:
+    """Return of how many networks a version is made when it is loaded. What came as a file is one, whatever its file joins."""
+    return version.contract.get("config", {}).get("members", 1) if version.architecture in catalog() else 1
+
+
+def members_of(version: ModelVersion, base: ModelVersion | None, count: int) -> list[nn.Module]:
+    """Return the ``count`` networks of a version that were trained apart, one for each fold.
+
+    base: what they were fine-tuned from. The main file of networks that came as a file joins them to one graph; the weights tell
+    them apart.
+    """
+    from modelhub.architectures.ensemble import Ensemble
+    from modelhub.weights import load_safetensors
+
+    if version.architecture in catalog() or base is None:
+        return list(module_of(version).members)  # type: ignore[arg-type]
+    one = start_module(version.architecture, ModelContract.from_dict(version.contract), base, seed=0)
+    joined = Ensemble.of(one, count)  # type: ignore[arg-type]
+    load_safetensors(joined, storage.read_blob(version.weights_sha256))
+    return list(joined.members)
 
 
 def module_of(version: ModelVersion) -> nn.Module:

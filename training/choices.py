@@ -12,7 +12,7 @@ from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog, is_computed
 from modelhub.contract import PRETRAINING, ModelContract
-from modelhub.loading import recipe_of
+from modelhub.loading import networks_in, recipe_of
 from modelhub.models import ModelVersion
 from modelhub.services import check_trainable
 from training.engine.settings import FitSettings, monitored_metric
@@ -186,8 +186,7 @@ def unsaved_run(choices: Choices, **fields: Any) -> TrainingRun:
 
 def _is_several(version: ModelVersion) -> bool:
     """Tell whether a model is an ensemble, or a network with a companion."""
-    config = version.contract.get("config", {})
-    return config.get("members", 1) > 1 or bool(config.get("companion"))
+    return networks_in(version) > 1 or bool(version.contract.get("config", {}).get("companion"))
 
 
 def _drawn_as_the_base(datasets: Sequence[Dataset], base: ModelVersion | None) -> str:

@@ -220,9 +220,9 @@ def judge(context: JobContext) -> dict[str, Any]:
     version = row.produced_version if row else None
     if row is None or version is None:
         raise TrainingFailed("The run or its model was deleted, so there is nothing to evaluate.", code="model_gone")
-    data, module = ready(context, row), loading.module_of(version)
+    data, folds = ready(context, row), row.manifest.get("members", [])
     # The network of a fold judges the records of that fold.
-    networks = list(module.members) if "members" in row.manifest else [module]  # type: ignore[arg-type]
+    networks = loading.members_of(version, row.base_version, len(folds)) if folds else [loading.module_of(version)]
     members = [Trained(network.eval(), data.by_part(number)) for number, network in enumerate(networks, start=1)]
     evaluation = evaluate_held_back(context, row, version, data, members)
     return {"version": str(version.pk), "evaluation": str(evaluation.pk) if evaluation else None}
@@ -260,6 +260,8 @@ def contract_of(row: TrainingRun, recipe: Recipe, networks: int = 1) -> ModelCon
             config["companion"] = True
     else:
         config |= row.base_version.contract.get("config", {})
+        if row.architecture not in catalog():
+            config.pop("members", None)
     spec = recipe.output_spec()
     assert spec.leads is not None and spec.fs_hz is not None and spec.n_samples is not None
     names = get_problem(row.task).output_names(row.classes)
@@ -326,6 +328,9 @@ def _as_one(members: list[Member], contract: ModelContract) -> tuple[nn.Module, 
     from modelhub.architectures.ensemble import Ensemble
 
     one = Ensemble([member.module for member in members]).eval()  # type: ignore[misc]
+    if contract.architecture is None:
+        # Its file is one network to whoever loads it.
+        return one, contract
     return one, contract.with_changes(config={**contract.config, "members": len(members)})
 
 

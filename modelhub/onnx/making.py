@@ -29,12 +29,11 @@ class Maker:
     def __call__(self) -> nn.Module:
         contract = self.contract
         if self.onnx is not None and self.base is not None:
-            from modelhub.architectures.ensemble import as_ensemble
             from modelhub.onnx.foreign import trainable_module
 
-            module = as_ensemble(trainable_module(self.onnx, self.base), contract.config.get("members", 1))
+            module = trainable_module(self.onnx, self.base)
             if self.new_head:
-                module.replace_head(contract.n_outputs)  # type: ignore[operator]
+                module.replace_head(contract.n_outputs)
             return module
         from modelhub.architectures.registry import build
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from datasets import preparing
+from datasets.preprocess.recipe import Recipe
 from ecgportal.errors import JobCancelled
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job, JobState
@@ -13,6 +15,7 @@ from ecgportal.jobs.services import cancel
 from modelhub import loading
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
+from tests.training.test_fine_tuning import foreign
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off, work_off_one
@@ -109,6 +112,42 @@ def test_a_fold_that_was_kept_judges_the_records_it_has_not_seen(ward, monkeypat
     work_off()
     report = Evaluation.objects.get(run=run)
     assert report.part == "folds" and 0 < report.report["n"] < 24
+
+
+def test_the_folds_of_a_file_from_outside_are_kept_and_judged_and_never_copied(ward, monkeypatch):
+    base, real = foreign(ward), running._fit
+    run = ward.start(
+        settings=ONE, split={"method": "k_fold", "folds": 3}, base_version=base, architecture=None, mode="head"
+    )
+
+    def fit(context, row, settings, contract, data, number, span, crew):
+        if number == 3:
+            cancel(actor=ward.user, job=Job.objects.get(pk=run.job_id))
+            raise JobCancelled("Stopped before the first epoch.")
+        return real(context, row, settings, contract, data, number, span, crew)
+
+    monkeypatch.setattr(running, "_fit", fit)
+    run = ended(run)
+    [judged] = work_off()
+    assert judged.state == JobState.SUCCEEDED, judged.error_message
+    report = Evaluation.objects.get(run=run)
+    assert report.part == "folds" and 0 < report.report["n"] < 24
+    made = run.produced_version
+    apart = loading.members_of(made, base, 2)
+    signals = torch.randn(3, 3, 200, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        joined, mean = (loading.module_of(made)(signals), torch.stack([net.eval()(signals) for net in apart]).mean(0))
+    assert torch.allclose(joined, mean, atol=1e-5) and not torch.allclose(joined, apart[0](signals), atol=1e-5)
+    # A version of earlier says how many networks its file joins.
+    assert "members" not in made.contract["config"]
+    made.contract["config"] = {"members": 2}
+    contract = running.contract_of(TrainingRun(**own(run), base_version=made), Recipe.from_json(run.recipe))
+    start = loading.start_module("foreign", contract, made, seed=0)
+    assert sum(p.numel() for p in start.parameters()) == sum(p.numel() for p in loading.module_of(made).parameters())
+
+
+def own(run: TrainingRun) -> dict:
+    return {name: getattr(run, name) for name in ("task", "classes", "architecture", "settings", "recipe", "members")}
 
 
 def test_a_run_that_is_deleted_before_its_evaluation_is_named(ward, monkeypatch):
