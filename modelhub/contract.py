@@ -27,6 +27,10 @@ TASKS: Mapping[str, str] = MappingProxyType({
 })  # fmt: skip
 #: The task of a trunk: a network that learned from signals without labels. It has no classes and answers nothing.
 PRETRAINING = "pretraining"
+#: Of the length and the rate that a model reads a record must have this share; below it the answer would be one about made-up samples.
+LEAST_SHARE = 0.5
+#: So many networks at most answer together as one model: those of an ensemble, or one for each fold that is held out.
+MOST_NETWORKS = 20
 UNITS: tuple[str, ...] = ("mV", "uV", "1")
 NORMALISATIONS: tuple[str, ...] = ("none", "lead_zscore", "record_zscore", "min_max", "mean_std")
 NEEDS: tuple[str, ...] = ("age", "sex")

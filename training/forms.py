@@ -17,7 +17,7 @@ from datasets.selectors import label_maps_for
 from ecgportal.errors import InvalidInput
 from ecgportal.forms import FilterForm, RowField, RowsField, count_of
 from modelhub.architectures.catalog import catalog
-from modelhub.contract import PRETRAINING
+from modelhub.contract import MOST_NETWORKS, PRETRAINING
 from modelhub.forms import runnable_versions, usable_versions
 from modelhub.models import ModelVersion
 from training import setting_words
@@ -164,10 +164,10 @@ class RunForm(forms.Form):
                 help_text="Share of what is not held back; it chooses the epoch and the thresholds.", **share
             ),
             "split.folds": forms.IntegerField(
-                initial=default.folds, min_value=3, max_value=20, required=False, label="Folds"
+                initial=default.folds, min_value=3, max_value=MOST_NETWORKS, required=False, label="Folds"
             ),
             "split.fold": forms.IntegerField(
-                min_value=1, max_value=20, required=False, label="Held-out fold",
+                min_value=1, max_value=MOST_NETWORKS, required=False, label="Held-out fold",
                 help_text="Empty: every fold in turn. One network per fold is trained, each judged on the fold that it has not seen.",
             ),
             "split.test_folds": forms.CharField(initial="10", required=False, label="Folds held back", help_text="Such as 10, or 9, 10."),

@@ -14,7 +14,7 @@ from datasets.holding_out import cross_validation, fold_rounds, split_by_site, s
 from datasets.splits import Split as Dealt
 from datasets.splits import SplitItem, merged_groups, split, split_digest, with_folds
 from ecgportal.errors import InvalidInput
-from modelhub.contract import PRETRAINING
+from modelhub.contract import MOST_NETWORKS, PRETRAINING
 from training.models import PARTS, Split, SplitGroup, SplitMember, TrainingRun
 from training.targets import Labelled
 
@@ -32,7 +32,8 @@ _OF_METHOD = {
     "site": ("test_sites", "validation"),
     "time": ("test", "since", "validation"),
 }
-_MOST_FOLDS = 20
+# Each fold that is held out has a network of its own.
+_MOST_FOLDS = MOST_NETWORKS
 # A record without a time cannot be held back as late; with more of them the development part would hold later records.
 _MOST_UNTIMED = 0.1
 

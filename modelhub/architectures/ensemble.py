@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.companion import Accompanied
-
-MAX_MEMBERS = 10
+from modelhub.contract import MOST_NETWORKS
 
 
 class Ensemble(EcgNetwork):
@@ -24,9 +23,9 @@ class Ensemble(EcgNetwork):
     """
 
     def __init__(self, members: Sequence[EcgNetwork]) -> None:
-        if not 1 <= len(members) <= MAX_MEMBERS:
+        if not 1 <= len(members) <= MOST_NETWORKS:
             raise InvalidInput(
-                f"An ensemble has between 1 and {MAX_MEMBERS} members, not {len(members)}.", code="bad_config"
+                f"An ensemble has between 1 and {MOST_NETWORKS} members, not {len(members)}.", code="bad_config"
             )
         first = members[0]
         super().__init__(n_leads=first.n_leads, n_samples=first.n_samples, n_classes=first.n_classes)

@@ -19,7 +19,8 @@ from modelhub.architectures import catalog, installed
 from modelhub.architectures.base import EcgNetwork
 from modelhub.architectures.catalog import ArchitectureFacts
 from modelhub.architectures.companion import Accompanied
-from modelhub.architectures.ensemble import MAX_MEMBERS, Ensemble
+from modelhub.architectures.ensemble import Ensemble
+from modelhub.contract import MOST_NETWORKS
 
 _COMMON = ("n_leads", "n_samples", "fs_hz", "n_classes")
 _BUILDERS: dict[str, Architecture] = {}
@@ -130,7 +131,7 @@ def build(
         raise InvalidInput(f"The number of members must be a whole number, not {members!r}.", code="bad_config")
 
     def fresh() -> EcgNetwork:
-        own = [entry.build(**sizes, **config) for _ in range(min(members, MAX_MEMBERS + 1))]
+        own = [entry.build(**sizes, **config) for _ in range(min(members, MOST_NETWORKS + 1))]
         network = own[0] if members == 1 else Ensemble(own)
         return Accompanied(network, fs_hz=fs_hz) if companion else network
 

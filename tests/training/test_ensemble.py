@@ -8,6 +8,7 @@ from ecgportal.errors import InvalidInput
 from modelhub.architectures.base import LinearHeadNetwork, mean_over_time
 from modelhub.architectures.ensemble import Ensemble
 from modelhub.architectures.registry import build
+from modelhub.contract import MOST_NETWORKS
 from tests.training.fitting import MULTILABEL, Recorder, run, without_times
 from tests.training.tiny import TinyNet, tiny_parts, tiny_settings
 from training.engine.data import check_data
@@ -17,6 +18,7 @@ from training.engine.network import weights_hash
 from training.engine.predict import predict
 from training.engine.source import ArraySource, Joined
 from training.problems.registry import get_problem
+from training.splitting import SplitSettings
 
 
 class Small(LinearHeadNetwork):
@@ -47,8 +49,8 @@ def test_the_ensemble_answers_with_the_mean_of_its_members_logits():
     alone = build("xresnet1d18", n_leads=3, n_samples=200, fs_hz=100, n_classes=2, seed=1)
     first, second = (weights_hash(member.state_dict()) for member in built.members)
     assert first == weights_hash(alone.state_dict()) != second
-    with pytest.raises(InvalidInput, match="between 1 and 10"):
-        build("xresnet1d18", n_leads=3, n_samples=200, fs_hz=100, n_classes=2, members=11)
+    with pytest.raises(InvalidInput, match="between 1 and 20"):
+        build("xresnet1d18", n_leads=3, n_samples=200, fs_hz=100, n_classes=2, members=21)
 
 
 def test_cross_fitting_judges_every_record_by_a_member_that_has_not_learned_from_it():
@@ -163,3 +165,8 @@ def test_an_ensemble_becomes_one_onnx_file():
         leads=("I", "II", "V1"), n_samples=200, fs_hz=100.0, classes=("A", "B"), architecture="xresnet1d18", config={"members": 2}
     )  # fmt: skip
     assert check_parity(net, export_onnx(net, contract), contract) < 1e-4
+
+
+def test_as_many_networks_as_folds_can_be_are_one_model():
+    most = SplitSettings(method="k_fold", folds=MOST_NETWORKS)
+    assert most.holds_out_every_fold and len(ensemble(MOST_NETWORKS).members) == most.folds
