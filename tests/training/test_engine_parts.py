@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from training.engine.manifest import digest_of_keys, digest_of_source, manifest
 from training.engine.monitor import Monitor
 from training.engine.network import Average, no_decay_names, rate_factors
 from training.engine.optim import build_optimiser
+from training.engine.run import Run
 from training.engine.schedule import SCHEDULES
 from training.engine.settings import Augmentation
 from training.engine.source import ArraySource, Feed, Subset, epoch_order
+from training.engine.stages import plan
 from training.problems.base import LossOptions
 from training.problems.registry import get_problem
 
@@ -317,6 +320,23 @@ def test_the_manifest_is_plain_json_and_its_digests_tell_data_apart():
     assert digest_of_source(ArraySource(changed), targets) != one
     assert digest_of_keys({"train": ["b", "a"], "test": ["c"]}) == digest_of_keys({"test": ["c"], "train": ["a", "b"]})
     assert digest_of_keys({"train": ["a"], "test": ["b"]}) != digest_of_keys({"train": ["b"], "test": ["a"]})
+
+
+@pytest.mark.parametrize("asked,stops_at", [({"epochs": 20, "head_epochs": 15}, 19), ({"epochs": 40}, 20)])
+def test_patience_begins_when_the_rate_of_the_stage_has_risen(asked, stops_at):
+    settings = tiny_settings(mode="head_then_full", patience=2, warmup=0.25, smoothing=1, monitor="loss", **asked)
+    stages = plan(settings)
+    head = stages.stages[0][1]
+    run = SimpleNamespace(plan=stages, monitor=Monitor(settings, "loss", 100))
+    history = []
+    for epoch in range(1, settings.epochs + 1):
+        worse = 0.5 + 0.3 * max(0, epoch - head)
+        history.append({"epoch": epoch, "stage": stages.name(epoch), "val_loss": worse})
+        Run._judge(run, history)
+        if stages.is_last(epoch) and run.monitor.exhausted(epoch):
+            break
+    # A quarter of 5 epochs after 15 of the head, or of 30 after 10, and two more.
+    assert epoch == stops_at
 
 
 def test_of_epochs_that_are_about_equally_good_the_latest_is_kept():

@@ -26,7 +26,9 @@ class Monitor:
     """
 
     def __init__(self, settings: FitSettings, name: str, n_records: int):
-        self.settings, self.name, self.first_epoch = settings, name, 0
+        self.settings, self.name = settings, name
+        # Of the stage that the history has come to.
+        self.first_epoch, self.stage_epochs = 0, settings.epochs
         self.tolerance = settings.tolerance * math.sqrt(100 / max(1, n_records))
         self.sign = sign_of(name)
         self.best: float | None = None
@@ -54,7 +56,7 @@ class Monitor:
         patience = self.settings.patience
         if patience is None or self.best is None:
             return False
-        rising = self.first_epoch + int(np.ceil(self.settings.warmup * self.settings.epochs))
+        rising = self.first_epoch + int(np.ceil(self.settings.warmup * self.stage_epochs))
         return epoch - max(self.best_epoch, rising) >= patience
 
     @property

@@ -185,7 +185,8 @@ class Run:
 
     def _judge(self, history: list[dict[str, Any]]) -> None:
         """Compare the last epoch; patience starts anew with each stage, the best of all stages stays the best."""
-        self.monitor.first_epoch = self.plan.start(history[-1]["epoch"])
+        epoch = history[-1]["epoch"]
+        self.monitor.first_epoch, self.monitor.stage_epochs = self.plan.start(epoch), self.plan.length(epoch)
         self.monitor.add(history)
 
     def train(self) -> FitResult:

@@ -26,6 +26,10 @@ class Plan:
         """Return how many epochs lie before the stage of ``epoch``."""
         return sum(length for _, length in self.stages[: self.index(epoch)])
 
+    def length(self, epoch: int) -> int:
+        """Return how many epochs the stage of ``epoch`` has."""
+        return self.stages[self.index(epoch)][1]
+
     def name(self, epoch: int) -> str:
         return self.stages[self.index(epoch)][0]
 
@@ -37,7 +41,7 @@ class Plan:
 
     def progress(self, epoch: int, share: float) -> float:
         """Return how much of the epoch's stage is done, [0, 1], with ``share`` of the epoch done."""
-        return (epoch - 1 - self.start(epoch) + share) / self.stages[self.index(epoch)][1]
+        return (epoch - 1 - self.start(epoch) + share) / self.length(epoch)
 
 
 def plan(settings: FitSettings) -> Plan:
