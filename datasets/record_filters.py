@@ -134,7 +134,7 @@ def _parts(text: str) -> list[str]:
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not abs(number) < 1e15 or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, not {str(value)[:40]!r}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -126,7 +127,12 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(_coerce(entry, typing.get_args(hint)[0], where) for entry in value)
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value):
+    elif (
+        hint is float
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    ):
         # Adding 0 makes -0.0 and 0.0 one value, so equal recipes have equal digests.
         return float(value) + 0.0
     elif hint is int and isinstance(value, int) and not isinstance(value, bool):

@@ -185,6 +185,7 @@ class TestOneSetOfFilters:
             {"missing": "lead:Q9"},
             {"quality": "V1:no such:flag"},
             {"age_min": "old"},
+            {"fs_hz": "9" * 400},
             {"recorded_to": "soon"},
             {"sex": "x"},
             {"sort": "pack"},

@@ -8,6 +8,7 @@ import pytest
 
 from datasets.preprocess.recipe import DEFAULT_RECIPE
 from ecgportal import storage
+from modelhub.contract import MOST_NETWORKS
 from modelhub.models import Model, ModelVersion
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
@@ -51,6 +52,8 @@ def body(ward: Ward, **more) -> dict:
         ({"task": "regression", "target": "age", "classes": ["NORM"]}, {"classes"}),
         ({"task": "regression", "label_map": None, "target": "age", "selection": {"balanced": True}}, {"selection.balanced"}),
         ({"split": {"method": "k_fold"}, "settings": {"members": 3}}, {"members"}),
+        ({"split": {"method": "k_fold", "folds": MOST_NETWORKS + 1}}, {"split.folds"}),
+        ({"selection": {"filter": {"age_min": 10**400}}}, {"selection.filter.age_min"}),
         ({"split": {"method": "k_fold"}, "settings": {"companion": "always"}}, {"companion"}),
     ],
 )  # fmt: skip

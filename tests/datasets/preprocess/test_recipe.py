@@ -239,5 +239,8 @@ def test_recipes_that_cannot_be_read_are_refused():
         with pytest.raises(InvalidInput) as caught:
             Recipe.from_json(bad)
         assert caught.value.code == "invalid_recipe"
+    for strange in (10**30, 10**400, -(10**400), float("inf"), float("nan"), True, "100"):
+        with pytest.raises(InvalidInput):
+            Recipe.from_json({"version": 1, "steps": [{"step": "resample", "fs_hz": strange}]})
     with pytest.raises(InvalidInput, match="32 steps"):
         Recipe((Crop(1.0),) * 40)
