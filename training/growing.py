@@ -12,7 +12,7 @@ from ecgportal.errors import JobCancelled, TrainingFailed
 from ecgportal.jobs.context import JobContext
 from modelhub.architectures.catalog import is_computed
 from training import running
-from training.engine.settings import FitSettings
+from training.engine.settings import MOST_SEED, FitSettings
 from training.forecast import Point, forecast
 from training.lineage import unseen
 from training.models import Study, TrainingRun, TrialState
@@ -91,12 +91,17 @@ def part_of(items: Sequence[Labelled], share: float, seed: int) -> list[Labelled
     return [item for item in items if item.group in kept]
 
 
+def seed_of(seed: int, repeat: int) -> int:
+    """Return the seed of one of several trainings of a size; after the largest seed comes 0."""
+    return (seed + repeat) % (MOST_SEED + 1)
+
+
 def _train_part(
     context: JobContext, row: TrainingRun, study: Study, data: Prepared, share: float, repeat: int, span: tuple[float, float],
     crew: Crew,
 ) -> None:  # fmt: skip
     by_part, networks = data.by_part(1), int(row.manifest.get("networks", 1))
-    settings = FitSettings.from_dict({**row.settings, "seed": row.settings["seed"] + repeat})
+    settings = FitSettings.from_dict({**row.settings, "seed": seed_of(row.settings["seed"], repeat)})
     folds = networks
     if is_computed(row.architecture, row.mode):
         # It is one model, of as many folds as in the run.

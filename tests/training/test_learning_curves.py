@@ -15,8 +15,9 @@ from tests.training.test_searches import small as small  # a fixture
 from tests.training.test_setting_up import FAST
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
+from training.engine.settings import MOST_SEED, FitSettings
 from training.forecast import Point, forecast
-from training.growing import part_of
+from training.growing import part_of, seed_of
 from training.models import SplitMember, Study, TrainingRun, Trial, TrialState
 from training.selectors import repetition
 from training.services import learning_curve_start, run_again, run_delete, run_resume
@@ -215,3 +216,8 @@ def test_a_cancelled_learning_curve_keeps_what_is_done_and_says_what_is_missing(
     found = api.get(f"training-runs/{run.pk}/learning-curve/")
     assert (found["state"], found["outcome"], len(found["trials"])) == ("succeeded", "", 5)
     assert kept == list(done.filter(number__in=[row["number"] for row in kept]).values("number", "score"))
+
+
+def test_repeats_of_the_largest_seed_have_seeds_of_their_own():
+    seeds = [seed_of(MOST_SEED, repeat) for repeat in range(5)]
+    assert len({FitSettings(seed=seed).seed for seed in seeds}) == 5 and seed_of(3, 2) == 5

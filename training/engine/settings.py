@@ -21,6 +21,7 @@ ENSEMBLES = ((5, 200, 750), (3, 60, 1500))
 SMALLEST_BATCH, LARGEST_BATCH, MOST_STEPS = 32, 256, 200
 # A model that is computed in one pass holds the features of all its records: 300 MB of so many, and a GB while it is fitted.
 MOST_COMPUTED = 20_000
+MOST_SEED = 2**31 - 1
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -127,7 +128,8 @@ class FitSettings:
     trunk_rate_factor: float = setting(
         0.1,
         "Rate of the trunk",
-        "When all layers of a base model are trained, those below the head learn at this share of the rate.",
+        "When all layers of a base model are trained, those below the head learn at this share of the rate; after the head "
+        "alone, the head does, too.",
         minimum=1e-4,
         maximum=1.0,
     )
@@ -241,7 +243,7 @@ class FitSettings:
         "Seed",
         "The same seed, data and settings give the same weights on the processor; the same files are divided alike in every portal.",
         minimum=0,
-        maximum=2**31 - 1,
+        maximum=MOST_SEED,
     )
 
     def __post_init__(self) -> None:
@@ -316,6 +318,11 @@ def too_many_to_compute(count: int) -> str | None:
     )
 
 
+def written(value: float) -> str:
+    """Return a number as a person writes it: whole ones with all their digits."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+
+
 def problems_of(settings: Any) -> dict[str, str]:
     """Return a sentence per field that cannot be used."""
     problems = {}
@@ -348,8 +355,8 @@ def _problem(f: Any, value: Any) -> str | None:
         return f"{title} must be a finite number, not {value}."
     if not limits["minimum"] <= value <= limits["maximum"]:
         # A whole number may be too large for a floating-point one, and too long to be told.
-        told = f"{value:g}" if abs(value) < 10**15 else "a number with more than 15 digits"
-        return f"{title} must lie between {limits['minimum']:g} and {limits['maximum']:g}, not {told}."
+        told = written(value) if abs(value) < 10**15 else "a number with more than 15 digits"
+        return f"{title} must lie between {written(limits['minimum'])} and {written(limits['maximum'])}, not {told}."
     return None
 
 
