@@ -11,7 +11,7 @@ import numpy as np
 from datasets.preprocess.recipe import Recipe
 from modelhub import loading, novelty
 from modelhub.architectures.person import person_features
-from modelhub.contract import ModelContract, decided
+from modelhub.contract import LEAST_SHARE, ModelContract, decided
 from modelhub.models import ModelVersion
 
 
@@ -81,12 +81,12 @@ def why_not(record: Any, contract: ModelContract) -> str | None:
             f"{record.key} has no lead {', '.join(missing)}; the model needs it. Choose a model for the leads "
             f"{', '.join(record.leads)}."
         )
-    if record.duration_s < 0.5 * contract.duration_s:
+    if record.duration_s < LEAST_SHARE * contract.duration_s:
         return (
             f"{record.key} lasts {record.duration_s:.1f} s; the model needs {contract.duration_s:g} s. Choose a model for "
             "shorter records, or a longer recording."
         )
-    if record.fs_hz < 0.5 * contract.fs_hz:
+    if record.fs_hz < LEAST_SHARE * contract.fs_hz:
         return (
             f"{record.key} was recorded at {record.fs_hz:g} Hz; the model needs {contract.fs_hz:g} Hz, and what was not "
             "recorded cannot be made up. Choose a model for a lower rate."

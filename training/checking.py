@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,18 +10,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import F, Q
 from psutil import virtual_memory
 
 from datasets.fingerprint import same_signal
-from datasets.labels.maps import coverage
+from datasets.identity import OLDEST_TOLD
+from datasets.labels.maps import apply_map, coverage
 from datasets.models import Record
 from datasets.preprocess.recipe import Recipe
 from datasets.selectors import spec_of
 from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.jobs.models import JobState
 from modelhub.architectures.catalog import is_computed
-from modelhub.contract import PRETRAINING
+from modelhub.contract import LEAST_SHARE, PRETRAINING
 from training.candidates import cost_of_search
 from training.choices import LIMB_LEADS, Choices, choose
 from training.costs import Cost, cost_of
@@ -35,6 +37,8 @@ from training.targets import Labelled, labels_of
 
 # Fewer patients of a class than this give figures with very wide intervals.
 FEW_PATIENTS = 10
+# Fewer steps than this are over before the schedule's rate has risen and fallen.
+FEW_STEPS = 20
 _SHOWN = 5
 # Dividing so many takes about a second, and the first batch is to come within three of the click.
 _MOST_AT_START = 5_000
@@ -104,11 +108,11 @@ def check(**asked: Any) -> Checked:
         found.take(error)
         return found
     found.records, found.subjects = len(items), len({item.group for item in items})
-    _labels(found, choices, items)
+    classes = _labels(found, choices, items)
     if _too_few(found, items):
         return found
     _signals(found, choices, items)
-    _sources(found, choices, items)
+    _sources(found, choices, items, classes)
     _divide(found, choices, items, budget.get("minutes"))
     return found
 
@@ -143,8 +147,9 @@ def _too_few(found: Checked, items: Sequence[Labelled]) -> bool:
     return True
 
 
-def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
-    """Say what the label map leaves out."""
+def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> dict[Any, frozenset[str]]:
+    """Say what the label map leaves out, and return which of the classes each record has, also where one alone counts."""
+    own = {item.record: item.classes for item in items}
     records = records_in(choices)
     total = records.count()
     if choices.task == PRETRAINING:
@@ -157,15 +162,23 @@ def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None
             "for its evaluation."
         )
         found.add("info", "without_labels", held, "label_map")
-        return
+        return own
     if choices.task == "regression":
         missing = total - len(items)
         if missing and not (choices.selection.balanced or choices.selection.cap):
             found.add("info", "target_missing", f"{counted(missing, 'record')} without {choices.target} are left out.")
-        return
+        oldest = sum(item.label == OLDEST_TOLD for item in items)
+        if choices.target == "age" and oldest:
+            found.add(
+                "info", "age_capped",
+                f"{counted(oldest, 'record')} of age {OLDEST_TOLD:g}, which stands for this age and above: it is learned from as exactly that.",
+                "target",
+            )  # fmt: skip
+        return own
     assert choices.label_map is not None
-    labels = labels_of(records)
-    report = coverage(labels.values(), spec_of(choices.label_map))
+    labels = {record: frozenset(given) for record, given in labels_of(records).items()}
+    spec, sets = spec_of(choices.label_map), Counter(labels.values())
+    report = coverage(sets, spec)
     left = total - report.classified
     if left:
         level = "warning" if left > total / 5 else "info"
@@ -174,17 +187,27 @@ def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None
             f"{left} of {counted(total, 'record')} get no class from {choices.label_map} and are left out "
             f"({total - len(labels)} have no label at all).", "label_map",
         )  # fmt: skip
-    beside = report.classified - len(items)
-    if (
-        choices.task == "binary"
-        and len(choices.outputs) == 2
-        and beside
-        and not (choices.selection.balanced or choices.selection.cap)
-    ):
+    beside = 0 if choices.selection.balanced or choices.selection.cap else report.classified - len(items)
+    if beside and choices.task == "binary" and len(choices.outputs) == 2:
         found.add(
             "info", "of_neither",
             f"{counted(beside, 'record')} with neither or both of {' and '.join(choices.outputs)} are left out.", "classes",
         )  # fmt: skip
+    elif beside and choices.task == "multiclass":
+        found.add(
+            "warning" if beside > report.classified / 5 else "info", "of_none",
+            f"{counted(beside, 'record')} of other classes of {choices.label_map} are left out.", "classes",
+        )  # fmt: skip
+    if choices.task == "multiclass":
+        outputs = {given: apply_map(given, spec).classes & set(choices.outputs) for given in sets}
+        own |= {item.record: frozenset(outputs[labels[item.record]]) for item in items if item.record in labels}
+        several = sum(len(own[item.record]) > 1 for item in items)
+        if several:
+            found.add(
+                "warning" if several > len(items) / 5 else "info", "several_classes",
+                f"{counted(several, 'record')} of {len(items)} with several of the classes count for the first that they have of "
+                f"{', '.join(choices.outputs)}. The task of several findings at once keeps them all.", "task",
+            )  # fmt: skip
     if choices.selection.balanced and len(items) < report.classified / 2:
         found.add(
             "warning", "balanced",
@@ -199,13 +222,15 @@ def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None
             f"{choices.label_map} does not know {counted(len(report.unknown), 'code')} of the data: {named}{more}. "
             "A record with such a code only is left out; one with other codes too counts as not having it.", "label_map",
         )  # fmt: skip
+    return own
 
 
 def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
     """Say which signals are incomplete, poor, or there twice."""
     ids = [item.record for item in items]
     rows = Record.objects.filter(dataset__in=[row.pk for row in choices.datasets], pk__in=ids)
-    leads = list(Recipe.from_json(choices.recipe).output_spec().leads or ())
+    spec = Recipe.from_json(choices.recipe).output_spec()
+    leads = list(spec.leads or ())
     recorded = [lead for lead in leads if lead not in LIMB_LEADS]
     lacking = rows.exclude(leads__contains=recorded).count()
     if lacking:
@@ -213,6 +238,21 @@ def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
             "warning", "missing_leads",
             f"Records without one of the leads {', '.join(recorded)}, or several: {lacking}. A missing lead is read as 0 mV.",
         )  # fmt: skip
+    fs_hz, duration_s = spec.fs_hz or 0.0, (spec.n_samples or 0) / (spec.fs_hz or 1.0)
+    for code, words, limit in (
+        (
+            "too_short",
+            f"shorter than half of the {duration_s:g} s",
+            {"n_samples__lt": F("fs_hz") * (LEAST_SHARE * duration_s)},
+        ),
+        ("rate_too_low", f"recorded at less than half of the {fs_hz:g} Hz", {"fs_hz__lt": LEAST_SHARE * fs_hz}),
+    ):
+        if count := rows.filter(**limit).count():
+            found.add(
+                "warning", code,
+                f"Records {words} that the network reads: {count}. They are learned from and judged with what is there, but a "
+                "prediction refuses such records. Leave them out by a filter, or choose a recipe for them.", "selection.filter",
+            )  # fmt: skip
     gaps = rows.filter(
         Q(quality__leads__contains=[{"flags": ["gaps"]}]) | Q(quality__leads__contains=[{"flags": ["missing"]}])
     ).count()
@@ -244,8 +284,10 @@ def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
         )  # fmt: skip
 
 
-def _sources(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
-    """Say which classes, or patients, tie the data to its sources."""
+def _sources(
+    found: Checked, choices: Choices, items: Sequence[Labelled], classes: Mapping[Any, frozenset[str]]
+) -> None:
+    """Say which classes, or patients, tie the data to its sources. classes: those that each record has."""
     homes: dict[str, set[Any]] = defaultdict(set)
     for item in items:
         homes[item.group].add(item.dataset)
@@ -263,7 +305,7 @@ def _sources(found: Checked, choices: Choices, items: Sequence[Labelled]) -> Non
         if len(everywhere) < 2 or not choices.has_classes:
             continue
         for name in choices.outputs:
-            places = {place_of(item) for item in items if name in item.classes} - {""}
+            places = {place_of(item) for item in items if name in classes[item.record]} - {""}
             if len(places) == 1:
                 found.add(
                     "warning", "class_of_one_source",
@@ -399,6 +441,13 @@ def _room(found: Checked, choices: Choices, n_train: int, n_records: int) -> Non
             "info", "batch_size",
             f"The batch of {batch_size} is larger than the training part of {counted(n_train, 'record')}: each "
             "epoch is one step.", "batch_size",
+        )  # fmt: skip
+    steps = choices.settings.epochs * math.ceil(n_train / batch_size)
+    if steps < FEW_STEPS and not is_computed(choices.architecture, choices.mode):
+        found.add(
+            "warning", "few_steps",
+            f"The run takes {counted(steps, 'step')} in all, of which the first have a small part of the learning rate only: it learns "
+            "next to nothing. Give it more epochs, or smaller batches.", "epochs",
         )  # fmt: skip
     available = virtual_memory().available // 2**20
     # What was measured on an accelerator is not kept in this memory, and is halved there when it runs out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 
+import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
@@ -12,6 +13,8 @@ from datasets.models import Record
 from ecgportal.audit.models import AuditEvent
 from ecgportal.commands import PortalCommand
 from ecgportal.jobs.models import Job, JobState
+from modelhub.answering import why_not
+from modelhub.contract import ModelContract
 from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
@@ -73,7 +76,8 @@ def sound(data) -> Data:
 
 def test_sound_data_gives_no_warning_and_a_cost(sound):
     found = sound.check()
-    assert found.ok and codes(found) == set(), found.findings
+    # The records of these tests last 2 s.
+    assert found.ok and codes(found) == {"too_short"}, found.findings
     assert (found.records, found.subjects) == (70, 70)
     assert sum(part["records"] for part in found.split.values()) == 70
     assert found.classes["MI"]["patients"] == 30 and sum(found.classes["NORM"][p] for p in found.split) == 40
@@ -249,6 +253,53 @@ def test_a_measured_speed_counts_and_others_are_scaled_from_it(sound):
     assert "rough" in sound.check(architecture="inception_time").cost.basis
     note_speed("no_such_network", 1.0, 10, 10, "cpu")
     assert Speed.objects.count() == 1
+
+
+def test_records_that_a_prediction_would_refuse_are_counted(sound):
+    assert "shorter than half of the 10 s that the network reads: 70" in sentence(sound.check(), "too_short")
+    slow = factories.make_record(
+        sound.dataset, labels=("NORM",), subject="slow", fs_hz=25.0, signal=np.zeros((2, 250), np.float32)
+    )
+    whole = factories.make_record(sound.dataset, labels=("NORM",), subject="w", signal=np.zeros((2, 500), np.float32))
+    found = sound.check()
+    assert "half of the 100 Hz that the network reads: 1." in sentence(found, "rate_too_low")
+    contract = ModelContract(slow.leads[:1], 100.0, 1000, ("NORM",), "multilabel")
+    assert why_not(slow, contract) and why_not(Record.objects.exclude(pk__in=[slow.pk, whole.pk])[0], contract)
+    assert why_not(whole, contract) is None and "reads: 70." in sentence(found, "too_short")
+
+
+def test_several_classes_of_a_record_of_which_one_counts_are_told(data):
+    ward = factories.make_dataset(data.project)
+    entries = {
+        code: {"class": name, "relation": "exact"} for code, name in (("NORM", "NORM"), ("IMI", "MI"), ("NST_", "STTC"))
+    }
+    data.label_map = factories.make_label_map(data.project, classes=["NORM", "MI", "STTC"], entries=entries)
+    data.add(("NORM",), 12, dataset=ward)
+    data.add(("IMI", "NORM"), 12)
+    data.add(("IMI",), 6, dataset=ward)
+    asked = {"task": "multiclass", "datasets": [data.dataset, ward]}
+    found = data.check(**asked, classes=["NORM", "MI"])
+    told = sentence(found, "several_classes")
+    assert "12 records of 30 with several of the classes count for the first that they have of NORM, MI." in told
+    assert "several_classes" in codes(found, "warning") and "of_none" not in codes(found)
+    # Both classes are found in both datasets, whichever of them counts.
+    assert "class_of_one_source" not in codes(found)
+    data.add(("NST_",), 10)
+    assert "10 records of other classes of" in sentence(data.check(**asked, classes=["NORM", "MI"]), "of_none")
+
+
+def test_so_few_steps_that_nothing_is_learned_are_told(sound):
+    assert "takes 1 step in all" in sentence(
+        sound.check(settings={"epochs": 1, "batch_size": 64, "members": 1}), "few_steps"
+    )
+    assert "few_steps" not in codes(sound.check())
+
+
+def test_an_age_that_stands_for_all_above_is_told(data):
+    for age in (*range(40, 70), 90, 90):
+        data.add((), age=float(age))
+    asked = {"task": "regression", "target": "age", "label_map": None}
+    assert "2 records of age 90" in sentence(data.check(**asked), "age_capped")
 
 
 def test_folds_and_ensembles_multiply_the_cost(sound):
