@@ -14,6 +14,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import OPEN, TERMINAL, Job, JobState
 from ecgportal.jobs.services import enqueue
+from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
 from modelhub.services import check_runnable
@@ -247,6 +248,9 @@ def rate_start(
             "The finder needs labels; learning without them takes 3e-3 where no rate is given.",
             fields={"learning_rate": "Give a rate, or leave it empty."},
         )
+    if is_computed(choices.architecture, choices.mode):
+        sentence = "This model is computed in one pass and has no learning rate."
+        raise InvalidInput(sentence, fields={"learning_rate": sentence})
     check_data(choices)
     names = " and ".join(row.name for row in choices.datasets)
     payload = {"asked": rating.to_payload(choices, asked)}

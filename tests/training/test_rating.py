@@ -62,7 +62,9 @@ def test_what_cannot_be_found_is_refused_beside_its_field(ward):
     wrong = api.refused("post", "training-runs/find-rate/", body_of(ward, settings={"epochs": 0}), status=422)
     assert "epochs" in wrong["fields"]
     wrong = api.refused("post", "training-runs/find-rate/", body_of(ward, task="pretraining"), status=422)
-    assert "learning_rate" in wrong["fields"] and not Job.objects.exists()
+    assert "learning_rate" in wrong["fields"]
+    wrong = api.refused("post", "training-runs/find-rate/", body_of(ward, architecture="linear"), status=422)
+    assert "computed in one pass" in wrong["fields"]["learning_rate"] and not Job.objects.exists()
 
 
 @pytest.mark.parametrize("gone", ["label_map", "base_version"])
