@@ -14,6 +14,7 @@ from ecgportal.audit.trail import record as audit
 from ecgportal.errors import InvalidInput
 from ecgportal.jobs.context import JobContext
 from modelhub import loading
+from modelhub.answering import why_not
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion
 from training.attributes import attributes
@@ -100,6 +101,7 @@ def _judge(
         thresholds=thresholds,
         before_step=before_step,
     )
+    notes += _refused(items, contract)
     if notes:
         report["notes"] = [*report.get("notes", []), *notes]
     if len(items) <= _MAX_SAMPLES:
@@ -109,6 +111,18 @@ def _judge(
             "probabilities": [[round(float(v), 6) for v in row] for row in answers],
         }  # fmt: skip
     return report
+
+
+def _refused(items: list[Labelled], contract: ModelContract) -> list[str]:
+    """Say of how many of the judged records a prediction would refuse to speak; nothing where it would of none."""
+    rows = Record.objects.filter(pk__in=[item.record for item in items]).only("key", "leads", "fs_hz", "n_samples")
+    count = sum(why_not(row, contract) is not None for row in rows.iterator(chunk_size=2000))
+    if not count:
+        return []
+    return [
+        f"A prediction refuses {count} of these {len(items)} records: they are too short, were recorded at too low a rate, or lack a "
+        "lead that the model needs. Here they are judged by what there is of them."
+    ]
 
 
 def _store_report(row: Evaluation, report: dict[str, Any]) -> Evaluation:

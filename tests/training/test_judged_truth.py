@@ -59,6 +59,8 @@ def test_one_class_against_another_is_learned_and_judged_on_records_of_these_two
     report = judged(ward, run.produced_version).report
     assert (report["n"], report["per_class"]["MI"]["n_positive"]) == (8, 4)
     assert "MI is judged against NORM, as it was learned." in report["notes"]
+    # The records last 2 s and the model reads 10.
+    assert any("A prediction refuses 8 of these 8 records" in note for note in report["notes"])
 
 
 def test_a_binary_model_with_an_output_for_either_side_is_judged(ward):
@@ -66,6 +68,7 @@ def test_a_binary_model_with_an_output_for_either_side_is_judged(ward):
     report = judged(ward, version, ward.label_map).report
     assert report["n"] == 12 and {row["n_positive"] for row in report["per_class"].values()} == {6}
     assert report["auroc_macro"]["value"] is not None
+    assert not any("A prediction refuses" in note for note in report.get("notes", []))
 
 
 def test_of_a_class_that_the_map_does_not_have_nothing_is_judged(ward):
