@@ -55,10 +55,7 @@ def run(context: JobContext) -> dict[str, Any]:
     from training.engine.launch import together
     from training.engine.pretrain import pretrain
 
-    row = running.load(context.payload["run"])
-    if context.is_resumed:
-        row.resumed += 1
-        row.save(update_fields=["resumed"])
+    row = running.begin(context)
     data = running.ready(context, row)
     by_part, settings, how = data.by_part(), FitSettings.from_dict(row.settings), method_from(row.pretraining)
     contract = contract_of(row)

@@ -22,7 +22,7 @@ from modelhub import loading
 from modelhub.architectures.catalog import catalog, definition_of, is_computed
 from modelhub.contract import ModelContract
 from modelhub.models import ModelVersion, Origin
-from modelhub.services import model_get_or_create, version_add
+from modelhub.services import check_trainable, model_get_or_create, version_add
 from modelhub.statements import prefilled
 from training import evaluating, keeping
 from training.choices import needs_of
@@ -91,12 +91,24 @@ def load(run_id: str) -> TrainingRun:
     ).get(pk=run_id)
 
 
-def run(context: JobContext) -> dict[str, Any]:
-    """Do one training run; after an interruption it goes on from the last whole epoch."""
+def begin(context: JobContext) -> TrainingRun:
+    """Return the run of a training job, with a restart counted.
+
+    Conflict or InvalidInput where its base model may no longer be trained, by the rule of the start: that may have changed
+    while the job waited.
+    """
     row = load(context.payload["run"])
+    if row.base_version is not None and row.produced_version_id is None:
+        check_trainable(row.base_version)
     if context.is_resumed:
         row.resumed += 1
         row.save(update_fields=["resumed"])
+    return row
+
+
+def run(context: JobContext) -> dict[str, Any]:
+    """Do one training run; after an interruption it goes on from the last whole epoch."""
+    row = begin(context)
     return train(context, row, ready(context, row), (_PREPARED, _TRAINED))
 
 

@@ -53,11 +53,8 @@ def run(context: JobContext) -> dict[str, Any]:
     """
     from training.engine.crew import Crew
 
-    row = running.load(context.payload["run"])
+    row = running.begin(context)
     study = Study.objects.get(run=row, kind=StudyKind.SEARCH)
-    if context.is_resumed:
-        row.resumed += 1
-        row.save(update_fields=["resumed"])
     data = running.ready(context, row)
     try:
         if not study.result:

@@ -17,7 +17,7 @@ from ecgportal.jobs.services import enqueue
 from modelhub.architectures.catalog import is_computed
 from modelhub.contract import PRETRAINING
 from modelhub.models import ModelVersion
-from modelhub.services import check_runnable
+from modelhub.services import check_runnable, check_trainable
 from training import rating, searching
 from training.candidates import augmentations
 from training.checking import require_possible
@@ -185,7 +185,7 @@ def run_start_suggested(*, actor: Any, dataset: Dataset) -> TrainingRun:
 
 @transaction.atomic
 def run_resume(*, actor: Any, run: TrainingRun) -> TrainingRun:
-    """Go on with a failed or cancelled run from its last checkpoint."""
+    """Go on with a failed or cancelled run from its last checkpoint, where its base model may still be trained."""
     run = TrainingRun.objects.select_for_update(of=("self",)).select_related("job", "project").get(pk=run.pk)
     if run.job.state not in (JobState.FAILED, JobState.CANCELLED):
         raise Conflict(
@@ -193,6 +193,8 @@ def run_resume(*, actor: Any, run: TrainingRun) -> TrainingRun:
         )
     if run.produced_version_id:
         raise Conflict("The run has produced its model already; start a new one to train on.", code="not_resumable")
+    if run.base_version is not None:
+        check_trainable(run.base_version)
     searches = Study.objects.filter(run=run, kind=StudyKind.SEARCH)
     run.job = _train_job(run, actor, "search" if searches.exists() else _kind_of(run), "Resume")
     searches.update(job=run.job)

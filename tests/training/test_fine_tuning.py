@@ -13,7 +13,7 @@ from onnx import helper
 from torch import nn
 
 from datasets.preprocess.recipe import Recipe
-from ecgportal.errors import InvalidInput
+from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import JobState
 from modelhub.architectures.registry import build
 from modelhub.contract import ModelContract
@@ -31,6 +31,7 @@ from training.data import JointView, prepare
 from training.engine.network import head_layers, parameter_names
 from training.models import TrainingRun
 from training.run_records import records_of
+from training.services import run_resume
 
 ONE = {**FAST, "members": 1, "learning_rate": 0.003}
 LEADS = ["I", "II", "V2"]
@@ -184,6 +185,27 @@ def test_a_file_of_exchangeai_sees_in_training_what_it_sees_in_prediction(ward, 
     view = JointView(prepare([ward.first, ward.second], recipe), items)
     before, after = (evaluating.probabilities(version, view) for version in (base, run.produced_version))
     assert np.abs(before - after).max() < 1e-3 and before.std() > 1e-4
+
+
+def test_a_base_that_may_no_longer_be_used_when_the_run_begins_ends_it_with_the_sentence_of_the_start(ward):
+    base = ward.train(settings=ONE).produced_version
+    asked = {"settings": ONE, "base_version": base, "architecture": None, "mode": "head"}
+    alone, search = ward.start(**asked), ward.start(**asked, search={"minutes": 1})
+    trunk = ward.start(**asked | {"mode": "full", "settings": {"epochs": 1}}, task="pretraining", label_map=None)
+    base.state = "quarantined"
+    base.save(update_fields=["state"])
+    for job in work_off():
+        assert (job.state, job.error_code) == (JobState.FAILED, "version_quarantined"), job.kind
+        assert "in quarantine. An owner has to accept it" in job.error_message
+    base.state = "retired"
+    base.save(update_fields=["state"])
+    for run in (alone, search, trunk):
+        with pytest.raises(Conflict, match="is retired"):
+            run_resume(actor=ward.user, run=run)
+    base.state = "ready"
+    base.save(update_fields=["state"])
+    run_resume(actor=ward.user, run=alone)
+    assert work_off()[-1].state == JobState.SUCCEEDED
 
 
 def test_a_file_that_only_predicts_is_refused_before_the_start(ward):
