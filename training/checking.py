@@ -4,94 +4,38 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F, Q
 from psutil import virtual_memory
 
-from datasets.fingerprint import same_signal
-from datasets.identity import OLDEST_TOLD
-from datasets.labels.maps import apply_map, coverage
-from datasets.models import Record
 from datasets.preprocess.recipe import Recipe
-from datasets.selectors import spec_of
 from ecgportal.errors import InvalidInput, PortalError
 from ecgportal.jobs.models import JobState
 from modelhub.architectures.catalog import is_computed
-from modelhub.contract import LEAST_SHARE, PRETRAINING
+from modelhub.contract import PRETRAINING
 from training.candidates import cost_of_search
-from training.choices import LIMB_LEADS, Choices, choose
-from training.costs import Cost, cost_of
+from training.checking_data import labels_told, signals_told, sources_told
+from training.choices import Choices, choose
+from training.costs import cost_of
 from training.engine.settings import too_many_to_compute
+from training.findings import Checked
 from training.lineage import known_to
 from training.models import PARTS, Speed, TrainingRun
 from training.problems.base import counted, listed
 from training.problems.registry import get_problem
 from training.requirements import FEWEST_RECORDS, check_data, check_search, empty_part, records_in, too_few_patients
 from training.splitting import counts_of, deal_for, rounds
-from training.targets import Labelled, labels_of
+from training.targets import Labelled
 
 # Fewer patients of a class than this give figures with very wide intervals.
 FEW_PATIENTS = 10
 # Fewer steps than this are over before the schedule's rate has risen and fallen.
 FEW_STEPS = 20
-_SHOWN = 5
 # Dividing so many takes about a second, and the first batch is to come within three of the click.
 _MOST_AT_START = 5_000
-
-
-@dataclass(frozen=True)
-class Finding:
-    """level: ``error`` (the run would fail), ``warning`` (it is risky) or ``info``. field: the choice it is about."""
-
-    level: str
-    code: str
-    message: str
-    field: str = ""
-
-
-@dataclass
-class Checked:
-    """What a check found. split: records and subjects by part; classes: records by class and part, and patients."""
-
-    findings: list[Finding] = field(default_factory=list)
-    records: int = 0
-    subjects: int = 0
-    split: dict[str, dict[str, int]] = field(default_factory=dict)
-    classes: dict[str, dict[str, int]] = field(default_factory=dict)
-    cost: Cost | None = None
-
-    @property
-    def ok(self) -> bool:
-        return not any(finding.level == "error" for finding in self.findings)
-
-    @property
-    def notes(self) -> list[str]:
-        """What is neither wrong nor risky."""
-        return [finding.message for finding in self.findings if finding.level == "info"]
-
-    def add(self, level: str, code: str, message: str, about: str = "") -> None:
-        self.findings.append(Finding(level, code, message, about))
-
-    def take(self, error: PortalError) -> None:
-        """Note an error, once for each field that it names."""
-        if not error.fields:
-            self.add("error", error.code, error.message)
-        for name, sentence in error.fields.items():
-            text = error.message if len(error.fields) == 1 and sentence not in error.message else ""
-            self.add("error", error.code, f"{text} {sentence}".strip(), name)
-
-    def to_json(self) -> dict[str, Any]:
-        order = ("error", "warning", "info")
-        return {
-            "ok": self.ok, "findings": [asdict(row) for row in sorted(self.findings, key=lambda row: order.index(row.level))],
-            "records": self.records, "subjects": self.subjects, "split": self.split, "classes": self.classes,
-            "cost": self.cost.to_json() if self.cost else None,
-        }  # fmt: skip
 
 
 def check(**asked: Any) -> Checked:
@@ -108,11 +52,11 @@ def check(**asked: Any) -> Checked:
         found.take(error)
         return found
     found.records, found.subjects = len(items), len({item.group for item in items})
-    classes = _labels(found, choices, items)
+    classes = labels_told(found, choices, items)
     if _too_few(found, items):
         return found
-    _signals(found, choices, items)
-    _sources(found, choices, items, classes)
+    signals_told(found, choices, items)
+    sources_told(found, choices, items, classes)
     _divide(found, choices, items, budget.get("minutes"))
     return found
 
@@ -145,173 +89,6 @@ def _too_few(found: Checked, items: Sequence[Labelled]) -> bool:
         "Check the label map's coverage on the dataset's Labels page.", "label_map",
     )  # fmt: skip
     return True
-
-
-def _labels(found: Checked, choices: Choices, items: Sequence[Labelled]) -> dict[Any, frozenset[str]]:
-    """Say what the label map leaves out, and return which of the classes each record has, also where one alone counts."""
-    own = {item.record: item.classes for item in items}
-    records = records_in(choices)
-    total = records.count()
-    if choices.task == PRETRAINING:
-        known = sum(item.label is not None for item in items)
-        held = (
-            f"What a run with {choices.label_map}, this split and this seed holds back of {counted(known, 'labelled record')} is "
-            "left out of learning."
-            if choices.label_map is not None
-            else "All records are learned from. Choose the label map of a later run to leave out what that run will hold back "
-            "for its evaluation."
-        )
-        found.add("info", "without_labels", held, "label_map")
-        return own
-    if choices.task == "regression":
-        missing = total - len(items)
-        if missing and not (choices.selection.balanced or choices.selection.cap):
-            found.add("info", "target_missing", f"{counted(missing, 'record')} without {choices.target} are left out.")
-        oldest = sum(item.label == OLDEST_TOLD for item in items)
-        if choices.target == "age" and oldest:
-            found.add(
-                "info", "age_capped",
-                f"{counted(oldest, 'record')} of age {OLDEST_TOLD:g}, which stands for this age and above: it is learned from as exactly that.",
-                "target",
-            )  # fmt: skip
-        return own
-    assert choices.label_map is not None
-    labels = {record: frozenset(given) for record, given in labels_of(records).items()}
-    spec, sets = spec_of(choices.label_map), Counter(labels.values())
-    report = coverage(sets, spec)
-    left = total - report.classified
-    if left:
-        level = "warning" if left > total / 5 else "info"
-        found.add(
-            level, "without_class",
-            f"{left} of {counted(total, 'record')} get no class from {choices.label_map} and are left out "
-            f"({total - len(labels)} have no label at all).", "label_map",
-        )  # fmt: skip
-    beside = 0 if choices.selection.balanced or choices.selection.cap else report.classified - len(items)
-    if beside and choices.task == "binary" and len(choices.outputs) == 2:
-        found.add(
-            "info", "of_neither",
-            f"{counted(beside, 'record')} with neither or both of {' and '.join(choices.outputs)} are left out.", "classes",
-        )  # fmt: skip
-    elif beside and choices.task == "multiclass":
-        found.add(
-            "warning" if beside > report.classified / 5 else "info", "of_none",
-            f"{counted(beside, 'record')} of other classes of {choices.label_map} are left out.", "classes",
-        )  # fmt: skip
-    if choices.task == "multiclass":
-        outputs = {given: apply_map(given, spec).classes & set(choices.outputs) for given in sets}
-        own |= {item.record: frozenset(outputs[labels[item.record]]) for item in items if item.record in labels}
-        several = sum(len(own[item.record]) > 1 for item in items)
-        if several:
-            found.add(
-                "warning" if several > len(items) / 5 else "info", "several_classes",
-                f"{counted(several, 'record')} of {len(items)} with several of the classes count for the first that they have of "
-                f"{', '.join(choices.outputs)}. The task of several findings at once keeps them all.", "task",
-            )  # fmt: skip
-    if choices.selection.balanced and len(items) < report.classified / 2:
-        found.add(
-            "warning", "balanced",
-            f"Equally many records of every class leaves {len(items)} of {report.classified}: so few has the rarest class. Without "
-            "it every record is learned from, and thresholds take care of rare classes.", "selection.balanced",
-        )  # fmt: skip
-    if report.unknown:
-        named = ", ".join(f"{code.code} ({code.records})" for code in report.unknown[:_SHOWN])
-        more = f" and {len(report.unknown) - _SHOWN} more" if len(report.unknown) > _SHOWN else ""
-        found.add(
-            "warning", "unmapped_codes",
-            f"{choices.label_map} does not know {counted(len(report.unknown), 'code')} of the data: {named}{more}. "
-            "A record with such a code only is left out; one with other codes too counts as not having it.", "label_map",
-        )  # fmt: skip
-    return own
-
-
-def _signals(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
-    """Say which signals are incomplete, poor, or there twice."""
-    ids = [item.record for item in items]
-    rows = Record.objects.filter(dataset__in=[row.pk for row in choices.datasets], pk__in=ids)
-    spec = Recipe.from_json(choices.recipe).output_spec()
-    leads = list(spec.leads or ())
-    recorded = [lead for lead in leads if lead not in LIMB_LEADS]
-    lacking = rows.exclude(leads__contains=recorded).count()
-    if lacking:
-        found.add(
-            "warning", "missing_leads",
-            f"Records without one of the leads {', '.join(recorded)}, or several: {lacking}. A missing lead is read as 0 mV.",
-        )  # fmt: skip
-    fs_hz, duration_s = spec.fs_hz or 0.0, (spec.n_samples or 0) / (spec.fs_hz or 1.0)
-    for code, words, limit in (
-        (
-            "too_short",
-            f"shorter than half of the {duration_s:g} s",
-            {"n_samples__lt": F("fs_hz") * (LEAST_SHARE * duration_s)},
-        ),
-        ("rate_too_low", f"recorded at less than half of the {fs_hz:g} Hz", {"fs_hz__lt": LEAST_SHARE * fs_hz}),
-    ):
-        if count := rows.filter(**limit).count():
-            found.add(
-                "warning", code,
-                f"Records {words} that the network reads: {count}. They are learned from and judged with what is there, but a "
-                "prediction refuses such records. Leave them out by a filter, or choose a recipe for them.", "selection.filter",
-            )  # fmt: skip
-    gaps = rows.filter(
-        Q(quality__leads__contains=[{"flags": ["gaps"]}]) | Q(quality__leads__contains=[{"flags": ["missing"]}])
-    ).count()
-    if gaps:
-        found.add(
-            "warning", "missing_samples",
-            f"Records with missing samples (NaN): {gaps}. The samples are bridged or read as 0 mV.",
-        )  # fmt: skip
-    for flag, words in (
-        ("implausible_amplitude", "with an implausible amplitude: the unit may be wrong"),
-        ("implausible_rate", "with an implausible heart rate: the sampling rate may be wrong"),
-        ("no_beats", "in which no beat was found"),
-    ):
-        if count := rows.filter(quality_flags__contains=[flag]).count():
-            found.add("warning", flag, f"Records {words}: {count}. A quality filter can leave them out.")
-    if choices.needs:
-        unknown = sum(item.age is None or not item.sex for item in items)
-        if unknown:
-            found.add(
-                "warning" if unknown > len(items) / 5 else "info", "person_unknown",
-                f"The network takes age and sex beside the ECG; {unknown} of {counted(len(items), 'record')} lack one of them. "
-                "The means of large collections stand in for it, as in predictions.", "architecture",
-            )  # fmt: skip
-    twins = Counter(same_signal({str(item.record): item.fingerprint or None for item in items}).values())
-    if copies := sum(count for count in twins.values() if count > 1):
-        found.add(
-            "info", "same_signal",
-            f"{copies} records hold a signal that is there under another name, too; copies stay on one side of the split.",
-        )  # fmt: skip
-
-
-def _sources(
-    found: Checked, choices: Choices, items: Sequence[Labelled], classes: Mapping[Any, frozenset[str]]
-) -> None:
-    """Say which classes, or patients, tie the data to its sources. classes: those that each record has."""
-    homes: dict[str, set[Any]] = defaultdict(set)
-    for item in items:
-        homes[item.group].add(item.dataset)
-    if shared := sum(len(found_in) > 1 for found_in in homes.values()):
-        found.add(
-            "info", "subject_in_several_datasets",
-            f"Patients with the same key in several datasets: {shared}; all records of each stay on one side of the split.",
-        )  # fmt: skip
-    names = {row.pk: row.name for row in choices.datasets}
-    for what, place_of in (
-        ("hospital", lambda item: item.site),
-        ("dataset", lambda item: names[item.dataset]),
-    ):
-        everywhere = {place_of(item) for item in items} - {""}
-        if len(everywhere) < 2 or not choices.has_classes:
-            continue
-        for name in choices.outputs:
-            places = {place_of(item) for item in items if name in classes[item.record]} - {""}
-            if len(places) == 1:
-                found.add(
-                    "warning", "class_of_one_source",
-                    f"{name} is found in one {what} only ({next(iter(places))}): the network may learn to tell the {what} "
-                    "instead of the finding.", "classes",
-                )  # fmt: skip
 
 
 def _divide(found: Checked, choices: Choices, items: list[Labelled], search_min: float | None) -> None:

@@ -19,8 +19,9 @@ from tests import factories
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.working import work_off, work_off_one
-from training.checking import Checked, check
+from training.checking import check
 from training.costs import costs_of_networks, note_speed, speeds
+from training.findings import Checked
 from training.live import duration
 from training.models import Speed, Split, TrainingRun
 from training.services import learning_curve_start, run_start
