@@ -149,10 +149,12 @@ def cost_of_search(choices: Choices, minutes: float, n_train: int, n_validation:
 
 
 def _epoch_s(choices: Choices, start: str, n_train: int, n_validation: int, known: Mapping[str, Speed]) -> float | None:
-    """Return the estimated seconds of an epoch of a trial, which is of one network; None where they are not known."""
+    """Return the estimated seconds of an epoch of a trial, which is of one network, or of all of the base model; None where they
+    are not known."""
     alone = _started(choices, start)
     alone = replace(alone, settings=replace(alone.settings, members=1))
-    return cost_of(alone, n_train, n_validation, known).epoch_seconds
+    seconds = cost_of(alone, n_train, n_validation, known).epoch_seconds
+    return seconds * alone.networks(n_train + n_validation) if seconds is not None else None
 
 
 def _started(choices: Choices, start: str) -> Choices:

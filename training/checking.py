@@ -131,7 +131,10 @@ def _divide(found: Checked, choices: Choices, items: list[Labelled], search_min:
         _learnable(found, choices, by_part["train"])
         _leakage(found, choices, by_part)
     n_development = len(by_part["train"]) + len(by_part["validation"])
-    if choices.split.method == "given_folds" and choices.settings.n_members(n_development) > 1:
+    if (
+        choices.split.method == "given_folds"
+        and max(choices.settings.n_members(n_development), choices.networks(n_development)) > 1
+    ):
         found.add(
             "info", "folds_dealt_anew",
             "The networks of the ensemble deal the records of training and validation anew, and each is judged on a part of its own: the "
@@ -236,7 +239,7 @@ def _room(found: Checked, choices: Choices, n_train: int, n_records: int) -> Non
         )  # fmt: skip
     spec = Recipe.from_json(choices.recipe).output_spec()
     signals = 2 * n_records * len(spec.leads or ()) * (spec.n_samples or 0)
-    needed = (signals + 4 * 8 * (found.cost.parameters or 0) * choices.members) // 2**20
+    needed = (signals + 4 * 8 * (found.cost.parameters or 0) * found.cost.networks) // 2**20
     free = shutil.disk_usage(settings.PORTAL_HOME).free // 2**20
     if needed > free:
         found.add(

@@ -64,6 +64,14 @@ class Choices:
         """What the network takes beside the ECG."""
         return needs_of(self.architecture, self.base_version)
 
+    def networks(self, n_development: int) -> int:
+        """Return how many networks each training trains together on so many records of training and validation: those of an
+        ensemble that is fine-tuned, or what was asked for."""
+        if self.members > 1 or is_computed(self.architecture, self.mode):
+            return 1
+        of_base = networks_in(self.base_version) if self.base_version is not None else 1
+        return of_base if of_base > 1 else self.settings.n_members(n_development)
+
     def items(self) -> list[Labelled]:
         """Return the records that take part."""
         return chosen_records(
@@ -147,7 +155,8 @@ def choose(
 
 def _check_together(choices: Choices) -> None:
     """Raise InvalidInput for settings that would be without effect beside the others."""
-    problems, asked = {}, choices.settings
+    problems, asked, base = {}, choices.settings, choices.base_version
+    of_base = networks_in(base) if base is not None else 1
     if choices.task == "regression" and choices.selection.balanced:
         problems["selection.balanced"] = "A number has no classes to balance: leave it out."
     if choices.members > 1 and (asked.members or 1) > 1:
@@ -156,6 +165,10 @@ def _check_together(choices: Choices) -> None:
         )
     elif (asked.members or 1) > 1 and choices.architecture not in catalog():
         problems["members"] = "A network that came as a file is trained alone: leave it empty."
+    elif of_base > 1 and choices.members == 1 and asked.members not in (None, of_base):
+        problems["members"] = (
+            f"{base} is {of_base} networks that answer together, and all of them are trained: leave it empty."
+        )
     if asked.companion == "always" and choices.members > 1:
         problems["companion"] = (
             "Where every fold is held out in turn there is no linear companion: choose auto or never."

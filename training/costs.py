@@ -76,7 +76,7 @@ def cost_of(choices: Choices, n_train: int, n_validation: int, known: Mapping[st
     step_s, measured, basis = _step_s(key, macs, known)
     computed = is_computed(choices.architecture, choices.mode)
     # Of an ensemble each network learns from all but its own fold; the networks of one run are trained in step.
-    alike = 1 if computed or choices.members > 1 else choices.settings.n_members(n_train + n_validation)
+    alike = choices.networks(n_train + n_validation)
     networks = choices.members * alike
     parameters = facts.parameters if facts else (base.parameters if base else None)
     if computed:

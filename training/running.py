@@ -374,6 +374,8 @@ def _note_outcome(
         n_train, n_validation = row.manifest["records"]["train"], row.manifest["records"]["validation"]
         if first.cross_fitted and first.members > 1:
             n_train, n_validation = (first.members - 1) * (n_train + n_validation), n_train + n_validation
+        else:
+            n_train, n_validation = first.members * n_train, first.members * n_validation
         key = speed_key(row.architecture, row.base_version)
         note_speed(key, seconds, n_train, n_validation, row.manifest["environment"]["device"], row.recipe)
 

@@ -25,14 +25,14 @@ def ward(db, few_threads) -> Ward:
     return Ward()
 
 
-def make_version(ward: Ward, architecture: str = "inception_time") -> ModelVersion:
+def make_version(ward: Ward, architecture: str = "inception_time", members: int = 1) -> ModelVersion:
     contract = {
         "format": 1, "leads": list(factories.LEADS), "fs_hz": 100.0, "n_samples": 1000, "classes": ["NORM"], "task": "multilabel", "unit": "mV",
-        "normalisation": "none", "architecture": architecture or None, "config": {}, "recipe": None, "thresholds": {}, "output": "logits",
+        "normalisation": "none", "architecture": architecture or None, "config": {"members": members} if members > 1 else {}, "recipe": None, "thresholds": {}, "output": "logits",
         "fixed_length": False, "parent": None,
     }  # fmt: skip
     return ModelVersion.objects.create(
-        model=Model.objects.create(project=ward.project, name="Net"), number=1, state="ready", origin="trained", contract=contract,
+        model=Model.objects.create(project=ward.project, name="Net" if members == 1 else f"{members} nets"), number=1, state="ready", origin="trained", contract=contract,
         classes=["NORM"], task="multilabel", architecture=architecture, sha256=storage.put_bytes(b"weights")[0], size=7,
     )  # fmt: skip
 
@@ -75,6 +75,30 @@ def test_settings_that_a_base_model_leaves_without_effect_are_refused(ward, sett
     asked = body(ward, base_version=str(base.pk), settings=settings)
     found = Api(session=ward.user).post("training-runs/check/", asked, status=200)
     assert {row["field"] for row in found["findings"] if row["level"] == "error"} == fields
+
+
+@pytest.mark.parametrize(("members", "fields"), [(None, set()), (3, set()), (1, {"members"}), (5, {"members"})])
+def test_an_ensemble_is_fine_tuned_with_all_its_networks(ward, members, fields):
+    base = make_version(ward, members=3)
+    asked = body(ward, base_version=str(base.pk), mode="full", settings={"members": members})
+    found = Api(session=ward.user).post("training-runs/check/", asked, status=200)
+    errors = {row["field"]: row for row in found["findings"] if row["level"] == "error"}
+    assert set(errors) == fields
+    assert not errors or "is 3 networks that answer together" in errors["members"]["message"]
+
+
+def test_an_ensemble_costs_what_its_networks_cost(ward):
+    asked = body(ward, mode="full", settings={"epochs": 10})
+    one, three = (
+        Api(session=ward.user).post(
+            "training-runs/check/", asked | {"base_version": str(make_version(ward, members=members).pk)}, status=200
+        )["cost"]
+        for members in (1, 3)
+    )
+    assert (one["networks"], three["networks"]) == (1, 3) and one["epoch_seconds"] == three["epoch_seconds"]
+    around = one["seconds"] - 10 * one["epoch_seconds"]
+    assert three["seconds"] - around == pytest.approx(3 * (one["seconds"] - around))
+    assert three["memory_mib"] == pytest.approx(3 * one["memory_mib"], abs=2)
 
 
 def test_a_base_model_is_offered_with_its_size(ward):

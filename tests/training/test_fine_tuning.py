@@ -26,8 +26,9 @@ from tests.modelhub.test_foreign_onnx import TRAINING, exported
 from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off
-from training import evaluating
+from training import evaluating, running
 from training.data import JointView, prepare
+from training.engine import data
 from training.engine.network import head_layers, parameter_names
 from training.models import TrainingRun
 from training.run_records import records_of
@@ -130,8 +131,25 @@ def test_a_model_of_several_networks_is_no_base_where_each_fold_trains_one(ward,
             settings={"epochs": 1},
         )
     assert "one network" in refused.value.fields["base_version"]
-    one = ward.train(settings=ONE, base_version=base, architecture=None, mode="full", split={**every, "fold": 1})
+    asked = {**ONE, "members": None}
+    one = ward.train(settings=asked, base_version=base, architecture=None, mode="full", split={**every, "fold": 1})
     assert one.produced_version.contract["config"] == base.contract["config"]
+
+
+@pytest.mark.parametrize("crossed", [True, False])
+def test_the_speed_that_is_noted_is_that_of_one_network(ward, monkeypatch, crossed):
+    noted = []
+    monkeypatch.setattr(running, "note_speed", lambda *values: noted.append(values))
+    if not crossed:
+        monkeypatch.setattr(data, "cross_parts", lambda *_: None)
+    run = ward.train(settings={**FAST, "members": 3, "companion": "never"})
+    records = run.manifest["records"]
+    train, validation = records["train"], records["validation"]
+    [(_, _, n_train, n_validation, *_)] = noted
+    # Records that one network would have learned from, and been judged on, in that time.
+    assert (n_train, n_validation) == (
+        (2 * (train + validation), train + validation) if crossed else (3 * train, 3 * validation)
+    )
 
 
 def test_a_regression_of_the_same_target_goes_on_where_its_base_was(ward):
