@@ -260,6 +260,8 @@ def _foreign(data: bytes, name: str, answers: dict[str, Any]) -> Incoming:
     reason = found.reason
     if found.trainable:
         checks |= {"parity_max_difference": found.parity, "million_macs": found.million_macs}
+        if found.fixed_head:
+            checks["fixed_head"] = found.fixed_head
         reason = _why_not_again(found.data, found.contract) if found.contract is not None else None
     if reason:
         checks["prediction_only"] = reason

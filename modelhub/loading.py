@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from datasets.preprocess.base import Step
 from datasets.preprocess.crop import Crop
@@ -17,7 +17,8 @@ from datasets.preprocess.select_leads import SelectLeads
 from ecgportal import storage
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog, require_definition
-from modelhub.contract import PRETRAINING, ModelContract, statements_for_file
+from modelhub.contract import ModelContract, statements_for_file
+from modelhub.runtime_words import several_heads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,11 +65,13 @@ def recipe_of(contract: ModelContract) -> dict[str, Any]:
     return json.loads(Recipe(steps).to_json())
 
 
-def start_module(architecture: str, contract: ModelContract, base: ModelVersion | None, seed: int) -> nn.Module:
-    """Return the network a training starts from: fresh, or a version's with a new head for the contract's classes.
+def start_module(
+    architecture: str, contract: ModelContract, base: ModelVersion | None, seed: int, note: Callable[[str], None] | None = None
+) -> nn.Module:  # fmt: skip
+    """Return the network a training starts from: fresh, or a version's with the head that ``head_of`` names.
 
     ``contract.config["members"]`` above 1 asks for an ensemble; of a base that is one network, each member is a copy. A network
-    that came as a file is taken as it is.
+    that came as a file is taken as it is. note: is told, in a sentence, when a head could not be reordered and is new.
     """
     from modelhub.architectures.registry import build
 
@@ -89,7 +92,14 @@ def start_module(architecture: str, contract: ModelContract, base: ModelVersion 
         from modelhub.architectures.ensemble import as_ensemble
 
         module = as_ensemble(module, contract.config.get("members", 1))
-    if _needs_head(base, contract):
+    head = head_of(base, contract)
+    if head == "reordered" and not module.reorder_head([base.classes.index(name) for name in contract.classes]):  # type: ignore[operator]
+        head = "new"
+        if note is not None:
+            note(
+                f"The classes are those of {base} in another order, but its class layer cannot be told. Its head is new."
+            )
+    if head == "new":
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
             module.replace_head(contract.n_outputs)  # type: ignore[operator]
@@ -104,17 +114,29 @@ def maker(architecture: str, contract: ModelContract, base: ModelVersion | None)
         return Maker(architecture, contract)
     return Maker(
         architecture, contract, onnx=storage.read_blob(base.sha256), base=ModelContract.from_dict(base.contract),
-        new_head=_needs_head(base, contract),
+        new_head=head_of(base, contract) == "new",
     )  # fmt: skip
 
 
 def answers_in_units(contract: ModelContract, base: ModelVersion | None) -> bool:
     """Whether what :func:`start_module` returns answers in the unit of a regression's targets, having learned them before."""
-    return base is not None and base.task == contract.task == "regression" and not _needs_head(base, contract)
+    return base is not None and base.task == contract.task == "regression" and head_of(base, contract) == "kept"
 
 
-def _needs_head(base: ModelVersion, contract: ModelContract) -> bool:
-    return tuple(base.classes) != contract.classes or base.task == PRETRAINING
+def head_of(base: ModelVersion, contract: ModelContract) -> Literal["kept", "reordered", "new"]:
+    """Return what becomes of a base model's head: it is of use for the same classes, in whatever order, told the same way."""
+    old = ModelContract.from_dict(base.contract)
+    if old.is_trunk or old.activation != contract.activation or set(old.classes) != set(contract.classes):
+        return "new"
+    return "kept" if old.classes == contract.classes else "reordered"
+
+
+def fixed_head(version: ModelVersion) -> str | None:
+    """Return why a version can be trained with its own classes only; None where it takes others, or that is not known."""
+    if version.architecture in catalog():
+        return None
+    joined = version.facts.get("networks", 1)
+    return version.checks.get("fixed_head") or (several_heads(joined) if joined > 1 else None)
 
 
 def networks_in(version: ModelVersion) -> int:
@@ -193,7 +215,20 @@ def export(
     if contract.is_trunk or (facts is not None and not facts.exports_onnx):
         return Files(weights, weights, parameter_count(module), {"format": "safetensors"})
     onnx, difference = export_checked(module, contract, check_signals=check_signals, prose=prose)
-    return Files(onnx, weights, parameter_count(module), {"format": "onnx", "parity_max_difference": difference})
+    checks = {"format": "onnx", "parity_max_difference": difference}
+    if facts is None and (sentence := _fixed_head_of(module)):
+        checks["fixed_head"] = sentence
+    return Files(onnx, weights, parameter_count(module), checks)
+
+
+def _fixed_head_of(module: nn.Module) -> str | None:
+    """Return why the file of a network from outside can be trained with its own classes only."""
+    from modelhub.architectures.ensemble import Ensemble
+    from modelhub.onnx.network import ForeignNetwork
+
+    if isinstance(module, Ensemble):
+        return several_heads(len(module.members))
+    return module.fixed_head() if isinstance(module, ForeignNetwork) else None
 
 
 class TorchPredictor:

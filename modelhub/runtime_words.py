@@ -82,3 +82,8 @@ def does_not_run(what: str, error: Exception) -> UnsafeFile:
     """Return the error for a person; ``what`` is its beginning. The runtime's own words are logged."""
     sentence, code = words_for(error)
     return UnsafeFile(logged(f"{what}: {sentence}", error), code=code)
+
+
+def several_heads(count: int) -> str:
+    """Return why a network whose output comes from so many layers cannot take other classes."""
+    return f"The classification layer of this model cannot be told: {count} layers lead to its output. Train it with its own classes."

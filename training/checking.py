@@ -36,6 +36,8 @@ FEW_PATIENTS = 10
 FEW_STEPS = 20
 # Dividing so many takes about a second, and the first batch is to come within three of the click.
 _MOST_AT_START = 5_000
+# So many of a base model's classes are named.
+_SHOWN = 5
 
 
 def check(**asked: Any) -> Checked:
@@ -57,6 +59,7 @@ def check(**asked: Any) -> Checked:
         return found
     signals_told(found, choices, items)
     sources_told(found, choices, items, classes)
+    _head(found, choices)
     _divide(found, choices, items, budget.get("minutes"))
     return found
 
@@ -89,6 +92,22 @@ def _too_few(found: Checked, items: Sequence[Labelled]) -> bool:
         "Check the label map's coverage on the dataset's Labels page.", "label_map",
     )  # fmt: skip
     return True
+
+
+def _head(found: Checked, choices: Choices) -> None:
+    """Say what becomes of the head of a base model that has learned to tell something else."""
+    base = choices.base_version
+    if base is None or base.task == PRETRAINING or choices.head == "kept":
+        return
+    shown = base.classes[:_SHOWN]
+    more = f" and {len(base.classes) - len(shown)} more" if len(base.classes) > len(shown) else ""
+    sentence = (
+        f"The classes are those of {base} in another order: its head is kept, with its outputs in the new order."
+        if choices.head == "reordered"
+        else f"The head of {base} was trained for {', '.join(shown)}{more} ({base.task}). This run makes a new one; the rest of the network "
+        "goes on from what it has learned."
+    )
+    found.add("info", "head", sentence, "base_version")
 
 
 def _divide(found: Checked, choices: Choices, items: list[Labelled], search_min: float | None) -> None:

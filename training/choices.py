@@ -12,7 +12,7 @@ from datasets.preprocess.recipe import DEFAULT_RECIPE, Recipe
 from ecgportal.errors import InvalidInput
 from modelhub.architectures.catalog import catalog, is_computed
 from modelhub.contract import PRETRAINING, ModelContract
-from modelhub.loading import networks_in, recipe_of
+from modelhub.loading import fixed_head, head_of, networks_in, recipe_of
 from modelhub.models import ModelVersion
 from modelhub.services import check_trainable
 from training.engine.settings import FitSettings, monitored_metric
@@ -63,6 +63,17 @@ class Choices:
     def needs(self) -> tuple[str, ...]:
         """What the network takes beside the ECG."""
         return needs_of(self.architecture, self.base_version)
+
+    @property
+    def head(self) -> str | None:
+        """What becomes of the base model's head, ``kept``, ``reordered`` or ``new``; None without a base model."""
+        if self.base_version is None:
+            return None
+        if self.task == PRETRAINING:
+            return "new"
+        names = tuple(get_problem(self.task).output_names(self.outputs))
+        base = ModelContract.from_dict(self.base_version.contract)
+        return head_of(self.base_version, base.with_changes(classes=names, task=self.task, thresholds={}))
 
     def networks(self, n_development: int) -> int:
         """Return how many networks each training trains together on so many records of training and validation: those of an
@@ -139,6 +150,8 @@ def choose(
             "Where every fold is held out in turn, each fold trains one network, and this model is several that answer together.",
             fields={"base_version": "Choose a model of one network, or hold out one fold."},
         )
+    if base_version is not None and choices.head == "new" and (sentence := fixed_head(base_version)):
+        raise InvalidInput(sentence, code="head_not_found", fields={"base_version": sentence})
     if is_computed(network, mode) and fit_settings.companion == "always":
         raise InvalidInput(
             "This model is what a linear companion is, and has none beside it.",

@@ -46,7 +46,9 @@ def fit_network(
     from training.engine.fit import fit
     from training.engine.launch import together
 
-    module = loading.start_module(architecture, contract, base, seed=settings.seed)
+    module = loading.start_module(
+        architecture, contract, base, settings.seed, lambda said: [told.on_note(said) for told in callbacks]
+    )
     train, validation = by_part["train"], by_part["validation"]
     # Half of the records: folds are smaller than the training part. What is computed needs no team.
     count = 1 if alone or is_computed(module, settings) else team_size(len(train) // 2, settings.batch_for(len(train)))

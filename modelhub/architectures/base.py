@@ -6,8 +6,13 @@ Layers are written so that the same ``forward`` works on ``(batch, channels, sam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class EcgNetwork(nn.Module):
@@ -42,6 +47,33 @@ class EcgNetwork(nn.Module):
         """Put a freshly initialised classification layer for ``n_classes`` outputs in place of the present one."""
         raise NotImplementedError
 
+    def class_layers(self) -> list[nn.Module]:
+        """Return the layers of the head that have one output, or channel, for each class: the last that mixes features, and the
+        norms behind it."""
+        layers: list[nn.Module] = [
+            m for head in self.head_modules() for m in head.modules() if isinstance(m, (*MIXING, *NORMS))
+        ]
+        last = max((k for k, layer in enumerate(layers) if isinstance(layer, MIXING)), default=len(layers))
+        return layers[last:]
+
+    def reorder_head(self, order: Sequence[int]) -> bool:
+        """Let output ``k`` be what output ``order[k]`` was, in place. False, with everything as it was, where the class layers
+        cannot be told."""
+        reference = next(self.parameters())
+        drawn = torch.randn(2, self.n_leads, self.n_samples, generator=torch.Generator().manual_seed(0))
+        inputs = [drawn.to(reference.device)]
+        if self.n_person_features:
+            inputs.append(torch.zeros(2, self.n_person_features, device=reference.device))
+        was_training = self.training
+        with torch.no_grad():
+            before = self.eval()(*inputs)
+            _take_rows(self.class_layers(), order)
+            done = torch.allclose(self(*inputs), before[:, list(order)], rtol=1e-3, atol=1e-5)
+            if not done:
+                _take_rows(self.class_layers(), [list(order).index(k) for k in range(len(order))])
+        self.train(was_training)
+        return done
+
     def prepare(self, x: Tensor) -> None:
         """Take from training signals ``(records, n_leads, n_samples)`` what is settled before anything is learned; of most
         networks nothing is."""
@@ -49,6 +81,14 @@ class EcgNetwork(nn.Module):
     def idle_tensors(self) -> frozenset[str]:
         """Return the names of tensors that exist for the exchange of weights only and do not act on the output."""
         return frozenset()
+
+
+def _take_rows(layers: Sequence[nn.Module], order: Sequence[int]) -> None:
+    """Put the rows of weights and statistics that have as many as there are outputs into another order, in place."""
+    for layer in layers:
+        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+            if tensor.dim() and len(tensor) == len(order):
+                tensor.copy_(tensor[list(order)])
 
 
 class LinearHeadNetwork(EcgNetwork):

@@ -36,6 +36,9 @@ class Accompanied(EcgNetwork):
     def head_modules(self) -> list[nn.Module]:
         return [*self.network.head_modules(), self.linear]
 
+    def class_layers(self) -> list[nn.Module]:
+        return [*self.network.class_layers(), self.linear]
+
     def replace_head(self, n_classes: int) -> None:
         self.network.replace_head(n_classes)
         self.n_classes = n_classes

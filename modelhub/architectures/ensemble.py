@@ -45,6 +45,9 @@ class Ensemble(EcgNetwork):
     def head_modules(self) -> list[nn.Module]:
         return [layer for member in self._own() for layer in member.head_modules()]
 
+    def class_layers(self) -> list[nn.Module]:
+        return [layer for member in self._own() for layer in member.class_layers()]
+
     def replace_head(self, n_classes: int) -> None:
         for member in self._own():
             member.replace_head(n_classes)

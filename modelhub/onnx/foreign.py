@@ -53,6 +53,7 @@ class ForeignModel:
     contract: None while ``questions`` (``{field: sentence}``) are open; ``known`` is what is settled so far. notes: what was changed, in sentences.
     trainable: whether it converts to a network; otherwise ``reason`` names the operator. parity: the largest
     difference between the converted network and onnxruntime; million_macs: its multiply-accumulates for 1000 samples. Both None without conversion.
+    fixed_head: why the network can be trained with its own classes only; None where it takes others.
     """
 
     data: bytes = field(repr=False)
@@ -63,6 +64,7 @@ class ForeignModel:
     reason: str | None
     parity: float | None
     million_macs: float | None
+    fixed_head: str | None
     facts: OnnxFacts
     n_outputs: int
     known: dict[str, Any]
@@ -119,16 +121,27 @@ def import_foreign(
             f"Its {applied} is followed by further operators, so that it gives probabilities, and training needs what goes "
             "into that. Export the model without its last activation to train it further."
         )
-    parity, million_macs = None, None
+    parity, million_macs, fixed_head = None, None, None
     if reason is None:
         try:
-            parity, million_macs = _converted(stored, layout.n_leads, length, check_signals)
+            parity, million_macs, fixed_head = _converted(stored, layout.n_leads, length, check_signals)
         except PortalError as error:
             reason = error.message
         except Exception as error:  # converted layers raise what they like; the file stays usable for prediction.
             reason = logged(f"Its graph does not run after its conversion for training. {EXPORT_AGAIN}", error)
     return ForeignModel(
-        stored, contract, questions, tuple(notes), reason is None, reason, parity, million_macs, facts, n_outputs, known
+        stored,
+        contract,
+        questions,
+        tuple(notes),
+        reason is None,
+        reason,
+        parity,
+        million_macs,
+        fixed_head,
+        facts,
+        n_outputs,
+        known,
     )
 
 
@@ -365,9 +378,11 @@ def _rate(
     return None
 
 
-def _converted(stored: bytes, n_leads: int, n_samples: int, check_signals: np.ndarray | None) -> tuple[float, float]:
-    """Return how far the network made from a graph answers otherwise, at most, and its million multiply-accumulates for 1000
-    samples."""
+def _converted(
+    stored: bytes, n_leads: int, n_samples: int, check_signals: np.ndarray | None
+) -> tuple[float, float, str | None]:
+    """Return how far the network made from a graph answers otherwise, at most, its million multiply-accumulates for 1000
+    samples, and why it can be trained with its own classes only."""
     import torch
 
     from modelhub.architectures.registry import operation_count
@@ -384,7 +399,7 @@ def _converted(stored: bytes, n_leads: int, n_samples: int, check_signals: np.nd
     except ParityError as error:
         raise ParityError("The network made from the graph does not answer as the file does.") from error
     count = operation_count(network.eval(), torch.zeros(2, n_leads, n_samples)) / 2
-    return parity, round(count / 1e6 * 1000 / n_samples, 3)
+    return parity, round(count / 1e6 * 1000 / n_samples, 3), network.fixed_head()
 
 
 def _whole(value: object) -> int | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import onnx
 import torch
 from torch import Tensor, fx, nn
 
 from ecgportal.errors import InvalidInput, ParityError
-from modelhub.architectures.base import EcgNetwork
+from modelhub.architectures.base import MIXING, NORMS, EcgNetwork
 from modelhub.onnx.converters import promote
 from modelhub.onnx.passes import publishable
-from modelhub.runtime_words import EXPORT_AGAIN, logged
-
-_MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+from modelhub.runtime_words import EXPORT_AGAIN, logged, several_heads
 
 
 class ForeignNetwork(EcgNetwork):
@@ -39,14 +38,23 @@ class ForeignNetwork(EcgNetwork):
         mixing, norms = self._tail()
         return [self.graph.get_submodule(name) for name in (*mixing, *norms)]
 
+    def class_layers(self) -> list[nn.Module]:
+        return self.head_modules()
+
+    def fixed_head(self) -> str | None:
+        """Return why this network can be trained with its own classes only; None where it takes others."""
+        with torch.no_grad():
+            n_outputs = self(torch.zeros(2, self.n_leads, self.n_samples)).shape[1]
+        try:
+            copy.deepcopy(self).replace_head(n_outputs + 1)
+        except InvalidInput as error:
+            return error.message
+        return None
+
     def replace_head(self, n_classes: int) -> None:
         mixing, norms = self._tail()
         if len(mixing) != 1:
-            raise InvalidInput(
-                f"The classification layer of this model cannot be told: {len(mixing)} layers lead to its output. "
-                "Train it with its own classes.",
-                code="head_not_found",
-            )
+            raise InvalidInput(several_heads(len(mixing)), code="head_not_found")
         old = self.graph.get_submodule(mixing[0])
         fresh: dict[str, nn.Module] = {mixing[0]: _resized(old, n_classes)}
         for name in norms:
@@ -88,10 +96,10 @@ class ForeignNetwork(EcgNetwork):
             seen.add(node)
             if node.op == "call_module":
                 module = self.graph.get_submodule(str(node.target))
-                if isinstance(module, _MIXING):
+                if isinstance(module, MIXING):
                     mixing.append(str(node.target))
                     continue
-                if isinstance(module, _NORMS):
+                if isinstance(module, NORMS):
                     norms.append(str(node.target))
             waiting.extend(node.all_input_nodes)
         return mixing, norms
@@ -193,7 +201,10 @@ def _resized(layer: nn.Module, n_classes: int) -> nn.Module:
         return nn.Linear(layer.in_features, n_classes, bias=layer.bias is not None)
     assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
     if layer.groups != 1:
-        raise InvalidInput("The classification layer of this model is a grouped convolution.", code="head_not_found")
+        raise InvalidInput(
+            "The classification layer of this model is a grouped convolution. Train it with its own classes.",
+            code="head_not_found",
+        )
     return type(layer)(
         layer.in_channels,
         n_classes,

@@ -319,6 +319,19 @@ def test_recurrent_and_attention_networks_convert():
         assert network(torch.zeros(2, 3, 200)).shape == (2, 2)
 
 
+def test_a_file_whose_class_layer_cannot_be_told_is_for_its_own_classes():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(600, 4), nn.Linear(600, 4)
+
+        def forward(self, x):
+            return self.one(x.flatten(1)) + self.other(x.flatten(1).square())
+
+    found = examine(exported(Both()), "both.onnx", {**ANSWERS, "leads": list(LEADS)})
+    assert "2 layers lead to its output" in found.checks["fixed_head"] and "prediction_only" not in found.checks
+
+
 def test_a_scale_of_time_is_no_weight():
     class Stretched(nn.Module):
         def __init__(self):
@@ -414,7 +427,7 @@ def test_unusual_forms_become_fully_trainable(options):
 
 def test_what_could_not_be_written_again_is_for_prediction_from_the_start(monkeypatch):
     data, said = exported(small("xresnet1d18")), {**ANSWERS, "leads": list(LEADS)}
-    assert "prediction_only" not in examine(data, "a.onnx", said).checks
+    assert not {"prediction_only", "fixed_head"} & set(examine(data, "a.onnx", said).checks)
 
     def refuses(*_args, **_options):
         raise ParityError("The operator Odd differs.")

@@ -8,7 +8,7 @@ import torch
 
 from datasets import preparing
 from datasets.preprocess.recipe import Recipe
-from ecgportal.errors import JobCancelled
+from ecgportal.errors import InvalidInput, JobCancelled
 from ecgportal.jobs.context import JobContext
 from ecgportal.jobs.models import Job, JobState
 from ecgportal.jobs.services import cancel
@@ -138,6 +138,16 @@ def test_the_folds_of_a_file_from_outside_are_kept_and_judged_and_never_copied(w
     with torch.no_grad():
         joined, mean = (loading.module_of(made)(signals), torch.stack([net.eval()(signals) for net in apart]).mean(0))
     assert torch.allclose(joined, mean, atol=1e-5) and not torch.allclose(joined, apart[0](signals), atol=1e-5)
+    # Two layers lead to its output: it is told before the start that no other class can be learned.
+    assert "2 layers lead to its output" in made.checks["fixed_head"]
+    asked = {"settings": ONE, "base_version": made, "architecture": None, "mode": "head"}
+    with pytest.raises(InvalidInput, match="Train it with its own classes") as refused:
+        ward.start(**asked, classes=["NORM"])
+    assert refused.value.code == "head_not_found" and set(refused.value.fields) == {"base_version"}
+    ward.start(**asked)
+    del made.checks["fixed_head"]
+    with pytest.raises(InvalidInput, match="2 layers lead to its output"):
+        ward.start(**asked, classes=["NORM"])
     # A version of earlier says how many networks its file joins.
     assert "members" not in made.contract["config"]
     made.contract["config"] = {"members": 2}

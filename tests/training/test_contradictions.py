@@ -25,15 +25,17 @@ def ward(db, few_threads) -> Ward:
     return Ward()
 
 
-def make_version(ward: Ward, architecture: str = "inception_time", members: int = 1) -> ModelVersion:
+def make_version(
+    ward: Ward, architecture: str = "inception_time", members: int = 1, classes: tuple[str, ...] = ("NORM",)
+) -> ModelVersion:
     contract = {
-        "format": 1, "leads": list(factories.LEADS), "fs_hz": 100.0, "n_samples": 1000, "classes": ["NORM"], "task": "multilabel", "unit": "mV",
+        "format": 1, "leads": list(factories.LEADS), "fs_hz": 100.0, "n_samples": 1000, "classes": list(classes), "task": "multilabel", "unit": "mV",
         "normalisation": "none", "architecture": architecture or None, "config": {"members": members} if members > 1 else {}, "recipe": None, "thresholds": {}, "output": "logits",
         "fixed_length": False, "parent": None,
     }  # fmt: skip
     return ModelVersion.objects.create(
         model=Model.objects.create(project=ward.project, name="Net" if members == 1 else f"{members} nets"), number=1, state="ready", origin="trained", contract=contract,
-        classes=["NORM"], task="multilabel", architecture=architecture, sha256=storage.put_bytes(b"weights")[0], size=7,
+        classes=list(classes), task="multilabel", architecture=architecture, sha256=storage.put_bytes(b"weights")[0], size=7,
     )  # fmt: skip
 
 
@@ -99,6 +101,23 @@ def test_an_ensemble_costs_what_its_networks_cost(ward):
     around = one["seconds"] - 10 * one["epoch_seconds"]
     assert three["seconds"] - around == pytest.approx(3 * (one["seconds"] - around))
     assert three["memory_mib"] == pytest.approx(3 * one["memory_mib"], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "task", "said"),
+    [
+        (["NORM", "MI"], "multilabel", ""),
+        (["MI", "NORM"], "multilabel", "in another order: its head is kept"),
+        (["NORM", "MI"], "multiclass", "was trained for NORM, MI (multilabel). This run makes a new one"),
+        (["MI"], "multilabel", "This run makes a new one"),
+    ],
+)
+def test_the_check_says_what_becomes_of_the_head_of_a_base_model(ward, classes, task, said):
+    base = make_version(ward, classes=("NORM", "MI"))
+    asked = body(ward, base_version=str(base.pk), classes=classes, task=task)
+    found = Api(session=ward.user).post("training-runs/check/", asked, status=200)["findings"]
+    assert said in " ".join(row["message"] for row in found if row["code"] == "head")
+    assert bool(said) == any(row["code"] == "head" for row in found)
 
 
 def test_a_base_model_is_offered_with_its_size(ward):

@@ -53,6 +53,35 @@ def test_the_ensemble_answers_with_the_mean_of_its_members_logits():
         build("xresnet1d18", n_leads=3, n_samples=200, fs_hz=100, n_classes=2, members=21)
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("inception_time", {"members": 2}), ("xresnet1d18", {"companion": True, "members": 2}), ("xception_time", {"rectified": True}),
+        ("linear", {}),
+    ],
+)  # fmt: skip
+def test_a_head_is_put_into_another_order(name, config):
+    net = build(name, n_leads=3, n_samples=200, fs_hz=100.0, n_classes=3, seed=1, **config).eval()
+    for layer in net.class_layers():
+        torch.nn.init.normal_(layer.weight)
+    signals = torch.randn(4, 3, 200)
+    with torch.no_grad():
+        before = net(signals)
+        assert net.reorder_head([2, 0, 1])
+        torch.testing.assert_close(net(signals), before[:, [2, 0, 1]])
+
+
+def test_a_head_whose_class_layer_cannot_be_told_stays_as_it_was():
+    class Scaled(Small):
+        def forward(self, x):
+            return super().forward(x) * torch.tensor([1.0, 5.0, 9.0])
+
+    net = Scaled(n_classes=3).eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assert not net.reorder_head([2, 0, 1])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
 def test_cross_fitting_judges_every_record_by_a_member_that_has_not_learned_from_it():
     parts = tiny_parts()
     recorder = Recorder()

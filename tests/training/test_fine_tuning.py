@@ -17,7 +17,7 @@ from ecgportal.errors import Conflict, InvalidInput
 from ecgportal.jobs.models import JobState
 from modelhub.architectures.registry import build
 from modelhub.contract import ModelContract
-from modelhub.loading import module_of, recipe_of
+from modelhub.loading import head_of, module_of, recipe_of, start_module
 from modelhub.models import ModelVersion
 from modelhub.onnx.network import ForeignNetwork
 from modelhub.services import card_update, import_start
@@ -150,6 +150,22 @@ def test_the_speed_that_is_noted_is_that_of_one_network(ward, monkeypatch, cross
     assert (n_train, n_validation) == (
         (2 * (train + validation), train + validation) if crossed else (3 * train, 3 * validation)
     )
+
+
+def test_a_head_goes_on_for_the_same_classes_in_another_order_and_for_the_same_task_alone(ward):
+    signals = torch.randn(4, 3, 200, generator=torch.Generator().manual_seed(1))
+    for source in (foreign, weights):
+        base = source(ward)
+        own = ModelContract.from_dict(base.contract)
+        other = own.with_changes(classes=("z", "x", "y"))
+        start = start_module(base.architecture or "foreign", other, base, seed=0)
+        with torch.no_grad():
+            before, after = (net.eval()(signals) for net in (module_of(base), start))
+        assert torch.allclose(after, before[:, [2, 0, 1]], atol=1e-5) and not torch.allclose(after, before, atol=1e-3)
+        assert (head_of(base, own), head_of(base, other)) == ("kept", "reordered")
+        assert head_of(base, own.with_changes(task="multiclass")) == "new"
+    base.contract = own.with_changes(task="regression", classes=("age",)).to_dict()
+    assert head_of(base, own.with_changes(task="binary", classes=("age",))) == "new"
 
 
 def test_a_regression_of_the_same_target_goes_on_where_its_base_was(ward):
