@@ -44,7 +44,8 @@ class ForeignNetwork(EcgNetwork):
     def fixed_head(self) -> str | None:
         """Return why this network can be trained with its own classes only; None where it takes others."""
         with torch.no_grad():
-            n_outputs = self(torch.zeros(2, self.n_leads, self.n_samples)).shape[1]
+            device = next(self.parameters()).device
+            n_outputs = self(torch.zeros(2, self.n_leads, self.n_samples, device=device)).shape[1]
         try:
             copy.deepcopy(self).replace_head(n_outputs + 1)
         except InvalidInput as error:
@@ -68,7 +69,7 @@ class ForeignNetwork(EcgNetwork):
             with torch.no_grad():
                 answer = self.eval()(torch.zeros(2, self.n_leads, self.n_samples, device=device))
             fits = answer.shape == (2, n_classes)
-        except RuntimeError:
+        except Exception:  # converted layers raise what they like.
             fits = False
         finally:
             self.train(was_training)

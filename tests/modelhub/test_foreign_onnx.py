@@ -328,8 +328,17 @@ def test_a_file_whose_class_layer_cannot_be_told_is_for_its_own_classes():
         def forward(self, x):
             return self.one(x.flatten(1)) + self.other(x.flatten(1).square())
 
-    found = examine(exported(Both()), "both.onnx", {**ANSWERS, "leads": list(LEADS)})
-    assert "2 layers lead to its output" in found.checks["fixed_head"] and "prediction_only" not in found.checks
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.weight = nn.Linear(600, 4), nn.Parameter(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+        def forward(self, x):
+            return self.head(x.flatten(1)) * self.weight
+
+    for module, said in ((Both(), "2 layers lead to its output"), (Scaled(), "fixes the number of classes")):
+        checks = examine(exported(module), "odd.onnx", {**ANSWERS, "leads": list(LEADS)}).checks
+        assert said in checks["fixed_head"] and "prediction_only" not in checks
 
 
 def test_a_scale_of_time_is_no_weight():
