@@ -16,7 +16,7 @@ from modelhub import loading
 from tests.acceptance.conftest import few_threads as few_threads  # a fixture
 from tests.api_client import Api
 from tests.training.test_fine_tuning import foreign
-from tests.training.test_setting_up import FAST
+from tests.training.test_setting_up import FAST, Ward
 from tests.training.test_setting_up import ward as ward  # a fixture
 from tests.working import work_off, work_off_one
 from training import evaluating, running
@@ -95,9 +95,7 @@ def test_what_a_cancelled_run_kept_is_evaluated_by_a_job_that_its_page_shows(war
     assert Api(session=ward.user).get("evaluations/", project=str(ward.project.pk))["count"] == 1
 
 
-def test_a_fold_that_was_kept_judges_the_records_it_has_not_seen(ward, monkeypatch):
-    run = ward.start(settings=ONE, split={"method": "k_fold", "folds": 3})
-    assert run.members == 3
+def cancelled_in_the_third_fold(ward: Ward, run: TrainingRun, monkeypatch) -> TrainingRun:
     real = running._fit
 
     def fit(context, row, settings, contract, data, number, span, crew):
@@ -107,7 +105,13 @@ def test_a_fold_that_was_kept_judges_the_records_it_has_not_seen(ward, monkeypat
         return real(context, row, settings, contract, data, number, span, crew)
 
     monkeypatch.setattr(running, "_fit", fit)
-    run = ended(run)
+    return ended(run)
+
+
+def test_a_fold_that_was_kept_judges_the_records_it_has_not_seen(ward, monkeypatch):
+    run = ward.start(settings=ONE, split={"method": "k_fold", "folds": 3})
+    assert run.members == 3
+    run = cancelled_in_the_third_fold(ward, run, monkeypatch)
     assert run.job.state == JobState.CANCELLED and len(run.manifest["members"]) == 2
     work_off()
     report = Evaluation.objects.get(run=run)
@@ -115,19 +119,11 @@ def test_a_fold_that_was_kept_judges_the_records_it_has_not_seen(ward, monkeypat
 
 
 def test_the_folds_of_a_file_from_outside_are_kept_and_judged_and_never_copied(ward, monkeypatch):
-    base, real = foreign(ward), running._fit
+    base = foreign(ward)
     run = ward.start(
         settings=ONE, split={"method": "k_fold", "folds": 3}, base_version=base, architecture=None, mode="head"
     )
-
-    def fit(context, row, settings, contract, data, number, span, crew):
-        if number == 3:
-            cancel(actor=ward.user, job=Job.objects.get(pk=run.job_id))
-            raise JobCancelled("Stopped before the first epoch.")
-        return real(context, row, settings, contract, data, number, span, crew)
-
-    monkeypatch.setattr(running, "_fit", fit)
-    run = ended(run)
+    run = cancelled_in_the_third_fold(ward, run, monkeypatch)
     [judged] = work_off()
     assert judged.state == JobState.SUCCEEDED, judged.error_message
     report = Evaluation.objects.get(run=run)
