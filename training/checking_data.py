@@ -78,13 +78,7 @@ def labels_told(found: Checked, choices: Choices, items: Sequence[Labelled]) -> 
     if choices.task == "multiclass":
         outputs = {given: apply_map(given, spec).classes & set(choices.outputs) for given in sets}
         own |= {item.record: frozenset(outputs[labels[item.record]]) for item in items if item.record in labels}
-        several = sum(len(own[item.record]) > 1 for item in items)
-        if several:
-            found.add(
-                "warning" if several > len(items) / 5 else "info", "several_classes",
-                f"{counted(several, 'record')} of {len(items)} with several of the classes count for the first that they have of "
-                f"{', '.join(choices.outputs)}. The task of several findings at once keeps them all.", "task",
-            )  # fmt: skip
+        _one_counts(found, choices, [own[item.record] for item in items])
     if choices.selection.balanced and len(items) < report.classified / 2:
         found.add(
             "warning", "balanced",
@@ -100,6 +94,16 @@ def labels_told(found: Checked, choices: Choices, items: Sequence[Labelled]) -> 
             "A record with such a code only is left out; one with other codes too counts as not having it.", "label_map",
         )  # fmt: skip
     return own
+
+
+def _one_counts(found: Checked, choices: Choices, classes: Sequence[frozenset[str]]) -> None:
+    """Say of how many records one of several classes counts. classes: those of each record."""
+    if several := sum(len(names) > 1 for names in classes):
+        found.add(
+            "warning" if several > len(classes) / 5 else "info", "several_classes",
+            f"{counted(several, 'record')} of {len(classes)} with several of the classes count for the first that they have of "
+            f"{', '.join(choices.outputs)}. The task of several findings at once keeps them all.", "task",
+        )  # fmt: skip
 
 
 def signals_told(found: Checked, choices: Choices, items: Sequence[Labelled]) -> None:
